@@ -1,0 +1,201 @@
+"""One file is the whole model: reading, checking and packing it.
+
+A `.tflite` carries a zip behind its flatbuffer with `labels.txt` and `model.json`, where the
+TFLite Metadata convention has them; interpreters ignore what is appended and `zipfile` finds it.
+An `.onnx` carries the same JSON as its last top-level field, an entry of `metadata_props`.
+Either way the graph is a prefix of the file, and its digest is in the metadata: an altered graph
+is refused before any interpreter sees it. (A flipped byte in a .tflite mostly runs without error,
+and sometimes kills the process.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+from edge_runtime.errors import InputError, ModelError
+from edge_runtime.images import ImageLimits, read_file
+from edge_runtime.model_info import ModelInfo
+
+MAX_MODEL_BYTES = 256 << 20
+MAX_INFO_BYTES = 4 << 20
+BUNDLED = "brain-mri-int8.tflite"
+ONNX_KEY = b"model.json"
+
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same model gives the same bytes
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A checked model: its metadata, the graph's bytes and where they came from.
+
+    Attributes:
+        format: `tflite` or `onnx`.
+        sha256: digest of the whole file, hexadecimal.
+        bytes: size of the whole file.
+    """
+
+    info: ModelInfo
+    graph: bytes
+    format: str
+    sha256: str
+    bytes: int
+
+    @property
+    def tag(self) -> str:
+        """Name for results and logs, as `brain-mri 0.1.0 int8 1a2b3c4d`."""
+        return f"{self.info.name} {self.info.version} {self.info.scheme} {self.sha256[:8]}"
+
+
+def bundled_model() -> Path:
+    """Path of the model that comes with the package."""
+    return Path(str(resources.files("edge_runtime") / "models" / BUNDLED))
+
+
+def read_model(path: str | os.PathLike[str] | None = None) -> ModelFile:
+    """Read a model file (the bundled one by default) and check it.
+
+    Raises:
+        ModelError: missing, unreadable, truncated, altered, without metadata, or unknown.
+    """
+    source = bundled_model() if path is None else Path(path)
+    try:
+        data = read_file(source, ImageLimits(max_bytes=MAX_MODEL_BYTES))
+    except InputError as error:
+        raise ModelError(f"model {source.name}: {error}") from None
+    try:
+        return parse_model(data)
+    except ModelError as error:
+        raise ModelError(f"model {source.name}: {error}") from None
+
+
+def parse_model(data: bytes) -> ModelFile:
+    """Check the bytes of a model file; see `read_model`."""
+    if data[4:8] == b"TFL3":
+        graph, text, labels = _split_tflite(data)
+        kind = "tflite"
+    else:
+        graph, text = _split_onnx(data)
+        labels, kind = None, "onnx"
+    info = ModelInfo.from_json(text)
+    if labels is not None and labels != list(info.labels):
+        raise ModelError("labels.txt and model.json disagree: altered file")
+    if hashlib.sha256(graph).hexdigest() != info.graph_sha256:
+        raise ModelError("the graph does not match its digest: truncated or altered file")
+    return ModelFile(info, graph, kind, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def pack_model(graph: bytes, info: ModelInfo, kind: str) -> bytes:
+    """The bytes of a model file: `graph` with `info` (its digest filled in) behind it.
+
+    Args:
+        graph: flatbuffer or ONNX protobuf without metadata of ours.
+        kind: `tflite` or `onnx`.
+    """
+    text = replace(info, graph_sha256=hashlib.sha256(graph).hexdigest()).to_json()
+    if kind == "onnx":
+        value = text.encode("utf-8")
+        entry = _field(1, ONNX_KEY) + _field(2, value)
+        return graph + _field(_METADATA_PROPS, entry)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+        for name, content in (("labels.txt", "\n".join(info.labels) + "\n"), ("model.json", text)):
+            member = zipfile.ZipInfo(name, _ZIP_DATE)
+            member.compress_type = zipfile.ZIP_DEFLATED
+            out.writestr(member, content)
+    return graph + archive.getvalue()
+
+
+def _split_tflite(data: bytes) -> tuple[bytes, bytes, list[str]]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {member.filename: member for member in archive.infolist()}
+            if len(members) != len(archive.infolist()) or len(members) > 16:
+                raise ModelError("unexpected entries in the model's metadata")
+            texts = []
+            for name in ("model.json", "labels.txt"):
+                if members[name].file_size > MAX_INFO_BYTES:
+                    raise ModelError("metadata larger than any model's")
+                with archive.open(members[name]) as stream:
+                    texts.append(stream.read(MAX_INFO_BYTES))
+            start = min(member.header_offset for member in members.values())
+    except KeyError as error:
+        raise ModelError(f"no {error.args[0]} in the file: not made by btc-export") from None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError):
+        raise ModelError(
+            "no readable metadata: truncated, altered or not from btc-export"
+        ) from None
+    try:
+        labels = texts[1].decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ModelError("labels.txt is not text: altered file") from None
+    return data[:start], texts[0], labels
+
+
+_METADATA_PROPS = 14  # field number in ModelProto (onnx.proto); 1 and 2 are key and value
+
+
+def _split_onnx(data: bytes) -> tuple[bytes, bytes]:
+    """The graph and the metadata entry of ours, which must be the file's last field."""
+    at = start = number = content = 0
+    try:
+        while at < len(data):
+            start = at
+            number, content, at = _read_field(data, at)
+        if number == _METADATA_PROPS:
+            entry = data[content:at]
+            one, key, middle = _read_field(entry, 0)
+            two, value, end = _read_field(entry, middle)
+            if (one, two, entry[key:middle], end) == (1, 2, ONNX_KEY, len(entry)):
+                return data[:start], entry[value:end]
+    except (IndexError, ValueError):
+        pass
+    raise ModelError("not a .tflite or .onnx file from btc-export, or truncated")
+
+
+def _read_field(data: bytes, at: int) -> tuple[int, int, int]:
+    """One protobuf field: its number, where its content begins, and where that ends."""
+    key, at = _read_varint(data, at)
+    number, kind = key >> 3, key & 7
+    if kind == 0:
+        _, end = _read_varint(data, at)
+    elif kind == 2:
+        length, at = _read_varint(data, at)
+        end = at + length
+    elif kind in (1, 5):
+        end = at + (8 if kind == 1 else 4)
+    else:
+        raise ValueError(kind)
+    if number == 0 or end > len(data):
+        raise ValueError(number)
+    return number, at, end
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("varint")
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

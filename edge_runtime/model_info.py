@@ -1,0 +1,124 @@
+"""What a model says of itself: the `model.json` inside every model file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from edge_runtime.errors import ModelError
+from edge_runtime.preprocess import Preprocess
+
+SCHEMA = 1
+INTENDED_USE = "Research only; not for diagnosis."
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The metadata of one model file; `None` stands for what is not known.
+
+    Attributes:
+        labels: class names in the order of the logits.
+        preprocess: how a slice becomes the input.
+        input: dtype, shape (batch, height, width, channel) and value range of the graph's input.
+        outputs: name -> index of the graph's outputs; `logits` always, `class_maps` where the
+            network has one map per class.
+        quantization: scheme (`float32`, `float16`, `dynamic`, `int8-full`), calibration.
+        temperature: the logits are divided by it before softmax.
+        thresholds: lowest confidence per label that counts as an answer.
+        unfamiliar: method and threshold of the check for inputs unlike the training slices.
+        metrics: figures, each with the protocol that gave it.
+        data: digest and counts of the training data.
+        graph_sha256: digest of the graph's bytes, checked before an interpreter sees them.
+    """
+
+    name: str
+    version: str
+    created: str
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    input: Mapping[str, Any]
+    outputs: Mapping[str, int]
+    quantization: Mapping[str, Any]
+    graph_sha256: str = ""
+    temperature: float = 1.0
+    thresholds: Mapping[str, float] | None = None
+    unfamiliar: Mapping[str, Any] | None = None
+    metrics: tuple[Mapping[str, Any], ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    source_commit: str | None = None
+    intended_use: str = INTENDED_USE
+    license: str | None = None
+    schema: int = SCHEMA
+
+    @property
+    def scheme(self) -> str:
+        """Short name of the quantisation: `int8`, `float16`, …"""
+        return str(self.quantization["scheme"]).partition("-")[0]
+
+    def to_json(self) -> str:
+        """The text of `model.json`."""
+        shape = asdict(self) | {"preprocess": self.preprocess.to_json()}
+        return json.dumps(shape, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ModelInfo:
+        """Read and check what `to_json` wrote; fields this version does not know are ignored.
+
+        Raises:
+            ModelError: not JSON, another schema, a missing field or an impossible value.
+        """
+        try:
+            shape = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ModelError("the model's metadata is not valid JSON") from None
+        if not isinstance(shape, dict):
+            raise ModelError("the model's metadata is not a JSON object")
+        if shape.get("schema") != SCHEMA:
+            raise ModelError(
+                f"the model's metadata has schema {shape.get('schema')!r}; "
+                f"this version reads {SCHEMA}: update btc-edge or export the model again"
+            )
+        known = {f.name for f in fields(cls)}
+        try:
+            kept = {key: value for key, value in shape.items() if key in known}
+            kept["preprocess"] = Preprocess.from_json(kept["preprocess"])
+            kept["labels"] = tuple(kept["labels"])
+            kept["metrics"] = tuple(kept.get("metrics") or ())
+            info = cls(**kept)
+            info._check()
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise ModelError(f"the model's metadata is incomplete or wrong: {error}") from None
+        return info
+
+    def _check(self) -> None:
+        size = self.preprocess.size
+        checks = {
+            "labels": 2 <= len(self.labels) <= 1000
+            and len(set(self.labels)) == len(self.labels)
+            and all(isinstance(n, str) and n.isprintable() and n.strip() for n in self.labels),
+            "name and version": all(
+                isinstance(t, str) and t.isprintable() for t in (self.name, self.version)
+            ),
+            "graph_sha256": isinstance(self.graph_sha256, str) and len(self.graph_sha256) == 64,
+            "temperature": isinstance(self.temperature, (int, float))
+            and math.isfinite(self.temperature)
+            and self.temperature > 0,
+            "input": self.input["dtype"] in ("uint8", "float32")
+            and list(self.input["shape"]) == [1, size, size, 1],
+            "outputs": "logits" in self.outputs
+            and all(isinstance(i, int) and 0 <= i < 8 for i in self.outputs.values()),
+            "quantization": isinstance(self.quantization["scheme"], str),
+            "thresholds": self.thresholds is None
+            or all(
+                label in self.labels and isinstance(t, (int, float)) and 0 <= t <= 1
+                for label, t in self.thresholds.items()
+            ),
+            "data": isinstance(self.data, dict),
+            "metrics": all(isinstance(m, dict) for m in self.metrics),
+        }
+        wrong = [name for name, fine in checks.items() if not fine]
+        if wrong:
+            raise ModelError(f"the model's metadata has an impossible value: {', '.join(wrong)}")
