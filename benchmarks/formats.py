@@ -1,0 +1,206 @@
+"""Every format of one run beside Keras, on the same images in one process.
+
+    python -m benchmarks.formats RUN DATA --groups CSV --out benchmarks/results
+
+Accuracy on the run's own test side, latency image by image with the formats taking turns (so
+that a drift of the machine hits all alike), cold start and peak memory of a whole process that
+classifies one image, and file size. Writes formats.json and formats.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from edge_runtime.interpreters import open_graph
+
+from edge_runtime.errors import DataError
+from edge_runtime.files import write_text
+from edge_runtime.model_file import read_model
+from trainer.data.dataset import Dataset, read_dataset
+from trainer.evaluation.metrics import group_interval
+from trainer.evaluation.predict import logits_of
+from trainer.run import Run, dump_json
+
+FORMATS = ("float32", "float16", "dynamic", "int8", "onnx")
+KERAS_COLD = """
+import os, sys; os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import cv2, keras, numpy as np
+from trainer.run import Run
+from edge_runtime.images import load_gray
+from edge_runtime.preprocess import preprocess
+run = Run.open(sys.argv[1])
+x = preprocess(load_gray(sys.argv[2]), run.preprocess)[None, ..., None].astype("float32")
+print(run.load_model().predict(x, verbose=0).argmax())
+"""
+
+Invoke = Callable[[np.ndarray], np.ndarray]
+
+
+def test_side(run: Run, data: Dataset) -> Dataset:
+    """The slices that the run was tested on, by its predictions.csv."""
+    with (run.folder / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+        wanted = {row["path"] for row in csv.DictReader(stream)}
+    side = data.take([i for i, path in enumerate(data.paths) if path in wanted])
+    if len(side) != len(wanted):
+        raise DataError("the data lacks slices that the run was tested on")
+    return side
+
+
+def measure_latency(invokes: dict[str, Invoke], images: np.ndarray) -> dict[str, list[float]]:
+    """Milliseconds of each call after a warm-up, the formats in turn on each image."""
+    times: dict[str, list[float]] = {name: [] for name in invokes}
+    for image in images[:10]:
+        for invoke in invokes.values():
+            invoke(image)
+    for image in images:
+        for name, invoke in invokes.items():
+            begun = time.perf_counter()
+            invoke(image)
+            times[name].append((time.perf_counter() - begun) * 1e3)
+    return times
+
+
+def cold_start(command: list[str], repeats: int) -> tuple[float, float]:
+    """Median wall time in ms and largest peak memory in MiB of whole processes."""
+    walls, peaks = [], []
+    for _ in range(repeats + 1):
+        begun = time.perf_counter()
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode != 0:
+            raise DataError(f"{command[0]} failed with exit code {child.returncode}")
+        walls.append((time.perf_counter() - begun) * 1e3)
+        peaks.append(usage.ru_maxrss / 1024)
+    return float(np.median(walls[1:])), max(peaks)  # the first run warms the disk cache
+
+
+def paired_ratio(a: list[float], b: list[float], seed: int = 0) -> tuple[float, list[float]]:
+    """Median of a/b image by image, with a 95 % bootstrap interval."""
+    ratios = np.asarray(a) / np.asarray(b)
+    drawn = np.random.default_rng(seed).integers(len(ratios), size=(2000, len(ratios)))
+    medians = np.median(ratios[drawn], axis=1)
+    return float(np.median(ratios)), [float(v) for v in np.percentile(medians, [2.5, 97.5])]
+
+
+def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats: int) -> Any:
+    """All figures as one dict; see the module's text."""
+    import cv2
+    from edge_runtime.benchmark import machine_facts
+
+    side = test_side(run, data)
+    network = run.load_model()
+    files = {name: next(iter(sorted(models.glob(f"*-{name}.*"))), None) for name in FORMATS}
+    graphs = {n: open_graph(read_model(f), threads=1) for n, f in files.items() if f}
+    reference = logits_of(network, side.images).argmax(axis=1)
+    called = {"keras": reference}
+    for name, graph in graphs.items():
+        called[name] = np.array([graph.run(image).argmax() for image in side.images])
+    invokes: dict[str, Invoke] = {
+        "keras": lambda x: network.predict(x[None, ..., None].astype(np.float32), verbose=0)
+    }
+    invokes |= {name: graph.run for name, graph in graphs.items()}
+    chosen = np.random.default_rng(0).permutation(len(side))[:latency_images]
+    times = measure_latency(invokes, side.images[chosen])
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "slice.png"
+        cv2.imwrite(str(picture), side.images[0])
+        for name in invokes:
+            file = files.get(name) or run.folder / "model.keras"
+            if name == "keras":
+                command = [sys.executable, "-c", KERAS_COLD, str(run.folder), str(picture)]
+            else:
+                tool = Path(sys.executable).parent / "btc-edge"
+                command = [str(tool), "classify", "--model", str(file), str(picture)]
+            wall, peak = cold_start(command, repeats)
+            right = called[name] == side.labels
+            rows.append(
+                {
+                    "format": name,
+                    "runtime": graphs[name].backend if name in graphs else "keras predict",
+                    "bytes": file.stat().st_size,
+                    "accuracy": float(right.mean()),
+                    "interval95": group_interval(right, side.groups),
+                    "agreement": float((called[name] == reference).mean()),
+                    "latency_ms": {
+                        f"p{p}": float(np.percentile(times[name], p)) for p in (50, 90, 99)
+                    },
+                    "cold_start_ms": wall,
+                    "peak_mib": peak,
+                }
+            )
+    ratio, interval = paired_ratio(times["float32"], times["int8"])
+    return {
+        "machine": machine_facts(),
+        "protocol": run.settings["protocol"],
+        "n": len(side),
+        "groups": len(set(side.groups)),
+        "latency_images": len(chosen),
+        "formats": rows,
+        "float32_over_int8": {"ratio": ratio, "interval95": interval},
+    }
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The table that the README shows."""
+    lines = [
+        "| format | runtime | size KiB | accuracy % (95 % interval) | agrees with Keras % "
+        "| p50 ms | p99 ms | cold start ms | peak MiB |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in result["formats"]:
+        low, high = row["interval95"]
+        lines.append(
+            f"| {row['format']} | {row['runtime']} | {row['bytes'] / 1024:.0f} "
+            f"| {100 * row['accuracy']:.1f} ({100 * low:.1f}–{100 * high:.1f}) "
+            f"| {100 * row['agreement']:.1f} | {row['latency_ms']['p50']:.2f} "
+            f"| {row['latency_ms']['p99']:.2f} | {row['cold_start_ms']:.0f} "
+            f"| {row['peak_mib']:.0f} |"
+        )
+    ratio = result["float32_over_int8"]
+    low, high = ratio["interval95"]
+    lines += [
+        "",
+        f"Protocol '{result['protocol']}', {result['n']} slices of {result['groups']} groups that "
+        f"training never saw; latency over {result['latency_images']} slices, one thread, formats "
+        f"in turn; {result['machine']['cpu']}. float32 ÷ int8 latency: {ratio['ratio']:.2f} "
+        f"({low:.2f}–{high:.2f}).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option("--models", type=click.Path(exists=True, path_type=Path), help="Default: RUN/export.")
+@click.option("--groups", type=click.Path(exists=True, path_type=Path))
+@click.option("--latency-images", type=click.IntRange(20), default=300, show_default=True)
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+def main(run: Path, data: Path, models: Path | None, groups: Path | None, latency_images: int,
+         repeats: int, out: Path) -> None:  # fmt: skip
+    """Measure every format of RUN beside Keras on the slices of DATA that RUN was tested on."""
+    opened = Run.open(run)
+    slices = read_dataset(data, opened.preprocess, class_names=opened.labels, groups_csv=groups)
+    result = measure(opened, models or run / "export", slices, latency_images, repeats)
+    write_text(out / "formats.json", dump_json(result))
+    write_text(out / "formats.md", as_markdown(result))
+    click.echo(as_markdown(result))
+
+
+if __name__ == "__main__":
+    from edge_runtime.commands import run_command
+
+    run_command(main, "benchmarks.formats", extra="export")

@@ -1,0 +1,18 @@
+"""Class names as data sets spell them."""
+
+from __future__ import annotations
+
+_NO_TUMOR = {"no", "notumor", "notumour", "healthy", "normal"}
+_KNOWN = ("glioma", "meningioma", "pituitary")
+
+
+def fold_label(name: str) -> str:
+    """The usual name of a class for a common spelling of it; other names stay as they are.
+
+    `no_tumor`, `No Tumour`, `notumor` become `notumor`; `glioma_tumor` becomes `glioma`.
+    """
+    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+    if plain.replace("_", "") in _NO_TUMOR:
+        return "notumor"
+    stem = plain.removesuffix("_tumor").removesuffix("_tumour")
+    return stem if stem in _KNOWN else name.strip()

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_runtime.errors import DataError
+from edge_runtime.images import load_gray
+from edge_runtime.labels import fold_label
+from edge_runtime.preprocess import Preprocess, preprocess
+from trainer.data.augment import augment
+from trainer.data.dataset import Dataset, read_dataset
+from trainer.data.phantom import CLASSES, draw_phantom
+from trainer.data.split import split_dataset
+
+OPTIONS = Preprocess()
+
+
+def test_reads_a_zip_with_splits(phantom_zip: Path) -> None:
+    data = read_dataset(phantom_zip, OPTIONS)
+    assert data.class_names == CLASSES
+    assert data.images.shape == (96, 128, 128)
+    assert data.images.dtype == np.uint8
+    assert (len(data.where("training")), len(data.where("testing"))) == (72, 24)
+    assert not data.problems
+
+
+def test_folder_and_zip_give_the_same(phantom_zip: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(phantom_zip) as archive:
+        archive.extractall(tmp_path / "wrapped")  # our own archive
+    one, two = read_dataset(phantom_zip, OPTIONS), read_dataset(tmp_path / "wrapped", OPTIONS)
+    assert one.sha256 == two.sha256
+    np.testing.assert_array_equal(one.images, two.images)
+
+
+def test_each_slice_is_what_the_device_would_see(phantom_zip: Path) -> None:
+    data = read_dataset(phantom_zip, OPTIONS)
+    with zipfile.ZipFile(phantom_zip) as archive:
+        raw = archive.read(data.paths[7])
+    np.testing.assert_array_equal(data.images[7], preprocess(load_gray(raw), OPTIONS))
+
+
+def test_bad_files_are_reported_and_skipped(phantom_zip: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mixed.zip"
+    with zipfile.ZipFile(phantom_zip) as source, zipfile.ZipFile(path, "w") as out:
+        names = source.namelist()
+        for name in names:
+            out.writestr(name, source.read(name))
+        whole = source.read(names[0])
+        out.writestr("Training/glioma/half.jpg", whole[: len(whole) // 2])
+        out.writestr("Training/glioma/text.jpg", b"not an image")
+        out.writestr("Training/glioma/empty.jpg", b"")
+        out.writestr("stray.jpg", whole)
+    data = read_dataset(path, OPTIONS)
+    assert len(data) == 96
+    assert {Path(p).name for p, _ in data.problems} == {
+        "half.jpg", "text.jpg", "empty.jpg", "stray.jpg"
+    }  # fmt: skip
+
+
+def test_groups_table(phantom_zip: Path, tmp_path: Path) -> None:
+    names = read_dataset(phantom_zip, OPTIONS).paths
+    table = tmp_path / "groups.csv"
+    rows = [f"{n},g{i // 4},{'a' if i % 8 < 4 else 'b'}" for i, n in enumerate(names)]
+    table.write_text("path,group,source\n" + "\n".join(rows))
+    data = read_dataset(phantom_zip, OPTIONS, groups_csv=table)
+    assert data.grouped
+    assert data.groups[:5] == ("g0", "g0", "g0", "g0", "g1")
+    assert set(data.sources) == {"a", "b"}
+    table.write_text("path,group\n" + "\n".join(f"{n},g" for n in names[1:]))
+    with pytest.raises(DataError, match="no row for 1 of 96"):
+        read_dataset(phantom_zip, OPTIONS, groups_csv=table)
+    table.write_text("file,cluster\n")
+    with pytest.raises(DataError, match="columns path and group"):
+        read_dataset(phantom_zip, OPTIONS, groups_csv=table)
+
+
+def test_equal_pictures_share_a_group(tmp_path: Path) -> None:
+    import cv2
+
+    for i, label in enumerate(["glioma", "glioma", "notumor", "notumor"]):
+        picture = draw_phantom("glioma", np.random.default_rng(i // 2))
+        (tmp_path / label).mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / label / f"{i}.png"), picture)
+    groups = read_dataset(tmp_path, OPTIONS).groups
+    assert groups[0] == groups[1] != groups[2] == groups[3]
+
+
+def test_unknown_and_single_classes_are_refused(phantom_zip: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not among"):
+        read_dataset(phantom_zip, OPTIONS, class_names=["glioma", "notumor"])
+    with pytest.raises(DataError, match="no readable image"):
+        read_dataset(tmp_path, OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "label"),
+    [("no_tumor", "notumor"), ("No Tumour", "notumor"), ("glioma_tumor", "glioma"),
+     ("Pituitary", "pituitary"), ("schwannoma", "schwannoma")],
+)  # fmt: skip
+def test_spellings(spelling: str, label: str) -> None:
+    assert fold_label(spelling) == label
+
+
+def fake_dataset(groups: list[int], labels: list[int]) -> Dataset:
+    n = len(groups)
+    return Dataset(
+        images=np.zeros((n, 16, 16), np.uint8),
+        labels=np.array(labels, dtype=np.int64),
+        class_names=("a", "b"),
+        paths=tuple(f"{i}.png" for i in range(n)),
+        splits=("",) * n,
+        groups=tuple(f"g{g}" for g in groups),
+        sources=("",) * n,
+        patients=("",) * n,
+        problems=(),
+        sha256="",
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(24, 60),
+    st.integers(1, 5),
+    st.integers(0, 99),
+    st.sampled_from(["grouped", "official"]),
+)
+def test_a_group_never_stands_on_two_sides(n: int, size: int, seed: int, protocol: str) -> None:
+    groups = [i // size for i in range(n * size)]
+    data = fake_dataset(groups, [g % 2 for g in groups])
+    split = split_dataset(data, protocol, seed)
+    sides = [split.train, split.validation, split.test]
+    names = [{data.groups[i] for i in side} for side in sides]
+    assert not (names[0] & names[1] or names[0] & names[2] or names[1] & names[2])
+    assert sorted(np.concatenate(sides)) == list(range(len(data)))
+    assert (split.test.size > 0) == (protocol == "grouped")
+    again = split_dataset(data, protocol, seed)
+    np.testing.assert_array_equal(split.validation, again.validation)
+
+
+def test_too_few_groups_are_an_error() -> None:
+    with pytest.raises(DataError, match="groups"):
+        split_dataset(fake_dataset([0, 0, 1, 1], [0, 0, 1, 1]), "official", 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(CLASSES))
+def test_augmentation_is_repeatable_and_keeps_shape(seed: int, label: str) -> None:
+    image = preprocess(draw_phantom(label, np.random.default_rng(seed)), OPTIONS)
+    before = image.copy()
+    one, two = (augment(image, np.random.default_rng(seed)) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(image, before)
+    assert one.shape == image.shape
+    assert one.dtype == np.uint8
+    assert one.std() > 5, "the slice is still a picture"

@@ -1,0 +1,195 @@
+"""Trainings through the installed command: repeatable, resumable, complete."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime.errors import DataError, ModelError
+from trainer.run import Run
+
+BIN = Path(sys.executable).parent
+FILES = {"run.json", "model.keras", "history.csv", "metrics.json", "predictions.csv",
+         "calibration.npz", "validation.npz", "report.html", "curves.png", "confusion.png"}  # fmt: skip
+
+
+def command(*words: object) -> list[str]:
+    return [str(BIN / "btc-train"), *map(str, words)]
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=600)
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def wait_for_epoch(process: subprocess.Popen[str], folder: Path, epoch: int) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "history.csv").is_file() and len(history(folder)) >= epoch:
+            return
+        time.sleep(0.05)
+    pytest.fail("the training did not get so far")
+
+
+SMALL = ("--epochs", 4, "--batch-size", 16, "--size", 64, "--seed", 5)
+
+
+@pytest.fixture(scope="module")
+def finished(phantom_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    done = run(phantom_zip, "--out", folder, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "precision" in done.stdout
+    assert "Research use only" in done.stdout
+    return folder
+
+
+@pytest.mark.slow
+def test_run_is_complete(finished: Path) -> None:
+    assert {p.name for p in finished.iterdir()} == FILES
+    opened = Run.open(finished)
+    assert opened.settings["status"] == "finished"
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["protocol"] == "official"
+    assert metrics["n"] == 24
+    assert np.sum(metrics["confusion"]) == 24
+    calibration, held = opened.calibration(), opened.validation()
+    together = {image.tobytes() for image in calibration.pixels} & {
+        image.tobytes() for image in held.pixels
+    }
+    assert not together, "calibration images come from the training side only"
+    with (finished / "predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    right = sum(row["label"] == row["predicted"] for row in rows)
+    assert metrics["accuracy"] == pytest.approx(right / 24)
+    probabilities = opened.load_model().predict(held.pixels[:4, ..., None], verbose=0)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_seed_repeats_and_kill_resumes_to_the_same_curve(
+    finished: Path, phantom_zip: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(phantom_zip, "--out", folder, *SMALL), stderr=subprocess.DEVNULL, text=True
+    )
+    wait_for_epoch(process, folder, 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert Run.open(folder).settings["status"] == "started"
+    with pytest.raises(ModelError, match="not finished"):
+        Run.open(folder).load_model()
+    done = run(phantom_zip, "--out", folder, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert history(folder) == history(finished)
+    one, two = (json.loads((f / "metrics.json").read_text()) for f in (finished, folder))
+    assert one == two
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_usable_run(phantom_zip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    process = subprocess.Popen(
+        command(phantom_zip, "--out", folder, "--epochs", 200, "--size", 64),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    wait_for_epoch(process, folder, 1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "--resume" in errors
+    assert {p.name for p in folder.iterdir()} == FILES | {"checkpoint"}
+    assert Run.open(folder).load_model() is not None
+
+
+@pytest.mark.slow
+def test_seed_network_trains_and_evaluates(phantom_zip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "classic"
+    done = run(phantom_zip, "--out", folder, *SMALL, "--epochs", 1, "--network", "seed")
+    assert done.returncode == 0, done.stderr
+    answer = subprocess.run(
+        [str(BIN / "btc-evaluate"), str(folder), str(phantom_zip), "--format", "json"],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    measured = json.loads(answer.stdout)
+    assert measured["accuracy"] == Run.open(folder).metrics()["accuracy"]
+    assert measured["n"] == 24
+
+
+@pytest.mark.slow
+def test_other_data_is_not_resumed_and_nothing_is_overwritten(
+    finished: Path, phantom_zip: Path
+) -> None:
+    done = run(phantom_zip, "--out", finished, "--epochs", 1)
+    assert done.returncode == 2
+    assert "not empty" in done.stderr
+    done = run(phantom_zip, "--out", finished, "--resume")
+    assert done.returncode == 2
+    assert "finished" in done.stderr
+
+
+def test_edge_network_is_within_the_device_budget() -> None:
+    from trainer.models.networks import build_network
+
+    network = build_network("edge", 128, 4)
+    macs = 0
+    for layer in network.layers:
+        if type(layer).__name__ == "Conv2D":
+            _, height, width, _ = layer.output.shape
+            macs += height * width * int(np.prod(layer.kernel.shape))
+    assert 30e6 < macs <= 60e6
+    assert network.count_params() < 450_000
+    names = [layer.name for layer in network.layers]
+    assert names[-3:] == ["class_maps", "logits", "softmax"]
+
+
+def test_no_run_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a run folder"):
+        Run.open(tmp_path)
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(DataError):
+        Run.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["btc-train", "btc-evaluate"])
+def test_help_is_quick_and_light(name: str) -> None:
+    done = subprocess.run([str(BIN / name), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Exit codes" in done.stdout
+    code = (
+        "import sys\nfrom trainer.cli import train_main\nsys.argv = ['btc-train', '--help']\n"
+        "try: train_main()\nexcept SystemExit: pass\n"
+        "heavy = {'tensorflow', 'keras', 'cv2', 'numpy', 'sklearn'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "line"), [(b"", "not a readable zip"), (None, "does not exist")]
+)
+def test_bad_data_is_one_line(tmp_path: Path, content: bytes | None, line: str) -> None:
+    path = tmp_path / "data.zip"
+    if content is not None:
+        path.write_bytes(content)
+    done = run(path, "--out", tmp_path / "run")
+    assert done.returncode == (1 if content is not None else 2)
+    assert line in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,275 @@
+"""`btc-train` and `btc-evaluate`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import edge_runtime
+from edge_runtime.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from trainer.data.dataset import Dataset
+    from trainer.data.split import Split
+    from trainer.models.training import State
+
+EXISTING = click.Path(exists=True, path_type=Path)
+EXIT_CODES = (
+    "\b\nExit codes: 0 done, 1 the data or the job failed, 2 usage or a missing package, "
+    "3 a model cannot be used, 130 interrupted."
+)
+
+
+@click.command("btc-train", epilog=EXIT_CODES)
+@click.argument("data", type=EXISTING)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/latest"),
+    show_default=True,
+    help="Run folder to make.",
+)
+@click.option(
+    "--groups", type=EXISTING, help="CSV (path, group, …) of images that belong together."
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["official", "grouped"]),
+    default="official",
+    show_default=True,
+    help="Test on the Testing folder, or on a fifth of the groups.",
+)
+@click.option("--network", type=click.Choice(["edge", "seed"]), default="edge", show_default=True)
+@click.option("--epochs", type=click.IntRange(1, 10_000), default=40, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, 1, min_open=True), default=1e-3, show_default=True
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    default=12,
+    show_default=True,
+    help="Stop after this many epochs without a better validation loss.",
+)
+@click.option("--augment/--no-augment", default=True, show_default=True)
+@click.option(
+    "--size",
+    type=click.IntRange(32, 512),
+    default=128,
+    show_default=True,
+    help="Side of the network's input in pixels.",
+)
+@click.option("--crop", type=click.Choice(["head", "none"]), default="head", show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on with the training in --out, as it was started.")
+@click.version_option(edge_runtime.__version__, prog_name="btc-train")
+def train_command(
+    data: Path,
+    out: Path,
+    groups: Path | None,
+    protocol: str,
+    network: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    patience: int,
+    augment: bool,
+    size: int,
+    crop: str,
+    seed: int,
+    resume: bool,
+) -> None:
+    """Train a classifier on DATA: a zip or folder with Training/ and Testing/, or class folders.
+
+    Leaves a run folder with the model, its figures, curves and a report. Research use only.
+    """
+    _quiet_tensorflow()
+    from edge_runtime.preprocess import Preprocess
+    from trainer.models.training import TrainSettings
+    from trainer.pipeline import Job, resume_job, run_job, start_run
+
+    job = Job(
+        data=data,
+        out=out,
+        protocol=protocol,
+        groups_csv=groups,
+        preprocess=Preprocess(size=size, crop=crop),
+        settings=TrainSettings(
+            network, epochs, batch_size, learning_rate, patience, augment, seed=seed
+        ),
+    )
+    if resume:
+        run, job = resume_job(job)
+    else:
+        run = start_run(job)
+    try:
+        with _watch(job.settings.epochs) as watch:
+            run_job(job, run, watch)
+    except KeyboardInterrupt:
+        kept = "the best epoch so far is in it" if (out / "model.keras").is_file() else "no epoch"
+        click.echo(f"btc-train: interrupted; {out} ({kept}); --resume goes on", err=True)
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+    _print_metrics(run.metrics())
+    click.echo(f"Run: {out}  (report.html, curves.png, confusion.png, metrics.json)")
+
+
+@click.command("btc-evaluate", epilog=EXIT_CODES)
+@click.argument("model", type=EXISTING)
+@click.argument("data", type=EXISTING)
+@click.option(
+    "--split",
+    type=click.Choice(["auto", "testing", "training", "all"]),
+    default="auto",
+    show_default=True,
+    help="auto: the Testing folder where there is one, else all.",
+)
+@click.option("--groups", type=EXISTING, help="CSV (path, group, …), for honest intervals.")
+@click.option("--backend", default="auto", show_default=True, help="Interpreter of a model file.")
+@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True)
+@click.option(
+    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for metrics.json, predictions.csv and confusion.png.",
+)
+@click.version_option(edge_runtime.__version__, prog_name="btc-evaluate")
+def evaluate_command(
+    model: Path,
+    data: Path,
+    split: str,
+    groups: Path | None,
+    backend: str,
+    threads: int,
+    style: str,
+    out: Path | None,
+) -> None:
+    """Measure MODEL (a run folder, a .tflite or an .onnx file) on labelled DATA (zip or folder)."""
+    _quiet_tensorflow()
+    from trainer.evaluation.evaluate import evaluate
+    from trainer.run import dump_json
+
+    with _bars() as bars:
+        metrics = evaluate(
+            model,
+            data,
+            split=split,
+            groups_csv=groups,
+            backend=backend,
+            threads=threads,
+            out=out,
+            reading=_bar(bars, "Reading"),
+            predicting=_bar(bars, "Classifying"),
+            on_problem=_say_problem,
+        )
+    if style == "json":
+        click.echo(dump_json(metrics), nl=False)
+    else:
+        _print_metrics(metrics)
+
+
+def train_main() -> None:
+    """Entry point of btc-train."""
+    _enter(train_command, "btc-train")
+
+
+def evaluate_main() -> None:
+    """Entry point of btc-evaluate."""
+    _enter(evaluate_command, "btc-evaluate")
+
+
+def _enter(command: click.Command, name: str) -> None:
+    from edge_runtime.commands import run_command
+
+    run_command(command, name, extra="train")
+
+
+def _quiet_tensorflow() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+
+def _say_problem(path: str, reason: str) -> None:
+    click.echo(f"{path}: {reason}; skipped", err=True)
+
+
+@contextmanager
+def _bars() -> Iterator[Any]:
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    except ImportError:
+        raise UsageError(
+            "this command needs more packages: pip install 'btc-edge[train]'"
+        ) from None
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        yield bars
+
+
+def _bar(bars: Any, title: str) -> Any:
+    task = bars.add_task(title, total=None, visible=False)
+
+    def advance(done: int, total: int) -> None:
+        bars.update(task, completed=done, total=total, visible=True)
+
+    return advance
+
+
+@contextmanager
+def _watch(epochs: int) -> Iterator[Any]:
+    from trainer.pipeline import Watch
+
+    def read(data: Dataset, split: Split) -> None:
+        for path, reason in data.problems:
+            _say_problem(path, reason)
+        click.echo(
+            f"{len(data)} slices, {len(set(data.groups))} groups; protocol {split.protocol}: "
+            f"{len(split.train)} training, {len(split.validation)} validation, "
+            f"{len(split.test)} test",
+            err=True,
+        )
+
+    with _bars() as bars:
+        advance = _bar(bars, "Training")
+
+        def batch(epoch: int, done: int, total: int) -> None:
+            advance((epoch - 1) * total + done, epochs * total)
+
+        def epoch_done(state: State) -> None:
+            row = state.history[-1]
+            click.echo(
+                f"epoch {state.epoch}/{epochs}: loss {row['loss']:.4f} accuracy "
+                f"{row['accuracy']:.4f}, validation {row['val_loss']:.4f} {row['val_accuracy']:.4f}"
+                + ("  best" if state.best_epoch == state.epoch else ""),
+                err=True,
+            )
+
+        yield Watch(_bar(bars, "Reading"), read, batch, epoch_done)
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from trainer.evaluation.report import METRIC_NAMES, percent, summary_line
+
+    table = Table("class", *METRIC_NAMES, "n")
+    for name, figures in metrics["per_class"].items():
+        table.add_row(name, *(percent(figures[m]) for m in METRIC_NAMES), str(figures["n"]))
+    console = Console(file=sys.stdout)
+    console.print(summary_line(metrics), soft_wrap=True, highlight=False)
+    console.print(table)
+    unseen = metrics.get("without_shared_groups")
+    if unseen:
+        console.print(summary_line(unseen), soft_wrap=True, highlight=False)
+    console.print("Research use only; not for diagnosis.", highlight=False)

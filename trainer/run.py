@@ -1,0 +1,171 @@
+"""A `Run`: the folder that a training leaves, complete enough to export from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.errors import DataError, ModelError, one_line
+from edge_runtime.files import replacing, write_text
+from edge_runtime.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    import keras
+
+    from trainer.data.dataset import Dataset
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Images:
+    """Preprocessed slices that a run keeps.
+
+    Attributes:
+        pixels: uint8 array of N×size×size.
+        labels: int64 array of N.
+        groups, sources: one text per image; empty where unknown.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    groups: tuple[str, ...]
+    sources: tuple[str, ...]
+
+
+class Run:
+    """Files of one training: run.json, model.keras, history.csv, metrics.json, predictions.csv,
+    calibration.npz (training side only), validation.npz (held out), report.html and pictures.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.settings = settings
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Run:
+        """A run that has been started.
+
+        Raises:
+            DataError: no run there, or of another version.
+        """
+        place = Path(folder)
+        try:
+            settings = json.loads((place / "run.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            raise DataError(f"{place}: not a run folder (no readable run.json)") from None
+        if not isinstance(settings, dict) or settings.get("schema") != SCHEMA:
+            raise DataError(f"{place}: a run of another version; train again")
+        return cls(place, settings)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the network's outputs."""
+        return tuple(self.settings["labels"])
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a slice becomes the network's input."""
+        return Preprocess.from_json(self.settings["preprocess"])
+
+    def load_model(self) -> keras.Model:
+        """The trained network.
+
+        Raises:
+            ModelError: no model yet, or one that cannot be read safely.
+        """
+        import keras
+
+        path = self.folder / "model.keras"
+        if not path.is_file():
+            raise ModelError(f"{self.folder}: no model.keras; the training has not finished")
+        try:
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises whatever its parts raise
+            raise ModelError(f"{path.name} cannot be loaded: {one_line(error)}") from None
+
+    def save_model(self, model: keras.Model) -> None:
+        """Keep the network as model.keras."""
+        with replacing(self.folder / "model.keras") as part:
+            model.save(part)
+
+    def save_settings(self) -> None:
+        """Write run.json."""
+        write_text(self.folder / "run.json", dump_json(self.settings))
+
+    def save_history(self, rows: list[dict[str, float]]) -> None:
+        """Write history.csv, one row per epoch."""
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(rows[0]) if rows else ["epoch"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.folder / "history.csv", out.getvalue())
+
+    def history(self) -> list[dict[str, float]]:
+        """The rows of history.csv."""
+        try:
+            with (self.folder / "history.csv").open(newline="", encoding="utf-8") as stream:
+                return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
+        except (OSError, ValueError) as error:
+            raise DataError(f"history.csv cannot be read: {one_line(error)}") from None
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of metrics.json.
+
+        Raises:
+            DataError: missing or damaged.
+        """
+        try:
+            content: dict[str, Any] = json.loads((self.folder / "metrics.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            raise DataError(f"{self.folder}: no readable metrics.json") from None
+        return content
+
+    def save_images(self, name: str, data: Dataset) -> None:
+        """Keep slices as NAME.npz; NAME is `calibration` or `validation`."""
+        with replacing(self.folder / f"{name}.npz") as part:
+            np.savez_compressed(
+                part,
+                pixels=data.images,
+                labels=data.labels,
+                groups=np.asarray(data.groups, dtype=str),
+                sources=np.asarray(data.sources, dtype=str),
+            )
+
+    def calibration(self) -> Images:
+        """Slices of the training side, for quantisation."""
+        return self._images("calibration")
+
+    def validation(self) -> Images:
+        """Slices of the validation side, held out from training."""
+        return self._images("validation")
+
+    def _images(self, name: str) -> Images:
+        try:
+            with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
+                images = Images(
+                    file["pixels"],
+                    file["labels"],
+                    tuple(file["groups"].tolist()),
+                    tuple(file["sources"].tolist()),
+                )
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            raise DataError(f"{self.folder}: no readable {name}.npz") from None
+        size = self.preprocess.size
+        if images.pixels.dtype != np.uint8 or images.pixels.shape[1:] != (size, size):
+            raise DataError(f"{name}.npz does not hold slices of {size}×{size}")
+        return images
+
+
+def dump_json(content: Any) -> str:
+    """JSON text that ends in a newline; NaN is refused, since a reader may not know it."""
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
