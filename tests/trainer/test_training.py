@@ -17,8 +17,10 @@ from edge_runtime.errors import DataError, ModelError
 from trainer.run import Run
 
 BIN = Path(sys.executable).parent
-FILES = {"run.json", "model.keras", "history.csv", "metrics.json", "predictions.csv",
-         "calibration.npz", "validation.npz", "report.html", "curves.png", "confusion.png"}  # fmt: skip
+FILES = {
+    *("run.json", "model.keras", "history.csv", "metrics.json", "predictions.csv"),
+    *("calibration.npz", "validation.npz", "report.html", "curves.png", "confusion.png"),
+}
 
 
 def command(*words: object) -> list[str]:

@@ -1,0 +1,248 @@
+"""LiteRT, tflite-runtime, TensorFlow and ONNX Runtime behind one small call.
+
+A `Graph` is not thread-safe, since the interpreters are not: two threads on one gave exceptions
+and, rarely, silently wrong results. Open one per thread.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from edge_runtime.errors import BackendError, ModelError, one_line
+from edge_runtime.model_file import ModelFile
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Gray = npt.NDArray[np.uint8]
+    Floats = npt.NDArray[np.float32]
+
+# Name -> (module that must be there, what installs it), in the order that `auto` tries.
+_TFLITE = {
+    "litert": ("ai_edge_litert", "pip install ai-edge-litert"),
+    "tflite-runtime": ("tflite_runtime", "pip install tflite-runtime 'numpy<2'"),
+    "tensorflow": ("tensorflow", "pip install tensorflow"),
+}
+_ONNX = {"onnxruntime": ("onnxruntime", "pip install 'btc-edge[onnx]'")}
+BACKENDS = (*_TFLITE, *_ONNX)
+
+
+class Graph(Protocol):
+    """A loaded graph.
+
+    Attributes:
+        backend: the interpreter's name, one of BACKENDS.
+        backend_version: its version, empty where it does not tell.
+    """
+
+    backend: str
+    backend_version: str
+
+    def run(self, pixels: Gray) -> Floats:
+        """Logits (C values) of one preprocessed slice (uint8, size×size)."""
+        ...
+
+    def class_maps(self) -> Floats | None:
+        """The maps (H×W×C) of the last slice, or None where the network has none."""
+        ...
+
+    def invoke(self) -> None:
+        """The bare interpreter call on the slice set last; the floor of every timing."""
+        ...
+
+
+def open_graph(model: ModelFile, backend: str = "auto", threads: int = 1) -> Graph:
+    """Load a checked model into an interpreter.
+
+    Args:
+        model: from `read_model`, its digest checked.
+        backend: one of BACKENDS, or `auto` for the first that is installed.
+        threads: threads of the interpreter.
+
+    Raises:
+        BackendError: none installed, or one that does not fit the file or this numpy.
+        ModelError: the interpreter refuses the graph, or the graph contradicts its metadata.
+    """
+    name = _choose(model.format, backend)
+    try:
+        with quiet_stderr():
+            if name in _ONNX:
+                return _OnnxGraph(model, threads)
+            return _TfliteGraph(model, name, threads)
+    except ModelError:
+        raise
+    except Exception as error:  # interpreters raise whatever they like
+        raise ModelError(f"{name} cannot load the model: {one_line(error)}") from None
+
+
+def _choose(kind: str, backend: str) -> str:
+    fitting = _ONNX if kind == "onnx" else _TFLITE
+    if backend == "auto":
+        for name, (module, _) in fitting.items():
+            if find_spec(module) is not None:
+                return name
+        raise BackendError(f"no interpreter for .{kind} files: {next(iter(fitting.values()))[1]}")
+    if backend not in BACKENDS:
+        raise BackendError(f"unknown backend {backend!r}; there are auto, {', '.join(BACKENDS)}")
+    if backend not in fitting:
+        raise BackendError(f"{backend} does not read .{kind} files; use {', '.join(fitting)}")
+    module, install = fitting[backend]
+    if find_spec(module) is None:
+        raise BackendError(f"{backend} is not installed: {install}")
+    return backend
+
+
+class _TfliteGraph:
+    def __init__(self, model: ModelFile, backend: str, threads: int) -> None:
+        self.backend = backend
+        interpreter_class, self.backend_version = _tflite_class(backend)
+        self._interpreter: Any = interpreter_class(model_content=model.graph, num_threads=threads)
+        self._interpreter.allocate_tensors()
+        (entry,) = self._interpreter.get_input_details()
+        info = model.info
+        if (
+            list(entry["shape"]) != list(info.input["shape"])
+            or np.dtype(entry["dtype"]).name != info.input["dtype"]
+        ):
+            raise ModelError("the graph's input is not what its metadata says")
+        self._input, self._dtype = entry["index"], entry["dtype"]
+        self._shape = tuple(info.input["shape"])
+        outputs = self._interpreter.get_output_details()
+        self._logits = _output(outputs, info.outputs["logits"])
+        self._maps = (
+            _output(outputs, info.outputs["class_maps"]) if "class_maps" in info.outputs else None
+        )
+        classes = len(info.labels)
+        if list(self._logits["shape"]) != [1, classes] or (
+            self._maps is not None and self._maps["shape"][-1] != classes
+        ):
+            raise ModelError("the graph's outputs are not what its metadata says")
+
+    def run(self, pixels: Gray) -> Floats:
+        self._interpreter.set_tensor(
+            self._input, pixels.reshape(self._shape).astype(self._dtype, copy=False)
+        )
+        self.invoke()
+        return _finite(self._read(self._logits)[0])
+
+    def class_maps(self) -> Floats | None:
+        return None if self._maps is None else self._read(self._maps)[0]
+
+    def invoke(self) -> None:
+        self._interpreter.invoke()
+
+    def _read(self, output: dict[str, Any]) -> Floats:
+        raw = self._interpreter.get_tensor(output["index"])
+        scale, zero = output["quantization"]
+        if raw.dtype.kind == "f":
+            floats: Floats = raw.astype(np.float32, copy=False)
+            return floats
+        dequantised: Floats = (raw.astype(np.float32) - zero) * np.float32(scale)
+        return dequantised
+
+
+class _OnnxGraph:
+    backend = "onnxruntime"
+
+    def __init__(self, model: ModelFile, threads: int) -> None:
+        import onnxruntime
+
+        self.backend_version = str(onnxruntime.__version__)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(
+            model.graph, options, providers=["CPUExecutionProvider"]
+        )
+        info = model.info
+        (entry,) = self._session.get_inputs()
+        outputs = self._session.get_outputs()
+        if entry.type != "tensor(float)" or list(entry.shape) != list(info.input["shape"]):
+            raise ModelError("the graph's input is not what its metadata says")
+        if max(info.outputs.values()) >= len(outputs):
+            raise ModelError("the graph's outputs are not what its metadata says")
+        self._name = entry.name
+        self._shape = tuple(info.input["shape"])
+        self._outputs = dict(info.outputs)
+        self._classes = len(info.labels)
+        self._feed: dict[str, Any] = {}
+        self._last: list[Any] = []
+
+    def run(self, pixels: Gray) -> Floats:
+        self._feed = {self._name: pixels.reshape(self._shape).astype(np.float32)}
+        self.invoke()
+        logits = self._last[self._outputs["logits"]]
+        if logits.shape != (1, self._classes):
+            raise ModelError("the graph's outputs are not what its metadata says")
+        return _finite(logits[0])
+
+    def class_maps(self) -> Floats | None:
+        if "class_maps" not in self._outputs:
+            return None
+        maps: Floats = self._last[self._outputs["class_maps"]][0]
+        return maps
+
+    def invoke(self) -> None:
+        self._last = self._session.run(None, self._feed)
+
+
+def _tflite_class(backend: str) -> tuple[Any, str]:
+    if backend == "tensorflow":
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        tensorflow = import_module("tensorflow")
+        return tensorflow.lite.Interpreter, str(tensorflow.__version__)
+    if backend == "tflite-runtime" and int(np.__version__.partition(".")[0]) >= 2:
+        # Its import succeeds and every Interpreter() raises SystemError.
+        raise BackendError(
+            f"tflite-runtime does not work with numpy {np.__version__}: "
+            "pip install 'numpy<2' 'opencv-python-headless<4.12'"
+        )
+    package = "ai_edge_litert" if backend == "litert" else "tflite_runtime"
+    module = import_module(f"{package}.interpreter")
+    version = getattr(import_module(package), "__version__", "")
+    return module.Interpreter, str(version)
+
+
+def _output(outputs: list[dict[str, Any]], index: int) -> dict[str, Any]:
+    if index >= len(outputs):
+        raise ModelError("the graph's outputs are not what its metadata says")
+    return outputs[index]
+
+
+def _finite(logits: Floats) -> Floats:
+    if not np.isfinite(logits).all():
+        raise ModelError("the model answered with values that are not numbers")
+    return logits.astype(np.float32, copy=False)
+
+
+_stderr_lock = threading.Lock()
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Send file descriptor 2 to nowhere for a moment: native code logs there, past Python."""
+    with _stderr_lock:
+        try:
+            sys.stderr.flush()
+            kept = os.dup(2)
+        except (OSError, ValueError, AttributeError):  # stderr is closed
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
