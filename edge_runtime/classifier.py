@@ -133,7 +133,23 @@ class Classifier:
             try:
                 yield self.classify(source)
             except InputError as error:
-                yield self._error(source, error)
+                yield self.failure(source, error)
+
+    def failure(self, source: ImageSource, error: InputError) -> Prediction:
+        """The answer with status error for an input that cannot be used."""
+        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "memory"
+        return Prediction(
+            input=name,
+            status=Status.ERROR,
+            label=None,
+            raw_label=None,
+            confidence=None,
+            probabilities=None,
+            reason=None,
+            sha256=None,
+            model=self.model.tag,
+            error=one_line(error),
+        )
 
     def _graph(self) -> Graph:
         graph: Graph | None = getattr(self._local, "graph", None)
@@ -159,21 +175,6 @@ class Classifier:
             reason=None if sure else f"confidence below {threshold:.2f}, the threshold of {label}",
             sha256=digest,
             model=self.model.tag,
-        )
-
-    def _error(self, source: ImageSource, error: InputError) -> Prediction:
-        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "memory"
-        return Prediction(
-            input=name,
-            status=Status.ERROR,
-            label=None,
-            raw_label=None,
-            confidence=None,
-            probabilities=None,
-            reason=None,
-            sha256=None,
-            model=self.model.tag,
-            error=one_line(error),
         )
 
 

@@ -28,7 +28,9 @@ def open_writer(style: str, stream: IO[str], labels: Sequence[str]) -> Writer:
     """A writer for one of FORMATS."""
     if style == "csv":
         return _Csv(stream, labels)
-    return {"table": _Table, "json": _Json, "jsonl": _JsonLines}[style](stream)
+    if style == "json":
+        return _Json(stream)
+    return _JsonLines(stream) if style == "jsonl" else _Table(stream)
 
 
 class _Table:

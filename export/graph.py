@@ -1,0 +1,35 @@
+"""From the trained Keras model to the graph that leaves: logits out, batch of one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
+
+OUTPUTS = ("logits", "class_maps")
+
+
+def export_graph(model: keras.Model) -> tuple[keras.Model, dict[str, int]]:
+    """Cut before the layer `softmax` and fix the batch to 1 (a free batch adds shape ops).
+
+    Args:
+        model: a functional network whose last layer is called `softmax`.
+
+    Returns:
+        The graph and its outputs, name -> index. Networks with a layer `class_maps` return the
+        maps as a second output at no extra cost.
+    """
+    import keras
+
+    height, width, channels = model.input.shape[1:]
+    outputs = [model.get_layer("softmax").input]
+    names = ["logits"]
+    if any(layer.name == "class_maps" for layer in model.layers):
+        outputs.append(model.get_layer("class_maps").output)
+        names.append("class_maps")
+    cut = keras.Model(model.inputs, outputs)
+    inputs = keras.Input((height, width, channels), batch_size=1, name="pixels")
+    results = cut(inputs, training=False)
+    fixed = keras.Model(inputs, results)
+    return fixed, {name: i for i, name in enumerate(names)}

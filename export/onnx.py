@@ -1,0 +1,57 @@
+"""Conversion to ONNX."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_runtime.errors import ModelError, one_line
+from edge_runtime.interpreters import quiet_stderr
+
+if TYPE_CHECKING:
+    import keras
+
+OPSET = 17  # ONNX Runtime reads it from 1.12 on
+
+
+def convert_onnx(graph: keras.Model) -> bytes:
+    """An ONNX protobuf with float32 input and the outputs of `graph`, checked in full.
+
+    Raises:
+        ModelError: tf2onnx or the checker refuses it.
+    """
+    import onnx
+    import tensorflow as tf
+    import tf2onnx
+
+    shape = tuple(graph.inputs[0].shape)
+    signature = (tf.TensorSpec(shape, tf.float32, name="pixels"),)
+    try:
+        with quiet_stderr():
+            proto, _ = tf2onnx.convert.from_keras(graph, input_signature=signature, opset=OPSET)
+        del proto.metadata_props[:]
+        proto.doc_string = proto.graph.doc_string = ""
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:  # converters raise whatever their parts raise
+        raise ModelError(f"the ONNX conversion failed: {one_line(error)}") from None
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
+
+
+def onnx_outputs(data: bytes, wanted: dict[str, int]) -> dict[str, int]:
+    """Where the outputs ended up, told apart by their rank."""
+    import onnx
+
+    rank = {"logits": 2, "class_maps": 4}
+    outputs = onnx.load_from_string(data).graph.output
+    ranks = [len(output.type.tensor_type.shape.dim) for output in outputs]
+    return {name: ranks.index(rank[name]) for name in wanted}
+
+
+def onnx_ops(data: bytes) -> dict[str, int]:
+    """Op -> how often."""
+    from collections import Counter
+
+    import onnx
+
+    nodes = onnx.load_from_string(data).graph.node
+    return dict(sorted(Counter(node.op_type for node in nodes).items()))
