@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -68,12 +67,13 @@ def command(
         raise UsageError("name a format: " + ", ".join(f"--{n}" for n in (*NAMES, "all")))
     if not name.replace("-", "").replace("_", "").isalnum():
         raise UsageError(f"--name {name!r}: use letters, digits, - and _")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from edge_runtime.files import write_text
     from export.formats import FORMATS
     from export.pipeline import Exporter, ExportSettings
+    from trainer.quiet import import_tensorflow
     from trainer.run import Run, dump_json
 
+    import_tensorflow()
     folder = out or run / "export"
     settings = ExportSettings(folder, name, calibration_images, seed, licence)
     done: list[Exported] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,10 +89,10 @@ def train_command(
 
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
-    _quiet_tensorflow()
     from edge_runtime.preprocess import Preprocess
     from trainer.models.training import TrainSettings
     from trainer.pipeline import Job, resume_job, run_job, start_run
+    from trainer.quiet import import_tensorflow
 
     job = Job(
         data=data,
@@ -105,6 +104,7 @@ def train_command(
             network, epochs, batch_size, learning_rate, patience, augment, seed=seed
         ),
     )
+    import_tensorflow()
     if resume:
         run, job = resume_job(job)
     else:
@@ -153,10 +153,12 @@ def evaluate_command(
     out: Path | None,
 ) -> None:
     """Measure MODEL (a run folder, a .tflite or an .onnx file) on labelled DATA (zip or folder)."""
-    _quiet_tensorflow()
     from trainer.evaluation.evaluate import evaluate
+    from trainer.quiet import import_tensorflow
     from trainer.run import dump_json
 
+    if model.is_dir():
+        import_tensorflow()
     with _bars() as bars:
         metrics = evaluate(
             model,
@@ -190,11 +192,6 @@ def _enter(command: click.Command, name: str) -> None:
     from edge_runtime.commands import run_command
 
     run_command(command, name, extra="train")
-
-
-def _quiet_tensorflow() -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def _say_problem(path: str, reason: str) -> None:

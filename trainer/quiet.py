@@ -1,0 +1,23 @@
+"""TensorFlow without its greeting."""
+
+from __future__ import annotations
+
+import os
+
+from edge_runtime.interpreters import quiet_stderr
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow and Keras while native stderr is muted: they log before any log level
+    of theirs applies. Commands call this once, before the work.
+
+    Raises:
+        ModuleNotFoundError: the extra is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet_stderr():
+        import keras  # noqa: F401
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+        tf.constant(0)  # the first op initialises, and logs about, the devices
