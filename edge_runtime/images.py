@@ -80,7 +80,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Gray:
     if header is None:
         raise InputError(f"not an image in a supported format ({', '.join(FORMATS)})")
     if header.width <= 0 or header.height <= 0:
-        raise InputError(f"damaged {header.format} header")
+        raise InputError(f"truncated or damaged {header.format} image")
     if header.width * header.height > limits.max_pixels:
         raise InputError(
             f"{header.width}x{header.height} pixels: over the limit of {limits.max_pixels:,} pixels"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import ModelError, one_line
 from edge_runtime.interpreters import quiet_stderr
@@ -28,6 +28,7 @@ def convert_onnx(graph: keras.Model) -> bytes:
     try:
         with quiet_stderr():
             proto, _ = tf2onnx.convert.from_keras(graph, input_signature=signature, opset=OPSET)
+        _canonical_names(proto.graph)
         del proto.metadata_props[:]
         proto.doc_string = proto.graph.doc_string = ""
         onnx.checker.check_model(proto, full_check=True)
@@ -35,6 +36,33 @@ def convert_onnx(graph: keras.Model) -> bytes:
         raise ModelError(f"the ONNX conversion failed: {one_line(error)}") from None
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
+
+
+def _canonical_names(graph: Any) -> None:
+    """Rename everything by its place: tf2onnx numbers by a counter that never starts again, so
+    that two exports of one run would differ. Outputs are called what they are."""
+    rank = {2: "logits", 4: "class_maps"}
+    names = {graph.input[0].name: "pixels", "": ""}
+    for output in graph.output:
+        names[output.name] = rank[len(output.type.tensor_type.shape.dim)]
+    for i, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{i}"
+        for j, value in enumerate(node.output):
+            names.setdefault(value, f"value_{i}_{j}")
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    used = [value for node in graph.node for value in node.input if value in known]
+    for i, value in enumerate(dict.fromkeys(used)):
+        names.setdefault(value, f"weight_{i}")
+    ordered = [known[value] for value in dict.fromkeys(used)]
+    del graph.initializer[:]
+    graph.initializer.extend(ordered)
+    del graph.value_info[:]
+    for item in (*graph.input, *graph.output, *graph.initializer):
+        item.name = names[item.name]
+    for node in graph.node:
+        node.input[:] = [names[value] for value in node.input]
+        node.output[:] = [names[value] for value in node.output]
+    graph.name = "btc-edge"
 
 
 def onnx_outputs(data: bytes, wanted: dict[str, int]) -> dict[str, int]:

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_runtime import Classifier, InputError, ModelError
+from edge_runtime.classifier import Status, probabilities
+from edge_runtime.interpreters import open_graph
+from edge_runtime.model_file import read_model
+from tests.device.conftest import draw_slice, encode
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier()
+
+
+def test_path_bytes_and_array_agree(classifier: Classifier, tmp_path: Path) -> None:
+    picture = draw_slice(1)
+    path = tmp_path / "slice.png"
+    path.write_bytes(encode(picture, ".png"))
+    answers = [classifier.classify(source) for source in (path, path.read_bytes(), picture)]
+    assert len({a.confidence for a in answers}) == 1
+    assert len({a.label for a in answers}) == 1
+    assert answers[0].sha256 == answers[1].sha256
+    assert [a.input for a in answers] == [str(path), "bytes", "array"]
+
+
+def test_answer_is_whole_and_frozen(classifier: Classifier) -> None:
+    answer = classifier.classify(draw_slice(2))
+    assert answer.status is Status.OK
+    assert answer.probabilities is not None
+    assert sum(answer.probabilities.values()) == pytest.approx(1)
+    assert answer.confidence == max(answer.probabilities.values())
+    assert (
+        answer.label == answer.raw_label == max(answer.probabilities, key=answer.probabilities.get)
+    )
+    with pytest.raises(FrozenInstanceError):
+        answer.label = "other"  # type: ignore[misc]
+
+
+def test_threshold_withholds_the_label() -> None:
+    file = read_model()
+    strict = replace(file, info=replace(file.info, thresholds=dict.fromkeys(file.info.labels, 1.0)))
+    answer = Classifier(strict).classify(draw_slice(3))
+    assert answer.status is Status.UNCERTAIN
+    assert answer.label is None
+    assert answer.raw_label in file.info.labels
+    assert "threshold" in (answer.reason or "")
+
+
+def test_a_bad_input_does_not_end_a_batch(classifier: Classifier) -> None:
+    good = encode(draw_slice(4))
+    answers = list(classifier.classify_many([good, b"text", good[: len(good) // 2], good]))
+    assert [a.status.value for a in answers] == ["ok", "error", "error", "ok"]
+    assert answers[1].label is None
+    assert answers[0].probabilities == answers[3].probabilities
+    with pytest.raises(InputError):
+        classifier.classify(b"text")
+
+
+def test_eight_threads_answer_like_one(classifier: Classifier) -> None:
+    data = [encode(draw_slice(i)) for i in range(10)]
+    alone = [classifier.classify(d).probabilities for d in data]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(
+            pool.map(lambda i: classifier.classify(data[i % 10]).probabilities, range(400))
+        )
+    assert all(answer == alone[i % 10] for i, answer in enumerate(together))
+
+
+def test_class_maps_average_to_the_logits() -> None:
+    graph = open_graph(read_model())
+    logits = graph.run(cv2.resize(draw_slice(5), (128, 128)))
+    maps = graph.class_maps()
+    assert maps is not None
+    assert maps.shape == (8, 8, 4)
+    np.testing.assert_allclose(maps.mean(axis=(0, 1)), logits, atol=1.0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_probabilities_by_hand(temperature: float) -> None:
+    logits = np.array([1.0, 2.0, -3.0])
+    by_hand = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+    np.testing.assert_allclose(probabilities(logits, temperature), by_hand)
+    assert np.isfinite(probabilities(np.array([1e4, -1e4]))).all()
+
+
+def test_backends_that_cannot_be() -> None:
+    for backend, words in (("onnxruntime", "does not read"), ("abacus", "unknown backend")):
+        with pytest.raises(ModelError, match=words):
+            Classifier(backend=backend)
+
+
+def test_graph_that_is_no_graph() -> None:
+    file = read_model()
+    with pytest.raises(ModelError):
+        open_graph(replace(file, graph=file.graph[:1000]))
+    wrong = replace(file, info=replace(file.info, labels=("a", "b", "c")))
+    with pytest.raises(ModelError, match="outputs are not"):
+        open_graph(wrong)

@@ -1,0 +1,182 @@
+"""The installed command as users and scripts meet it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.model_file import bundled_model
+from tests.device.conftest import draw_slice, encode, png_bytes
+
+TOOL = str(Path(sys.executable).parent / "btc-edge")
+FIELDS = ["input", "status", "label", "raw_label", "confidence", "probabilities", "reason",
+          "sha256", "model", "error"]  # fmt: skip
+
+
+def edge(*words: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [TOOL, *map(str, words)], capture_output=True, text=True, input=stdin, timeout=120
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_json_has_the_fields_of_the_contract(slices: Path) -> None:
+    done = edge("classify", "-r", slices, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    answers = json.loads(done.stdout)
+    assert len(answers) == 12
+    assert all(list(a) == FIELDS for a in answers)
+    assert [a["input"] for a in answers] == sorted(a["input"] for a in answers)
+
+
+def test_formats_say_the_same(slices: Path) -> None:
+    whole = json.loads(edge("classify", "-r", slices, "--format", "json").stdout)
+    lines = edge("classify", "-r", slices, "--format", "jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == whole
+    rows = list(
+        csv.DictReader(io.StringIO(edge("classify", "-r", slices, "--format", "csv").stdout))
+    )
+    assert [r["label"] for r in rows] == [a["label"] for a in whole]
+    assert float(rows[0]["p_glioma"]) == whole[0]["probabilities"]["glioma"]
+    table = edge("classify", "-r", slices)
+    assert len(table.stdout.splitlines()) == 13
+    assert "not for diagnosis" in table.stderr
+
+
+def test_hostile_inputs_each_get_a_line_and_the_rest_is_classified(tmp_path: Path) -> None:
+    good = encode(draw_slice(1))
+    bad = {
+        "half.jpg": (good[: len(good) // 2], "truncated or damaged"),
+        "empty.jpg": (b"", "empty file"),
+        "text.jpg": (b"Dear doctor", "not an image"),
+        "huge.png": (png_bytes(20_000, 20_000), "over the limit"),
+        "archive.zip": (b"PK\x03\x04" + bytes(60), "not an image"),
+    }
+    for name, (data, _) in bad.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "first.jpg").write_bytes(good)
+    (tmp_path / "=last.jpg").write_bytes(good)
+    words = [tmp_path / n for n in ("first.jpg", *bad, "missing.jpg", "=last.jpg")]
+    done = edge("classify", *words, tmp_path, "--format", "jsonl")
+    assert done.returncode == 1
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    status = {Path(a["input"]).name: a["status"] for a in answers}
+    assert status["first.jpg"] == status["=last.jpg"] == "ok"
+    assert sum(s == "error" for s in status.values()) == 7
+    lines = done.stderr.splitlines()
+    assert len(lines) == 7, "one line each"
+    for name, (_, reason) in bad.items():
+        assert any(name in line and reason in line for line in lines), name
+    assert any("missing.jpg" in line and "no such file" in line for line in lines)
+    assert any("add -r" in line for line in lines)
+
+
+def test_list_on_stdin(slices: Path) -> None:
+    names = sorted(map(str, slices.rglob("*.png")))
+    done = edge("classify", "-", "--format", "jsonl", stdin="\n".join(names) + "\n\n")
+    assert done.returncode == 0
+    assert [json.loads(line)["input"] for line in done.stdout.splitlines()] == names
+
+
+def test_csv_cells_are_no_formulas(tmp_path: Path) -> None:
+    (tmp_path / "=1+1.jpg").write_bytes(encode(draw_slice(1)))
+    done = subprocess.run(
+        [TOOL, "classify", "=1+1.jpg", "--format", "csv"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[1].startswith("'=1+1.jpg,ok")
+
+
+def test_usage(tmp_path: Path, slices: Path) -> None:
+    assert edge("classify").returncode == 2
+    assert edge("classify", "--format", "xml", slices).returncode == 2
+    assert edge("benchmark", "--images", tmp_path / "none").returncode == 2
+    assert edge("--version").stdout.startswith("btc-edge")
+
+
+def test_models_that_cannot_be_used(tmp_path: Path, slices: Path) -> None:
+    data = bundled_model().read_bytes()
+    altered = bytearray(data)
+    altered[1000] ^= 1
+    cases = {
+        "missing.tflite": None,
+        "truncated.tflite": data[: len(data) // 2],
+        "altered.tflite": bytes(altered),
+        "text.tflite": b"hello",
+        "empty.tflite": b"",
+    }
+    for name, content in cases.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        for words in (("classify", "-r", slices), ("info",), ("benchmark",)):
+            done = edge(*words, "--model", tmp_path / name)
+            assert done.returncode == 3, (name, words)
+            assert done.stdout == ""
+            assert len(done.stderr.splitlines()) == 1
+            assert name in done.stderr
+
+
+def test_info() -> None:
+    text = edge("info").stdout
+    assert "not for diagnosis" in text.splitlines()[0]
+    shape = json.loads(edge("info", "--format", "json").stdout)
+    assert shape["schema"] == 1
+    assert shape["labels"] == ["glioma", "meningioma", "notumor", "pituitary"]
+
+
+def test_benchmark(slices: Path) -> None:
+    done = edge("benchmark", "--images", slices, "--queries", 12, "--format", "json",
+                "--model", bundled_model(), "--model", bundled_model())  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(result) == {"machine", "rules", "models", "pairs", "warnings"}
+    for row in result["models"]:
+        assert row["n"] == 12
+        assert 0 < row["invoke_ms"]["p50"] <= row["invoke_ms"]["p99"] <= row["total_ms"]["p99"]
+        assert row["accuracy"] is not None
+        assert row["agreement"] == 1
+        assert row["peak_mib"] > 10
+    assert len(result["pairs"]) == 1
+    assert "invoke" in edge("benchmark", "--queries", 10).stdout
+
+
+def test_broken_pipe_is_quiet(slices: Path) -> None:
+    done = subprocess.run(
+        f"'{TOOL}' classify -r '{slices}' '{slices}' --format jsonl | head -n 1",
+        shell=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["classify", "--help"]])
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom edge_runtime.cli import main\n"
+        f"sys.argv = ['btc-edge', *{words}]\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'cv2', 'ai_edge_litert', 'tensorflow'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_device_side_loads_nothing_of_the_workstation() -> None:
+    code = (
+        "import sys, numpy\nfrom edge_runtime import Classifier\n"
+        "Classifier().classify(numpy.zeros((64, 64), numpy.uint8))\n"
+        "heavy = {'tensorflow', 'keras', 'sklearn', 'pandas', 'matplotlib', 'rich', 'trainer',"
+        " 'export'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_runtime.errors import InputError
+from edge_runtime.headers import read_header
+from edge_runtime.images import ImageLimits, as_gray, decode, load_gray, read_file
+from edge_runtime.preprocess import Preprocess, preprocess
+from tests.device.conftest import draw_slice, encode, png_bytes
+
+SUFFIXES = [".jpg", ".png", ".bmp", ".tiff", ".webp"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("colour", [False, True])
+def test_header_agrees_with_the_decoder(suffix: str, colour: bool) -> None:
+    picture = draw_slice(1)[:150, :181]
+    if colour:
+        picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
+    data = encode(picture, suffix)
+    header = read_header(data)
+    assert header is not None
+    assert (header.width, header.height) == (181, 150)
+    assert decode(data).shape == (150, 181)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".bmp"])
+def test_lossless_formats_keep_every_level(suffix: str) -> None:
+    picture = draw_slice(2)
+    np.testing.assert_array_equal(decode(encode(picture, suffix)), picture)
+
+
+def test_gray_and_rgb_of_one_picture_are_the_same_slice() -> None:
+    picture = draw_slice(3)
+    rgb = cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
+    np.testing.assert_array_equal(decode(encode(rgb, ".png")), picture)
+
+
+def test_twelve_bits_in_sixteen_do_not_collapse() -> None:
+    deep = draw_slice(4).astype(np.uint16) * 16
+    gray = decode(encode(deep, ".png"))
+    assert len(np.unique(gray)) > 100
+    assert (gray.min(), gray.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_half_a_file_is_refused(suffix: str) -> None:
+    data = encode(draw_slice(5), suffix)
+    with pytest.raises(InputError, match="truncated or damaged"):
+        decode(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("data", [b"text, no image", b"\xff\xd8\xff", b"BM", b"II*\x00\xff"])
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    with pytest.raises(InputError):
+        decode(data)
+
+
+def test_huge_picture_is_refused_by_its_header() -> None:
+    data = png_bytes(20_000, 20_000)
+    assert len(data) < 1_000_000
+    with pytest.raises(InputError, match="20000x20000 pixels: over the limit"):
+        decode(data)
+
+
+def test_files(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    os.mkfifo(tmp_path / "fifo.jpg")
+    big = tmp_path / "big.jpg"
+    big.write_bytes(bytes(2000))
+    cases = {"empty.jpg": "empty file", "nowhere.jpg": "no such file", ".": "cannot be read",
+             "fifo.jpg": "not a regular file"}  # fmt: skip
+    for name, reason in cases.items():
+        with pytest.raises(InputError, match=f"{reason}|not a regular file"):
+            read_file(tmp_path / name)
+    with pytest.raises(InputError, match="larger than the limit"):
+        read_file(big, ImageLimits(max_bytes=1000))
+    with pytest.raises(InputError):
+        read_file("a\0b")
+
+
+def test_arrays() -> None:
+    picture = draw_slice(6)
+    np.testing.assert_array_equal(as_gray(picture), picture)
+    np.testing.assert_array_equal(as_gray(picture[..., None]), picture)
+    assert as_gray(picture / 255.0).max() == 255
+    assert as_gray(np.zeros((8, 8))).max() == 0
+    bad = [np.zeros(3), np.zeros((2, 2, 5)), np.full((4, 4), np.nan), np.zeros((0, 4)),
+           np.array([["a"]]), np.zeros((2, 2), complex)]  # fmt: skip
+    for array in bad:
+        with pytest.raises(InputError):
+            as_gray(array)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"RIFF"]),
+    rest=st.binary(max_size=200),
+)
+def test_any_bytes_give_a_slice_or_an_input_error(start: bytes, rest: bytes) -> None:
+    try:
+        gray = decode(start + rest, ImageLimits(max_pixels=100_000))
+    except InputError:
+        return
+    assert gray.dtype == np.uint8
+    assert gray.ndim == 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(suffix=st.sampled_from(SUFFIXES), at=st.integers(0, 10**6), value=st.integers(0, 255))
+def test_a_changed_byte_gives_a_slice_or_an_input_error(suffix: str, at: int, value: int) -> None:
+    data = bytearray(encode(draw_slice(7, side=64), suffix))
+    data[at % len(data)] = value
+    try:
+        gray = load_gray(bytes(data), ImageLimits(max_pixels=1_000_000))
+    except InputError:
+        return
+    assert preprocess(gray, Preprocess()).shape == (128, 128)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime.preprocess import Preprocess, preprocess
+from trainer.data.phantom import CLASSES, draw_phantom
+from trainer.run import SCHEMA, Run, dump_json
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A complete run of a tiny network, fitted for a few seconds so that its logits differ."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((32, 32, 1))
+    x = layers.Rescaling(1 / 255)(inputs)
+    for filters in (8, 16):
+        x = layers.Conv2D(filters, 3, 2, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.5)(x))
+    x = layers.Conv2D(4, 1, name="class_maps")(x)
+    x = layers.GlobalAveragePooling2D(name="logits")(x)
+    model = keras.Model(inputs, layers.Softmax(name="softmax")(x))
+    options = Preprocess(size=32)
+    labels = np.arange(240) % 4
+    pixels = np.stack(
+        [
+            preprocess(draw_phantom(CLASSES[c], np.random.default_rng([7, i])), options)
+            for i, c in enumerate(labels)
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.optimizer.learning_rate = 0.01
+    model.fit(pixels[..., None].astype("float32"), labels, epochs=15, batch_size=24, verbose=0)
+    folder = tmp_path_factory.mktemp("run")
+    run = Run(
+        folder,
+        {
+            "schema": SCHEMA, "status": "finished", "name": "tiny", "network": "tiny", "seed": 1,
+            "created": "2026-01-01T00:00:00Z", "labels": list(CLASSES), "temperature": 1.2,
+            "preprocess": options.to_json(), "source_commit": None,
+            "data": {"sha256": "0" * 64, "images": 240, "groups": None},
+        },
+    )  # fmt: skip
+    run.save_settings()
+    run.save_model(model)
+    save_images(folder / "calibration.npz", pixels[:120], labels[:120])
+    save_images(folder / "validation.npz", pixels[120:], labels[120:])
+    figures = {"protocol": "grouped", "split": "test", "n": 3, "accuracy": 1.0,
+               "balanced_accuracy": 1.0, "interval95": {"accuracy": [1.0, 1.0]},
+               "per_class": {}}  # fmt: skip
+    (folder / "metrics.json").write_text(dump_json(figures))
+    return run
+
+
+def save_images(path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
+    groups = np.array([f"g{i // 3}" for i in range(len(labels))])
+    sources = np.array(["a" if i % 3 else "b" for i in range(len(labels))])
+    np.savez_compressed(path, pixels=pixels, labels=labels, groups=groups, sources=sources)

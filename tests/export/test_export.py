@@ -1,0 +1,172 @@
+"""What leaves is right, says what it is, and is caught when it is not right."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_runtime import Classifier
+from edge_runtime.errors import DataError
+from edge_runtime.model_file import pack_model, parse_model, read_model
+from export.calibration import choose_calibration
+from export.formats import FORMATS
+from export.gate import run_gate
+from export.pipeline import REJECTED, Exporter, ExportSettings
+from export.tflite import convert_tflite, graph_facts
+from trainer.data.phantom import CLASSES, draw_phantom
+from trainer.evaluation.predict import logits_of
+from trainer.run import Images, Run
+
+TOOL = str(Path(sys.executable).parent / "btc-export")
+
+
+@pytest.fixture(scope="module")
+def exporter(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Exporter:
+    return Exporter(tiny_run, ExportSettings(tmp_path_factory.mktemp("out"), "tiny"))
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_each_format_passes_and_repeats(exporter: Exporter, name: str) -> None:
+    done = exporter.export(FORMATS[name])
+    assert done.gate.passed, done.gate.failures
+    data = done.path.read_bytes()
+    file = read_model(done.path)
+    assert file.info.scheme == FORMATS[name].scheme.partition("-")[0]
+    assert file.info.outputs.keys() == {"logits", "class_maps"}
+    assert file.info.temperature == 1.2
+    again = exporter.export(FORMATS[name])
+    assert again.path.read_bytes() == data, "the same run gives the same bytes"
+    answer = Classifier(done.path).classify(draw_phantom("glioma", np.random.default_rng(0)))
+    assert answer.raw_label in CLASSES
+
+
+def test_int8_is_integers_only_and_counts_its_work(exporter: Exporter) -> None:
+    done = exporter.export(FORMATS["int8"])
+    facts = graph_facts(read_model(done.path).graph)
+    assert facts.integer_only
+    by_hand = 16 * 16 * 9 * 8 + 8 * 8 * 9 * 8 * 16 + 8 * 8 * 16 * 4
+    assert facts.macs == done.macs == by_hand
+    assert not graph_facts(convert_tflite(exporter.graph, "float32")).integer_only
+
+
+def test_labels_are_where_the_metadata_convention_has_them(exporter: Exporter) -> None:
+    import tensorflow as tf
+
+    done = exporter.export(FORMATS["float32"])
+    with zipfile.ZipFile(done.path) as archive:
+        assert archive.read("labels.txt").decode().split() == list(CLASSES)
+        assert json.loads(archive.read("model.json"))["labels"] == list(CLASSES)
+    tf.lite.Interpreter(model_path=str(done.path)).allocate_tensors()
+
+
+def test_onnx_is_checked_in_full(exporter: Exporter) -> None:
+    import onnx
+
+    done = exporter.export(FORMATS["onnx"])
+    proto = onnx.load(io.BytesIO(done.path.read_bytes()))
+    onnx.checker.check_model(proto, full_check=True)
+    assert {p.key for p in proto.metadata_props} == {"model.json"}
+
+
+def held_and_reference(run: Run) -> tuple[Images, np.ndarray]:
+    held = run.validation()
+    return held, logits_of(run.load_model(), held.pixels)
+
+
+def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:
+    held, reference = held_and_reference(tiny_run)
+    good = read_model(exporter.export(FORMATS["int8"]).path)
+    tolerance = FORMATS["int8"].tolerance
+    assert run_gate(good, held, reference, tolerance).passed
+
+    labels = (*good.info.labels[1:], good.info.labels[0])
+    shuffled = replace(held, labels=(held.labels + 1) % 4)
+    renamed = parse_model(pack_model(good.graph, replace(good.info, labels=labels), "tflite"))
+    assert not run_gate(renamed, shuffled, np.roll(reference, 1, axis=1), tolerance).passed
+
+    dark = convert_tflite(exporter.graph, "int8", np.zeros((8, 32, 32), np.uint8))
+    noise = parse_model(pack_model(dark, good.info, "tflite"))
+    assert not run_gate(noise, held, reference, tolerance).passed
+
+    import keras
+
+    scaled = keras.models.clone_model(exporter.graph)
+    scaled.set_weights([w * 0.5 for w in exporter.graph.get_weights()])
+    wrong = parse_model(
+        pack_model(convert_tflite(scaled, "float32"), float_info(exporter), "tflite")
+    )
+    assert not run_gate(wrong, held, reference, FORMATS["float32"].tolerance).passed
+
+
+def float_info(exporter: Exporter):
+    return read_model(exporter.export(FORMATS["float32"]).path).info
+
+
+def test_a_rejected_file_never_has_the_good_name(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = Exporter(tiny_run, ExportSettings(tmp_path, "tiny"))
+    good = exporter.export(FORMATS["int8"])
+    before = good.path.read_bytes()
+    monkeypatch.setattr(exporter, "_calibration", lambda: np.zeros((8, 32, 32), np.uint8))
+    bad = exporter.export(FORMATS["int8"])
+    assert not bad.gate.passed
+    assert bad.path.name.endswith(REJECTED)
+    assert good.path.read_bytes() == before
+    exporter_again = Exporter(tiny_run, ExportSettings(tmp_path, "tiny"))
+    exporter_again.export(FORMATS["int8"])
+    assert not bad.path.exists()
+
+
+def test_calibration_is_even_and_repeatable() -> None:
+    n = 200
+    labels = np.array([0] * 180 + [1] * 20)
+    sources = tuple("ab"[i % 2] for i in range(n))
+    pixels = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
+    images = Images(pixels, labels, ("",) * n, sources)
+    chosen = choose_calibration(images, 40, seed=3)[:, 0, 0]
+    assert len(chosen) == len(set(chosen.tolist())) == 40
+    assert (labels[chosen] == 1).sum() == 20
+    np.testing.assert_array_equal(chosen, choose_calibration(images, 40, seed=3)[:, 0, 0])
+    with pytest.raises(DataError):
+        choose_calibration(Images(pixels[:0], labels[:0], (), ()), 4)
+
+
+def export(*words: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([TOOL, *map(str, words)], capture_output=True, text=True, timeout=300)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_usage(tiny_run: Run, tmp_path: Path) -> None:
+    assert "--int8" in export("--help").stdout
+    none = export(tiny_run.folder)
+    assert (none.returncode, "name a format" in none.stderr) == (2, True)
+    assert export(tmp_path / "nowhere", "--int8").returncode == 2
+
+
+@pytest.mark.slow
+def test_command(tiny_run: Run, tmp_path: Path) -> None:
+    no_run = export(tmp_path, "--int8")
+    assert (no_run.returncode, len(no_run.stderr.splitlines())) == (1, 1)
+    done = export(tiny_run.folder, "--all", "--out", tmp_path / "models", "--name", "tiny")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("passed") == 5
+    entries = json.loads((tmp_path / "models" / "export.json").read_text())
+    assert [e["format"] for e in entries] == ["int8", "float16", "float32", "dynamic", "onnx"]
+    needed = {"format", "path", "bytes", "sha256", "scheme", "ops", "macs", "agreement", "accuracy",
+              "accuracy_float", "difference", "interval95", "max_abs_probability", "per_class",
+              "temperature", "passed", "tolerance"}  # fmt: skip
+    assert all(needed <= set(e) for e in entries)
+    failing = export(tiny_run.folder, "--int8", "--out", tmp_path / "x", "--max-accuracy-drop", 0,
+                     "--min-agreement", 1, "--calibration-images", 1)  # fmt: skip
+    names = [p.name for p in (tmp_path / "x").iterdir()]
+    assert (failing.returncode == 1) == any(n.endswith(REJECTED) for n in names)
