@@ -1,0 +1,25 @@
+"""The house rules that a tool can check."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    return [ROOT / line for line in done.stdout.splitlines()]
+
+
+def test_no_slice_or_archive_is_in_the_repository() -> None:
+    images = {".jpg", ".jpeg", ".zip", ".npz", ".dcm", ".nii", ".gz"}
+    assert not [p for p in tracked() if p.suffix.lower() in images]
+    assert all(p.parent.name in {"docs", "results"} for p in tracked() if p.suffix == ".png")
+
+
+def test_modules_stay_small() -> None:
+    for package in ("edge_runtime", "trainer", "export", "benchmarks"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert len(path.read_text("utf-8").splitlines()) <= 320, path

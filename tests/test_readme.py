@@ -1,0 +1,61 @@
+"""The README's commands run as they stand, on synthetic slices under the names it uses."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from trainer.data.phantom import write_phantoms
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", README.read_text("utf-8"), flags=re.S)
+
+
+def commands() -> list[str]:
+    lines = "".join(blocks("sh")).splitlines()
+    return [line for line in lines if line.startswith("btc-")]
+
+
+def test_chapters_stand_in_order() -> None:
+    chapters = re.findall(r"^## (.+)$", README.read_text("utf-8"), flags=re.M)
+    assert chapters == ["Two commands", "On a workstation", "On a device", "Results", "Limits"]
+
+
+def test_every_command_is_documented() -> None:
+    words = {line.split()[0] for line in commands()}
+    assert words == {"btc-train", "btc-evaluate", "btc-export", "btc-edge"}
+
+
+@pytest.mark.slow
+def test_commands_run(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "brain-tumor-mri.zip", per_class=24, seed=2)
+    with zipfile.ZipFile(tmp_path / "brain-tumor-mri.zip") as archive:
+        names = archive.namelist()
+        for name in names:
+            if name.startswith("Testing/"):
+                place = tmp_path / "scans" / name.removeprefix("Testing/")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(archive.read(name))
+        (tmp_path / "slice.jpg").write_bytes(archive.read(names[0]))
+    rows = "\n".join(f"{name},g{i}" for i, name in enumerate(names))
+    (tmp_path / "groups.csv").write_text(f"path,group\n{rows}\n")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for line in commands():
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True,
+            env=os.environ | {"PATH": path}, timeout=900,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}\n{done.stderr[-2000:]}"
+        assert done.stdout.strip(), line
+    for code in blocks("python"):
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
