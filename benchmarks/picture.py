@@ -1,6 +1,6 @@
 """The README's picture: the real answers of `btc-edge classify` as an SVG of a terminal.
 
-    python -m benchmarks.picture docs/classify.svg slice1.jpg slice2.jpg …
+python -m benchmarks.picture docs/classify.svg slice1.jpg slice2.jpg …
 """
 
 from __future__ import annotations
