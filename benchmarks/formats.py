@@ -21,10 +21,10 @@ from typing import Any
 
 import click
 import numpy as np
-from edge_runtime.interpreters import open_graph
 
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
+from edge_runtime.interpreters import open_graph
 from edge_runtime.model_file import read_model
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.evaluation.metrics import group_interval
@@ -96,6 +96,7 @@ def paired_ratio(a: list[float], b: list[float], seed: int = 0) -> tuple[float, 
 def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats: int) -> Any:
     """All figures as one dict; see the module's text."""
     import cv2
+
     from edge_runtime.benchmark import machine_facts
 
     side = test_side(run, data)
