@@ -165,7 +165,10 @@ def _open(path: Path, backend: str, threads: int) -> _Subject:
     graph = open_graph(file, backend, threads)
     code = "from edge_runtime.benchmark import child; child()"
     words = [sys.executable, "-c", code, str(path), backend, str(threads)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{path.name}: not loaded within two minutes") from None
     if done.returncode != 0:
         raise ModelError(f"{path.name}: the measuring process failed ({done.returncode})")
     facts = json.loads(done.stdout)
@@ -183,13 +186,22 @@ def child() -> None:
     size = file.info.preprocess.size
     graph.run(np.zeros((size, size), np.uint8))
     load = (time.perf_counter() - begun) * 1e3
-    peak = None
-    if sys.platform != "win32":
+    print(json.dumps({"load_ms": load, "peak_mib": _peak_mib()}))
+
+
+def _peak_mib() -> float | None:
+    """Peak resident memory of this process."""
+    if sys.platform == "win32":
+        return None
+    try:
+        # Not getrusage: on Linux, its figure begins with the memory of the process's parent.
+        status = Path("/proc/self/status").read_text("utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    except (OSError, IndexError):
         import resource
 
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        peak = used / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-    print(json.dumps({"load_ms": load, "peak_mib": peak}))
+        return used / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def _samples(

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,14 +117,13 @@ class Classifier:
         """
         data: bytes | memoryview
         if isinstance(source, np.ndarray):
-            name, gray = "array", as_gray(source)
+            gray = as_gray(source)
             data = np.ascontiguousarray(source).data.cast("B")
         else:
-            name = "bytes" if isinstance(source, bytes) else os.fspath(source)
             data = source if isinstance(source, bytes) else read_file(source, self._limits)
             gray = decode(data, self._limits)
         logits = self._graph().run(preprocess(gray, self.info.preprocess))
-        return self._answer(name, logits, hashlib.sha256(data).hexdigest())
+        return self._answer(_name(source), logits, hashlib.sha256(data).hexdigest())
 
     def classify_many(self, sources: Iterable[ImageSource]) -> Iterator[Prediction]:
         """Classify in order, one by one; a bad input becomes an answer with status error."""
@@ -137,9 +135,8 @@ class Classifier:
 
     def failure(self, source: ImageSource, error: InputError) -> Prediction:
         """The answer with status error for an input that cannot be used."""
-        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "memory"
         return Prediction(
-            input=name,
+            input=_name(source),
             status=Status.ERROR,
             label=None,
             raw_label=None,
@@ -169,18 +166,22 @@ class Classifier:
             label=label if sure else None,
             raw_label=label,
             confidence=confidence,
-            probabilities=MappingProxyType(
-                dict(zip(self.info.labels, shares.tolist(), strict=True))
-            ),
+            probabilities=dict(zip(self.info.labels, shares.tolist(), strict=True)),
             reason=None if sure else f"confidence below {threshold:.2f}, the threshold of {label}",
             sha256=digest,
             model=self.model.tag,
         )
 
 
+def _name(source: ImageSource) -> str:
+    if isinstance(source, np.ndarray):
+        return "array"
+    return "bytes" if isinstance(source, bytes) else os.fspath(source)
+
+
 def probabilities(logits: npt.NDArray[Any], temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """Softmax of logits divided by a temperature, over the last axis, in float64."""
-    scaled = logits.astype(np.float64) / temperature
-    shares = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    raw = logits.astype(np.float64)
+    shares = np.exp((raw - raw.max(axis=-1, keepdims=True)) / temperature)
     normalised: npt.NDArray[np.float64] = shares / shares.sum(axis=-1, keepdims=True)
     return normalised

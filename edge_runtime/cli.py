@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 import edge_runtime
-from edge_runtime.errors import ExitCode, InputError, UsageError, one_line
+from edge_runtime.errors import ExitCode, UsageError, printable
 
 EXIT_CODES = (
     "\b\nExit codes: 0 every input answered, 1 some inputs were errors, 2 usage, "
@@ -35,7 +37,7 @@ threads_option = click.option(
 )
 
 
-@click.group("btc-edge", epilog=EXIT_CODES)
+@click.group("btc-edge", epilog=EXIT_CODES, no_args_is_help=False)
 @click.version_option(edge_runtime.__version__, prog_name="btc-edge")
 def command() -> None:
     """Classify brain MRI slices on this device. Research use only; not for diagnosis."""
@@ -81,7 +83,8 @@ def classify(
             (answer,) = classifier.classify_many([path])
         if answer.status is Status.ERROR:
             failed = True
-            click.echo(f"btc-edge: {one_line(InputError(path))}: {answer.error}", err=True)
+            name = printable(path) or "(no name)"
+            click.echo(f"btc-edge: {name}: {answer.error}", err=True)
         writer.write(answer)
     writer.close()
     if style == "table":
@@ -116,18 +119,23 @@ def info(model: Path | None, style: str) -> None:
         ("trained on", ", ".join(f"{k} {v}" for k, v in about.data.items() if k != "sha256")),
         ("licence", about.license or "not stated"),
     ]
-    for figure in about.metrics:
-        low, high = figure["interval95"]
-        lines.append(
-            (
-                "measured",
-                f"protocol {figure['protocol']}, {figure['split']} side, {figure['n']} slices: "
-                f"accuracy {100 * figure['accuracy']:.1f} % "
-                f"(95 % interval {100 * low:.1f}-{100 * high:.1f}), on {figure['measured_on']}",
-            )
-        )
+    lines += [("measured", _measured(figure)) for figure in about.metrics]
     for name, text in lines:
-        click.echo(f"{name:<14} {text}")
+        click.echo(f"{name:<14} {printable(str(text))}")
+
+
+def _measured(figure: Mapping[str, Any]) -> str:
+    """One figure in words; what the model does not say is left out or shown as unknown."""
+    text = "protocol {}, {} side, {} slices: ".format(
+        *(figure.get(key, "unknown") for key in ("protocol", "split", "n"))
+    )
+    try:
+        text += f"accuracy {100 * figure['accuracy']:.1f} %"
+        low, high = figure["interval95"]
+        text += f" (95 % interval {100 * low:.1f}-{100 * high:.1f})"
+    except (KeyError, TypeError, ValueError):
+        text += "" if text.endswith("%") else "accuracy unknown"
+    return text + (f", on {figure['measured_on']}" if figure.get("measured_on") else "")
 
 
 @command.command()

@@ -18,6 +18,7 @@ def run_command(command: click.Command, name: str, extra: str | None = None) -> 
         name: what stderr lines begin with.
         extra: the extra that brings the command's packages, named when one is missing.
     """
+    _mend_streams()
     try:
         code = command.main(prog_name=name, standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -45,7 +46,30 @@ def run_command(command: click.Command, name: str, extra: str | None = None) -> 
     except OSError as error:
         _say(name, one_line(error))
         code = ExitCode.FAILED
+    except Exception as error:
+        if os.environ.get("BTC_DEBUG"):
+            raise
+        _say(name, f"unexpected {type(error).__name__}: {one_line(error)} (BTC_DEBUG=1 for more)")
+        code = ExitCode.FAILED
     sys.exit(int(code or 0))
+
+
+def _mend_streams() -> None:
+    """Open closed standard streams on nothing, and let any file name pass through them.
+
+    A closed descriptor would otherwise be given to the next file that is opened.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            opened = os.open(os.devnull, os.O_WRONLY if number else os.O_RDONLY)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            stream = os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace" if number else "surrogateescape")
 
 
 def _say(name: str, message: str) -> None:

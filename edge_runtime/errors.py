@@ -51,5 +51,9 @@ class UsageError(BtcError):
 
 def one_line(error: BaseException) -> str:
     """The error's message folded to one printable line (its class name if it has none)."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """`text` with `?` for what could break a line or steer a terminal (file names can)."""
     return "".join(c if c.isprintable() else "?" for c in text)

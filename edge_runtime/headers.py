@@ -79,10 +79,12 @@ def _tiff(data: bytes) -> tuple[int, int] | None:
     order = "<" if data[:2] == b"II" else ">"
     (at,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, at)
-    size = {}
+    size: dict[int, int] = {}
     for entry in range(at + 2, at + 2 + 12 * min(count, 512), 12):
         tag, kind = struct.unpack_from(order + "HH", data, entry)
-        if tag in (256, 257):  # ImageWidth, ImageLength: SHORT or LONG
+        if tag in (256, 257):  # ImageWidth, ImageLength
+            if kind not in (3, 4) or tag in size:  # SHORT or LONG, once: else libtiff may
+                return None  # read another size than this
             (size[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)
     return (size[256], size[257]) if len(size) == 2 else None
 

@@ -34,11 +34,14 @@ def _folder(word: str, recursive: bool) -> Iterator[tuple[str, InputError | None
         yield word, InputError("a folder: add -r to classify the images in it")
         return
     found = False
-    for folder, below, files in os.walk(word):
+    closed: list[OSError] = []
+    for folder, below, files in os.walk(word, onerror=closed.append):
         below.sort()
         for name in sorted(files):
             if name.lower().endswith(SUFFIXES):
                 found = True
                 yield os.path.join(folder, name), None  # noqa: PTH118 - as above
-    if not found:
+    for error in closed:
+        yield str(error.filename), InputError(f"cannot be read: {error.strerror}")
+    if not found and not closed:
         yield word, InputError("no image in this folder")

@@ -138,7 +138,10 @@ class _TfliteGraph:
         return None if self._maps is None else self._read(self._maps)[0]
 
     def invoke(self) -> None:
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except Exception as error:
+            raise ModelError(f"{self.backend} failed on the model: {one_line(error)}") from None
 
     def _read(self, output: dict[str, Any]) -> Floats:
         raw = self._interpreter.get_tensor(output["index"])
@@ -193,7 +196,10 @@ class _OnnxGraph:
         return maps
 
     def invoke(self) -> None:
-        self._last = self._session.run(None, self._feed)
+        try:
+            self._last = self._session.run(None, self._feed)
+        except Exception as error:
+            raise ModelError(f"{self.backend} failed on the model: {one_line(error)}") from None
 
 
 def _tflite_class(backend: str) -> tuple[Any, str]:

@@ -2,7 +2,8 @@
 
 A `.tflite` carries a zip behind its flatbuffer with `labels.txt` and `model.json`, where the
 TFLite Metadata convention has them; interpreters ignore what is appended and `zipfile` finds it.
-An `.onnx` carries the same JSON as its last top-level field, an entry of `metadata_props`.
+An `.onnx` carries the same JSON as its last top-level field, an entry of `metadata_props`; the
+entry before it holds the JSON's digest (a zip has checksums of its own).
 Either way the graph is a prefix of the file, and its digest is in the metadata: an altered graph
 is refused before any interpreter sees it. (A flipped byte in a .tflite mostly runs without error,
 and sometimes kills the process.)
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -27,6 +29,7 @@ MAX_MODEL_BYTES = 256 << 20
 MAX_INFO_BYTES = 4 << 20
 BUNDLED = "brain-mri-int8.tflite"
 ONNX_KEY = b"model.json"
+ONNX_DIGEST_KEY = b"model.json.sha256"
 
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same model gives the same bytes
 
@@ -101,8 +104,8 @@ def pack_model(graph: bytes, info: ModelInfo, kind: str) -> bytes:
     text = replace(info, graph_sha256=hashlib.sha256(graph).hexdigest()).to_json()
     if kind == "onnx":
         value = text.encode("utf-8")
-        entry = _field(1, ONNX_KEY) + _field(2, value)
-        return graph + _field(_METADATA_PROPS, entry)
+        digest = hashlib.sha256(value).hexdigest().encode("ascii")
+        return graph + _property(ONNX_DIGEST_KEY, digest) + _property(ONNX_KEY, value)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
         for name, content in (("labels.txt", "\n".join(info.labels) + "\n"), ("model.json", text)):
@@ -110,6 +113,13 @@ def pack_model(graph: bytes, info: ModelInfo, kind: str) -> bytes:
             member.compress_type = zipfile.ZIP_DEFLATED
             out.writestr(member, content)
     return graph + archive.getvalue()
+
+
+# What zipfile raises on damaged archives; ValueError: seeks before the file's start, odd names.
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError),
+    *(EOFError, OSError, ValueError, OverflowError),
+)
 
 
 def _split_tflite(data: bytes) -> tuple[bytes, bytes, list[str]]:
@@ -127,7 +137,7 @@ def _split_tflite(data: bytes) -> tuple[bytes, bytes, list[str]]:
             start = min(member.header_offset for member in members.values())
     except KeyError as error:
         raise ModelError(f"no {error.args[0]} in the file: not made by btc-export") from None
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError):
+    except _ZIP_ERRORS:
         raise ModelError(
             "no readable metadata: truncated, altered or not from btc-export"
         ) from None
@@ -142,21 +152,30 @@ _METADATA_PROPS = 14  # field number in ModelProto (onnx.proto); 1 and 2 are key
 
 
 def _split_onnx(data: bytes) -> tuple[bytes, bytes]:
-    """The graph and the metadata entry of ours, which must be the file's last field."""
-    at = start = number = content = 0
+    """The graph and the metadata of ours, whose two entries must be the file's last fields."""
+    at, starts = 0, [0, 0]
     try:
         while at < len(data):
-            start = at
-            number, content, at = _read_field(data, at)
-        if number == _METADATA_PROPS:
-            entry = data[content:at]
-            one, key, middle = _read_field(entry, 0)
-            two, value, end = _read_field(entry, middle)
-            if (one, two, entry[key:middle], end) == (1, 2, ONNX_KEY, len(entry)):
-                return data[:start], entry[value:end]
+            starts = [starts[1], at]
+            _, _, at = _read_field(data, at)
+        digest = _read_property(data[starts[0] : starts[1]], ONNX_DIGEST_KEY)
+        text = _read_property(data[starts[1] :], ONNX_KEY)
     except (IndexError, ValueError):
-        pass
-    raise ModelError("not a .tflite or .onnx file from btc-export, or truncated")
+        raise ModelError("not a .tflite or .onnx file from btc-export, or truncated") from None
+    if hashlib.sha256(text).hexdigest().encode("ascii") != digest:
+        raise ModelError("the metadata does not match its digest: altered file")
+    return data[: starts[0]], text
+
+
+def _read_property(data: bytes, key: bytes) -> bytes:
+    """The value of one whole `metadata_props` field, if its key is `key`."""
+    number, content, end = _read_field(data, 0)
+    entry = data[content:end]
+    one, name, middle = _read_field(entry, 0)
+    two, value, last = _read_field(entry, middle)
+    if (number, one, two, entry[name:middle], last) != (_METADATA_PROPS, 1, 2, key, len(entry)):
+        raise ValueError(key)
+    return entry[value:last]
 
 
 def _read_field(data: bytes, at: int) -> tuple[int, int, int]:
@@ -186,6 +205,10 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
     raise ValueError("varint")
+
+
+def _property(key: bytes, value: bytes) -> bytes:
+    return _field(_METADATA_PROPS, _field(1, key) + _field(2, value))
 
 
 def _field(number: int, content: bytes) -> bytes:

@@ -89,7 +89,7 @@ class ModelInfo:
             kept["metrics"] = tuple(kept.get("metrics") or ())
             info = cls(**kept)
             info._check()
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             raise ModelError(f"the model's metadata is incomplete or wrong: {error}") from None
         return info
 

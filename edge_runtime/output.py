@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import IO, Protocol
 
 from edge_runtime.classifier import Prediction
+from edge_runtime.errors import printable
 
 FORMATS = ("table", "json", "jsonl", "csv")
 
@@ -46,7 +47,7 @@ class _Table:
             self._begun = True
         label = answer.label or (f"({answer.raw_label})" if answer.raw_label else "-")
         sure = "-" if answer.confidence is None else f"{100 * answer.confidence:.1f} %"
-        name = "".join(c if c.isprintable() else "?" for c in answer.input)
+        name = printable(answer.input)
         self._stream.write(f"{label:<12} {sure:>10}  {answer.status.value:<10} {name}\n")
 
     def close(self) -> None:
