@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -104,8 +103,7 @@ class ModelInfo:
             ),
             "graph_sha256": isinstance(self.graph_sha256, str) and len(self.graph_sha256) == 64,
             "temperature": isinstance(self.temperature, (int, float))
-            and math.isfinite(self.temperature)
-            and self.temperature > 0,
+            and 1e-6 <= self.temperature <= 1e6,
             "input": self.input["dtype"] in ("uint8", "float32")
             and list(self.input["shape"]) == [1, size, size, 1],
             "outputs": "logits" in self.outputs

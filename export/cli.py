@@ -37,7 +37,11 @@ EXIT_CODES = (
 @click.option("--calibration-images", type=click.IntRange(1, 1024), default=256, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--license", "licence", help="Licence to state in the model file.")
-@click.option("--min-agreement", type=click.FloatRange(0, 1), help="Replaces each tolerance's.")
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    help="Replaces each tolerance's; 1.5 images are always allowed.",
+)
 @click.option("--max-accuracy-drop", type=click.FloatRange(0, 1), help="Likewise; a share.")
 @click.version_option(edge_runtime.__version__, prog_name="btc-export")
 def command(

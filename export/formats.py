@@ -9,16 +9,21 @@ from dataclasses import dataclass
 class Tolerance:
     """What an exported file must keep of the Keras model, on held-out images.
 
+    On a small sample one and a half images are always allowed, for agreement and accuracy alike.
+
     Attributes:
         agreement: lowest share of images with the same top class.
-        accuracy_drop: largest loss of accuracy (0-1). On a small sample one and a half images
-            are always allowed.
+        accuracy_drop: largest loss of accuracy (0-1).
         probability: largest difference of any probability (0-1).
     """
 
     agreement: float
     accuracy_drop: float
     probability: float
+
+    def needed_agreement(self, n: int) -> float:
+        """The lowest agreement on `n` images."""
+        return min(self.agreement, 1 - 1.5 / n)
 
     def allowed_drop(self, n: int) -> float:
         """The largest loss of accuracy on `n` images."""

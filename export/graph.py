@@ -28,8 +28,10 @@ def export_graph(model: keras.Model) -> tuple[keras.Model, dict[str, int]]:
     if any(layer.name == "class_maps" for layer in model.layers):
         outputs.append(model.get_layer("class_maps").output)
         names.append("class_maps")
-    cut = keras.Model(model.inputs, outputs)
+    # Keras numbers unnamed models by a counter of the process, and the names reach the file:
+    # with fixed ones (those of a fresh process) the same run gives the same bytes everywhere.
+    cut = keras.Model(model.inputs, outputs, name="functional")
     inputs = keras.Input((height, width, channels), batch_size=1, name="pixels")
     results = cut(inputs, training=False)
-    fixed = keras.Model(inputs, results)
+    fixed = keras.Model(inputs, results, name="functional_1")
     return fixed, {name: i for i, name in enumerate(names)}

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 import edge_runtime
-from edge_runtime.errors import ModelError
+from edge_runtime.errors import DataError, ModelError
 from edge_runtime.files import write_bytes
 from edge_runtime.model_file import pack_model, parse_model
 from edge_runtime.model_info import ModelInfo
@@ -77,13 +77,19 @@ class Exported:
 
 
 class Exporter:
-    """Exports formats of one run; the Keras model is loaded and run once."""
+    """Exports formats of one run; the Keras model is loaded and run once.
+
+    Raises:
+        DataError: the run holds no held-out images to prove an export on.
+    """
 
     def __init__(self, run: Run, settings: ExportSettings) -> None:
         self._run, self._settings = run, settings
         self._model = run.load_model()
         self._graph, self._outputs = export_graph(self._model)
         self._held = run.validation()
+        if len(self._held.labels) == 0:
+            raise DataError("the run holds no held-out images to prove an export on")
         self._reference = logits_of(self._model, self._held.pixels)
 
     @property

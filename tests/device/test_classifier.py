@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 
 import cv2
@@ -42,6 +44,31 @@ def test_answer_is_whole_and_frozen(classifier: Classifier) -> None:
     )
     with pytest.raises(FrozenInstanceError):
         answer.label = "other"  # type: ignore[misc]
+
+
+def test_answers_travel_between_processes(classifier: Classifier) -> None:
+    answer = classifier.classify(draw_slice(2))
+    assert pickle.loads(pickle.dumps(answer)) == answer
+    assert asdict(answer)["probabilities"] == answer.probabilities
+    json.dumps(answer.to_json())
+
+
+def test_failures_are_named_like_answers(classifier: Classifier) -> None:
+    sources = [b"text", np.zeros((2, 2, 5)), "nowhere.jpg"]
+    assert [a.input for a in classifier.classify_many(sources)] == ["bytes", "array", "nowhere.jpg"]
+
+
+def test_an_interpreter_that_fails_is_a_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def invoke(self) -> None:
+            raise RuntimeError("node 7\nfailed")
+
+        def set_tensor(self, *_: object) -> None: ...
+
+    graph = open_graph(read_model())
+    monkeypatch.setattr(graph, "_interpreter", Broken())
+    with pytest.raises(ModelError, match="litert failed on the model: node 7 failed"):
+        graph.run(np.zeros((128, 128), np.uint8))
 
 
 def test_threshold_withholds_the_label() -> None:
@@ -89,6 +116,7 @@ def test_probabilities_by_hand(temperature: float) -> None:
     by_hand = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
     np.testing.assert_allclose(probabilities(logits, temperature), by_hand)
     assert np.isfinite(probabilities(np.array([1e4, -1e4]))).all()
+    assert np.isfinite(probabilities(np.array([9.0, -9.0]), 1e-6)).all()
 
 
 def test_backends_that_cannot_be() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -68,6 +70,35 @@ def test_huge_picture_is_refused_by_its_header() -> None:
     assert len(data) < 1_000_000
     with pytest.raises(InputError, match="20000x20000 pixels: over the limit"):
         decode(data)
+
+
+def tiff_bytes(side: int, *sizes: tuple[int, int, int]) -> bytes:
+    """A black TIFF of side×side whose size tags are given as (tag, type, value)."""
+    strip = zlib.compress(bytes(side * side), 9)
+    rest = [(258, 3, 8), (259, 3, 8), (262, 3, 1), (273, 4, 0), (277, 3, 1), (278, 4, side),
+            (279, 4, len(strip))]  # fmt: skip
+    tags = [*sizes, *rest]
+    start = 10 + 12 * len(tags) + 4
+    entries = (struct.pack("<HHII", t, k, 1, start if t == 273 else v) for t, k, v in tags)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + b"".join(entries) + bytes(4) + strip
+
+
+def test_a_tiff_cannot_hide_its_size() -> None:
+    limits = ImageLimits(max_pixels=100_000)
+    assert decode(tiff_bytes(64, (256, 4, 64), (257, 4, 64)), limits).shape == (64, 64)
+    with pytest.raises(InputError, match="over the limit"):
+        decode(tiff_bytes(900, (256, 4, 900), (257, 4, 900)), limits)
+    for sizes in ([(256, 4, 900), (256, 4, 9), (257, 4, 900)], [(256, 16, 8), (257, 16, 8)]):
+        with pytest.raises(InputError, match="damaged"):
+            decode(tiff_bytes(900, *sizes), limits)
+
+
+@pytest.mark.parametrize(("turn", "rotate"), [(3, cv2.ROTATE_180), (6, cv2.ROTATE_90_CLOCKWISE)])
+def test_exif_turns_are_applied(turn: int, rotate: int) -> None:
+    jpeg = encode(draw_slice(8)[:150, :181])
+    exif = b"Exif\0\0" + struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 0x0112, 3, 1, turn, 0)
+    turned = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
+    np.testing.assert_array_equal(decode(turned), cv2.rotate(decode(jpeg), rotate))
 
 
 def test_files(tmp_path: Path) -> None:

@@ -49,10 +49,29 @@ def test_no_flipped_byte_changes_the_graph_or_the_answer(kind: str, at: int, fli
         file = parse_model(bytes(data))
     except ModelError:
         return
-    # Only the zip's bookkeeping (dates, flags) and harmless texts may differ unnoticed.
-    assert file.graph == whole.graph
-    if kind == "tflite":
-        assert file.info == whole.info
+    # Only the zip's bookkeeping (dates, flags) may differ unnoticed.
+    assert (file.graph, file.info) == (whole.graph, whole.info)
+
+
+@pytest.mark.parametrize("kind", ["tflite", "onnx"])
+def test_every_byte_behind_the_graph_is_guarded(kind: str) -> None:
+    data = bytearray(pack_model(GRAPHS[kind], INFO, kind))
+    whole = parse_model(bytes(data))
+    for at in range(len(GRAPHS[kind]), len(data)):
+        for flip in (1, 16, 128):
+            data[at] ^= flip
+            try:
+                file = parse_model(bytes(data))
+                assert (file.graph, file.info) == (whole.graph, whole.info), at
+            except ModelError:
+                pass
+            data[at] ^= flip
+
+
+def test_numbers_that_no_float_holds_are_refused() -> None:
+    shape = json.loads(replace(INFO, graph_sha256="0" * 64).to_json())
+    with pytest.raises(ModelError):
+        ModelInfo.from_json(json.dumps(shape | {"thresholds": {"a": 10**400}}))
 
 
 @settings(max_examples=200, deadline=None)
@@ -74,7 +93,8 @@ def test_any_bytes_are_refused_with_a_model_error(data: bytes) -> None:
 @pytest.mark.parametrize(
     "change",
     [{"schema": 2}, {"labels": ["a"]}, {"labels": ["a", "a"]}, {"labels": [1, 2]},
-     {"temperature": 0}, {"temperature": "1"}, {"outputs": {}}, {"outputs": {"logits": -1}},
+     {"temperature": 0}, {"temperature": 1e-300}, {"temperature": 10**400},
+     {"temperature": "1"}, {"outputs": {}}, {"outputs": {"logits": -1}},
      {"input": {"dtype": "int8", "shape": [1, 128, 128, 1]}}, {"input": None},
      {"input": {"dtype": "uint8", "shape": [1, 64, 64, 1]}}, {"thresholds": {"x": 0.5}},
      {"thresholds": {"a": 7}}, {"quantization": {}}, {"metrics": [3]}, {"graph_sha256": "00"}],

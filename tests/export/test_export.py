@@ -73,7 +73,7 @@ def test_onnx_is_checked_in_full(exporter: Exporter) -> None:
     done = exporter.export(FORMATS["onnx"])
     proto = onnx.load(io.BytesIO(done.path.read_bytes()))
     onnx.checker.check_model(proto, full_check=True)
-    assert {p.key for p in proto.metadata_props} == {"model.json"}
+    assert {p.key for p in proto.metadata_props} == {"model.json", "model.json.sha256"}
 
 
 def held_and_reference(run: Run) -> tuple[Images, np.ndarray]:

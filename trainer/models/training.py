@@ -159,6 +159,7 @@ def train(
         epoch = state.epoch
         rate = learning_rate(settings, epoch)
         model.optimizer.learning_rate = rate
+        _seed_dropout(model, settings.seed, epoch)
         fitted = model.fit(
             _epoch_batches(settings, training, classes, epoch),
             validation_data=held,
@@ -187,6 +188,15 @@ def _make_repeatable(seed: int) -> None:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
+
+
+def _seed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
+    """Set the generators of dropout layers for an epoch; a saved model does not hold them."""
+    for index, layer in enumerate(model.layers):
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            drawn = np.random.default_rng([seed, epoch, 2, index]).integers(2**31, size=2)
+            generator.state.assign(drawn.astype(generator.state.dtype))
 
 
 def _as_input(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
