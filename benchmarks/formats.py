@@ -10,7 +10,7 @@ classifies one image, and file size. Writes formats.json and formats.md.
 from __future__ import annotations
 
 import csv
-import os
+import json
 import subprocess
 import sys
 import tempfile
@@ -43,6 +43,15 @@ x = preprocess(load_gray(sys.argv[2]), run.preprocess)[None, ..., None].astype("
 print(run.load_model().predict(x, verbose=0).argmax())
 """
 
+LAUNCH = """
+import json, os, subprocess, sys, time
+begun = time.perf_counter()
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+wall = (time.perf_counter() - begun) * 1e3
+print(json.dumps([os.waitstatus_to_exitcode(status), wall, usage.ru_maxrss / 1024]))
+"""
+
 Invoke = Callable[[np.ndarray], np.ndarray]
 
 
@@ -71,17 +80,20 @@ def measure_latency(invokes: dict[str, Invoke], images: np.ndarray) -> dict[str,
 
 
 def cold_start(command: list[str], repeats: int) -> tuple[float, float]:
-    """Median wall time in ms and largest peak memory in MiB of whole processes."""
+    """Median wall time in ms and largest peak memory in MiB of whole processes.
+
+    A small process starts them: a child's peak begins with the size of the one that started it.
+    """
     walls, peaks = [], []
     for _ in range(repeats + 1):
-        begun = time.perf_counter()
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode != 0:
-            raise DataError(f"{command[0]} failed with exit code {child.returncode}")
-        walls.append((time.perf_counter() - begun) * 1e3)
-        peaks.append(usage.ru_maxrss / 1024)
+        done = subprocess.run(
+            [sys.executable, "-c", LAUNCH, *command], capture_output=True, text=True
+        )
+        code, wall, peak = json.loads(done.stdout)
+        if code != 0:
+            raise DataError(f"{command[0]} failed with exit code {code}")
+        walls.append(wall)
+        peaks.append(peak)
     return float(np.median(walls[1:])), max(peaks)  # the first run warms the disk cache
 
 

@@ -62,9 +62,9 @@ FORMATS = {
         Format("float16", "tflite", "float16", "float32", "TFLite, weights in half precision",
                Tolerance(0.995, 0.005, 0.02)),
         Format("dynamic", "tflite", "dynamic", "float32", "TFLite, int8 weights, float activations",
-               Tolerance(0.97, 0.01, 0.3)),
+               Tolerance(0.98, 0.01, 0.15)),
         Format("int8", "tflite", "int8-full", "uint8", "TFLite, integers only; uint8 in",
-               Tolerance(0.95, 0.01, 0.5)),
+               Tolerance(0.95, 0.01, 0.15)),
         Format("onnx", "onnx", "float32", "float32", "ONNX float32 for ONNX Runtime",
                Tolerance(0.999, 0.002, 1e-3)),
     )
