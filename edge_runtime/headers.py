@@ -14,25 +14,37 @@ from typing import NamedTuple
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image say: `format` in lower case, sizes in pixels."""
+    """What the first bytes of an image say: `format` in lower case, sizes in pixels.
+
+    `channels` counts the stored colour components (a palette counts as 3), `bits` the bits of
+    each; 0 where the header does not tell.
+    """
 
     format: str
     width: int
     height: int
+    channels: int = 0
+    bits: int = 0
 
 
-def _png(data: bytes) -> tuple[int, int] | None:
+_Facts = tuple[int, int, int, int]  # width, height, channels, bits
+
+
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
+
+
+def _png(data: bytes) -> _Facts | None:
     if data[12:16] != b"IHDR":
         return None
-    width, height = struct.unpack_from(">II", data, 16)
-    return width, height
+    width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
+    return width, height, _PNG_CHANNELS.get(colour, 0), bits
 
 
 # Start-of-frame markers; C4 (tables), C8 (reserved) and CC (arithmetic conditioning) are not.
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
-def _jpeg(data: bytes) -> tuple[int, int] | None:
+def _jpeg(data: bytes) -> _Facts | None:
     at = 2
     while at + 4 <= len(data):
         if data[at] != 0xFF:
@@ -45,51 +57,59 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
             at += 2
             continue
         if marker in _SOF:
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return width, height
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
+            return width, height, channels, bits
         if marker == 0xDA:  # the scan begins and no frame was seen
             return None
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
 
 
-def _bmp(data: bytes) -> tuple[int, int] | None:
+def _bmp(data: bytes) -> _Facts | None:
     header_size = struct.unpack_from("<I", data, 14)[0]
     if header_size == 12:
-        width, height = struct.unpack_from("<HH", data, 18)
+        width, height, _, depth = struct.unpack_from("<HHHH", data, 18)
     else:
-        width, height = struct.unpack_from("<ii", data, 18)
-    return width, abs(height)  # a negative height means top-down rows
+        width, height, _, depth = struct.unpack_from("<iiHH", data, 18)
+    # A negative height means top-down rows. Up to 8 bits a pixel is an index into a palette.
+    return width, abs(height), 4 if depth == 32 else 3, 8
 
 
-def _webp(data: bytes) -> tuple[int, int] | None:
+def _webp(data: bytes) -> _Facts | None:
     chunk = data[12:16]
     if chunk == b"VP8X":
-        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        return width, height, 4 if data[20] & 0x10 else 3, 8
     if chunk == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
-        return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
+        return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1, 4 if bits >> 28 & 1 else 3, 8
     if chunk == b"VP8 ":
         width, height = struct.unpack_from("<HH", data, 26)
-        return width & 0x3FFF, height & 0x3FFF
+        return width & 0x3FFF, height & 0x3FFF, 3, 8
     return None
 
 
-def _tiff(data: bytes) -> tuple[int, int] | None:
+def _tiff(data: bytes) -> _Facts | None:
     order = "<" if data[:2] == b"II" else ">"
     (at,) = struct.unpack_from(order + "I", data, 4)
     (count,) = struct.unpack_from(order + "H", data, at)
     size: dict[int, int] = {}
+    told = {258: 1, 277: 1}  # BitsPerSample, SamplesPerPixel and their defaults
     for entry in range(at + 2, at + 2 + 12 * min(count, 512), 12):
-        tag, kind = struct.unpack_from(order + "HH", data, entry)
+        tag, kind, values = struct.unpack_from(order + "HHI", data, entry)
         if tag in (256, 257):  # ImageWidth, ImageLength
             if kind not in (3, 4) or tag in size:  # SHORT or LONG, once: else libtiff may
                 return None  # read another size than this
             (size[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)
-    return (size[256], size[257]) if len(size) == 2 else None
+        elif tag in told and kind == 3:
+            place = entry + 8
+            if values > 2:  # several values stand elsewhere
+                (place,) = struct.unpack_from(order + "I", data, place)
+            (told[tag],) = struct.unpack_from(order + "H", data, place)
+    return (size[256], size[257], told[277], told[258]) if len(size) == 2 else None
 
 
-_READERS: tuple[tuple[str, bytes, Callable[[bytes], tuple[int, int] | None]], ...] = (
+_READERS: tuple[tuple[str, bytes, Callable[[bytes], _Facts | None]], ...] = (
     ("jpeg", b"\xff\xd8\xff", _jpeg),
     ("png", b"\x89PNG\r\n\x1a\n", _png),
     ("bmp", b"BM", _bmp),
@@ -108,8 +128,8 @@ def read_header(data: bytes) -> Header | None:
     for name, signature, read in _READERS:
         if data.startswith(signature) and (name != "webp" or data[8:12] == b"WEBP"):
             try:
-                size = read(data)
+                facts = read(data)
             except (struct.error, IndexError):
-                size = None
-            return Header(name, *(size or (0, 0)))
+                facts = None
+            return Header(name, *(facts or (0, 0)))
     return None

@@ -106,6 +106,23 @@ def preprocess(gray: Gray, options: Preprocess) -> Gray:
     return np.ascontiguousarray(gray)
 
 
+def frame_of(gray: Gray, options: Preprocess) -> tuple[float, float, float, float]:
+    """Where the model's square input lies in the slice: left, top, right and bottom, each as a
+    fraction of the slice's width or height (below 0 or above 1 where black was added).
+
+    A point (x, y) of the input, as fractions of its side, is the point
+    (left + x * (right - left), top + y * (bottom - top)) of the slice.
+    """
+    height, width = gray.shape
+    if options.crop != "head":
+        return 0.0, 0.0, 1.0, 1.0
+    rows, columns = head_box(gray)
+    tall, wide = rows.stop - rows.start, columns.stop - columns.start
+    side = max(tall, wide)
+    top, left = rows.start - (side - tall) // 2, columns.start - (side - wide) // 2
+    return left / width, top / height, (left + side) / width, (top + side) / height
+
+
 def head_box(gray: Gray) -> tuple[slice, slice]:
     """Rows and columns that hold the head.
 

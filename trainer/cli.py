@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from trainer.models.training import State
 
 EXISTING = click.Path(exists=True, path_type=Path)
+
+
+def _protocol(context: click.Context, option: click.Parameter, value: str) -> str:
+    if value in ("official", "grouped") or (value.startswith("source:") and value[7:]):
+        return value
+    raise click.BadParameter(f"{value!r} is not official, grouped or source:NAME")
+
+
 EXIT_CODES = (
     "\b\nExit codes: 0 done, 1 the data or the job failed, 2 usage or a missing package, "
     "3 a model cannot be used, 130 interrupted."
@@ -39,10 +47,16 @@ EXIT_CODES = (
 )
 @click.option(
     "--protocol",
-    type=click.Choice(["official", "grouped"]),
+    callback=_protocol,
     default="official",
     show_default=True,
-    help="Test on the Testing folder, or on a fifth of the groups.",
+    metavar="official|grouped|source:NAME",
+    help="Test on the Testing folder, on a fifth of the groups, or on all of one source.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(2, 50),
+    help="Cross-validate over groups in so many trainings; goes with --protocol grouped.",
 )
 @click.option("--network", type=click.Choice(["edge", "seed"]), default="edge", show_default=True)
 @click.option("--epochs", type=click.IntRange(1, 10_000), default=40, show_default=True)
@@ -74,6 +88,7 @@ def train_command(
     out: Path,
     groups: Path | None,
     protocol: str,
+    folds: int | None,
     network: str,
     epochs: int,
     batch_size: int,
@@ -99,6 +114,7 @@ def train_command(
         out=out,
         protocol=protocol,
         groups_csv=groups,
+        folds=folds,
         preprocess=Preprocess(size=size, crop=crop),
         settings=TrainSettings(
             network, epochs, batch_size, learning_rate, patience, augment, seed=seed

@@ -9,20 +9,16 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import edge_runtime
 from edge_runtime.errors import DataError, UsageError
-from edge_runtime.files import write_text
+from edge_runtime.model_info import INTENDED_USE
 from edge_runtime.preprocess import Preprocess
+from trainer.complete import complete_folds, complete_run
 from trainer.data.dataset import Dataset, Progress, read_dataset
-from trainer.data.split import Split, split_dataset
-from trainer.evaluation.calibration import fit_temperature
-from trainer.evaluation.metrics import compute_metrics
-from trainer.evaluation.predict import logits_of, softmax, write_predictions
-from trainer.evaluation.report import write_report
+from trainer.data.split import Split, fold_splits, split_dataset
 from trainer.models.training import (
     Checkpoint,
     OnBatch,
@@ -32,12 +28,8 @@ from trainer.models.training import (
     TrainSettings,
     train,
 )
-from trainer.run import SCHEMA, Run, dump_json
+from trainer.run import SCHEMA, Run
 
-if TYPE_CHECKING:
-    import keras
-
-CALIBRATION_IMAGES = 1024
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn")
 
 
@@ -48,14 +40,17 @@ class Job:
     Attributes:
         data: zip or folder.
         out: the run folder to make, or to resume.
-        protocol: `official` or `grouped`; see `split_dataset`.
+        protocol: see `split_dataset`.
         groups_csv: table of groups, or None.
+        folds: trainings of a group cross-validation, each in a folder of its own; None for one
+            training.
     """
 
     data: Path
     out: Path
     protocol: str = "official"
     groups_csv: Path | None = None
+    folds: int | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
     settings: TrainSettings = field(default_factory=TrainSettings)
 
@@ -74,12 +69,21 @@ def start_run(job: Job) -> Run:
     """Make the run folder with its run.json; nothing is overwritten.
 
     Raises:
-        UsageError: the folder holds something already.
+        UsageError: the folder holds something already, or options that do not go together.
     """
     if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
         raise UsageError(f"{job.out} is not empty; name another --out, or --resume it")
-    run = Run(
-        job.out,
+    if job.folds and job.protocol != "grouped":
+        raise UsageError("--folds is a cross-validation over groups: add --protocol grouped")
+    run = _new_run(job, job.out)
+    run.settings["folds"] = job.folds
+    run.save_settings()
+    return run
+
+
+def _new_run(job: Job, folder: Path) -> Run:
+    return Run(
+        folder,
         {
             "schema": SCHEMA,
             "status": "started",
@@ -95,11 +99,9 @@ def start_run(job: Job) -> Run:
             "temperature": None,
             "versions": _versions(),
             "source_commit": _commit(),
-            "intended_use": "Research only; not for diagnosis.",
+            "intended_use": INTENDED_USE,
         },
     )
-    run.save_settings()
-    return run
 
 
 def resume_job(job: Job) -> tuple[Run, Job]:
@@ -112,6 +114,7 @@ def resume_job(job: Job) -> tuple[Run, Job]:
         out=job.out,
         protocol=run.settings["protocol"],
         groups_csv=job.groups_csv,
+        folds=run.settings.get("folds"),
         preprocess=run.preprocess,
         settings=TrainSettings(**run.settings["training"]),
     )
@@ -126,7 +129,25 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
     """
     watch = watch or Watch()
     data = read_dataset(job.data, job.preprocess, groups_csv=job.groups_csv, progress=watch.reading)
-    split = split_dataset(data, job.protocol, job.settings.seed)
+    if not job.folds:
+        _train_split(job, run, data, split_dataset(data, job.protocol, job.settings.seed), watch)
+        return run
+    splits = fold_splits(data, job.folds, job.settings.seed)
+    parts = []
+    for number, split in enumerate(splits, 1):
+        folder = job.out / f"fold-{number}"
+        part = Run.open(folder) if (folder / "run.json").is_file() else _new_run(job, folder)
+        if part.settings["status"] != "finished":
+            _train_split(job, part, data, split, watch)
+        parts.append(part)
+    _remember_data(run, data, splits[0], sides=False)
+    complete_folds(run, parts)
+    run.settings["status"] = "finished"
+    run.save_settings()
+    return run
+
+
+def _train_split(job: Job, run: Run, data: Dataset, split: Split, watch: Watch) -> None:
     _remember_data(run, data, split)
     if watch.read is not None:
         watch.read(data, split)
@@ -155,16 +176,15 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
         interrupted = True
         if checkpoint.load() is None:
             raise
-    _complete(run, checkpoint.best(), data, split)
+    complete_run(run, checkpoint.best(), data, split)
     run.settings["status"] = "interrupted" if interrupted else "finished"
     run.save_settings()
     if interrupted:
         raise KeyboardInterrupt
     checkpoint.remove()
-    return run
 
 
-def _remember_data(run: Run, data: Dataset, split: Split) -> None:
+def _remember_data(run: Run, data: Dataset, split: Split, sides: bool = True) -> None:
     before = run.settings["data"]
     if before is not None and before["sha256"] != data.sha256:
         raise DataError("this is not the data that the run was started on (digests differ)")
@@ -175,68 +195,12 @@ def _remember_data(run: Run, data: Dataset, split: Split) -> None:
         "images": len(data),
         "groups": len(set(data.groups)) if data.grouped else None,
         "unreadable": len(data.problems),
-        "training": len(split.train),
-        "validation": len(split.validation),
-        "test": len(split.test),
+        "training": len(split.train) if sides else None,
+        "validation": len(split.validation) if sides else None,
+        "test": len(split.test) if sides else len(data),
+        "left_out": split.left_out,
     }
     run.save_settings()
-
-
-def _complete(run: Run, model: keras.Model, data: Dataset, split: Split) -> None:
-    """Everything a run holds besides the training itself. The test side is looked at here only."""
-    run.save_model(model)
-    held = data.take(split.validation)
-    run.save_images("validation", held)
-    chosen = np.random.default_rng(run.settings["seed"]).permutation(split.train)
-    run.save_images("calibration", data.take(np.sort(chosen[:CALIBRATION_IMAGES])))
-    held_logits = logits_of(model, held.images)
-    temperature = fit_temperature(held_logits, held.labels)
-    run.settings["temperature"] = temperature
-    measured = {"validation": (held, held_logits)}
-    if split.test.size:
-        test = data.take(split.test)
-        measured["test"] = (test, logits_of(model, test.images))
-    figures = {}
-    for name, (side, logits) in measured.items():
-        probabilities = softmax(logits, temperature)
-        figures[name] = compute_metrics(
-            probabilities,
-            side.labels,
-            data.class_names,
-            side.groups,
-            protocol=split.protocol,
-            split=name,
-            sources=side.sources,
-        )
-    main = "test" if "test" in measured else "validation"
-    metrics = figures[main]
-    if main == "test":
-        metrics["validation"] = figures["validation"]
-        metrics["without_shared_groups"] = _unseen(data, split, measured["test"][1], temperature)
-    side, logits = measured[main]
-    write_predictions(run.folder / "predictions.csv", side, softmax(logits, temperature))
-    write_text(run.folder / "metrics.json", dump_json(metrics))
-    write_report(run, metrics)
-
-
-def _unseen(
-    data: Dataset, split: Split, logits: np.ndarray, temperature: float
-) -> dict[str, Any] | None:
-    """The test side without images whose group is also on the training or validation side."""
-    seen = {data.groups[i] for i in (*split.train, *split.validation)}
-    fresh = np.array([data.groups[i] not in seen for i in split.test])
-    if fresh.all() or not fresh.any():
-        return None
-    side = data.take(split.test[fresh])
-    return compute_metrics(
-        softmax(logits[fresh], temperature),
-        side.labels,
-        data.class_names,
-        side.groups,
-        protocol=f"{split.protocol}, only groups not in training",
-        split="test",
-        sources=side.sources,
-    )
 
 
 def _versions() -> dict[str, str | None]:

@@ -119,6 +119,9 @@ def fake_dataset(groups: list[int], labels: list[int]) -> Dataset:
         patients=("",) * n,
         problems=(),
         sha256="",
+        thumbnails=np.zeros((n, 32, 32), np.uint8),
+        properties=np.zeros((n, 10), np.float32),
+        frames=np.zeros((n, 4), np.float32),
     )
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,10 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.images import decode
 from edge_runtime.labels import fold_label
-from edge_runtime.preprocess import Preprocess, preprocess
+from edge_runtime.preprocess import Preprocess, frame_of, preprocess
 from trainer.data.archive import open_source
+from trainer.data.lookalikes import clusters, merge_groups, thumbnail
+from trainer.data.properties import describe
 
 SPLITS = {"training": "training", "train": "training", "testing": "testing", "test": "testing"}
 Progress = Callable[[int, int], None]
@@ -31,12 +34,16 @@ class Dataset:
         labels: int64 array of N, indices into `class_names`.
         paths: name of each file within the data set.
         splits: `training`, `testing` or empty (no such folders).
-        groups: slices of one group never stand on two sides of a split.
+        groups: slices of one group never stand on two sides of a split: those of the table,
+            where one was given, joined wherever slices look alike (see `lookalikes`).
         sources: where a slice comes from; empty where nobody knows.
         patients: the patient of a slice; empty where nobody knows.
         problems: (path, reason) of files that could not be read.
         sha256: digest over paths, labels and file contents.
-        grouped: whether `groups` came from a table rather than from equal pictures only.
+        thumbnails: uint8 array of N×32×32 of the whole pictures, see `lookalikes`.
+        properties: float32 array of N×10, see `properties`.
+        frames: float32 array of N×4, where the input lies in the picture, see `frame_of`.
+        grouped: whether a table gave groups, rather than look-alikes only.
     """
 
     images: npt.NDArray[np.uint8]
@@ -49,6 +56,9 @@ class Dataset:
     patients: tuple[str, ...]
     problems: tuple[tuple[str, str], ...]
     sha256: str
+    thumbnails: npt.NDArray[np.uint8]
+    properties: npt.NDArray[np.float32]
+    frames: npt.NDArray[np.float32]
     grouped: bool = False
 
     def __len__(self) -> int:
@@ -74,6 +84,9 @@ class Dataset:
             groups=pick(self.groups),
             sources=pick(self.sources),
             patients=pick(self.patients),
+            thumbnails=self.thumbnails[chosen],
+            properties=self.properties[chosen],
+            frames=self.frames[chosen],
         )
 
 
@@ -100,51 +113,89 @@ def read_dataset(
     """
     source = open_source(path)
     names = source.names()
-    images: list[npt.NDArray[np.uint8]] = []
-    rows: list[tuple[str, str, str, str]] = []  # path, label, split, digest
+    slices: list[_Slice] = []
     problems: list[tuple[str, str]] = []
     for done, name in enumerate(names, 1):
         try:
-            label, split = _place(name)
-            data = source.read(name)
-            images.append(preprocess(decode(data), options))
-            rows.append((name, label, split, hashlib.sha256(data).hexdigest()))
+            slices.append(_read_slice(name, source.read, options))
         except InputError as error:
             problems.append((name, one_line(error)))
         if progress is not None:
             progress(done, len(names))
-    if not rows:
+    if not slices:
         raise DataError(
             f"{Path(path).name}: no readable image in class folders "
             f"({len(problems)} unreadable); need CLASS/image.jpg or Training/CLASS/image.jpg"
         )
-    found = sorted({row[1] for row in rows})
-    known = tuple(class_names) if class_names is not None else tuple(found)
-    if strange := sorted(set(found) - set(known)):
-        raise DataError(f"classes {strange} are not among the model's {list(known)}")
-    if len(known) < 2:
-        raise DataError(f"only one class ({known[0]}); need at least two")
-    pixels = np.stack(images)
-    table = _read_groups(groups_csv, {row[0] for row in rows}) if groups_csv else {}
-    same = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images]
-    total = hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()
-    extra = [table.get(row[0], {}) for row in rows]
+    known = _classes({s.label for s in slices}, class_names)
+    table = _read_groups(groups_csv, {s.path for s in slices}) if groups_csv else {}
+    extra = [table.get(s.path, {}) for s in slices]
+    thumbnails = np.stack([s.thumbnail for s in slices])
+    # Flat pictures look like nothing; equal ones share a group all the same.
+    own = tuple(e.get("group") or f"look-{s.pixels}" for e, s in zip(extra, slices, strict=True))
+    rows = ["\t".join((s.path, s.label, s.split, s.digest)) for s in slices]
     return Dataset(
-        images=pixels,
-        labels=np.array([known.index(row[1]) for row in rows], dtype=np.int64),
+        images=np.stack([s.image for s in slices]),
+        labels=np.array([known.index(s.label) for s in slices], dtype=np.int64),
         class_names=known,
-        paths=tuple(row[0] for row in rows),
-        splits=tuple(row[2] for row in rows),
-        groups=tuple(e.get("group") or f"same-{s}" for e, s in zip(extra, same, strict=True)),
+        paths=tuple(s.path for s in slices),
+        splits=tuple(s.split for s in slices),
+        groups=merge_groups(own, clusters(thumbnails)),
         sources=tuple(e.get("source", "") for e in extra),
         patients=tuple(e.get("patient", "") for e in extra),
         problems=tuple(problems),
-        sha256=total,
+        sha256=hashlib.sha256("\n".join(rows).encode()).hexdigest(),
+        thumbnails=thumbnails,
+        properties=np.stack([s.properties for s in slices]),
+        frames=np.array([s.frame for s in slices], dtype=np.float32),
         grouped=bool(table),
     )
 
 
-def _place(name: str) -> tuple[str, str]:
+class _Slice(NamedTuple):
+    path: str
+    label: str
+    split: str
+    digest: str  # of the file
+    pixels: str  # digest of the decoded picture
+    image: npt.NDArray[np.uint8]
+    thumbnail: npt.NDArray[np.uint8]
+    properties: npt.NDArray[np.float32]
+    frame: tuple[float, float, float, float]
+
+
+def _read_slice(name: str, read: Callable[[str], bytes], options: Preprocess) -> _Slice:
+    label, split = place(name)
+    data = read(name)
+    gray = decode(data)
+    return _Slice(
+        name,
+        label,
+        split,
+        hashlib.sha256(data).hexdigest(),
+        hashlib.sha256(gray.tobytes()).hexdigest()[:16],
+        preprocess(gray, options),
+        thumbnail(gray),
+        describe(data, gray),
+        frame_of(gray, options),
+    )
+
+
+def _classes(found: set[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    known = tuple(wanted) if wanted is not None else tuple(sorted(found))
+    if strange := sorted(found - set(known)):
+        raise DataError(f"classes {strange} are not among the model's {list(known)}")
+    if len(known) < 2:
+        raise DataError(f"only one class ({known[0]}); need at least two")
+    return known
+
+
+def place(name: str) -> tuple[str, str]:
+    """The label and the split (`training`, `testing` or empty) that a file's path says.
+
+    Raises:
+        InputError: the file lies in no class folder.
+    """
     parts = PurePosixPath(name).parts
     if len(parts) < 2:
         raise InputError("lies in no class folder")

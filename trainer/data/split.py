@@ -12,7 +12,9 @@ from edge_runtime.errors import DataError
 from trainer.data.dataset import Dataset
 
 Indices = npt.NDArray[np.int64]
-PROTOCOLS = ("official", "grouped")
+PROTOCOLS = ("official", "grouped", "source:NAME")
+FOLDS = 5  # `grouped` tests on the first of them
+SOURCE = "source:"
 
 
 @dataclass(frozen=True)
@@ -20,44 +22,86 @@ class Split:
     """Indices of the three sides; `test` may be empty.
 
     Attributes:
-        protocol: `official` (the data's own Testing folder), `grouped` (a fifth of all groups),
-            or `none` (no test side).
+        protocol: `official` (the data's own Testing folder), `grouped` (one fold of the groups),
+            `source:NAME` (all slices of a source), or `none` (no test side).
+        left_out: slices on no side, since they share a group with the test side.
     """
 
     protocol: str
     train: Indices
     validation: Indices
     test: Indices
+    left_out: int = 0
+
+    @property
+    def learned(self) -> Indices:
+        """The slices that a model may have learned from: training and validation."""
+        return np.concatenate([self.train, self.validation])
 
 
 def split_dataset(data: Dataset, protocol: str, seed: int) -> Split:
     """Split into training, validation and test sides.
 
-    Validation is about a seventh of the training side, by groups, stratified by class and source
+    Validation is about a seventh of what is not tested, by groups, stratified by class and source
     (scikit-learn's StratifiedGroupKFold). `official` tests on the Testing folder, whatever it
-    shares with Training; `grouped` ignores the folders and holds out a fifth of the groups.
+    shares with Training; `grouped` ignores the folders and holds out a fifth of the groups;
+    `source:NAME` tests on one source.
 
     Raises:
-        DataError: too few groups to split, or a side without one of the classes.
+        DataError: too few groups to split, a side without one of the classes, or no such source.
     """
     everything = np.arange(len(data))
     if protocol == "grouped":
-        rest, test = _hold_out(data, everything, 5, seed)
+        return fold_splits(data, FOLDS, seed)[0]
+    if protocol.startswith(SOURCE):
+        test = _of_source(data, protocol.removeprefix(SOURCE))
     else:
         test = data.where("testing")
-        rest = np.setdiff1d(everything, test)
         protocol = "official" if test.size else "none"
-    train, validation = _hold_out(data, rest, 7, seed)
+    rest = np.setdiff1d(everything, test)
+    left_out = 0
+    if protocol.startswith(SOURCE):
+        tested = {data.groups[i] for i in test}
+        kept = np.array([data.groups[i] not in tested for i in rest], dtype=bool)
+        rest, left_out = rest[kept], int((~kept).sum())
+    return _with_validation(data, protocol, rest, test, seed, left_out)
+
+
+def fold_splits(data: Dataset, folds: int, seed: int) -> list[Split]:
+    """Group cross-validation: every slice is on the test side of exactly one of `folds` splits.
+
+    Raises:
+        DataError: see `split_dataset`.
+    """
+    everything = np.arange(len(data))
+    return [
+        _with_validation(data, "grouped", rest, test, seed)
+        for rest, test in _folds(data, everything, folds, seed)
+    ]
+
+
+def _of_source(data: Dataset, name: str) -> Indices:
+    test = np.flatnonzero(np.asarray(data.sources) == name)
+    if test.size == 0:
+        there = ", ".join(sorted(set(data.sources) - {""})) or "none: give --groups with a source"
+        raise DataError(f"no image of source {name!r}; sources in the data: {there}")
+    return test
+
+
+def _with_validation(
+    data: Dataset, protocol: str, rest: Indices, test: Indices, seed: int, left_out: int = 0
+) -> Split:
+    train, validation = _folds(data, rest, 7, seed)[0]
     for name, side in (("training", train), ("validation", validation)):
         missing = set(range(len(data.class_names))) - set(data.labels[side].tolist())
         if missing:
             names = [data.class_names[i] for i in sorted(missing)]
             raise DataError(f"no image of {', '.join(names)} on the {name} side: too few groups")
-    return Split(protocol, train, validation, test)
+    return Split(protocol, train, validation, test, left_out)
 
 
-def _hold_out(data: Dataset, pool: Indices, parts: int, seed: int) -> tuple[Indices, Indices]:
-    """Divide `pool` by groups; the second side is about one part of `parts`."""
+def _folds(data: Dataset, pool: Indices, parts: int, seed: int) -> list[tuple[Indices, Indices]]:
+    """Divide `pool` by groups, in `parts` ways; the second side is about one part."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     groups = np.asarray(data.groups)[pool]
@@ -68,7 +112,6 @@ def _hold_out(data: Dataset, pool: Indices, parts: int, seed: int) -> tuple[Indi
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a stratum smaller than `parts` is fine here
         try:
-            kept, held = next(folds.split(pool, strata, groups))
+            return [(pool[kept], pool[held]) for kept, held in folds.split(pool, strata, groups)]
         except ValueError as error:
             raise DataError(f"the images cannot be split by groups: {error}") from None
-    return pool[kept], pool[held]
