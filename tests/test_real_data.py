@@ -12,6 +12,7 @@ import pytest
 from edge_runtime import Classifier
 from edge_runtime.images import load_gray
 from edge_runtime.preprocess import Preprocess, preprocess
+from trainer.data.audit import Audit, audit
 from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
 
@@ -62,3 +63,34 @@ def test_device_path_and_training_path_see_the_same(sample: Path) -> None:
     with zipfile.ZipFile(sample) as archive:
         raw = archive.read(data.paths[3])
     np.testing.assert_array_equal(data.images[3], preprocess(load_gray(raw), Preprocess()))
+
+
+@pytest.fixture(scope="module")
+def audited() -> Audit:
+    return audit(ARCHIVE, GROUPS)
+
+
+def test_audit_finds_the_leak_of_the_official_split(audited: Audit) -> None:
+    result = audited.result
+    assert audited.leaks
+    assert result["answer"] == "1,002 of 1,311 test images (76 %) have a twin in training"
+    assert result["leak"]["by_turn"]["mirrored"] > result["leak"]["by_turn"]["same"]
+    assert result["conflicts"]["count"] == 4
+    assert result["unreadable"] == []
+
+
+def test_audit_joins_what_the_table_splits(audited: Audit) -> None:
+    groups = audited.result["groups"]
+    assert (groups["given"], groups["merged"]) == (778, 702)
+    assert groups["table"]["clusters_split"]["count"] > 0
+    assert groups["table"]["label_disagreements"]["count"] == 0
+    assert groups["table"]["patients_on_both_sides"]["count"] > 150
+
+
+def test_audit_doubts_hardly_any_real_slice(audited: Audit) -> None:
+    oddities = audited.result["oddities"]
+    assert oddities["not_mri_like"]["count"] <= 2
+    assert oddities["colour"]["count"] < 50, (
+        "over half are stored as RGB, and nearly all of these are gray"
+    )
+    assert "channels" in audited.result["properties"]["above_chance"]

@@ -1,0 +1,126 @@
+"""`btc-audit`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+import edge_runtime
+from edge_runtime.errors import ExitCode, UsageError, printable
+
+EXISTING = click.Path(exists=True, path_type=Path)
+EXIT_CODES = (
+    "\b\nExit codes: 0 no test image has a twin in training, 1 one has or the data cannot be "
+    "used, 2 usage or a missing package, 130 interrupted."
+)
+
+
+@click.command("btc-audit", epilog=EXIT_CODES)
+@click.argument("data", type=EXISTING)
+@click.option(
+    "--groups",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="CSV (path, group; optionally label, source, patient) to check against the pictures.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("audit"),
+    show_default=True,
+    help="Folder for audit.html, audit.json and groups.csv.",
+)
+@click.option(
+    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+@click.version_option(edge_runtime.__version__, prog_name="btc-audit")
+@click.pass_context
+def audit_command(
+    context: click.Context, data: Path, groups: Path | None, out: Path, style: str
+) -> None:
+    """Check DATA (a zip or folder) before anything is measured on it.
+
+    Finds test images that are copies of training images, also mirrored or turned ones, look-alikes
+    with different labels, damaged and odd files, and what gives the class away. Leaves a page, the
+    figures, and a groups.csv for btc-train. Research use only.
+    """
+    from trainer.cli import _bar, _bars
+    from trainer.data.archive import open_source
+    from trainer.data.audit import audit
+    from trainer.evaluation.audit_page import write_audit
+    from trainer.run import dump_json
+
+    if groups and (out / "groups.csv").exists() and groups.samefile(out / "groups.csv"):
+        raise UsageError(f"--out {out} would replace the table given with --groups")
+    out.mkdir(parents=True, exist_ok=True)  # before minutes of work
+    with _bars() as bars:
+        found = audit(
+            data, groups, reading=_bar(bars, "Reading"), comparing=_bar(bars, "Comparing")
+        )
+    for problem in found.result["unreadable"]:
+        click.echo(f"{printable(problem['path'])}: {problem['reason']}; skipped", err=True)
+    write_audit(found, open_source(data), out)
+    if style == "json":
+        click.echo(dump_json(found.result), nl=False)
+    else:
+        _print_audit(found.result, out)
+    context.exit(int(ExitCode.FAILED if found.leaks else ExitCode.OK))
+
+
+def main() -> None:
+    """Entry point of btc-audit."""
+    from edge_runtime.commands import run_command
+
+    run_command(audit_command, "btc-audit", extra="train")
+
+
+def _print_audit(result: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout)
+    table = Table("check", "found", box=None, padding=(0, 3, 0, 0))
+    for check, found in _checks(result):
+        table.add_row(check, found)
+    console.print(table, highlight=False)
+    leak = result["leak"]
+    if leak["test_images"]:
+        classes = Table("class", "test images", "with twin in training")
+        for label, row in leak["by_class"].items():
+            classes.add_row(
+                printable(label), f"{row['test_images']:,}", f"{row['with_twin_in_training']:,}"
+            )
+        console.print(classes, highlight=False, markup=False)
+    click.echo(f"Audit: {out}  (audit.html, audit.json, groups.csv)")
+    click.echo("Research use only; not for diagnosis.")
+    click.echo(result["answer"])
+
+
+def _checks(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """One line for each check: its name and what was found."""
+    copies, alike, groups = result["exact_copies"], result["look_alikes"], result["groups"]
+    told = result["properties"]
+    away = ", ".join(told["above_chance"]) or "nothing"
+    oddities = [f"{kind['count']:,} {name.replace('_', ' ')}"
+                for name, kind in result["oddities"].items() if kind["count"]]  # fmt: skip
+    rows = [
+        ("images", f"{result['images']:,} read, {len(result['unreadable']):,} unusable"),
+        ("exact copies", f"{copies['same_pixels']['sets']:,} sets"),
+        ("look-alikes", f"{alike['images_with_twin']:,} images, {alike['clusters']:,} clusters"),
+        ("conflicting labels", f"{result['conflicts']['count']:,} pairs"),
+        ("odd files", ", ".join(oddities) or "none"),
+        ("class given away by", f"not measured: {told['reason']}" if told["reason"] else away),
+    ]
+    if groups["table"]:
+        split = groups["table"]["clusters_split"]["count"]
+        patients = groups["table"]["patients_on_both_sides"]["count"]
+        rows.append(
+            ("groups", f"{groups['given']:,} given, {groups['merged']:,} after joining look-alikes")
+        )
+        rows.append(("clusters split by the table", f"{split:,}"))
+        rows.append(("patients on both sides", f"{patients:,}"))
+    else:
+        rows.append(("groups", f"{groups['merged']:,} by looks"))
+    return rows

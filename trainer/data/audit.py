@@ -1,0 +1,270 @@
+"""An audit of a data set: does its test side measure anything?
+
+Answers with plain data, ready for JSON; `trainer.evaluation.audit_page` writes it down.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_runtime.errors import DataError
+from trainer.data.archive import open_source
+from trainer.data.audit_files import NOT_MRI, ODDITIES, Files, read_files
+from trainer.data.audit_groups import LISTED, Table, capped, column, group_facts, merged_groups
+from trainer.data.audit_twins import Best, Twins, equal_sets, find_twins, same_pixels
+from trainer.data.dataset import Progress, read_groups
+from trainer.data.giveaways import giveaways
+from trainer.data.lookalikes import THRESHOLD, TURN_NAMES, Pairs
+
+SCHEMA = 1
+PER_TURN = 4  # leaking pairs listed for each turn
+SIZES = 20  # picture sizes listed
+GROUP_COLUMNS = ("path", "label", "source", "patient", "group")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        result: the content of audit.json.
+        groups: the rows of groups.csv, in the order of GROUP_COLUMNS.
+    """
+
+    result: dict[str, Any]
+    groups: Sequence[tuple[str, ...]]
+
+    @property
+    def leaks(self) -> bool:
+        """Whether a test image has a twin in training."""
+        return bool(self.result["leak"]["with_twin_in_training"])
+
+
+def audit(
+    path: str | os.PathLike[str],
+    groups_csv: str | os.PathLike[str] | None = None,
+    *,
+    reading: Progress | None = None,
+    comparing: Progress | None = None,
+) -> Audit:
+    """Audit a zip or folder of labelled slices.
+
+    Args:
+        path: with Training/ and Testing/, or class folders alone.
+        groups_csv: table with the columns path and group, optionally label, source, patient.
+        reading, comparing: called with (done, total).
+
+    Raises:
+        DataError: no readable image, a hostile archive, an unusable table.
+    """
+    name = Path(path).resolve().name
+    files = read_files(open_source(path), reading)
+    if len(files) == 0:
+        raise DataError(
+            f"{name}: no readable image in class folders ({len(files.problems)} unreadable); "
+            "need CLASS/image.jpg or Training/CLASS/image.jpg"
+        )
+    table = read_groups(groups_csv, set(files.paths)) if groups_csv else {}
+    return examine(name, files, table, comparing)
+
+
+def examine(name: str, files: Files, table: Table, progress: Progress | None = None) -> Audit:
+    """The audit of files whose facts have been read.
+
+    Args:
+        name: of the data set.
+        table: rows by path; empty where there is none.
+        progress: called with (pictures compared, N).
+    """
+    twins = find_twins(files, progress=progress)
+    merged = merged_groups(files, table, twins.clusters)
+    copies = same_pixels(files)
+    leak = _leak(files, twins, copies)
+    alike = _look_alikes(files, twins)
+    conflicts = twins.conflicts
+    result = {
+        "schema": SCHEMA,
+        "data": name,
+        "images": len(files),
+        "answer": answer(leak, alike),
+        "threshold": THRESHOLD,
+        "leak": leak,
+        "look_alikes": alike,
+        "exact_copies": {
+            "same_bytes": _copies(files, equal_sets([(digest,) for digest in files.digests])),
+            "same_pixels": _copies(files, copies),
+        },
+        "conflicts": {
+            "count": conflicts.count,
+            "pairs": [_pair(files, conflicts.pairs, i) for i in range(len(conflicts.pairs))],
+        },
+        "unreadable": [{"path": path, "reason": reason} for path, reason in files.problems],
+        "oddities": _oddities(files),
+        "counts": _counts(files, table),
+        "properties": giveaways(files.properties, files.labels, merged),
+        "groups": group_facts(files, table, twins.clusters, merged),
+    }
+    told = (column(files, table, "source"), column(files, table, "patient"))
+    rows = list(zip(files.paths, files.labels, *told, merged, strict=True))
+    return Audit(result, rows)
+
+
+def answer(leak: dict[str, Any], alike: dict[str, Any]) -> str:
+    """The outcome in one sentence.
+
+    Args:
+        leak, alike: `leak` and `look_alikes` of audit.json.
+    """
+    tested, found = leak["test_images"], leak["with_twin_in_training"]
+    if tested == 0:
+        twins, images = alike["images_with_twin"], alike["images"]
+        return (
+            f"There is no Testing folder; {twins:,} of {images:,} images "
+            f"({share(twins, images)}) look like another one"
+        )
+    verb = "has" if found == 1 else "have"
+    return f"{found:,} of {tested:,} test images ({share(found, tested)}) {verb} a twin in training"
+
+
+def share(part: int, whole: int) -> str:
+    """A share in whole percent that does not round to none or all."""
+    percent = round(100 * part / max(whole, 1))
+    if part and percent == 0:
+        return "under 1 %"
+    return "over 99 %" if part < whole and percent == 100 else f"{percent} %"
+
+
+def _leak(files: Files, twins: Twins, copies: list[list[int]]) -> dict[str, Any]:
+    tested = files.tested
+    caught = tested & (twins.across.partner >= 0)
+    by_class: dict[str, dict[str, int]] = {}
+    for label in sorted(set(files.labels)):
+        of_class = np.array([other == label for other in files.labels])
+        by_class[label] = {
+            "test_images": int((tested & of_class).sum()),
+            "with_twin_in_training": int((caught & of_class).sum()),
+        }
+    turns = twins.across.turn
+    copied = 0
+    for members in copies:
+        in_test = int(tested[members].sum())
+        copied += in_test if in_test < len(members) else 0
+    return {
+        "test_images": int(tested.sum()),
+        "with_twin_in_training": int(caught.sum()),
+        "with_exact_copy_in_training": copied,
+        "by_class": by_class if tested.any() else {},
+        "by_turn": {name: int((caught & (turns == t)).sum()) for t, name in enumerate(TURN_NAMES)},
+        "examples": [
+            _pair(files, _best_pairs(twins.across, chosen), i)
+            for chosen in _worst(files, twins, caught)
+            for i in range(len(chosen))
+        ],
+    }
+
+
+def _worst(files: Files, twins: Twins, caught: np.ndarray) -> Iterator[np.ndarray]:
+    """For each turn, the test images most like one in training: first those whose twin has
+    another label; one from each look-alike cluster before a second one."""
+    best = twins.across
+    labels = np.asarray(files.labels)
+    for turn in range(len(TURN_NAMES)):
+        of_turn = np.flatnonzero(caught & (best.turn == turn))
+        agrees = labels[of_turn] == labels[best.partner[of_turn]]
+        order = of_turn[np.lexsort((of_turn, -best.correlation[of_turn], agrees))]
+        first = np.unique(twins.clusters[order], return_index=True)[1]
+        rest = np.setdiff1d(np.arange(len(order)), first)
+        yield order[np.concatenate([np.sort(first), rest])[:PER_TURN].astype(np.int64)]
+
+
+def _best_pairs(best: Best, chosen: np.ndarray) -> Pairs:
+    return Pairs(chosen, best.partner[chosen], best.correlation[chosen], best.turn[chosen])
+
+
+def _pair(files: Files, pairs: Pairs, i: int) -> dict[str, Any]:
+    first, second = int(pairs.first[i]), int(pairs.second[i])
+    return {
+        "first": files.paths[first],
+        "second": files.paths[second],
+        "first_label": files.labels[first],
+        "second_label": files.labels[second],
+        "turn": TURN_NAMES[pairs.turn[i]],
+        "correlation": round(float(pairs.correlation[i]), 4),
+        "across": (files.splits[first] == "testing") != (files.splits[second] == "testing"),
+        "same_bytes": files.digests[first] == files.digests[second],
+    }
+
+
+def _look_alikes(files: Files, twins: Twins) -> dict[str, Any]:
+    sizes = np.bincount(twins.clusters)
+    with_twin = (twins.within.partner >= 0) | (twins.across.partner >= 0)
+    return {
+        "images": len(files),
+        "images_with_twin": int(with_twin.sum()),
+        "clusters": int((sizes > 1).sum()),
+        "largest_cluster": int(sizes.max()),
+        "pairs": {
+            name: {"within": int(twins.counts[t, 0]), "across": int(twins.counts[t, 1])}
+            for t, name in enumerate(TURN_NAMES)
+        },
+    }
+
+
+def _copies(files: Files, sets: list[list[int]]) -> dict[str, Any]:
+    tested = files.tested
+    across = [len(set(tested[members].tolist())) == 2 for members in sets]
+    order = np.argsort(~np.array(across, bool), kind="stable")[:LISTED]
+    return {
+        "sets": len(sets),
+        "images": sum(map(len, sets)),
+        "sets_across": sum(across),
+        "examples": [[files.paths[i] for i in sets[s][:10]] for s in order],
+    }
+
+
+def _oddities(files: Files) -> dict[str, Any]:
+    names = list(ODDITIES)
+    found: dict[str, Any] = {}
+    for at, name in enumerate(names):
+        if name not in NOT_MRI:
+            paths = [files.paths[i] for i in np.flatnonzero(files.odd[:, at])]
+            found[name] = {"rule": ODDITIES[name], **capped(paths)}
+    doubts = files.odd[:, [names.index(name) for name in NOT_MRI]]
+    reasons = np.array(list(NOT_MRI))
+    doubted = [
+        {"path": files.paths[i], "reasons": reasons[doubts[i]].tolist()}
+        for i in np.flatnonzero(doubts.any(axis=1))
+    ]
+    found["not_mri_like"] = {"rule": dict(NOT_MRI), **capped(doubted)}
+    return found
+
+
+def _counts(files: Files, table: Table) -> dict[str, Any]:
+    sizes = Counter(f"{width}×{height}" for width, height in files.sizes.tolist())
+    common = dict(sizes.most_common(SIZES))
+    if other := sum(sizes.values()) - sum(common.values()):
+        common["other"] = other
+    counts: dict[str, Any] = {
+        "classes": _by_label(files, [split or "none" for split in files.splits]),
+        "modes": _by_label(files, files.modes),
+        "formats": _by_label(files, files.formats),
+        "sizes": common,
+    }
+    if table:
+        counts["sources"] = _by_label(files, column(files, table, "source"))
+    return counts
+
+
+def _by_label(files: Files, values: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Number of images by label, then by value."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for label, value in zip(files.labels, values, strict=True):
+        found[label][value] += 1
+    return {label: dict(sorted(found[label].items())) for label in sorted(found)}
