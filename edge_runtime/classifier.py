@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_runtime.errors import InputError, one_line
+from edge_runtime.errors import InputError, ModelError, one_line
 from edge_runtime.images import DEFAULT_LIMITS, ImageLimits, as_gray, decode, read_file
 from edge_runtime.interpreters import Graph, open_graph
 from edge_runtime.model_file import ModelFile, read_model
 from edge_runtime.preprocess import preprocess
+from edge_runtime.unfamiliar import Familiarity
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -30,6 +31,7 @@ class Status(str, Enum):
 
     OK = "ok"
     UNCERTAIN = "uncertain"  # below the model's threshold for this label
+    UNFAMILIAR = "unfamiliar"  # not like the slices that the model learned from
     ERROR = "error"
 
 
@@ -100,8 +102,11 @@ class Classifier:
     ) -> None:
         self.model = model if isinstance(model, ModelFile) else read_model(model)
         self._backend, self._threads, self._limits = backend, threads, limits
+        self._familiarity = (
+            Familiarity.from_json(self.info.unfamiliar) if self.info.unfamiliar else None
+        )
         self._local = threading.local()  # an interpreter for each thread: they cannot share one
-        self._graph()
+        self._check_features(self._graph())
 
     @property
     def info(self) -> ModelInfo:
@@ -122,8 +127,12 @@ class Classifier:
         else:
             data = source if isinstance(source, bytes) else read_file(source, self._limits)
             gray = decode(data, self._limits)
-        logits = self._graph().run(preprocess(gray, self.info.preprocess))
-        return self._answer(_name(source), logits, hashlib.sha256(data).hexdigest())
+        graph = self._graph()
+        logits = graph.run(preprocess(gray, self.info.preprocess))
+        strange = self._familiarity is not None and bool(
+            self._familiarity.is_strange(_given(graph.features()))
+        )
+        return self._answer(_name(source), logits, strange, hashlib.sha256(data).hexdigest())
 
     def classify_many(self, sources: Iterable[ImageSource]) -> Iterator[Prediction]:
         """Classify in order, one by one; a bad input becomes an answer with status error."""
@@ -154,23 +163,58 @@ class Classifier:
             graph = self._local.graph = open_graph(self.model, self._backend, self._threads)
         return graph
 
-    def _answer(self, name: str, logits: npt.NDArray[np.float32], digest: str) -> Prediction:
+    def _check_features(self, graph: Graph) -> None:
+        """The check for unfamiliar inputs must fit the graph's features, before any input."""
+        if self._familiarity is None:
+            return
+        size = self.info.preprocess.size
+        graph.run(np.zeros((size, size), np.uint8))
+        if _given(graph.features()).shape != self._familiarity.mean.shape:
+            raise ModelError("the graph's features are not what its metadata says")
+
+    def _answer(
+        self, name: str, logits: npt.NDArray[np.float32], strange: bool, digest: str
+    ) -> Prediction:
         shares = probabilities(logits, self.info.temperature)
         best = int(shares.argmax())
         label, confidence = self.info.labels[best], float(shares[best])
-        threshold = (self.info.thresholds or {}).get(label, 0.0)
-        sure = confidence >= threshold
+        threshold = (self.info.thresholds or {}).get(label)
+        status = status_of(confidence, threshold, strange)
+        reason = None
+        if status is Status.UNFAMILIAR:
+            reason = "unlike the slices that the model learned from"
+        elif status is Status.UNCERTAIN:
+            reason = f"confidence below {threshold:.2f}, the threshold of {label}"
         return Prediction(
             input=name,
-            status=Status.OK if sure else Status.UNCERTAIN,
-            label=label if sure else None,
+            status=status,
+            label=label if status is Status.OK else None,
             raw_label=label,
             confidence=confidence,
             probabilities=dict(zip(self.info.labels, shares.tolist(), strict=True)),
-            reason=None if sure else f"confidence below {threshold:.2f}, the threshold of {label}",
+            reason=reason,
             sha256=digest,
             model=self.model.tag,
         )
+
+
+def status_of(confidence: float, threshold: float | None, strange: bool) -> Status:
+    """What an answer is worth: the rule of every model, on the device and in evaluations.
+
+    Args:
+        confidence: of the best guess, 0-1.
+        threshold: of its label; None where the model has none.
+        strange: whether the input is unlike what the model learned from.
+    """
+    if strange:
+        return Status.UNFAMILIAR
+    return Status.OK if threshold is None or confidence >= threshold else Status.UNCERTAIN
+
+
+def _given(features: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+    if features is None:
+        raise ModelError("the graph's features are not what its metadata says")
+    return features
 
 
 def _name(source: ImageSource) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -53,6 +53,10 @@ class Graph(Protocol):
 
     def class_maps(self) -> Floats | None:
         """The maps (H×W×C) of the last slice, or None where the network has none."""
+        ...
+
+    def features(self) -> Floats | None:
+        """The penultimate features (F values) of the last slice, or None where it gives none."""
         ...
 
     def invoke(self) -> None:
@@ -116,26 +120,22 @@ class _TfliteGraph:
             raise ModelError("the graph's input is not what its metadata says")
         self._input, self._dtype = entry["index"], entry["dtype"]
         self._shape = tuple(info.input["shape"])
-        outputs = self._interpreter.get_output_details()
-        self._logits = _output(outputs, info.outputs["logits"])
-        self._maps = (
-            _output(outputs, info.outputs["class_maps"]) if "class_maps" in info.outputs else None
-        )
-        classes = len(info.labels)
-        if list(self._logits["shape"]) != [1, classes] or (
-            self._maps is not None and self._maps["shape"][-1] != classes
-        ):
-            raise ModelError("the graph's outputs are not what its metadata says")
+        details = self._interpreter.get_output_details()
+        self._outputs = {name: _output(details, i) for name, i in info.outputs.items()}
+        _check_shapes({n: d["shape"] for n, d in self._outputs.items()}, len(info.labels))
 
     def run(self, pixels: Gray) -> Floats:
         self._interpreter.set_tensor(
             self._input, pixels.reshape(self._shape).astype(self._dtype, copy=False)
         )
         self.invoke()
-        return _finite(self._read(self._logits)[0])
+        return _finite(self._read("logits"))
 
     def class_maps(self) -> Floats | None:
-        return None if self._maps is None else self._read(self._maps)[0]
+        return self._read("class_maps") if "class_maps" in self._outputs else None
+
+    def features(self) -> Floats | None:
+        return self._read("features") if "features" in self._outputs else None
 
     def invoke(self) -> None:
         try:
@@ -143,8 +143,10 @@ class _TfliteGraph:
         except Exception as error:
             raise ModelError(f"{self.backend} failed on the model: {one_line(error)}") from None
 
-    def _read(self, output: dict[str, Any]) -> Floats:
-        raw = self._interpreter.get_tensor(output["index"])
+    def _read(self, name: str) -> Floats:
+        """An output of the last slice, without the batch axis."""
+        output = self._outputs[name]
+        raw = self._interpreter.get_tensor(output["index"])[0]
         scale, zero = output["quantization"]
         if raw.dtype.kind == "f":
             floats: Floats = raw.astype(np.float32, copy=False)
@@ -173,27 +175,31 @@ class _OnnxGraph:
         if entry.type != "tensor(float)" or list(entry.shape) != list(info.input["shape"]):
             raise ModelError("the graph's input is not what its metadata says")
         if max(info.outputs.values()) >= len(outputs):
-            raise ModelError("the graph's outputs are not what its metadata says")
+            raise ModelError(WRONG_OUTPUTS)
+        _check_shapes(
+            {name: outputs[i].shape for name, i in info.outputs.items()}, len(info.labels)
+        )
         self._name = entry.name
         self._shape = tuple(info.input["shape"])
         self._outputs = dict(info.outputs)
-        self._classes = len(info.labels)
         self._feed: dict[str, Any] = {}
         self._last: list[Any] = []
 
     def run(self, pixels: Gray) -> Floats:
         self._feed = {self._name: pixels.reshape(self._shape).astype(np.float32)}
         self.invoke()
-        logits = self._last[self._outputs["logits"]]
-        if logits.shape != (1, self._classes):
-            raise ModelError("the graph's outputs are not what its metadata says")
-        return _finite(logits[0])
+        return _finite(self._read("logits"))
 
     def class_maps(self) -> Floats | None:
-        if "class_maps" not in self._outputs:
-            return None
-        maps: Floats = self._last[self._outputs["class_maps"]][0]
-        return maps
+        return self._read("class_maps") if "class_maps" in self._outputs else None
+
+    def features(self) -> Floats | None:
+        return self._read("features") if "features" in self._outputs else None
+
+    def _read(self, name: str) -> Floats:
+        """An output of the last slice, without the batch axis."""
+        values: Floats = self._last[self._outputs[name]][0]
+        return values
 
     def invoke(self) -> None:
         try:
@@ -219,10 +225,27 @@ def _tflite_class(backend: str) -> tuple[Any, str]:
     return module.Interpreter, str(version)
 
 
+WRONG_OUTPUTS = "the graph's outputs are not what its metadata says"
+
+
 def _output(outputs: list[dict[str, Any]], index: int) -> dict[str, Any]:
     if index >= len(outputs):
-        raise ModelError("the graph's outputs are not what its metadata says")
+        raise ModelError(WRONG_OUTPUTS)
     return outputs[index]
+
+
+def _check_shapes(shapes: Mapping[str, Any], classes: int) -> None:
+    """Logits are 1×C, class maps 1×H×W×C, features 1×F; axes without a fixed size are refused."""
+    rank = {"logits": 2, "class_maps": 4, "features": 2}
+    for name, shape in shapes.items():
+        sizes = list(shape)
+        if (
+            len(sizes) != rank.get(name, len(sizes))
+            or sizes[:1] != [1]
+            or not all(isinstance(n, (int, np.integer)) and n > 0 for n in sizes)
+            or (name in ("logits", "class_maps") and sizes[-1] != classes)
+        ):
+            raise ModelError(WRONG_OUTPUTS)
 
 
 def _finite(logits: Floats) -> Floats:

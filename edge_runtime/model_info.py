@@ -22,12 +22,13 @@ class ModelInfo:
         labels: class names in the order of the logits.
         preprocess: how a slice becomes the input.
         input: dtype, shape (batch, height, width, channel) and value range of the graph's input.
-        outputs: name -> index of the graph's outputs; `logits` always, `class_maps` where the
-            network has one map per class.
+        outputs: name -> index of the graph's outputs; `logits` always, `features` (the
+            penultimate ones) and `class_maps` (a map per class) where the network gives them.
         quantization: scheme (`float32`, `float16`, `dynamic`, `int8-full`), calibration.
         temperature: the logits are divided by it before softmax.
         thresholds: lowest confidence per label that counts as an answer.
-        unfamiliar: method and threshold of the check for inputs unlike the training slices.
+        unfamiliar: the check for inputs unlike the training slices, see `Familiarity`.
+        max_error: error rate on validation slices that the thresholds were chosen for.
         metrics: figures, each with the protocol that gave it.
         data: digest and counts of the training data.
         graph_sha256: digest of the graph's bytes, checked before an interpreter sees them.
@@ -45,6 +46,7 @@ class ModelInfo:
     temperature: float = 1.0
     thresholds: Mapping[str, float] | None = None
     unfamiliar: Mapping[str, Any] | None = None
+    max_error: float | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     source_commit: str | None = None
@@ -114,6 +116,9 @@ class ModelInfo:
                 label in self.labels and isinstance(t, (int, float)) and 0 <= t <= 1
                 for label, t in self.thresholds.items()
             ),
+            "unfamiliar": self.unfamiliar is None
+            or (isinstance(self.unfamiliar, dict) and "features" in self.outputs),
+            "max_error": self.max_error is None or isinstance(self.max_error, (int, float)),
             "data": isinstance(self.data, dict),
             "metrics": all(isinstance(m, dict) for m in self.metrics),
         }

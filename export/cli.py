@@ -36,6 +36,11 @@ EXIT_CODES = (
 @click.option("--name", default="brain-mri", show_default=True, help="The model's name.")
 @click.option("--calibration-images", type=click.IntRange(1, 1024), default=256, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--max-error",
+    type=click.FloatRange(0, 1),
+    help="Error rate on validation that the thresholds are chosen for; default: the run's.",
+)
 @click.option("--license", "licence", help="Licence to state in the model file.")
 @click.option(
     "--min-agreement",
@@ -56,6 +61,7 @@ def command(
     name: str,
     calibration_images: int,
     seed: int,
+    max_error: float | None,
     licence: str | None,
     min_agreement: float | None,
     max_accuracy_drop: float | None,
@@ -79,7 +85,7 @@ def command(
 
     import_tensorflow()
     folder = out or run / "export"
-    settings = ExportSettings(folder, name, calibration_images, seed, licence)
+    settings = ExportSettings(folder, name, calibration_images, seed, licence, max_error)
     done: list[Exported] = []
     with redirect_stdout(io.StringIO()):  # the converters print there, and it is for the table
         exporter = Exporter(Run.open(run), settings)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edge_runtime.model_file import ModelFile
 from export.formats import Tolerance
 from trainer.evaluation.metrics import group_interval
-from trainer.evaluation.predict import file_logits, softmax
+from trainer.evaluation.predict import observe_file, softmax
 from trainer.run import Images
 
 
@@ -57,6 +57,7 @@ def run_gate(
     file: ModelFile,
     held: Images,
     keras_logits: npt.NDArray[np.float32],
+    keras_temperature: float,
     tolerance: Tolerance,
     progress: Callable[[int, int], None] | None = None,
 ) -> GateResult:
@@ -65,12 +66,12 @@ def run_gate(
     Args:
         file: the packed, checked file.
         held: images of the validation side.
-        keras_logits: N×C of the Keras model on the same images.
+        keras_logits, keras_temperature: of the Keras model, N×C on the same images.
     """
     labels = file.info.labels
-    temperature = file.info.temperature
-    logits = file_logits(file, held.pixels, progress=progress)
-    shares, reference = softmax(logits, temperature), softmax(keras_logits, temperature)
+    logits = observe_file(file, held.pixels, progress=progress).logits
+    shares = softmax(logits, file.info.temperature)
+    reference = softmax(keras_logits, keras_temperature)
     called, expected = shares.argmax(axis=1), reference.argmax(axis=1)
     right = (called == held.labels).astype(np.float64)
     right_float = (expected == held.labels).astype(np.float64)

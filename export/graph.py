@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trainer.evaluation.predict import network_outputs
+
 if TYPE_CHECKING:
     import keras
-
-OUTPUTS = ("logits", "class_maps")
 
 
 def export_graph(model: keras.Model) -> tuple[keras.Model, dict[str, int]]:
@@ -17,21 +17,17 @@ def export_graph(model: keras.Model) -> tuple[keras.Model, dict[str, int]]:
         model: a functional network whose last layer is called `softmax`.
 
     Returns:
-        The graph and its outputs, name -> index. Networks with a layer `class_maps` return the
-        maps as a second output at no extra cost.
+        The graph and its outputs, name -> index: `logits`, the penultimate `features` (an average
+        over places at most), and the `class_maps` of networks that have them, at no extra cost.
     """
     import keras
 
     height, width, channels = model.input.shape[1:]
-    outputs = [model.get_layer("softmax").input]
-    names = ["logits"]
-    if any(layer.name == "class_maps" for layer in model.layers):
-        outputs.append(model.get_layer("class_maps").output)
-        names.append("class_maps")
+    outputs = network_outputs(model)
     # Keras numbers unnamed models by a counter of the process, and the names reach the file:
     # with fixed ones (those of a fresh process) the same run gives the same bytes everywhere.
-    cut = keras.Model(model.inputs, outputs, name="functional")
+    cut = keras.Model(model.inputs, list(outputs.values()), name="functional")
     inputs = keras.Input((height, width, channels), batch_size=1, name="pixels")
     results = cut(inputs, training=False)
     fixed = keras.Model(inputs, results, name="functional_1")
-    return fixed, {name: i for i, name in enumerate(names)}
+    return fixed, {name: i for i, name in enumerate(outputs)}

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 OPSET = 17  # ONNX Runtime reads it from 1.12 on
 
 
-def convert_onnx(graph: keras.Model) -> bytes:
+def convert_onnx(graph: keras.Model, outputs: dict[str, int]) -> bytes:
     """An ONNX protobuf with float32 input and the outputs of `graph`, checked in full.
+
+    Args:
+        graph, outputs: from `export_graph`; the outputs keep their order and get their names.
 
     Raises:
         ModelError: tf2onnx or the checker refuses it.
@@ -28,7 +31,7 @@ def convert_onnx(graph: keras.Model) -> bytes:
     try:
         with quiet_stderr():
             proto, _ = tf2onnx.convert.from_keras(graph, input_signature=signature, opset=OPSET)
-        _canonical_names(proto.graph)
+        _canonical_names(proto.graph, sorted(outputs, key=outputs.__getitem__))
         del proto.metadata_props[:]
         proto.doc_string = proto.graph.doc_string = ""
         onnx.checker.check_model(proto, full_check=True)
@@ -38,13 +41,11 @@ def convert_onnx(graph: keras.Model) -> bytes:
     return data
 
 
-def _canonical_names(graph: Any) -> None:
+def _canonical_names(graph: Any, outputs: list[str]) -> None:
     """Rename everything by its place: tf2onnx numbers by a counter that never starts again, so
     that two exports of one run would differ. Outputs are called what they are."""
-    rank = {2: "logits", 4: "class_maps"}
     names = {graph.input[0].name: "pixels", "": ""}
-    for output in graph.output:
-        names[output.name] = rank[len(output.type.tensor_type.shape.dim)]
+    names |= {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
     for i, node in enumerate(graph.node):
         node.name = f"{node.op_type}_{i}"
         for j, value in enumerate(node.output):
@@ -63,16 +64,6 @@ def _canonical_names(graph: Any) -> None:
         node.input[:] = [names[value] for value in node.input]
         node.output[:] = [names[value] for value in node.output]
     graph.name = "btc-edge"
-
-
-def onnx_outputs(data: bytes, wanted: dict[str, int]) -> dict[str, int]:
-    """Where the outputs ended up, told apart by their rank."""
-    import onnx
-
-    rank = {"logits": 2, "class_maps": 4}
-    outputs = onnx.load_from_string(data).graph.output
-    ranks = [len(output.type.tensor_type.shape.dim) for output in outputs]
-    return {name: ranks.index(rank[name]) for name in wanted}
 
 
 def onnx_ops(data: bytes) -> dict[str, int]:

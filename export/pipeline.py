@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,16 @@ import numpy.typing as npt
 import edge_runtime
 from edge_runtime.errors import DataError, ModelError
 from edge_runtime.files import write_bytes
-from edge_runtime.model_file import pack_model, parse_model
+from edge_runtime.model_file import ModelFile, pack_model, parse_model
 from edge_runtime.model_info import ModelInfo
 from export.calibration import choose_calibration, digest
 from export.formats import Format
 from export.gate import GateResult, run_gate
 from export.graph import export_graph
-from export.onnx import convert_onnx, onnx_ops, onnx_outputs
+from export.onnx import convert_onnx, onnx_ops
 from export.tflite import convert_tflite, graph_facts, output_order
-from trainer.evaluation.predict import logits_of
+from trainer.evaluation.judgement import Judgement, fit_judgement
+from trainer.evaluation.predict import observe, observe_file
 from trainer.run import Run
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ExportSettings:
         name: the model's name, and the beginning of the files' names.
         calibration_images: how many images the quantiser sees.
         license: of the model, or None.
+        max_error: error rate that the thresholds are chosen for; None takes the run's.
     """
 
     out: Path
@@ -47,6 +49,7 @@ class ExportSettings:
     calibration_images: int = 256
     seed: int = 0
     license: str | None = None
+    max_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Exporter:
         self._held = run.validation()
         if len(self._held.labels) == 0:
             raise DataError("the run holds no held-out images to prove an export on")
-        self._reference = logits_of(self._model, self._held.pixels)
+        self._reference = observe(self._model, self._held.pixels).logits
 
     @property
     def graph(self) -> keras.Model:
@@ -108,9 +111,13 @@ class Exporter:
         """
         calibration = self._calibration() if form.name == "int8" else None
         graph, outputs, ops, macs = self._convert(form, calibration)
-        data = pack_model(graph, self._describe(form, outputs, calibration), form.kind)
+        info = self._describe(form, outputs, calibration)
+        info = self._with_judgement(parse_model(pack_model(graph, info, form.kind)))
+        data = pack_model(graph, info, form.kind)
         file = parse_model(data)
-        gate = run_gate(file, self._held, self._reference, form.tolerance, progress)
+        gate = run_gate(
+            file, self._held, self._reference, self._keras_temperature, form.tolerance, progress
+        )
         path = self._settings.out / form.file_name(self._settings.name)
         aside = path.with_name(path.name + REJECTED)
         if gate.passed:
@@ -121,6 +128,30 @@ class Exporter:
             write_bytes(aside, data)
         return Exported(form, path, len(data), file.sha256, ops, macs, file.info.temperature, gate)
 
+    @property
+    def _keras_temperature(self) -> float:
+        return float(self._run.settings["temperature"] or 1.0)
+
+    def _with_judgement(self, file: ModelFile) -> ModelInfo:
+        """The file's metadata with temperature, thresholds and the check for unfamiliar inputs,
+        all fitted on what the file itself answers."""
+        held = observe_file(file, self._held.pixels)
+        judgement: Judgement = fit_judgement(
+            lambda images: observe_file(file, images),
+            self._run.calibration(),
+            held,
+            self._held.labels,
+            file.info.labels,
+            file.info.preprocess,
+            self._max_error,
+        )
+        return replace(file.info, **judgement.to_settings())
+
+    @property
+    def _max_error(self) -> float:
+        chosen = self._settings.max_error
+        return float(self._run.settings["max_error"] if chosen is None else chosen)
+
     def _calibration(self) -> npt.NDArray[np.uint8]:
         return choose_calibration(
             self._run.calibration(), self._settings.calibration_images, self._settings.seed
@@ -130,8 +161,8 @@ class Exporter:
         self, form: Format, calibration: npt.NDArray[np.uint8] | None
     ) -> tuple[bytes, dict[str, int], dict[str, int], int | None]:
         if form.kind == "onnx":
-            data = convert_onnx(self._graph)
-            return data, onnx_outputs(data, self._outputs), onnx_ops(data), None
+            data = convert_onnx(self._graph, self._outputs)
+            return data, self._outputs, onnx_ops(data), None
         data = convert_tflite(self._graph, form.name, calibration)
         facts = graph_facts(data)
         if form.name == "int8" and not facts.integer_only:
@@ -159,7 +190,7 @@ class Exporter:
                 "calibration_images": None if calibration is None else len(calibration),
                 "calibration_sha256": None if calibration is None else digest(calibration),
             },
-            temperature=float(settings["temperature"] or 1.0),
+            max_error=self._max_error,
             metrics=tuple(_figures(self._run.metrics())),
             data=settings["data"] or {},
             source_commit=settings["source_commit"],
@@ -169,7 +200,8 @@ class Exporter:
 
 def _figures(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """The run's figures as `model.json` holds them; all of the Keras model before export."""
-    sides = [metrics, *(metrics[k] for k in ("without_shared_groups",) if metrics.get(k))]
+    parts = ("without_twins", "without_shared_groups", "per_study")
+    sides = [metrics, *(metrics[part] for part in parts if metrics.get(part))]
     return [
         {
             "protocol": side["protocol"],

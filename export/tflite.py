@@ -77,20 +77,21 @@ def convert_tflite(
 def output_order(flatbuffer: bytes, wanted: dict[str, int]) -> dict[str, int]:
     """Where the outputs ended up: the converter may change their order.
 
-    Logits have two dimensions, class maps four.
+    Its signature names them `output_0`, `output_1`, … in the order of the graph's outputs.
+
+    Raises:
+        ModelError: an output got lost.
     """
     import tensorflow as tf
 
     with quiet_stderr():
-        details = tf.lite.Interpreter(model_content=flatbuffer).get_output_details()
-    rank = {"logits": 2, "class_maps": 4}
-    order = {}
-    for name in wanted:
-        fitting = [i for i, d in enumerate(details) if len(d["shape"]) == rank[name]]
-        if len(fitting) != 1:
-            raise ModelError(f"the converted graph has no clear output {name}")
-        order[name] = fitting[0]
-    return order
+        interpreter = tf.lite.Interpreter(model_content=flatbuffer)
+        named = interpreter.get_signature_runner().get_output_details()
+    places = [detail["index"] for detail in interpreter.get_output_details()]
+    try:
+        return {name: places.index(named[f"output_{i}"]["index"]) for name, i in wanted.items()}
+    except (KeyError, ValueError):
+        raise ModelError("the converted graph lacks an output") from None
 
 
 def graph_facts(flatbuffer: bytes) -> GraphFacts:

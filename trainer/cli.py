@@ -58,6 +58,18 @@ EXIT_CODES = (
     type=click.IntRange(2, 50),
     help="Cross-validate over groups in so many trainings; goes with --protocol grouped.",
 )
+@click.option(
+    "--boxes",
+    type=EXISTING,
+    help="CSV (path, x_center, y_center, width, height) of tumours, to check the heatmaps against.",
+)
+@click.option(
+    "--max-error",
+    type=click.FloatRange(0, 1),
+    default=0.02,
+    show_default=True,
+    help="Error rate on validation that the thresholds for answering are chosen for.",
+)
 @click.option("--network", type=click.Choice(["edge", "seed"]), default="edge", show_default=True)
 @click.option("--epochs", type=click.IntRange(1, 10_000), default=40, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
@@ -89,6 +101,8 @@ def train_command(
     groups: Path | None,
     protocol: str,
     folds: int | None,
+    boxes: Path | None,
+    max_error: float,
     network: str,
     epochs: int,
     batch_size: int,
@@ -114,6 +128,8 @@ def train_command(
         out=out,
         protocol=protocol,
         groups_csv=groups,
+        boxes_csv=boxes,
+        max_error=max_error,
         folds=folds,
         preprocess=Preprocess(size=size, crop=crop),
         settings=TrainSettings(
@@ -147,6 +163,7 @@ def train_command(
     help="auto: the Testing folder where there is one, else all.",
 )
 @click.option("--groups", type=EXISTING, help="CSV (path, group, …), for honest intervals.")
+@click.option("--boxes", type=EXISTING, help="CSV of tumours' boxes, as for btc-train.")
 @click.option("--backend", default="auto", show_default=True, help="Interpreter of a model file.")
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True)
 @click.option(
@@ -155,7 +172,7 @@ def train_command(
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for metrics.json, predictions.csv and confusion.png.",
+    help="Folder for metrics.json, predictions.csv, report.html and pictures.",
 )
 @click.version_option(edge_runtime.__version__, prog_name="btc-evaluate")
 def evaluate_command(
@@ -163,13 +180,14 @@ def evaluate_command(
     data: Path,
     split: str,
     groups: Path | None,
+    boxes: Path | None,
     backend: str,
     threads: int,
     style: str,
     out: Path | None,
 ) -> None:
     """Measure MODEL (a run folder, a .tflite or an .onnx file) on labelled DATA (zip or folder)."""
-    from trainer.evaluation.evaluate import evaluate
+    from trainer.evaluation.evaluate import Options, evaluate
     from trainer.quiet import import_tensorflow
     from trainer.run import dump_json
 
@@ -179,15 +197,13 @@ def evaluate_command(
         metrics = evaluate(
             model,
             data,
-            split=split,
-            groups_csv=groups,
-            backend=backend,
-            threads=threads,
-            out=out,
+            Options(split, groups, boxes, backend, threads, out),
             reading=_bar(bars, "Reading"),
             predicting=_bar(bars, "Classifying"),
             on_problem=_say_problem,
         )
+    for words in metrics["warnings"]:
+        click.echo(f"btc-evaluate: {words}", err=True)
     if style == "json":
         click.echo(dump_json(metrics), nl=False)
     else:
@@ -274,15 +290,20 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from trainer.evaluation.report import METRIC_NAMES, percent, summary_line
+    from trainer.evaluation.controls import CONTROLS
+    from trainer.evaluation.report import HEADS, METRIC_NAMES, percent, summary_line, verdict
 
-    table = Table("class", *METRIC_NAMES, "n")
+    table = Table("class", *HEADS, "n")
     for name, figures in metrics["per_class"].items():
         table.add_row(name, *(percent(figures[m]) for m in METRIC_NAMES), str(figures["n"]))
     console = Console(file=sys.stdout)
     console.print(summary_line(metrics), soft_wrap=True, highlight=False)
     console.print(table)
-    unseen = metrics.get("without_shared_groups")
-    if unseen:
-        console.print(summary_line(unseen), soft_wrap=True, highlight=False)
+    for part in ("without_twins", "without_shared_groups", "per_study"):
+        if metrics.get(part):
+            console.print(summary_line(metrics[part]), soft_wrap=True, highlight=False)
+    for name, control in (metrics.get("controls") or {}).items():
+        line = f"Control: {CONTROLS[name]}: accuracy {percent(control['accuracy'])} %."
+        console.print(line, soft_wrap=True, highlight=False)
+    console.print(verdict(metrics), soft_wrap=True, highlight=False)
     console.print("Research use only; not for diagnosis.", highlight=False)

@@ -2,81 +2,128 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from trainer.data.dataset import Dataset
 from trainer.data.split import Split
-from trainer.evaluation.calibration import fit_temperature
-from trainer.evaluation.metrics import compute_metrics
-from trainer.evaluation.predict import logits_of, softmax, write_predictions
-from trainer.evaluation.report import write_report
+from trainer.evaluation.explain import method_of
+from trainer.evaluation.gallery import Gallery, choose_cases, pool_galleries, take_cases
+from trainer.evaluation.judgement import fit_judgement
+from trainer.evaluation.measure import Measure
+from trainer.evaluation.outcome import (
+    Outcome,
+    figures,
+    pool,
+    read_outcome,
+    short_figures,
+)
+from trainer.evaluation.predict import Observed, observe
+from trainer.evaluation.report import Material, write_report
 from trainer.run import Run, dump_json
 
 if TYPE_CHECKING:
     import keras
+    import numpy.typing as npt
 
 CALIBRATION_IMAGES = 1024
 
 
 def complete_run(run: Run, model: keras.Model, data: Dataset, split: Split) -> None:
-    """Everything a run holds besides the training itself. The test side is looked at here only."""
+    """Complete a trained run. The test side is looked at here only."""
     run.save_model(model)
     held = data.take(split.validation)
-    run.save_images("validation", held)
     chosen = np.random.default_rng(run.settings["seed"]).permutation(split.train)
-    run.save_images("calibration", data.take(np.sort(chosen[:CALIBRATION_IMAGES])))
-    held_logits = logits_of(model, held.images)
-    temperature = fit_temperature(held_logits, held.labels)
-    run.settings["temperature"] = temperature
-    measured = {"validation": (held, held_logits)}
-    if split.test.size:
-        test = data.take(split.test)
-        measured["test"] = (test, logits_of(model, test.images))
-    figures = {}
-    for name, (side, logits) in measured.items():
-        probabilities = softmax(logits, temperature)
-        figures[name] = compute_metrics(
-            probabilities,
-            side.labels,
-            data.class_names,
-            side.groups,
-            protocol=split.protocol,
-            split=name,
-            sources=side.sources,
-        )
-    main = "test" if "test" in measured else "validation"
-    metrics = figures[main]
-    if main == "test":
-        metrics["validation"] = figures["validation"]
-        metrics["without_shared_groups"] = _unseen(data, split, measured["test"][1], temperature)
-    side, logits = measured[main]
-    write_predictions(run.folder / "predictions.csv", side, softmax(logits, temperature))
-    write_text(run.folder / "metrics.json", dump_json(metrics))
-    write_report(run, metrics)
+    calibration = data.take(np.sort(chosen[:CALIBRATION_IMAGES]))
+    run.save_images("validation", held)
+    run.save_images("calibration", calibration)
 
+    def look(images: npt.NDArray[np.uint8]) -> Observed:
+        return observe(model, images)
 
-def _unseen(
-    data: Dataset, split: Split, logits: np.ndarray, temperature: float
-) -> dict[str, Any] | None:
-    """The test side without images whose group is also on the training or validation side."""
-    seen = {data.groups[i] for i in (*split.train, *split.validation)}
-    fresh = np.array([data.groups[i] not in seen for i in split.test])
-    if fresh.all() or not fresh.any():
-        return None
-    side = data.take(split.test[fresh])
-    return compute_metrics(
-        softmax(logits[fresh], temperature),
-        side.labels,
+    held_seen = look(held.images)
+    judgement = fit_judgement(
+        look,
+        run.calibration(),
+        held_seen,
+        held.labels,
         data.class_names,
-        side.groups,
-        protocol=f"{split.protocol}, only groups not in training",
-        split="test",
-        sources=side.sources,
+        run.preprocess,
+        run.settings["max_error"],
     )
+    run.settings |= judgement.to_settings() | {"heatmap": method_of(model)}
+    measure = Measure(look, judgement, split.protocol, model)
+    validation, gallery = measure.side(held, "validation", data.take(split.train), held_seen)
+    outcome = validation
+    if split.test.size:
+        outcome, gallery = measure.side(data.take(split.test), "test", data.take(split.learned))
+    metrics = figures(outcome)
+    if outcome is not validation:
+        metrics["validation"] = short_figures(validation)
+    run.settings["data"] |= {
+        "test_with_twin": int((outcome.numbers("twin") == 1).sum()) if split.test.size else None,
+        "classes": _count_classes(data, split),
+    }
+    _write(run, outcome, metrics, gallery, [run.history()])
 
 
-def complete_folds(run: Run, parts: list[Run]) -> None:
-    """Pool the out-of-fold predictions of a cross-validation."""
+def _count_classes(data: Dataset, split: Split) -> dict[str, dict[str, int]]:
+    sides = {"training": split.train, "validation": split.validation, "test": split.test}
+    return {
+        name: {side: int((data.labels[rows] == c).sum()) for side, rows in sides.items()}
+        for c, name in enumerate(data.class_names)
+    }
+
+
+def complete_folds(run: Run, parts: Sequence[Run]) -> None:
+    """Pool the out-of-fold predictions of a cross-validation into one run's figures.
+
+    Raises:
+        DataError: a fold of other classes or settings.
+    """
+    if len({(part.labels, part.settings["network"]) for part in parts}) != 1:
+        raise DataError(f"{run.folder}: its folds do not belong together")
+    first = parts[0]
+    run.settings["labels"] = list(first.labels)
+    run.settings["heatmap"] = first.settings["heatmap"]
+    tested = [{n: c["test"] for n, c in p.settings["data"]["classes"].items()} for p in parts]
+    run.settings["data"] |= {
+        "test_with_twin": sum(part.settings["data"]["test_with_twin"] for part in parts),
+        "classes": {
+            name: {"training": None, "validation": None, "test": sum(t[name] for t in tested)}
+            for name in first.labels
+        },
+    }
+    outcomes = [
+        read_outcome(part.folder / "predictions.csv", part.labels, "grouped", "test")
+        for part in parts
+    ]
+    galleries = [Gallery.read(part.folder / "gallery.npz") for part in parts]
+    outcome = pool(outcomes)
+    gallery = pool_galleries(galleries, [len(o.table) for o in outcomes])
+    confidence = outcome.numbers("confidence")
+    among = np.sort(gallery.rows)  # heatmaps exist only for the cases that the folds chose
+    picked = choose_cases(outcome.labels[among], outcome.predicted[among], confidence[among])
+    metrics = figures(outcome)
+    each = [short_figures(part) for part in outcomes]
+    metrics["folds"] = [{key: m[key] for key in ("n", "groups", "accuracy")} for m in each]
+    histories = [part.history() for part in parts]
+    _write(run, outcome, metrics, take_cases(gallery, among[picked]), histories)
+
+
+def _write(
+    run: Run,
+    outcome: Outcome,
+    metrics: dict[str, Any],
+    gallery: Gallery,
+    histories: list[list[dict[str, float]]],
+) -> None:
+    outcome.write(run.folder / "predictions.csv")
+    write_text(run.folder / "metrics.json", dump_json(metrics))
+    gallery.save(run.folder / "gallery.npz")
+    write_report(Material(run.folder, run.settings, histories, outcome, metrics, gallery))
+    run.save_settings()

@@ -19,6 +19,7 @@ from edge_runtime.preprocess import Preprocess
 from trainer.complete import complete_folds, complete_run
 from trainer.data.dataset import Dataset, Progress, read_dataset
 from trainer.data.split import Split, fold_splits, split_dataset
+from trainer.evaluation.selective import MAX_ERROR
 from trainer.models.training import (
     Checkpoint,
     OnBatch,
@@ -30,7 +31,7 @@ from trainer.models.training import (
 )
 from trainer.run import SCHEMA, Run
 
-PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn")
+PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "scipy")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Job:
         out: the run folder to make, or to resume.
         protocol: see `split_dataset`.
         groups_csv: table of groups, or None.
+        boxes_csv: table of the tumours' boxes for the report, or None.
+        max_error: error rate on validation that the thresholds are chosen for.
         folds: trainings of a group cross-validation, each in a folder of its own; None for one
             training.
     """
@@ -50,6 +53,8 @@ class Job:
     out: Path
     protocol: str = "official"
     groups_csv: Path | None = None
+    boxes_csv: Path | None = None
+    max_error: float = MAX_ERROR
     folds: int | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
     settings: TrainSettings = field(default_factory=TrainSettings)
@@ -94,6 +99,7 @@ def _new_run(job: Job, folder: Path) -> Run:
             "preprocess": job.preprocess.to_json(),
             "training": asdict(job.settings),
             "seed": job.settings.seed,
+            "max_error": job.max_error,
             "labels": [],
             "data": None,
             "temperature": None,
@@ -114,6 +120,8 @@ def resume_job(job: Job) -> tuple[Run, Job]:
         out=job.out,
         protocol=run.settings["protocol"],
         groups_csv=job.groups_csv,
+        boxes_csv=job.boxes_csv,
+        max_error=run.settings["max_error"],
         folds=run.settings.get("folds"),
         preprocess=run.preprocess,
         settings=TrainSettings(**run.settings["training"]),
@@ -128,7 +136,13 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
     and keeps its checkpoint; then the KeyboardInterrupt passes on.
     """
     watch = watch or Watch()
-    data = read_dataset(job.data, job.preprocess, groups_csv=job.groups_csv, progress=watch.reading)
+    data = read_dataset(
+        job.data,
+        job.preprocess,
+        groups_csv=job.groups_csv,
+        boxes_csv=job.boxes_csv,
+        progress=watch.reading,
+    )
     if not job.folds:
         _train_split(job, run, data, split_dataset(data, job.protocol, job.settings.seed), watch)
         return run
@@ -193,7 +207,8 @@ def _remember_data(run: Run, data: Dataset, split: Split, sides: bool = True) ->
     run.settings["data"] = {
         "sha256": data.sha256,
         "images": len(data),
-        "groups": len(set(data.groups)) if data.grouped else None,
+        "groups": len(set(data.groups)),
+        "groups_given": data.grouped,
         "unreadable": len(data.problems),
         "training": len(split.train) if sides else None,
         "validation": len(split.validation) if sides else None,

@@ -44,7 +44,8 @@ class Images:
 
 class Run:
     """Files of one training: run.json, model.keras, history.csv, metrics.json, predictions.csv,
-    calibration.npz (training side only), validation.npz (held out), report.html and pictures.
+    calibration.npz (training side only), validation.npz (held out), gallery.npz, report.html and
+    pictures. A cross-validation has one such folder a fold, and the pooled figures beside them.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
@@ -86,6 +87,11 @@ class Run:
         import keras
 
         path = self.folder / "model.keras"
+        if self.settings.get("folds"):
+            raise ModelError(
+                f"{self.folder} is a cross-validation of several models: name one of its folds, "
+                f"such as {self.folder / 'fold-1'}"
+            )
         if not path.is_file():
             raise ModelError(f"{self.folder}: no model.keras; the training has not finished")
         try:

@@ -122,6 +122,7 @@ def fake_dataset(groups: list[int], labels: list[int]) -> Dataset:
         thumbnails=np.zeros((n, 32, 32), np.uint8),
         properties=np.zeros((n, 10), np.float32),
         frames=np.zeros((n, 4), np.float32),
+        boxes=np.full((n, 4), np.nan),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -18,8 +17,10 @@ from edge_runtime.images import decode
 from edge_runtime.labels import fold_label
 from edge_runtime.preprocess import Preprocess, frame_of, preprocess
 from trainer.data.archive import open_source
+from trainer.data.boxes import read_boxes
 from trainer.data.lookalikes import clusters, merge_groups, thumbnail
 from trainer.data.properties import describe
+from trainer.data.tables import key_of, read_table
 
 SPLITS = {"training": "training", "train": "training", "testing": "testing", "test": "testing"}
 Progress = Callable[[int, int], None]
@@ -43,6 +44,8 @@ class Dataset:
         thumbnails: uint8 array of N×32×32 of the whole pictures, see `lookalikes`.
         properties: float32 array of N×10, see `properties`.
         frames: float32 array of N×4, where the input lies in the picture, see `frame_of`.
+        boxes: float64 array of N×4, the tumour's box within the input, see `boxes`; NaN where
+            unknown.
         grouped: whether a table gave groups, rather than look-alikes only.
     """
 
@@ -59,6 +62,7 @@ class Dataset:
     thumbnails: npt.NDArray[np.uint8]
     properties: npt.NDArray[np.float32]
     frames: npt.NDArray[np.float32]
+    boxes: npt.NDArray[np.float64]
     grouped: bool = False
 
     def __len__(self) -> int:
@@ -87,6 +91,7 @@ class Dataset:
             thumbnails=self.thumbnails[chosen],
             properties=self.properties[chosen],
             frames=self.frames[chosen],
+            boxes=self.boxes[chosen],
         )
 
 
@@ -96,6 +101,7 @@ def read_dataset(
     *,
     class_names: Sequence[str] | None = None,
     groups_csv: str | os.PathLike[str] | None = None,
+    boxes_csv: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Read each image of a zip or folder once, decode and preprocess it.
@@ -106,6 +112,7 @@ def read_dataset(
     Args:
         class_names: the classes and their order; default: those found, sorted.
         groups_csv: table with the columns path and group, optionally label, source, patient.
+        boxes_csv: table of tumours' boxes, see `read_boxes`.
         progress: called with (done, total).
 
     Raises:
@@ -128,11 +135,15 @@ def read_dataset(
             f"({len(problems)} unreadable); need CLASS/image.jpg or Training/CLASS/image.jpg"
         )
     known = _classes({s.label for s in slices}, class_names)
-    table = _read_groups(groups_csv, {s.path for s in slices}) if groups_csv else {}
+    table = read_groups(groups_csv, {s.path for s in slices}) if groups_csv else {}
     extra = [table.get(s.path, {}) for s in slices]
     thumbnails = np.stack([s.thumbnail for s in slices])
     # Flat pictures look like nothing; equal ones share a group all the same.
     own = tuple(e.get("group") or f"look-{s.pixels}" for e, s in zip(extra, slices, strict=True))
+    frames = np.array([s.frame for s in slices], dtype=np.float32)
+    boxes = np.full((len(slices), 4), np.nan)
+    if boxes_csv is not None:
+        boxes = read_boxes(boxes_csv, [s.path for s in slices], frames)
     rows = ["\t".join((s.path, s.label, s.split, s.digest)) for s in slices]
     return Dataset(
         images=np.stack([s.image for s in slices]),
@@ -147,7 +158,8 @@ def read_dataset(
         sha256=hashlib.sha256("\n".join(rows).encode()).hexdigest(),
         thumbnails=thumbnails,
         properties=np.stack([s.properties for s in slices]),
-        frames=np.array([s.frame for s in slices], dtype=np.float32),
+        frames=frames,
+        boxes=boxes,
         grouped=bool(table),
     )
 
@@ -205,31 +217,18 @@ def place(name: str) -> tuple[str, str]:
     return fold_label(parts[-2]), split
 
 
-def _read_groups(path: str | os.PathLike[str], wanted: set[str]) -> dict[str, dict[str, str]]:
-    table = Path(path)
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = set(reader.fieldnames or ())
-            if not {"path", "group"} <= columns:
-                raise DataError(f"{table.name}: need the columns path and group")
-            rows = {row["path"]: {k: v or "" for k, v in row.items() if k} for row in reader}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table.name}: cannot be read as CSV: {one_line(error)}") from None
-    # A zip may wrap everything in one more folder than the table knows.
-    matched = {name: rows[key] for name in wanted if (key := _key(name, rows)) is not None}
+def read_groups(path: str | os.PathLike[str], wanted: set[str]) -> dict[str, dict[str, str]]:
+    """The row of each image (`wanted`) in a table with the columns path and group.
+
+    Raises:
+        DataError: an unusable table, or an image without a row.
+    """
+    rows = {row["path"]: row for row in read_table(path, ("path", "group"))}
+    matched = {name: rows[key] for name in wanted if (key := key_of(name, rows)) is not None}
     if len(matched) < len(wanted):
         missing = min(wanted - set(matched))
         raise DataError(
-            f"{table.name}: no row for {len(wanted) - len(matched)} of {len(wanted)} images, "
+            f"{Path(path).name}: no row for {len(wanted) - len(matched)} of {len(wanted)} images, "
             f"such as {missing}"
         )
     return matched
-
-
-def _key(name: str, rows: dict[str, dict[str, str]]) -> str | None:
-    while name not in rows:
-        if "/" not in name:
-            return None
-        name = name.partition("/")[2]
-    return name

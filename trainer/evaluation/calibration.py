@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
+BINS = 15
 
 
 def fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
@@ -28,21 +29,31 @@ def fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
     return float(np.exp(found.x))
 
 
-def expected_calibration_error(
-    probabilities: Floats, labels: npt.NDArray[np.int64], bins: int = 15
-) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence (same paper).
+def reliability(
+    probabilities: Floats, labels: npt.NDArray[np.int64], bins: int = BINS
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean confidence, accuracy and share of slices in each equal-width bin of confidence that
+    holds any (same paper).
 
     Args:
         probabilities: N×C, rows sum to 1.
         labels: N indices.
     """
-    confidence = probabilities.max(axis=1)
+    confidence = probabilities.max(axis=1).astype(np.float64)
     correct = probabilities.argmax(axis=1) == labels
     place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(float(confidence[place == b].mean()) - float(correct[place == b].mean()))
-        * float((place == b).mean())
-        for b in np.unique(place)
-    ]
-    return float(sum(gaps))
+    counts = np.bincount(place, minlength=bins)
+    held = counts > 0
+    return (
+        np.bincount(place, confidence, bins)[held] / counts[held],
+        np.bincount(place, correct.astype(np.float64), bins)[held] / counts[held],
+        counts[held] / len(labels),
+    )
+
+
+def expected_calibration_error(
+    probabilities: Floats, labels: npt.NDArray[np.int64], bins: int = BINS
+) -> float:
+    """Mean gap between confidence and accuracy over the bins of `reliability`."""
+    confidence, accuracy, share = reliability(probabilities, labels, bins)
+    return float((np.abs(confidence - accuracy) * share).sum())

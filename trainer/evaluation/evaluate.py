@@ -3,96 +3,200 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from edge_runtime.model_file import read_model
+from edge_runtime.preprocess import Preprocess
 from trainer.data.dataset import Dataset, Progress, read_dataset
-from trainer.evaluation.metrics import compute_metrics
-from trainer.evaluation.predict import file_logits, logits_of, softmax, write_predictions
-from trainer.evaluation.report import confusion_figure, save_figure
+from trainer.evaluation.explain import method_of
+from trainer.evaluation.judgement import Judgement
+from trainer.evaluation.measure import Measure
+from trainer.evaluation.outcome import figures
+from trainer.evaluation.predict import Observed, observe, observe_file
+from trainer.evaluation.report import Material, write_report
 from trainer.run import Run, dump_json
+
+if TYPE_CHECKING:
+    import keras
+
+PROTOCOL = "as given"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to evaluate.
+
+    Attributes:
+        split: `testing`, `training`, `all`, or `auto` (testing where there is such a folder).
+        groups_csv, boxes_csv: tables beside the data, or None.
+        backend, threads: of the interpreter of a model file.
+        out: folder for metrics.json, predictions.csv, report.html and pictures, or None.
+    """
+
+    split: str = "auto"
+    groups_csv: Path | None = None
+    boxes_csv: Path | None = None
+    backend: str = "auto"
+    threads: int = 1
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model that can be measured, whatever it came from."""
+
+    tag: str
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    judgement: Judgement
+    look: Callable[[npt.NDArray[np.uint8]], Observed]
+    network: keras.Model | None
+    data: dict[str, Any]  # what it was trained on
+    protocol: str | None  # of its own figures
+    max_error: float | None
+    heatmap: str | None
 
 
 def evaluate(
     model: Path,
     data: Path,
+    options: Options | None = None,
     *,
-    split: str = "auto",
-    groups_csv: Path | None = None,
-    backend: str = "auto",
-    threads: int = 1,
-    out: Path | None = None,
     reading: Progress | None = None,
     predicting: Progress | None = None,
     on_problem: Callable[[str, str], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a run folder, a .tflite or an .onnx file.
 
+    Where the data has a Training folder too, the controls learn from it, and figures are given
+    with and without test slices that have a twin in it.
+
     Args:
-        split: `testing`, `training`, `all`, or `auto` (testing where there is such a folder).
-        out: folder for metrics.json, predictions.csv and confusion.png, or None.
         reading, predicting: called with (done, total).
         on_problem: called with (path, reason) for each unreadable image.
 
     Returns:
-        The shape of metrics.json. Probabilities are at the model's own temperature.
+        The shape of metrics.json, with `model` and `warnings`. Probabilities are at the model's
+        own temperature.
 
     Raises:
         DataError: unusable data, or no image in the split.
         ModelError: a model that cannot be used.
     """
-    if model.is_dir():
-        run = Run.open(model)
-        options, names = run.preprocess, run.labels
-        temperature, tag = (
-            float(run.settings["temperature"] or 1.0),
-            f"{run.settings['name']} keras",
-        )
-        network = run.load_model()
-    else:
-        file = read_model(model)
-        options, names = file.info.preprocess, file.info.labels
-        temperature, tag, network = file.info.temperature, file.tag, None
+    options = options or Options()
+    subject = _open(model, options, predicting)
     everything = read_dataset(
-        data, options, class_names=names, groups_csv=groups_csv, progress=reading
+        data,
+        subject.preprocess,
+        class_names=subject.labels,
+        groups_csv=options.groups_csv,
+        boxes_csv=options.boxes_csv,
+        progress=reading,
     )
     for path, reason in everything.problems:
         if on_problem is not None:
             on_problem(path, reason)
-    side, split = _side(everything, split)
-    if network is not None:
-        logits = logits_of(network, side.images)
-    else:
-        logits = file_logits(
-            file, side.images, backend=backend, threads=threads, progress=predicting
-        )
-    probabilities = softmax(logits, temperature)
-    metrics = {"model": tag} | compute_metrics(
-        probabilities,
-        side.labels,
-        names,
-        side.groups,
-        protocol="as given",
-        split=split,
-        sources=side.sources,
-    )
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_predictions(out / "predictions.csv", side, probabilities)
-        save_figure(confusion_figure(metrics["confusion"], names), out / "confusion.png")
-        write_text(out / "metrics.json", dump_json(metrics))
+    rows, split = _side(everything, options.split)
+    side = everything.take(rows)
+    training = everything.where("training")
+    learned = everything.take(training) if split == "testing" and training.size else None
+    measure = Measure(subject.look, subject.judgement, PROTOCOL, subject.network)
+    outcome, gallery = measure.side(side, split, learned)
+    metrics = {"model": subject.tag, "warnings": _warnings(subject, everything)} | figures(outcome)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        outcome.write(options.out / "predictions.csv")
+        write_text(options.out / "metrics.json", dump_json(metrics))
+        settings = _settings(subject, everything, side, outcome.numbers("twin"))
+        write_report(Material(options.out, settings, [], outcome, metrics, gallery))
     return metrics
 
 
-def _side(data: Dataset, split: str) -> tuple[Dataset, str]:
+def _open(path: Path, options: Options, predicting: Progress | None) -> _Subject:
+    if path.is_dir():
+        run = Run.open(path)
+        network = run.load_model()
+        return _Subject(
+            tag=f"{run.settings['name']} keras",
+            labels=run.labels,
+            preprocess=run.preprocess,
+            judgement=Judgement.from_settings(run.settings),
+            look=lambda images: observe(network, images),
+            network=network,
+            data=run.settings["data"] or {},
+            protocol=run.settings["protocol"],
+            max_error=run.settings.get("max_error"),
+            heatmap=method_of(network),
+        )
+    file = read_model(path)
+    info = file.info
+    return _Subject(
+        tag=file.tag,
+        labels=info.labels,
+        preprocess=info.preprocess,
+        judgement=Judgement.from_settings(vars(info)),
+        look=lambda images: observe_file(
+            file, images, backend=options.backend, threads=options.threads, progress=predicting
+        ),
+        network=None,
+        data=dict(info.data),
+        protocol=next((m.get("protocol") for m in info.metrics), None),
+        max_error=info.max_error,
+        heatmap="class_maps" if "class_maps" in info.outputs else None,
+    )
+
+
+def _side(data: Dataset, split: str) -> tuple[npt.NDArray[np.int64], str]:
     if split == "auto":
         split = "testing" if "testing" in data.splits else "all"
     chosen = np.arange(len(data)) if split == "all" else data.where(split)
     if chosen.size == 0:
         raise DataError(f"no image on the {split} side of the data")
-    return data.take(chosen), split
+    return chosen, split
+
+
+def _warnings(subject: _Subject, data: Dataset) -> list[str]:
+    """What would make the figures look better than they are."""
+    if subject.data.get("sha256") == data.sha256 and subject.protocol != "official":
+        return [
+            f"the model was trained on slices of this very data set (protocol "
+            f"{subject.protocol}): most of the slices measured here are no news to it"
+        ]
+    return []
+
+
+def _settings(
+    subject: _Subject, data: Dataset, side: Dataset, twins: npt.NDArray[np.float64]
+) -> dict[str, Any]:
+    """What the report says of the model and the data."""
+    counts = np.bincount(side.labels, minlength=len(side.class_names)).tolist()
+    return {
+        "name": subject.tag,
+        "network": "evaluated",
+        "protocol": PROTOCOL,
+        "preprocess": subject.preprocess.to_json(),
+        "temperature": subject.judgement.temperature,
+        "thresholds": dict(subject.judgement.thresholds),
+        "max_error": subject.max_error,
+        "heatmap": subject.heatmap,
+        "data": {
+            "sha256": data.sha256,
+            "images": len(data),
+            "groups": len(set(data.groups)),
+            "unreadable": len(data.problems),
+            "test": len(side),
+            "test_with_twin": None if np.isnan(twins).all() else int((twins == 1).sum()),
+            "left_out": 0,
+            "classes": {
+                name: {"training": None, "validation": None, "test": n}
+                for name, n in zip(side.class_names, counts, strict=True)
+            },
+        },
+    }

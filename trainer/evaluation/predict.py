@@ -1,54 +1,96 @@
-"""Logits and predictions of a Keras model or of a model file, for a whole data set."""
+"""What a Keras model or a model file makes of a whole set of slices."""
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.files import write_text
 from edge_runtime.model_file import ModelFile
 
 if TYPE_CHECKING:
     import keras
 
-    from trainer.data.dataset import Dataset, Progress
+    from trainer.data.dataset import Progress
+
+Floats = npt.NDArray[np.float32]
 
 
-def logits_of(
-    model: keras.Model, images: npt.NDArray[np.uint8], batch_size: int = 128
-) -> npt.NDArray[np.float32]:
-    """Logits (N×C) of a network that ends in the layer `softmax`, for uint8 images of N×S×S."""
+@dataclass(frozen=True)
+class Observed:
+    """Outputs of a network for N slices.
+
+    Attributes:
+        logits: N×C.
+        features: N×F, the penultimate features; None where the network gives none.
+        class_maps: N×H×W×C; None where the network has no map per class.
+    """
+
+    logits: Floats
+    features: Floats | None = None
+    class_maps: Floats | None = None
+
+
+def observe(model: keras.Model, images: npt.NDArray[np.uint8], batch_size: int = 128) -> Observed:
+    """Run a network that ends in the layer `softmax` on uint8 images of N×S×S."""
     import keras
 
-    cut = keras.Model(model.inputs, model.get_layer("softmax").input)
+    outputs = network_outputs(model)
+    cut = keras.Model(model.inputs, list(outputs.values()))
     pixels = images[..., None].astype(np.float32)
-    return np.asarray(cut.predict(pixels, batch_size=batch_size, verbose=0), dtype=np.float32)
+    answers = cut.predict(pixels, batch_size=batch_size, verbose=0)
+    named = {
+        name: np.asarray(values, dtype=np.float32)
+        for name, values in zip(outputs, answers, strict=True)
+    }
+    return Observed(**named)
 
 
-def file_logits(
+def network_outputs(model: keras.Model) -> dict[str, Any]:
+    """The tensors that a network gives away: `logits`, `features`, and `class_maps` where it has
+    a map per class. Features are what the last layer with weights sees, averaged over places."""
+    import keras
+
+    layers = {layer.name: layer for layer in model.layers}
+    outputs = {"logits": layers["softmax"].input}
+    if "class_maps" in layers:
+        pooled = keras.layers.GlobalAveragePooling2D(name="features")
+        return outputs | {
+            "features": pooled(layers["class_maps"].input),
+            "class_maps": layers["class_maps"].output,
+        }
+    return outputs | {"features": layers["logits"].input}
+
+
+def observe_file(
     model: ModelFile,
     images: npt.NDArray[np.uint8],
     *,
     backend: str = "auto",
     threads: int = 1,
     progress: Progress | None = None,
-) -> npt.NDArray[np.float32]:
-    """Logits (N×C) of a model file, image by image, as a device computes them."""
+) -> Observed:
+    """Run a model file image by image, as a device does."""
     from edge_runtime.interpreters import open_graph
 
     graph = open_graph(model, backend, threads)
-    rows = []
+    rows: dict[str, list[Any]] = {"logits": [], "features": [], "class_maps": []}
     for done, image in enumerate(images, 1):
-        rows.append(graph.run(image))
+        rows["logits"].append(graph.run(image))
+        rows["features"].append(graph.features())
+        rows["class_maps"].append(graph.class_maps())
         if progress is not None:
             progress(done, len(images))
-    return np.stack(rows).astype(np.float32)
+
+    def stacked(name: str) -> Floats | None:
+        values = rows[name]
+        return np.stack(values).astype(np.float32) if values and values[0] is not None else None
+
+    return Observed(
+        np.stack(rows["logits"]).astype(np.float32), stacked("features"), stacked("class_maps")
+    )
 
 
 def softmax(logits: npt.NDArray[Any], temperature: float = 1.0) -> npt.NDArray[np.float64]:
@@ -59,29 +101,3 @@ def softmax(logits: npt.NDArray[Any], temperature: float = 1.0) -> npt.NDArray[n
         logits.astype(np.float64) / temperature, axis=1
     )
     return probabilities
-
-
-def write_predictions(
-    path: str | os.PathLike[str], data: Dataset, probabilities: npt.NDArray[np.float64]
-) -> None:
-    """One row per slice: path, group, source, label, predicted, confidence, p_<label>…"""
-    names = data.class_names
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["path", "group", "source", "label", "predicted", "confidence", *(f"p_{n}" for n in names)]
-    )
-    for i, row in enumerate(probabilities):
-        best = int(row.argmax())
-        writer.writerow(
-            [
-                data.paths[i],
-                data.groups[i],
-                data.sources[i],
-                names[int(data.labels[i])],
-                names[best],
-                f"{row[best]:.6f}",
-                *(f"{p:.6f}" for p in row),
-            ]
-        )
-    write_text(Path(path), out.getvalue())

@@ -1,39 +1,57 @@
-"""Pictures and the HTML page of a run."""
+"""The pictures and the page of a run: `report.html`, whole in itself, no network needed.
+
+Every figure on the page stands in metrics.json: the template asks for it by its place there, and
+the page keeps that place beside the figure (`<data data-key=… value=…>`).
+"""
 
 from __future__ import annotations
 
 import base64
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_runtime.files import replacing, write_text
+from edge_runtime.files import write_text
 from edge_runtime.model_info import INTENDED_USE
+from trainer.evaluation import figures as charts
+from trainer.evaluation.controls import CONTROLS
+from trainer.evaluation.explain import METHODS, overlay
+from trainer.evaluation.gallery import Gallery
+from trainer.evaluation.outcome import Outcome
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    import numpy.typing as npt
 
-    from trainer.run import Run
-
-_PAGE = Template("""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>$title</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse}td,th{padding:.3rem .8rem;border-bottom:1px solid #ccc;
-text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}
-.use{background:#fff3cd;padding:.5rem 1rem}</style>
-<h1>$title</h1><p class="use"><strong>$use</strong></p>
-<p>$summary</p>$table<h2>Confusion</h2><img alt="Confusion matrix" src="$confusion">
-<h2>Training</h2><img alt="Loss and accuracy by epoch" src="$curves">
-<h2>Settings</h2><pre>$settings</pre></html>
-""")
+METRIC_NAMES = ("precision", "recall", "specificity", "f1", "auc", "average_precision")
+HEADS = ("precision", "recall", "specificity", "F1", "ROC AUC", "PR AUC")
 
 
-def percent(value: float | None) -> str:
-    """A share as text with one decimal; a dash where it is not known."""
-    return "–" if value is None else f"{100 * value:.1f}"
+@dataclass(frozen=True)
+class Material:
+    """What a report is made of.
+
+    Attributes:
+        folder: where report.html and the pictures go.
+        settings: of the run, as run.json holds them.
+        histories: one list of epochs a training.
+        outcome, metrics: of the side reported on.
+        gallery: cases with rows in the outcome's table.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    histories: Sequence[list[dict[str, float]]]
+    outcome: Outcome
+    metrics: dict[str, Any]
+    gallery: Gallery
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as text; a dash where it is not known."""
+    return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
 def summary_line(metrics: dict[str, Any]) -> str:
@@ -47,75 +65,158 @@ def summary_line(metrics: dict[str, Any]) -> str:
     )
 
 
-def curves_figure(history: list[dict[str, float]]) -> Figure:
-    """Loss and accuracy of both sides by epoch."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    epochs = [row["epoch"] for row in history]
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        axes.plot(epochs, [row[name] for row in history], label="training")
-        axes.plot(epochs, [row[f"val_{name}"] for row in history], label="validation")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return figure
-
-
-def confusion_figure(confusion: list[list[int]], labels: tuple[str, ...]) -> Figure:
-    """Counts, shaded by the share of each true class."""
-    from matplotlib.figure import Figure
-
-    counts = np.asarray(confusion)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure = Figure(
-        figsize=(1.2 * len(labels) + 1.4, 1.0 * len(labels) + 1.0), layout="constrained"
+def verdict(metrics: dict[str, Any]) -> str:
+    """What the controls say of the network, in one sentence."""
+    controls = metrics.get("controls") or {}
+    if not controls:
+        return ""
+    name, best = max(controls.items(), key=lambda item: item[1]["balanced_accuracy"])
+    reached = f"{percent(best['balanced_accuracy'])} %"
+    low = metrics["interval95"]["balanced_accuracy"][0]
+    if low > best["balanced_accuracy"]:
+        return f"It beats the best control ({CONTROLS[name]}), which reaches {reached} balanced."
+    return (
+        f"It is not clearly better than a control: {CONTROLS[name]} reaches {reached} balanced. "
+        "On this protocol the network has shown nothing that such a method cannot do."
     )
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    ticks = range(len(labels))
-    axes.set_xticks(ticks, labels, rotation=20)
-    axes.set_yticks(ticks, labels)
-    axes.set(xlabel="called", ylabel="is")
-    for i in ticks:
-        for j in ticks:
-            ink = "white" if shares[i, j] > 0.5 else "black"
-            axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", color=ink)
-    return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    with replacing(path) as part:
-        figure.savefig(part, dpi=110)
-
-
-def write_report(run: Run, metrics: dict[str, Any]) -> None:
-    """curves.png, confusion.png and report.html of a run."""
-    save_figure(curves_figure(run.history()), run.folder / "curves.png")
-    save_figure(confusion_figure(metrics["confusion"], run.labels), run.folder / "confusion.png")
-    head = "".join(f"<th>{h}</th>" for h in ("class", *METRIC_NAMES, "n"))
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td>"
-        + "".join(f"<td>{percent(c[m])}</td>" for m in METRIC_NAMES)
-        + f"<td>{c['n']}</td></tr>"
-        for name, c in metrics["per_class"].items()
+def write_report(material: Material) -> None:
+    """curves.png, confusion.png and report.html."""
+    metrics, names = material.metrics, material.outcome.class_names
+    folder = material.folder
+    if any(material.histories):
+        charts.save_figure(charts.curves_figure(material.histories), folder / "curves.png")
+    confusion = charts.confusion_figure(metrics["confusion"], names)
+    charts.save_figure(confusion, folder / "confusion.png")
+    page = (
+        _environment(metrics)
+        .get_template("report.html")
+        .render(
+            settings=material.settings,
+            metrics=metrics,
+            names=names,
+            summary=summary_line(metrics),
+            verdict=verdict(metrics),
+            intended_use=INTENDED_USE,
+            metric_names=list(zip(METRIC_NAMES, HEADS, strict=True)),
+            controls=CONTROLS,
+            heat_method=METHODS.get(material.settings.get("heatmap") or "", ""),
+            charts=_charts(material),
+            cases=_cases(material),
+            plain_settings=_plain(material.settings),
+        )
     )
-    settings = "\n".join(f"{key}: {value}" for key, value in run.settings.items())
-    page = _PAGE.substitute(
-        title=escape(f"{run.settings['name']} ({run.settings['network']})"),
-        use=escape(INTENDED_USE),
-        summary=escape(summary_line(metrics)),
-        table=f"<table><tr>{head}</tr>{rows}</table>",
-        confusion=_inline(run.folder / "confusion.png"),
-        curves=_inline(run.folder / "curves.png"),
-        settings=escape(settings),
+    write_text(folder / "report.html", page)
+
+
+def _environment(metrics: dict[str, Any]) -> Any:
+    """Jinja with `num` and `span`, which show figures by their place in metrics.json."""
+    import jinja2
+    from markupsafe import Markup, escape
+
+    def look_up(key: str) -> Any:
+        value: Any = metrics
+        for part in key.split("/"):
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        return value
+
+    def num(key: str, style: str = "percent") -> Markup:
+        value = look_up(key)
+        if value is None:
+            return Markup('<span class="none">–</span>')
+        text = percent(value) if style == "percent" else format(value, style)
+        return Markup('<data data-key="{}" value="{}">{}</data>').format(key, repr(value), text)
+
+    def span(key: str, style: str = "percent") -> Markup:
+        if look_up(key) is None:
+            return Markup("")
+        low, high = num(f"{key}/0", style), num(f"{key}/1", style)
+        return Markup('<span class="interval">{}–{}</span>').format(low, high)
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    write_text(run.folder / "report.html", page)
+    environment.globals.update(num=num, span=span, escape=escape)
+    return environment
 
 
-METRIC_NAMES = ("precision", "recall", "specificity", "f1", "auc")
+def _charts(material: Material) -> dict[str, str]:
+    """Name -> data URL."""
+    outcome, metrics = material.outcome, material.metrics
+    shares, labels, names = outcome.probabilities, outcome.labels, outcome.class_names
+    selective = metrics.get("selective")
+    chosen = None
+    if selective and selective["error"]["share"] is not None:
+        chosen = selective["coverage"]["share"], selective["error"]["share"]
+    drawn = {
+        "confusion": charts.confusion_figure(metrics["confusion"], names),
+        "ranking": charts.ranking_figure(shares, labels, names),
+        "reliability": charts.reliability_figure(shares, labels),
+        "coverage": charts.coverage_figure(shares, labels, chosen),
+    }
+    if any(material.histories):
+        drawn["curves"] = charts.curves_figure(material.histories)
+    return {name: charts.inline_figure(figure) for name, figure in drawn.items()}
 
 
-def _inline(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+def _cases(material: Material) -> list[dict[str, Any]]:
+    """The gallery's cases as the template takes them, in the gallery's order."""
+    gallery, table = material.gallery, material.outcome.table
+    cases = []
+    for i, row in enumerate(gallery.rows):
+        facts = table.iloc[int(row)]
+        cases.append(
+            {
+                "wrong": facts["label"] != facts["predicted"],
+                "status": facts.get("status", ""),
+                **{key: facts[key] for key in ("path", "label", "predicted", "confidence")},
+                "slice": _inline_picture(_as_colour(gallery.pixels[i])),
+                "heat": _inline_picture(
+                    _with_box(overlay(gallery.pixels[i], gallery.heat[i]), gallery.boxes[i])
+                ),
+            }
+        )
+    return cases
+
+
+def _as_colour(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.repeat(gray[..., None], 3, axis=2)
+
+
+def _with_box(
+    picture: npt.NDArray[np.uint8], box: npt.NDArray[np.float64]
+) -> npt.NDArray[np.uint8]:
+    """The picture (S×S×3) with the tumour's box drawn, where there is one."""
+    import cv2
+
+    if np.isnan(box).any():
+        return picture
+    side = picture.shape[0]
+    left, top, right, bottom = np.rint(np.clip(box, 0, 1) * (side - 1)).astype(int).tolist()
+    boxed: npt.NDArray[np.uint8] = cv2.rectangle(
+        picture.copy(), (left, top), (right, bottom), (255, 255, 120), 1
+    )
+    return boxed
+
+
+def _inline_picture(picture: npt.NDArray[np.uint8]) -> str:
+    import cv2
+
+    encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+
+
+def _plain(settings: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
+    """Settings as (name, text) rows; long lists, such as the check's parameters, are left out."""
+    rows: list[tuple[str, str]] = []
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            rows += _plain(value, f"{before}{key} ")
+        elif len(str(value)) <= 200:
+            rows.append((before + key, "unknown" if value is None else str(value)))
+    return rows

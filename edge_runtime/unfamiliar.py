@@ -1,0 +1,122 @@
+"""Is this like the slices that the model learned from? A score cheap enough for the device.
+
+Two things count, whichever is worse: how far the network's penultimate features lie from the
+means of the classes (the Mahalanobis distance of Lee et al., A simple unified framework for
+detecting out-of-distribution samples and adversarial attacks, 2018), and how much they look like
+those of a slice that was turned (a linear rule learned from turned training slices, after
+Hendrycks et al., Deep anomaly detection with outlier exposure, 2019).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_runtime.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+METHOD = "distance-and-turn"
+MAX_FEATURES = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Familiarity:
+    """Parameters of the score, fitted by `trainer.evaluation.unfamiliar`.
+
+    Attributes:
+        mean, scale: F each; features are standardised by them.
+        whiten: F×F; standardised features times it have unit covariance within a class.
+        centers: K×F, the whitened means of the classes.
+        turn: F+1, weights of the standardised features and a constant.
+        levels: centre and spread of the log distance, then of the turn rule: they make the two
+            comparable.
+        threshold: a score above it means unfamiliar.
+    """
+
+    mean: Floats
+    scale: Floats
+    whiten: Floats
+    centers: Floats
+    turn: Floats
+    levels: Floats
+    threshold: float
+
+    def score(self, features: npt.NDArray[np.floating[Any]]) -> Floats:
+        """Scores of features (…×F); larger is stranger."""
+        standard = (features.astype(np.float64) - self.mean) / self.scale
+        gaps = (standard @ self.whiten)[..., None, :] - self.centers
+        distance = np.log(np.square(gaps).sum(axis=-1).min(axis=-1) + 1e-9)
+        turned = standard @ self.turn[:-1] + self.turn[-1]
+        worse: Floats = np.maximum(
+            (distance - self.levels[0]) / self.levels[1], (turned - self.levels[2]) / self.levels[3]
+        )
+        return worse
+
+    def is_strange(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+        """Which of the features (…×F) lie above the threshold."""
+        strange: npt.NDArray[np.bool_] = self.score(features) > self.threshold
+        return strange
+
+    def to_json(self) -> dict[str, Any]:
+        """The field `unfamiliar` of `model.json`: arrays in base64 (little-endian float32; the
+        large matrix in float16)."""
+        return {
+            "method": METHOD,
+            "threshold": self.threshold,
+            "features": len(self.mean),
+            **{name: _pack(getattr(self, name), kind) for name, kind in _ARRAYS.items()},
+        }
+
+    @classmethod
+    def from_json(cls, shape: Mapping[str, Any]) -> Familiarity:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ModelError: another method, or parameters that do not fit together.
+        """
+        if shape.get("method") != METHOD:
+            raise ModelError(
+                f"the check for unfamiliar inputs {shape.get('method')!r} is not known here: "
+                "update btc-edge or export the model again"
+            )
+        try:
+            n = shape["features"]
+            if not (isinstance(n, int) and 1 <= n <= MAX_FEATURES):
+                raise ValueError("features")
+            arrays = {name: _unpack(shape[name], kind) for name, kind in _ARRAYS.items()}
+            arrays["whiten"] = arrays["whiten"].reshape(n, n)
+            arrays["centers"] = arrays["centers"].reshape(-1, n)
+            threshold = float(shape["threshold"])
+            sizes = [len(arrays[k]) for k in ("mean", "scale", "turn", "levels")]
+            if sizes != [n, n, n + 1, 4] or len(arrays["centers"]) == 0:
+                raise ValueError("sizes")
+            if not all(np.isfinite(v).all() for v in (*arrays.values(), np.array(threshold))):
+                raise ValueError("not finite")
+            if (arrays["scale"] <= 0).any() or (arrays["levels"][1::2] <= 0).any():
+                raise ValueError("a scale of zero")
+        except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
+            raise ModelError(f"the check for unfamiliar inputs is damaged: {error}") from None
+        return cls(**arrays, threshold=threshold)
+
+
+_ARRAYS = {"mean": "<f4", "scale": "<f4", "whiten": "<f2", "centers": "<f4", "turn": "<f4",
+           "levels": "<f4"}  # fmt: skip
+
+
+def _pack(values: Floats, kind: str) -> str:
+    return base64.b64encode(values.astype(kind).tobytes()).decode("ascii")
+
+
+def _unpack(text: str, kind: str) -> Floats:
+    raw = base64.b64decode(text, validate=True)
+    values: Floats = np.frombuffer(raw, kind).astype(np.float64)
+    return values

@@ -1,0 +1,69 @@
+"""Tumour boxes of a table, in the coordinates of the network's input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.errors import DataError
+from trainer.data.tables import key_of, read_table
+
+COLUMNS = ("x_center", "y_center", "width", "height")
+Boxes = npt.NDArray[np.float64]
+
+
+def read_boxes(
+    path: str | os.PathLike[str], names: Sequence[str], frames: npt.NDArray[np.floating[Any]]
+) -> Boxes:
+    """The box of each slice: left, top, right, bottom as fractions of the input's side.
+
+    Args:
+        path: CSV with the columns path, x_center, y_center, width and height, the last four as
+            fractions of the image's width or height. A slice may have several rows: their hull
+            counts. Slices without a row have no box.
+        names: paths of the N slices within the data set.
+        frames: N×4, where the input lies in each picture, see `frame_of`.
+
+    Returns:
+        N×4; a row of NaN where there is no box. A box may reach beyond 0 and 1 where the input
+        does not show all of the picture.
+
+    Raises:
+        DataError: an unusable table, or one that fits none of the slices.
+    """
+    rows = read_table(path, ("path", *COLUMNS))
+    found: dict[str, list[Mapping[str, str]]] = {}
+    for row in rows:
+        found.setdefault(row["path"], []).append(row)
+    boxes = np.full((len(names), 4), np.nan)
+    for i, name in enumerate(names):
+        key = key_of(name, found)
+        if key is not None:
+            boxes[i] = _hull([_corners(row) for row in found[key]])
+    if np.isnan(boxes).all():
+        raise DataError(f"{Path(path).name}: no row for any of the images")
+    left, top, right, bottom = frames.astype(np.float64).T
+    wide, tall = right - left, bottom - top
+    boxes -= np.stack([left, top, left, top], axis=1)
+    boxes /= np.stack([wide, tall, wide, tall], axis=1)
+    return boxes
+
+
+def _corners(row: Mapping[str, str]) -> tuple[float, float, float, float]:
+    try:
+        x, y, width, height = (float(row[column]) for column in COLUMNS)
+    except ValueError:
+        raise DataError(f"box of {row['path']}: not four numbers") from None
+    if not (np.isfinite([x, y, width, height]).all() and width >= 0 and height >= 0):
+        raise DataError(f"box of {row['path']}: not a box")
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _hull(boxes: list[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = zip(*boxes, strict=True)
+    return min(left), min(top), max(right), max(bottom)

@@ -1,0 +1,126 @@
+"""Heatmaps: where a network looked, and how often that was the tumour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.boxes import Boxes
+from trainer.evaluation.metrics import share_of
+from trainer.evaluation.predict import Observed
+
+if TYPE_CHECKING:
+    import keras
+
+Floats = npt.NDArray[np.float32]
+METHODS = {"class_maps": "class maps (Zhou et al., 2016)", "grad_cam": "Grad-CAM (Selvaraju, 2017)"}
+BATCH = 64
+
+
+def heatmaps(
+    model: keras.Model | None,
+    observed: Observed,
+    images: npt.NDArray[np.uint8],
+    classes: npt.NDArray[np.int64],
+) -> Floats | None:
+    """One coarse heatmap a slice for the class asked for.
+
+    The network's own class maps where it has them (they average to the logit, so the map is the
+    answer's make-up), else Grad-CAM of `model`; None where there is neither.
+
+    Args:
+        images: uint8 N×S×S, as the network saw them.
+        classes: N class indices.
+
+    Returns:
+        float32 N×H×W, larger where more speaks for the class.
+    """
+    if observed.class_maps is not None:
+        maps = np.moveaxis(observed.class_maps, 3, 1)
+        return np.ascontiguousarray(maps[np.arange(len(classes)), classes])
+    return None if model is None else grad_cam(model, images, classes)
+
+
+def method_of(model: keras.Model) -> str:
+    """Key of METHODS that `heatmaps` uses for a network."""
+    return "class_maps" if any(x.name == "class_maps" for x in model.layers) else "grad_cam"
+
+
+def grad_cam(
+    model: keras.Model, images: npt.NDArray[np.uint8], classes: npt.NDArray[np.int64]
+) -> Floats:
+    """Grad-CAM of the last layer with places (Selvaraju et al., Grad-CAM: visual explanations from
+    deep networks via gradient-based localization, 2017). Needs TensorFlow."""
+    import keras
+    import tensorflow as tf
+
+    last = next(x for x in reversed(model.layers) if len(x.output.shape) == 4)
+    cut = keras.Model(model.inputs, [last.output, model.get_layer("softmax").input])
+    parts = []
+    for start in range(0, len(images), BATCH):
+        pixels = tf.constant(images[start : start + BATCH, ..., None].astype(np.float32))
+        wanted = tf.constant(classes[start : start + BATCH])
+        with tf.GradientTape() as tape:
+            maps, logits = cut(pixels, training=False)
+            score = tf.gather(logits, wanted, batch_dims=1)
+        weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2), keepdims=True)
+        parts.append(tf.nn.relu(tf.reduce_sum(weights * maps, axis=3)).numpy())
+    return np.concatenate(parts)
+
+
+def peaks(heat: Floats, side: int = 64) -> npt.NDArray[np.float64]:
+    """Where each heatmap (N×H×W) is highest after smooth enlargement: N×2 of x and y, as
+    fractions of the input's side."""
+    import cv2
+
+    places = np.empty((len(heat), 2))
+    for i, coarse in enumerate(heat):
+        fine = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+        y, x = divmod(int(fine.argmax()), side)
+        places[i] = (x + 0.5) / side, (y + 0.5) / side
+    return places
+
+
+def overlay(image: npt.NDArray[np.uint8], heat: Floats) -> npt.NDArray[np.uint8]:
+    """A slice (S×S) with its heatmap in colour: uint8 S×S×3 in BGR order, as OpenCV writes it."""
+    import cv2
+
+    size = image.shape[::-1]
+    fine = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
+    spread = float(fine.max() - fine.min())
+    level = (fine - fine.min()) / spread if spread > 0 else np.zeros_like(fine)
+    colour = cv2.applyColorMap(np.rint(level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    blended: npt.NDArray[np.uint8] = cv2.addWeighted(
+        cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), 0.6, colour, 0.4, 0
+    )
+    return blended
+
+
+def box_hits(places: npt.NDArray[np.float64], boxes: Boxes) -> npt.NDArray[np.float64]:
+    """1 where a peak (N×2) lies in its box (N×4), 0 where not, NaN where there is no box."""
+    (x, y), (left, top, right, bottom) = places.T, boxes.T
+    inside = (left <= x) & (x <= right) & (top <= y) & (y <= bottom)
+    return np.where(np.isnan(left), np.nan, inside.astype(float))
+
+
+def box_chances(boxes: Boxes) -> npt.NDArray[np.float64]:
+    """The chance of a peak anywhere in the input to lie in the box: the box's share of it."""
+    left, top, right, bottom = np.clip(boxes, 0, 1).T
+    chances: npt.NDArray[np.float64] = (right - left) * (bottom - top)
+    return chances
+
+
+def pointing_figures(
+    hits: npt.NDArray[np.float64], chances: npt.NDArray[np.float64], groups: Sequence[str]
+) -> dict[str, Any] | None:
+    """The pointing game (Zhang et al., Top-down neural attention by excitation backprop, 2016):
+    how often the peak lies in the box, beside chance; None without boxes."""
+    known = np.flatnonzero(~np.isnan(hits))
+    if known.size == 0:
+        return None
+    return share_of(hits[known], [groups[int(i)] for i in known]) | {
+        "chance": float(chances[known].mean())
+    }

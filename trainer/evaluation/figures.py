@@ -1,0 +1,150 @@
+"""Charts of a run, as matplotlib figures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.files import replacing
+from trainer.evaluation.calibration import reliability
+from trainer.evaluation.selective import risk_coverage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+History = list[dict[str, float]]
+
+
+def curves_figure(histories: Sequence[History]) -> Figure:
+    """Loss and accuracy of both sides by epoch; several trainings in the same two colours."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for number, history in enumerate(histories):
+            epochs = [row["epoch"] for row in history]
+            for key, side, colour in (
+                (name, "training", "C0"),
+                (f"val_{name}", "validation", "C1"),
+            ):
+                label = side if number == 0 else None
+                axes.plot(epochs, [row[key] for row in history], colour, label=label, lw=1.2)
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def confusion_figure(confusion: list[list[int]], labels: Sequence[str]) -> Figure:
+    """Counts, shaded by the share of each true class."""
+    from matplotlib.figure import Figure
+
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(
+        figsize=(1.2 * len(labels) + 1.4, 1.0 * len(labels) + 1.0), layout="constrained"
+    )
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(labels))
+    names = [plain(name) for name in labels]
+    axes.set_xticks(ticks, names, rotation=20)
+    axes.set_yticks(ticks, names)
+    axes.set(xlabel="called", ylabel="is")
+    for i in ticks:
+        for j in ticks:
+            ink = "white" if shares[i, j] > 0.5 else "black"
+            axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", color=ink)
+    return figure
+
+
+def ranking_figure(probabilities: Floats, labels: Labels, names: Sequence[str]) -> Figure:
+    """ROC and precision-recall curve of each class against the rest."""
+    from matplotlib.figure import Figure
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    roc, recall = figure.subplots(1, 2)
+    roc.plot([0, 1], [0, 1], "k:", lw=0.8)
+    for c, name in enumerate(names):
+        is_class = labels == c
+        if is_class.all() or not is_class.any():
+            continue
+        false, true, _ = roc_curve(is_class, probabilities[:, c])
+        roc.plot(false, true, lw=1.4, label=plain(name))
+        precision, found, _ = precision_recall_curve(is_class, probabilities[:, c])
+        recall.plot(found, precision, lw=1.4, label=plain(name))
+    roc.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC")
+    recall.set(xlabel="recall", ylabel="precision", title="precision and recall")
+    for axes in (roc, recall):
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower left" if axes is recall else "lower right")
+    return figure
+
+
+def reliability_figure(probabilities: Floats, labels: Labels) -> Figure:
+    """Accuracy against confidence, and how many slices stand behind each point."""
+    from matplotlib.figure import Figure
+
+    confidence, accuracy, share = reliability(probabilities, labels)
+    figure = Figure(figsize=(4.4, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(confidence, share, width=0.04, color="0.85", label="share of slices")
+    axes.plot([0, 1], [0, 1], "k:", lw=0.8)
+    axes.plot(confidence, accuracy, "o-", ms=4, lw=1.4, label="accuracy")
+    axes.set(xlabel="confidence", xlim=(0, 1.02), ylim=(0, 1.02), title="reliability")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    return figure
+
+
+def coverage_figure(
+    probabilities: Floats, labels: Labels, chosen: tuple[float, float] | None
+) -> Figure:
+    """Error rate by share of slices answered; a cross where the thresholds stand."""
+    from matplotlib.figure import Figure
+
+    coverage, risk = risk_coverage(probabilities, labels)
+    figure = Figure(figsize=(4.4, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(coverage, 100 * risk, lw=1.4)
+    if chosen is not None:
+        axes.plot(chosen[0], 100 * chosen[1], "x", color="C3", ms=9, mew=2, label="thresholds")
+        axes.legend(loc="upper left")
+    axes.set(
+        xlabel="share of slices answered", ylabel="errors among answers, %", xlim=(0, 1.02),
+        title="risk and coverage",
+    )  # fmt: skip
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110)
+
+
+def inline_figure(figure: Figure) -> str:
+    """A figure as a data URL (SVG, text as shapes, so that every browser shows the same)."""
+    import matplotlib
+
+    out = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "btc-edge"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def plain(text: str) -> str:
+    """A name that matplotlib takes as it is: a dollar sign would start a formula."""
+    return text.replace("$", r"\$")

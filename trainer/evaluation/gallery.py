@@ -1,0 +1,94 @@
+"""Cases to look at: the most confident errors first, then right answers of each class."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.errors import DataError
+from edge_runtime.files import replacing
+
+ERRORS, RIGHT_PER_CLASS = 12, 2
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """K cases.
+
+    Attributes:
+        rows: int64, where each case stands in the predictions table.
+        pixels: uint8 K×S×S, as the network saw them.
+        heat: float32 K×H×W, coarse heatmaps of the class called.
+        boxes: float64 K×4, the tumour's box in fractions of the input; NaN where unknown.
+    """
+
+    rows: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.uint8]
+    heat: npt.NDArray[np.float32]
+    boxes: npt.NDArray[np.float64]
+
+    def save(self, path: Path) -> None:
+        """Write as NPZ."""
+        with replacing(path) as part:
+            np.savez_compressed(
+                part, rows=self.rows, pixels=self.pixels, heat=self.heat, boxes=self.boxes
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> Gallery:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(file["rows"], file["pixels"], file["heat"], file["boxes"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            raise DataError(f"{path.name} cannot be read") from None
+
+
+def choose_cases(
+    labels: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64],
+    confidence: npt.NDArray[np.float64],
+) -> npt.NDArray[np.int64]:
+    """Rows to show: ERRORS errors by falling confidence, then RIGHT_PER_CLASS right answers of
+    each class: its surest and its least sure, and so on inward."""
+    wrong = np.flatnonzero(predicted != labels)
+    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:ERRORS].tolist()
+    for c in np.unique(labels):
+        right = np.flatnonzero((predicted == labels) & (labels == c))
+        right = right[np.argsort(-confidence[right], kind="stable")]
+        ends = [i // 2 if i % 2 == 0 else -(i // 2) - 1 for i in range(len(right))]
+        chosen += [int(right[i]) for i in ends[:RIGHT_PER_CLASS]]
+    return np.asarray(chosen, dtype=np.int64)
+
+
+def pool_galleries(galleries: Sequence[Gallery], sizes: Sequence[int]) -> Gallery:
+    """The cases of several folds, their rows counted in the pooled table.
+
+    Args:
+        sizes: rows of each fold's table.
+    """
+    starts = np.cumsum([0, *sizes[:-1]])
+    return Gallery(
+        np.concatenate([g.rows + start for g, start in zip(galleries, starts, strict=True)]),
+        np.concatenate([g.pixels for g in galleries]),
+        np.concatenate([g.heat for g in galleries]),
+        np.concatenate([g.boxes for g in galleries]),
+    )
+
+
+def take_cases(gallery: Gallery, rows: npt.NDArray[np.int64]) -> Gallery:
+    """The cases of those `rows` that the gallery holds, in their order."""
+    place = {int(row): i for i, row in enumerate(gallery.rows)}
+    found = [place[int(row)] for row in rows if int(row) in place]
+    return Gallery(
+        gallery.rows[found], gallery.pixels[found], gallery.heat[found], gallery.boxes[found]
+    )

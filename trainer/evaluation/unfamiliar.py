@@ -1,0 +1,117 @@
+"""Fitting the check for inputs unlike anything seen in training (`edge_runtime.unfamiliar`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.preprocess import Preprocess, preprocess
+from edge_runtime.unfamiliar import Familiarity
+from trainer.evaluation.predict import Floats, Observed
+
+REFUSED = 0.05  # share of held-out slices that the threshold refuses
+EACH = 0.03  # and that either of the two terms would refuse at equal levels
+Images = npt.NDArray[np.uint8]
+
+
+def turned_copies(images: Images, options: Preprocess, seed: int = 0) -> Images:
+    """Two copies of each slice that no scanner makes: a quarter turn either way, and one of 35 to
+    145 degrees either way.
+
+    A half turn is not among them: data sets hold slices that are upside down.
+
+    Args:
+        images: uint8 N×S×S, preprocessed.
+        options: how they were preprocessed; the turned ones are cropped again.
+
+    Returns:
+        uint8 2N×S×S.
+    """
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    side = images.shape[1]
+    centre = (side / 2 - 0.5, side / 2 - 0.5)
+    copies = []
+    for image in images:
+        copies.append(np.ascontiguousarray(np.rot90(image, 1 + 2 * int(rng.integers(2)))))
+        angle = rng.uniform(35, 145) + 180 * int(rng.integers(2))
+        matrix = cv2.getRotationMatrix2D(centre, angle, rng.uniform(0.72, 1.0))
+        copies.append(preprocess(cv2.warpAffine(image, matrix, (side, side)), options))
+    return np.stack(copies)
+
+
+def fit_familiarity(
+    run: Callable[[Images], Observed],
+    images: Images,
+    labels: npt.NDArray[np.int64],
+    held: Floats,
+    options: Preprocess,
+) -> Familiarity | None:
+    """Fit the score on slices of the training side and its threshold on held-out ones.
+
+    Args:
+        run: the model, as the device runs it.
+        images, labels: uint8 N×S×S of the training side and their N classes.
+        held: M×F features of the validation side.
+        options: how slices are preprocessed.
+
+    Returns:
+        None where the model gives no features.
+    """
+    from sklearn.covariance import ledoit_wolf
+    from sklearn.linear_model import LogisticRegression
+
+    features, turned = run(images).features, run(turned_copies(images, options)).features
+    if features is None or turned is None:
+        return None
+    known = features.astype(np.float64)
+    mean, scale = known.mean(axis=0), known.std(axis=0)
+    scale = np.maximum(scale, 1e-3 * max(float(scale.max()), 1e-6))  # features that never speak
+    standard = (known - mean) / scale
+    classes = np.unique(labels)
+    means = np.stack([standard[labels == c].mean(axis=0) for c in classes])
+    covariance, _ = ledoit_wolf(standard - means[np.searchsorted(classes, labels)])
+    whiten = _inverse_root(covariance)
+    rule = LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced")
+    rule.fit(
+        np.concatenate([standard, (turned - mean) / scale]),
+        np.repeat([0, 1], [len(known), len(turned)]),
+    )
+    plain = Familiarity(
+        mean, scale, whiten, means @ whiten,
+        np.append(rule.coef_[0], rule.intercept_[0]), np.array([0.0, 1.0, 0.0, 1.0]), 0.0,
+    )  # fmt: skip
+    return _with_levels(plain, held)
+
+
+def _with_levels(plain: Familiarity, held: Floats) -> Familiarity:
+    """Put the two terms on one scale, and the threshold where REFUSED of `held` lie above."""
+    never = np.append(np.zeros(plain.turn.size - 1), -np.inf)
+    distance = _replaced(plain, turn=never).score(held)
+    standard = (held.astype(np.float64) - plain.mean) / plain.scale
+    turned = standard @ plain.turn[:-1] + plain.turn[-1]
+    levels = [
+        level
+        for term in (distance, turned)
+        for level in (float(np.quantile(term, 1 - EACH)), max(float(term.std()), 1e-6))
+    ]
+    # As stored: the threshold must hold for the parameters that the device reads.
+    stored = Familiarity.from_json(_replaced(plain, levels=np.array(levels)).to_json())
+    threshold = float(np.quantile(stored.score(held), 1 - REFUSED))
+    return _replaced(stored, threshold=threshold)
+
+
+def _replaced(familiarity: Familiarity, **changes: object) -> Familiarity:
+    from dataclasses import replace
+
+    return replace(familiarity, **changes)  # type: ignore[arg-type]
+
+
+def _inverse_root(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A matrix W with W Wᵀ = covariance⁻¹."""
+    values, vectors = np.linalg.eigh(covariance)
+    root: npt.NDArray[np.float64] = vectors / np.sqrt(np.maximum(values, 1e-6 * values.max()))
+    return root
