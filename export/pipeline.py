@@ -116,7 +116,7 @@ class Exporter:
         data = pack_model(graph, info, form.kind)
         file = parse_model(data)
         gate = run_gate(
-            file, self._held, self._reference, self._keras_temperature, form.tolerance, progress
+            file, self._held, self._reference, self.keras_temperature, form.tolerance, progress
         )
         path = self._settings.out / form.file_name(self._settings.name)
         aside = path.with_name(path.name + REJECTED)
@@ -129,7 +129,8 @@ class Exporter:
         return Exported(form, path, len(data), file.sha256, ops, macs, file.info.temperature, gate)
 
     @property
-    def _keras_temperature(self) -> float:
+    def keras_temperature(self) -> float:
+        """Of the Keras model, fitted when it was trained."""
         return float(self._run.settings["temperature"] or 1.0)
 
     def _with_judgement(self, file: ModelFile) -> ModelInfo:

@@ -7,6 +7,8 @@ import pytest
 
 from edge_runtime.preprocess import Preprocess, preprocess
 from trainer.data.phantom import CLASSES, draw_phantom
+from trainer.evaluation.calibration import fit_temperature
+from trainer.evaluation.predict import observe
 from trainer.run import SCHEMA, Run, dump_json
 
 
@@ -36,12 +38,14 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     model.compile("adam", "sparse_categorical_crossentropy")
     model.optimizer.learning_rate = 0.01
     model.fit(pixels[..., None].astype("float32"), labels, epochs=15, batch_size=24, verbose=0)
+    temperature = fit_temperature(observe(model, pixels[120:]).logits, labels[120:])
     folder = tmp_path_factory.mktemp("run")
     run = Run(
         folder,
         {
             "schema": SCHEMA, "status": "finished", "name": "tiny", "network": "tiny", "seed": 1,
-            "created": "2026-01-01T00:00:00Z", "labels": list(CLASSES), "temperature": 1.2,
+            "created": "2026-01-01T00:00:00Z", "labels": list(CLASSES), "temperature": temperature,
+            "max_error": 0.02,
             "preprocess": options.to_json(), "source_commit": None,
             "data": {"sha256": "0" * 64, "images": 240, "groups": None},
         },

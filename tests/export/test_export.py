@@ -21,12 +21,12 @@ from export.calibration import choose_calibration
 from export.formats import FORMATS, Tolerance
 from export.gate import run_gate
 from export.graph import export_graph
-from export.onnx import convert_onnx, onnx_outputs
+from export.onnx import convert_onnx
 from export.pipeline import REJECTED, Exporter, ExportSettings
 from export.tflite import convert_tflite, graph_facts, output_order
 from tests.export.conftest import save_images
 from trainer.data.phantom import CLASSES, draw_phantom
-from trainer.evaluation.predict import logits_of
+from trainer.evaluation.predict import observe
 from trainer.models.networks import build_network
 from trainer.run import Images, Run
 
@@ -45,8 +45,7 @@ def test_each_format_passes_and_repeats(exporter: Exporter, name: str) -> None:
     data = done.path.read_bytes()
     file = read_model(done.path)
     assert file.info.scheme == FORMATS[name].scheme.partition("-")[0]
-    assert file.info.outputs.keys() == {"logits", "class_maps"}
-    assert file.info.temperature == 1.2
+    assert file.info.outputs.keys() == {"logits", "features", "class_maps"}
     again = exporter.export(FORMATS[name])
     assert again.path.read_bytes() == data, "the same run gives the same bytes"
     answer = Classifier(done.path).classify(draw_phantom("glioma", np.random.default_rng(0)))
@@ -57,7 +56,7 @@ def test_int8_is_integers_only_and_counts_its_work(exporter: Exporter) -> None:
     done = exporter.export(FORMATS["int8"])
     facts = graph_facts(read_model(done.path).graph)
     assert facts.integer_only
-    assert dtypes(read_model(done.path).graph) == (["uint8"], ["int8", "int8"])
+    assert dtypes(read_model(done.path).graph) == (["uint8"], ["int8"] * 3)
     by_hand = 16 * 16 * 9 * 8 + 8 * 8 * 9 * 8 * 16 + 8 * 8 * 16 * 4
     assert facts.macs == done.macs == by_hand
     assert not graph_facts(convert_tflite(exporter.graph, "float32")).integer_only
@@ -83,16 +82,22 @@ def test_another_exporter_gives_the_same_bytes(
 
 def test_a_network_without_class_maps_has_one_output() -> None:
     import keras
+    import onnx
+    import tensorflow as tf
 
     keras.utils.set_random_seed(3)
     graph, outputs = export_graph(build_network("seed", 32, 4))
-    assert outputs == {"logits": 0}
+    assert outputs == {"logits": 0, "features": 1}
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32), dtype=np.uint8)
     by_hand = 32 * 32 * 9 * 32 + 16 * 16 * 9 * 32 * 64 + 8 * 8 * 9 * 64 * 128
     by_hand += 4 * 4 * 9 * 128 * 128 + 2 * 2 * 128 * 128 + 128 * 4
     for name in ("float32", "dynamic", "int8"):
         data = convert_tflite(graph, name, pixels)
-        assert output_order(data, outputs) == outputs
+        order = output_order(data, outputs)
+        details = tf.lite.Interpreter(model_content=data).get_output_details()
+        assert {n: details[i]["shape"].tolist() for n, i in order.items()} == {
+            "logits": [1, 4], "features": [1, 128]
+        }  # fmt: skip
         facts = graph_facts(data)
         assert facts.macs == by_hand
         assert facts.integer_only == (name == "int8")
@@ -100,7 +105,8 @@ def test_a_network_without_class_maps_has_one_output() -> None:
         assert facts.ops.keys() <= {
             *("CONV_2D", "MAX_POOL_2D", "RESHAPE", "FULLY_CONNECTED", "QUANTIZE", "MUL")
         }
-    assert onnx_outputs(convert_onnx(graph), outputs) == outputs
+    proto = onnx.load_from_string(convert_onnx(graph, outputs))
+    assert [output.name for output in proto.graph.output] == ["logits", "features"]
 
 
 def test_labels_are_where_the_metadata_convention_has_them(exporter: Exporter) -> None:
@@ -124,23 +130,25 @@ def test_onnx_is_checked_in_full(exporter: Exporter) -> None:
 
 def held_and_reference(run: Run) -> tuple[Images, np.ndarray]:
     held = run.validation()
-    return held, logits_of(run.load_model(), held.pixels)
+    return held, observe(run.load_model(), held.pixels).logits
 
 
 def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:
     held, reference = held_and_reference(tiny_run)
     good = read_model(exporter.export(FORMATS["int8"]).path)
     tolerance = FORMATS["int8"].tolerance
-    assert run_gate(good, held, reference, tolerance).passed
+    assert run_gate(good, held, reference, exporter.keras_temperature, tolerance).passed
 
     labels = (*good.info.labels[1:], good.info.labels[0])
     shuffled = replace(held, labels=(held.labels + 1) % 4)
     renamed = parse_model(pack_model(good.graph, replace(good.info, labels=labels), "tflite"))
-    assert not run_gate(renamed, shuffled, np.roll(reference, 1, axis=1), tolerance).passed
+    assert not run_gate(
+        renamed, shuffled, np.roll(reference, 1, axis=1), exporter.keras_temperature, tolerance
+    ).passed
 
     dark = convert_tflite(exporter.graph, "int8", np.zeros((8, 32, 32), np.uint8))
     noise = parse_model(pack_model(dark, good.info, "tflite"))
-    assert not run_gate(noise, held, reference, tolerance).passed
+    assert not run_gate(noise, held, reference, exporter.keras_temperature, tolerance).passed
 
     import keras
 
@@ -149,7 +157,9 @@ def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:
     wrong = parse_model(
         pack_model(convert_tflite(scaled, "float32"), float_info(exporter), "tflite")
     )
-    assert not run_gate(wrong, held, reference, FORMATS["float32"].tolerance).passed
+    assert not run_gate(
+        wrong, held, reference, exporter.keras_temperature, FORMATS["float32"].tolerance
+    ).passed
 
 
 def test_gate_bootstraps_images_where_groups_are_unknown(exporter: Exporter, tiny_run: Run) -> None:
@@ -157,7 +167,9 @@ def test_gate_bootstraps_images_where_groups_are_unknown(exporter: Exporter, tin
     file = read_model(exporter.export(FORMATS["float32"]).path)
     reference[::2] = np.roll(reference[::2], 1, axis=1)  # as if Keras erred on every second one
     unknown = replace(held, groups=("",) * len(held.labels))
-    result = run_gate(file, unknown, reference, FORMATS["float32"].tolerance)
+    result = run_gate(
+        file, unknown, reference, exporter.keras_temperature, FORMATS["float32"].tolerance
+    )
     assert not result.passed
     assert result.interval95[0] < result.difference < result.interval95[1]
 

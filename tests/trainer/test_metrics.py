@@ -6,9 +6,17 @@ import json
 
 import numpy as np
 import pytest
+import sklearn.metrics as sk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trainer.evaluation.calibration import expected_calibration_error, fit_temperature
-from trainer.evaluation.metrics import compute_metrics, group_interval
+from trainer.evaluation.metrics import (
+    compute_metrics,
+    group_interval,
+    per_source,
+    study_probabilities,
+)
 from trainer.evaluation.predict import softmax
 from trainer.run import dump_json
 
@@ -42,10 +50,15 @@ def test_by_hand() -> None:
 
 
 def test_by_source_and_json() -> None:
-    m = figures(sources=["s", "s", "s", "t", "t", ""])
-    assert m["per_source"]["s"] == {"n": 3, "accuracy": pytest.approx(2 / 3),
-                                    "recall": {"a": pytest.approx(2 / 3)}}  # fmt: skip
-    assert json.loads(dump_json(m))["n"] == 6
+    table = per_source(PROBABILITIES.argmax(axis=1), LABELS, ("a", "b", "c"), list("uvwxyz"),
+                       ["s", "s", "s", "t", "t", ""])  # fmt: skip
+    assert table is not None
+    assert set(table) == {"s", "t", "unknown"}
+    assert (table["s"]["n"], table["s"]["accuracy"]) == (3, pytest.approx(2 / 3))
+    assert set(table["s"]["recall"]) == {"a"}
+    assert table["s"]["recall"]["a"]["share"] == pytest.approx(2 / 3)
+    assert per_source(LABELS, LABELS, ("a", "b", "c"), list("uvwxyz"), [""] * 6) is None
+    assert json.loads(dump_json(figures()))["n"] == 6
 
 
 def test_absent_class_is_none_not_invented() -> None:
@@ -60,6 +73,71 @@ def test_interval_is_wider_over_groups_than_over_slices() -> None:
     grouped = group_interval(values, [str(i // 20) for i in range(160)])
     single = group_interval(values, [str(i) for i in range(160)])
     assert grouped[1] - grouped[0] > 2 * (single[1] - single[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 5), st.integers(5, 60))
+def test_figures_are_those_of_scikit_learn(seed: int, classes: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.ones(classes), n)
+    labels = rng.integers(classes, size=n)
+    names = tuple(f"class {c}" for c in range(classes))
+    m = compute_metrics(shares, labels, names, [str(i // 3) for i in range(n)],
+                        protocol="p", split="s")  # fmt: skip
+    called, present = shares.argmax(axis=1), np.unique(labels)
+    assert m["accuracy"] == pytest.approx(sk.accuracy_score(labels, called))
+    recalls = sk.recall_score(labels, called, labels=present, average=None, zero_division=0)
+    assert m["balanced_accuracy"] == pytest.approx(recalls.mean())
+    kappa = sk.cohen_kappa_score(labels, called)
+    assert m["kappa"] is None if np.isnan(kappa) else m["kappa"] == pytest.approx(kappa)
+    assert m["log_loss"] == pytest.approx(sk.log_loss(labels, shares, labels=range(classes)))
+    truth = np.eye(classes)[labels]
+    assert m["brier"] == pytest.approx(((shares - truth) ** 2).sum(axis=1).mean())
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(
+        labels, called, labels=range(classes), zero_division=np.nan
+    )
+    for c, name in enumerate(names):
+        row = m["per_class"][name]
+        for key, value in (("precision", precision[c]), ("recall", recall[c])):
+            assert row[key] is None if np.isnan(value) else row[key] == pytest.approx(value)
+        if (labels == c).any():
+            assert row["f1"] == pytest.approx(np.nan_to_num(f1[c]))
+        if 0 < (labels == c).sum() < n:
+            assert row["auc"] == pytest.approx(sk.roc_auc_score(labels == c, shares[:, c]))
+            expected = sk.average_precision_score(labels == c, shares[:, c])
+            assert row["average_precision"] == pytest.approx(expected)
+            others = sk.recall_score(labels != c, called != c, zero_division=np.nan)
+            assert row["specificity"] == pytest.approx(others)
+        for key, interval in row["interval95"].items():
+            assert interval is None or 0 <= interval[0] <= interval[1] <= 1, key
+
+
+def test_intervals_hold_the_figure_and_narrow_with_more_groups() -> None:
+    rng = np.random.default_rng(1)
+    widths = []
+    for n in (60, 1500):
+        labels = rng.integers(4, size=n)
+        shares = 0.6 * np.eye(4)[(labels + (rng.random(n) < 0.2)) % 4] + 0.1
+        m = compute_metrics(shares, labels, tuple("abcd"), [str(i // 3) for i in range(n)],
+                            protocol="p", split="s")  # fmt: skip
+        for key in ("accuracy", "balanced_accuracy", "kappa", "log_loss", "brier"):
+            low, high = m["interval95"][key]
+            assert low <= m[key] <= high, key
+        widths.append(np.subtract(*m["interval95"]["accuracy"][::-1]))
+    assert widths[1] < widths[0] / 3
+
+
+def test_a_study_is_the_mean_log_probability_of_its_slices() -> None:
+    patients = ["p", "p", "", "q", "q", "q"]
+    found = study_probabilities(PROBABILITIES, LABELS, patients, list("uuvwww"))
+    assert found is not None
+    shares, labels, groups = found
+    # q has slices of two labels (1 and 2): two studies; the slice without a patient has none.
+    assert labels.tolist() == [0, 1, 2]
+    assert groups == ["u", "w", "w"]
+    by_hand = np.exp(np.log(PROBABILITIES[:2]).mean(axis=0))
+    np.testing.assert_allclose(shares[0], by_hand / by_hand.sum(), rtol=1e-6)
+    assert study_probabilities(PROBABILITIES, LABELS, [""] * 6, list("uuvwww")) is None
 
 
 def test_expected_calibration_error() -> None:

@@ -19,7 +19,8 @@ from trainer.run import Run
 BIN = Path(sys.executable).parent
 FILES = {
     *("run.json", "model.keras", "history.csv", "metrics.json", "predictions.csv"),
-    *("calibration.npz", "validation.npz", "report.html", "curves.png", "confusion.png"),
+    *("calibration.npz", "validation.npz", "gallery.npz", "report.html", "curves.png"),
+    "confusion.png",
 }
 
 

@@ -111,7 +111,7 @@ def _replaced(familiarity: Familiarity, **changes: object) -> Familiarity:
 
 
 def _inverse_root(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A matrix W with W Wᵀ = covariance⁻¹."""
+    """A matrix W with W Wᵀ = covariance⁻¹; directions without spread count as of little."""
     values, vectors = np.linalg.eigh(covariance)
-    root: npt.NDArray[np.float64] = vectors / np.sqrt(np.maximum(values, 1e-6 * values.max()))
+    root: npt.NDArray[np.float64] = vectors / np.sqrt(np.maximum(values, 1e-4))
     return root
