@@ -169,7 +169,7 @@ def measure_real(data: Path) -> dict[str, Any]:
         "images": len(files),
         "test_images": len(true),
         "true_twins": int(true.sum()),
-        "true_twins_found": float(flagged[true].mean()),
+        "true_twins_found": float(flagged[true].mean()) if true.any() else 1.0,
         "others": int((~true).sum()),
         "others_flagged": float(others.sum() / max((~true).sum(), 1)),
         "others_flagged_by_turn": {

@@ -13,8 +13,8 @@ from edge_runtime.errors import ExitCode, UsageError, printable
 
 EXISTING = click.Path(exists=True, path_type=Path)
 EXIT_CODES = (
-    "\b\nExit codes: 0 no test image has a twin in training, 1 one has or the data cannot be "
-    "used, 2 usage or a missing package, 130 interrupted."
+    "\b\nExit codes: 0 no test image has a twin in training, 1 one has or the data\n"
+    "cannot be used, 2 usage or a missing package, 130 interrupted."
 )
 
 
