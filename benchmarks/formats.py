@@ -28,7 +28,7 @@ from edge_runtime.interpreters import open_graph
 from edge_runtime.model_file import read_model
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.evaluation.metrics import group_interval
-from trainer.evaluation.predict import observe
+from trainer.evaluation.predict import observer
 from trainer.run import Run, dump_json
 
 FORMATS = ("float32", "float16", "dynamic", "int8", "onnx")
@@ -115,7 +115,7 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
     network = run.load_model()
     files = {name: next(iter(sorted(models.glob(f"*-{name}.*"))), None) for name in FORMATS}
     graphs = {n: open_graph(read_model(f), threads=1) for n, f in files.items() if f}
-    reference = observe(network, side.images).logits.argmax(axis=1)
+    reference = observer(network)(side.images).logits.argmax(axis=1)
     called = {"keras": reference}
     for name, graph in graphs.items():
         called[name] = np.array([graph.run(image).argmax() for image in side.images])

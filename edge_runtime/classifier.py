@@ -184,7 +184,7 @@ class Classifier:
         if status is Status.UNFAMILIAR:
             reason = "unlike the slices that the model learned from"
         elif status is Status.UNCERTAIN:
-            reason = f"confidence below {threshold:.2f}, the threshold of {label}"
+            reason = f"confidence below {threshold:.3f}, the threshold of {label}"
         return Prediction(
             input=name,
             status=status,
@@ -203,12 +203,14 @@ def status_of(confidence: float, threshold: float | None, strange: bool) -> Stat
 
     Args:
         confidence: of the best guess, 0-1.
-        threshold: of its label; None where the model has none.
+        threshold: of its label; None where the model has none. At 1 nothing is sure enough, not
+            even a confidence that rounds to 1.
         strange: whether the input is unlike what the model learned from.
     """
     if strange:
         return Status.UNFAMILIAR
-    return Status.OK if threshold is None or confidence >= threshold else Status.UNCERTAIN
+    sure = threshold is None or (confidence >= threshold and threshold < 1)
+    return Status.OK if sure else Status.UNCERTAIN
 
 
 def _given(features: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:

@@ -22,7 +22,7 @@ from export.graph import export_graph
 from export.onnx import convert_onnx, onnx_ops
 from export.tflite import convert_tflite, graph_facts, output_order
 from trainer.evaluation.judgement import Judgement, fit_judgement
-from trainer.evaluation.predict import observe, observe_file
+from trainer.evaluation.predict import observe_file, observer
 from trainer.run import Run
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Exporter:
         self._held = run.validation()
         if len(self._held.labels) == 0:
             raise DataError("the run holds no held-out images to prove an export on")
-        self._reference = observe(self._model, self._held.pixels).logits
+        self._reference = observer(self._model)(self._held.pixels).logits
 
     @property
     def graph(self) -> keras.Model:

@@ -22,13 +22,12 @@ from trainer.evaluation.outcome import (
     read_outcome,
     short_figures,
 )
-from trainer.evaluation.predict import Observed, observe
+from trainer.evaluation.predict import observer
 from trainer.evaluation.report import Material, write_report
 from trainer.run import Run, dump_json
 
 if TYPE_CHECKING:
     import keras
-    import numpy.typing as npt
 
 CALIBRATION_IMAGES = 1024
 
@@ -42,9 +41,7 @@ def complete_run(run: Run, model: keras.Model, data: Dataset, split: Split) -> N
     run.save_images("validation", held)
     run.save_images("calibration", calibration)
 
-    def look(images: npt.NDArray[np.uint8]) -> Observed:
-        return observe(model, images)
-
+    look = observer(model)
     held_seen = look(held.images)
     judgement = fit_judgement(
         look,
@@ -107,7 +104,10 @@ def complete_folds(run: Run, parts: Sequence[Run]) -> None:
     gallery = pool_galleries(galleries, [len(o.table) for o in outcomes])
     confidence = outcome.numbers("confidence")
     among = np.sort(gallery.rows)  # heatmaps exist only for the cases that the folds chose
-    picked = choose_cases(outcome.labels[among], outcome.predicted[among], confidence[among])
+    picked = choose_cases(
+        outcome.labels[among], outcome.predicted[among], confidence[among],
+        [outcome.texts("group")[i] for i in among],
+    )  # fmt: skip
     metrics = figures(outcome)
     each = [short_figures(part) for part in outcomes]
     metrics["folds"] = [{key: m[key] for key in ("n", "groups", "accuracy")} for m in each]

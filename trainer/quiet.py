@@ -19,5 +19,6 @@ def import_tensorflow() -> None:
         import keras  # noqa: F401
         import tensorflow as tf
 
+        tf.get_logger().setLevel("ERROR")  # advice on tracing is for whoever writes the code
         tf.config.list_physical_devices()
         tf.constant(0)  # the first op initialises, and logs about, the devices

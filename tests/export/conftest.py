@@ -8,7 +8,7 @@ import pytest
 from edge_runtime.preprocess import Preprocess, preprocess
 from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.evaluation.calibration import fit_temperature
-from trainer.evaluation.predict import observe
+from trainer.evaluation.predict import observer
 from trainer.run import SCHEMA, Run, dump_json
 
 
@@ -38,7 +38,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     model.compile("adam", "sparse_categorical_crossentropy")
     model.optimizer.learning_rate = 0.01
     model.fit(pixels[..., None].astype("float32"), labels, epochs=15, batch_size=24, verbose=0)
-    temperature = fit_temperature(observe(model, pixels[120:]).logits, labels[120:])
+    temperature = fit_temperature(observer(model)(pixels[120:]).logits, labels[120:])
     folder = tmp_path_factory.mktemp("run")
     run = Run(
         folder,

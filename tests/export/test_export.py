@@ -26,7 +26,7 @@ from export.pipeline import REJECTED, Exporter, ExportSettings
 from export.tflite import convert_tflite, graph_facts, output_order
 from tests.export.conftest import save_images
 from trainer.data.phantom import CLASSES, draw_phantom
-from trainer.evaluation.predict import observe
+from trainer.evaluation.predict import observer
 from trainer.models.networks import build_network
 from trainer.run import Images, Run
 
@@ -130,7 +130,7 @@ def test_onnx_is_checked_in_full(exporter: Exporter) -> None:
 
 def held_and_reference(run: Run) -> tuple[Images, np.ndarray]:
     held = run.validation()
-    return held, observe(run.load_model(), held.pixels).logits
+    return held, observer(run.load_model())(held.pixels).logits
 
 
 def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:

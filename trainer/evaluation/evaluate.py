@@ -19,7 +19,7 @@ from trainer.evaluation.explain import method_of
 from trainer.evaluation.judgement import Judgement
 from trainer.evaluation.measure import Measure
 from trainer.evaluation.outcome import figures
-from trainer.evaluation.predict import Observed, observe, observe_file
+from trainer.evaluation.predict import Observed, observe_file, observer
 from trainer.evaluation.report import Material, write_report
 from trainer.run import Run, dump_json
 
@@ -128,7 +128,7 @@ def _open(path: Path, options: Options, predicting: Progress | None) -> _Subject
             labels=run.labels,
             preprocess=run.preprocess,
             judgement=Judgement.from_settings(run.settings),
-            look=lambda images: observe(network, images),
+            look=observer(network),
             network=network,
             data=run.settings["data"] or {},
             protocol=run.settings["protocol"],

@@ -57,17 +57,27 @@ def choose_cases(
     labels: npt.NDArray[np.int64],
     predicted: npt.NDArray[np.int64],
     confidence: npt.NDArray[np.float64],
+    groups: Sequence[str],
 ) -> npt.NDArray[np.int64]:
     """Rows to show: ERRORS errors by falling confidence, then RIGHT_PER_CLASS right answers of
-    each class: its surest and its least sure, and so on inward."""
-    wrong = np.flatnonzero(predicted != labels)
-    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:ERRORS].tolist()
+    each class: its surest and its least sure, and so on inward. One case a group at most: copies
+    of a picture show nothing more."""
+    order = np.argsort(-confidence, kind="stable")
+    wrong = order[(predicted != labels)[order]]
+    chosen = _one_a_group(wrong.tolist(), groups, ERRORS)
     for c in np.unique(labels):
-        right = np.flatnonzero((predicted == labels) & (labels == c))
-        right = right[np.argsort(-confidence[right], kind="stable")]
-        ends = [i // 2 if i % 2 == 0 else -(i // 2) - 1 for i in range(len(right))]
-        chosen += [int(right[i]) for i in ends[:RIGHT_PER_CLASS]]
+        right = order[((predicted == labels) & (labels == c))[order]]
+        inward = [int(right[i // 2 if i % 2 == 0 else -(i // 2) - 1]) for i in range(len(right))]
+        chosen += _one_a_group(inward, groups, RIGHT_PER_CLASS)
     return np.asarray(chosen, dtype=np.int64)
+
+
+def _one_a_group(rows: Sequence[int], groups: Sequence[str], count: int) -> list[int]:
+    """The first `count` of the rows that bring a group of their own."""
+    firsts: dict[str, int] = {}
+    for row in rows:
+        firsts.setdefault(groups[row], row)
+    return list(firsts.values())[:count]
 
 
 def pool_galleries(galleries: Sequence[Gallery], sizes: Sequence[int]) -> Gallery:

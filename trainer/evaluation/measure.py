@@ -56,7 +56,9 @@ class Measure:
             hits = box_hits(peaks(heat), side.boxes)
             extras |= {"heat_in_box": hits, "box_share": box_chances(side.boxes)}
         outcome = make_outcome(side, shares, self.protocol, split, extras)
-        rows = choose_cases(side.labels, outcome.predicted, outcome.numbers("confidence"))
+        rows = choose_cases(
+            side.labels, outcome.predicted, outcome.numbers("confidence"), side.groups
+        )
         shown = np.zeros((len(rows), 1, 1), np.float32) if heat is None else heat[rows]
         return outcome, Gallery(rows, side.images[rows], shown, side.boxes[rows])
 

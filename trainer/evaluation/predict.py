@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from trainer.data.dataset import Progress
 
 Floats = npt.NDArray[np.float32]
+BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,20 @@ class Observed:
     class_maps: Floats | None = None
 
 
-def observe(model: keras.Model, images: npt.NDArray[np.uint8], batch_size: int = 128) -> Observed:
-    """Run a network that ends in the layer `softmax` on uint8 images of N×S×S."""
+def observer(model: keras.Model) -> Callable[[npt.NDArray[np.uint8]], Observed]:
+    """A function that runs a network which ends in the layer `softmax` on uint8 images of N×S×S."""
     import keras
 
     outputs = network_outputs(model)
-    cut = keras.Model(model.inputs, list(outputs.values()))
-    pixels = images[..., None].astype(np.float32)
-    answers = cut.predict(pixels, batch_size=batch_size, verbose=0)
-    named = {
-        name: np.asarray(values, dtype=np.float32)
-        for name, values in zip(outputs, answers, strict=True)
-    }
-    return Observed(**named)
+    cut = keras.Model(model.inputs, list(outputs.values()))  # once: each is traced anew
+
+    def look(images: npt.NDArray[np.uint8]) -> Observed:
+        pixels = images[..., None].astype(np.float32)
+        answers = cut.predict(pixels, batch_size=BATCH, verbose=0)
+        named = zip(outputs, answers, strict=True)
+        return Observed(**{name: np.asarray(values, np.float32) for name, values in named})
+
+    return look
 
 
 def network_outputs(model: keras.Model) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Selective classification for deep neural networks (2017).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,9 @@ def choose_thresholds(
         max_error: share of wrong answers among those given (0-1).
 
     Returns:
-        Label -> threshold: an answer counts where its confidence is at least that. 1 where no
-        confidence is safe, or where validation never called the class: then nothing is known.
+        Label -> threshold: an answer counts where its confidence is at least that (see
+        `status_of`). 1, which means never, where no confidence is safe, or where validation
+        never called the class: then nothing is known.
     """
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     thresholds = {}
@@ -54,17 +55,6 @@ def choose_thresholds(
         else:
             thresholds[name] = float((level[safe[-1]] + level[safe[-1] + 1]) / 2)
     return thresholds
-
-
-def is_answered(
-    probabilities: Floats, class_names: Sequence[str], thresholds: Mapping[str, float]
-) -> npt.NDArray[np.bool_]:
-    """Which rows (N×C) reach the threshold of the class they call; the device's own rule."""
-    levels = np.array([thresholds.get(name, 0.0) for name in class_names])
-    reached: npt.NDArray[np.bool_] = (
-        probabilities.max(axis=1) >= levels[probabilities.argmax(axis=1)]
-    )
-    return reached
 
 
 def risk_coverage(probabilities: Floats, labels: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:

@@ -1,0 +1,115 @@
+"""One table of what the network reaches under each protocol, beside the controls.
+
+    python -m benchmarks.honest RUN [RUN ...] --out benchmarks/results
+
+Each RUN is a finished training; the command that made it is told from its settings. Writes
+honest.json and honest.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_runtime.files import write_text
+from trainer.evaluation.controls import CONTROLS
+from trainer.evaluation.report import percent
+from trainer.run import Run, dump_json
+
+KEPT = ("n", "groups", "accuracy", "balanced_accuracy", "interval95")
+HEAD = (
+    "| protocol | measured on | n | this network % | balanced % | 1-NN on pixels % "
+    "| low-level statistics % |\n|---|---|--:|--:|--:|--:|--:|"
+)
+
+
+def rows_of(run: Run) -> list[dict[str, Any]]:
+    """One row for each way to count a run's test side."""
+    metrics, settings = run.metrics(), run.settings
+    protocol = settings["protocol"]
+    if settings.get("folds"):
+        protocol += f", {settings['folds']} folds"
+    rows = [_row(protocol, "slices", metrics, metrics["controls"])]
+    for part, words in (
+        ("without_twins", "slices without a twin in training"),
+        ("without_shared_groups", "slices of groups that training did not see"),
+    ):
+        if metrics.get(part):
+            rows.append(_row(protocol, words, metrics[part], metrics[part]["controls"]))
+    if metrics.get("per_study"):
+        rows.append(_row(protocol, "studies", metrics["per_study"], None))
+    if len(metrics.get("per_source") or {}) > 1:
+        for source, figures in metrics["per_source"].items():
+            rows.append(_row(protocol, f"slices of source {source}", figures, None))
+    return rows
+
+
+def command_of(run: Run) -> str:
+    """The command that made a run, with what is not at its default."""
+    settings, training = run.settings, run.settings["training"]
+    words = ["btc-train DATA --groups groups.csv --boxes boxes.csv"]
+    words.append(f"--protocol {settings['protocol']}")
+    if settings.get("folds"):
+        words.append(f"--folds {settings['folds']}")
+    words += [f"--epochs {training['epochs']} --patience {training['patience']}"]
+    return " ".join([*words, f"--seed {settings['seed']}"])
+
+
+def _row(
+    protocol: str, on: str, figures: dict[str, Any], controls: dict[str, Any] | None
+) -> dict[str, Any]:
+    def few(values: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: values[key] for key in KEPT if key in values}
+        wanted = ("accuracy", "balanced_accuracy")
+        kept["interval95"] = {k: v for k, v in values["interval95"].items() if k in wanted}
+        return kept
+
+    return {
+        "protocol": protocol,
+        "on": on,
+        **few(figures),
+        "controls": {name: few(control) for name, control in (controls or {}).items()},
+    }
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The table that the README shows."""
+    lines = [HEAD]
+    for row in result["rows"]:
+        cells = [row["protocol"], row["on"], str(row["n"]), _cell(row, "accuracy")]
+        cells.append(_cell(row, "balanced_accuracy"))
+        cells += [_cell(row["controls"].get(name), "accuracy") for name in CONTROLS]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Accuracy with its 95 % interval, bootstrapped over groups. Made by:", ""]
+    lines += [f"- `{command}`" for command in result["commands"]]
+    return "\n".join([*lines, ""])
+
+
+def _cell(figures: dict[str, Any] | None, key: str) -> str:
+    if not figures or figures.get(key) is None:
+        return "–"
+    low, high = figures["interval95"][key]
+    return f"{percent(figures[key])} ({percent(low)}–{percent(high)})"
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+def main(runs: tuple[Path, ...], out: Path) -> None:
+    """Put the figures of finished RUNS into one table."""
+    opened = [Run.open(run) for run in runs]
+    result = {
+        "rows": [row for run in opened for row in rows_of(run)],
+        "commands": [command_of(run) for run in opened],
+    }
+    write_text(out / "honest.json", dump_json(result))
+    write_text(out / "honest.md", as_markdown(result))
+    click.echo(as_markdown(result))
+
+
+if __name__ == "__main__":
+    from edge_runtime.commands import run_command
+
+    run_command(main, "benchmarks.honest", extra="train")

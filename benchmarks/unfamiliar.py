@@ -1,0 +1,106 @@
+"""What a model refuses as unlike the slices it learned from, and what it should not.
+
+    python -m benchmarks.unfamiliar MODEL RUN DATA --untyped ZIP --out benchmarks/results
+
+Real slices are those of RUN's test side in DATA; strangers are drawn, or made from the same slices
+by inverting and turning them. `--untyped` adds the folders of a zip whose label is no class of the
+model (such as tumours of unknown type), with what each slice was called. Writes unfamiliar.json
+and unfamiliar.md.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from edge_runtime import Classifier
+from edge_runtime.files import write_text
+from edge_runtime.images import decode
+from trainer.data.archive import Source, open_source
+from trainer.data.dataset import place
+from trainer.data.strangers import CHANGED, DRAWN, draw_strangers, tilt
+from trainer.run import dump_json
+
+EXTRA = {"half turn": 180.0, "tilted 45 degrees": 45.0, "tilted 135 degrees": 135.0}
+
+
+def statuses(classifier: Classifier, pictures: list[np.ndarray]) -> Counter[str]:
+    """How often each status is answered."""
+    return Counter(a.status.value for a in classifier.classify_many(pictures))
+
+
+def measure(classifier: Classifier, run: Path, source: Source, count: int) -> dict[str, Any]:
+    """Shares refused: of real slices, of each kind of stranger, and of all kinds together."""
+    with (run / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+        paths = [row["path"] for row in csv.DictReader(stream)]
+    chosen = np.random.default_rng(0).permutation(len(paths))[:count]
+    slices = [decode(source.read(paths[i])) for i in sorted(chosen)]
+    kinds = {name: draw_strangers(name, count) for name in DRAWN}
+    kinds |= {name: [change(s) for s in slices] for name, change in CHANGED.items()}
+    extra = {name: [tilt(s, degrees) for s in slices] for name, degrees in EXTRA.items()}
+    refused = {
+        name: statuses(classifier, pictures)["unfamiliar"] / len(pictures)
+        for name, pictures in {"real slices": slices, **kinds, **extra}.items()
+    }
+    return {
+        "model": classifier.model.tag,
+        "count": len(slices),
+        "real_refused": refused.pop("real slices"),
+        "strangers_refused": float(np.mean([refused[name] for name in kinds])),
+        "kinds": {name: refused[name] for name in kinds},
+        "beside": {name: refused[name] for name in extra},
+    }
+
+
+def classify_untyped(classifier: Classifier, source: Source) -> dict[str, Any]:
+    """What slices of a label that the model does not know are called, by status."""
+    called: dict[str, Counter[str]] = {}
+    for name in source.names():
+        answer = classifier.classify(source.read(name))
+        label, _ = place(name)
+        called.setdefault(label, Counter())[f"{answer.raw_label}, {answer.status.value}"] += 1
+    return {label: dict(sorted(counts.items())) for label, counts in called.items()}
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The table that the README shows."""
+    rows = ["| picture | refused % |", "|---|--:|"]
+    rows += [f"| real slices of unseen groups | {100 * result['real_refused']:.1f} |"]
+    rows += [f"| **all kinds below, mean** | **{100 * result['strangers_refused']:.1f}** |"]
+    rows += [f"| {name} | {100 * share:.1f} |" for name, share in result["kinds"].items()]
+    rows += [f"| not counted: {n} | {100 * s:.1f} |" for n, s in result["beside"].items()]
+    rows += ["", f"{result['count']} pictures of each kind; {result['model']}."]
+    for label, counts in (result.get("untyped") or {}).items():
+        total = sum(counts.values())
+        parts = "; ".join(f"{name}: {n}" for name, n in counts.items())
+        rows += ["", f"{total} slices labelled {label} were called: {parts}."]
+    return "\n".join([*rows, ""])
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option("--untyped", type=click.Path(exists=True, path_type=Path))
+@click.option("--count", type=click.IntRange(10), default=300, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+def main(model: Path, run: Path, data: Path, untyped: Path | None, count: int, out: Path) -> None:
+    """Measure what MODEL refuses, on the slices of DATA that RUN was tested on."""
+    classifier = Classifier(model)
+    result = measure(classifier, run, open_source(data), count)
+    if untyped is not None:
+        result["untyped"] = classify_untyped(classifier, open_source(untyped))
+    write_text(out / "unfamiliar.json", dump_json(result))
+    write_text(out / "unfamiliar.md", as_markdown(result))
+    click.echo(as_markdown(result))
+
+
+if __name__ == "__main__":
+    from edge_runtime.commands import run_command
+
+    run_command(main, "benchmarks.unfamiliar", extra="train")

@@ -1,0 +1,121 @@
+"""The check for inputs unlike the training slices: its arithmetic, its storage, its answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_runtime import Classifier, ModelError
+from edge_runtime.classifier import Status, status_of
+from edge_runtime.model_file import read_model
+from edge_runtime.model_info import ModelInfo
+from edge_runtime.unfamiliar import Familiarity
+from tests.device.conftest import draw_slice
+
+
+def familiarity(features: int = 5, classes: int = 3, seed: int = 0, **changes) -> Familiarity:
+    rng = np.random.default_rng(seed)
+    return replace(
+        Familiarity(
+            mean=rng.normal(size=features),
+            scale=rng.uniform(0.5, 2, features),
+            whiten=rng.normal(size=(features, features)),
+            centers=rng.normal(size=(classes, features)),
+            turn=rng.normal(size=features + 1),
+            levels=np.array([0.5, 1.5, -0.2, 0.8]),
+            threshold=1.0,
+        ),
+        **changes,
+    )
+
+
+def test_score_by_hand() -> None:
+    f = familiarity()
+    x = np.random.default_rng(1).normal(size=5)
+    z = (x - f.mean) / f.scale
+    distance = np.log(min(((z @ f.whiten - c) ** 2).sum() for c in f.centers))
+    turned = (z * f.turn[:5]).sum() + f.turn[5]
+    by_hand = max((distance - 0.5) / 1.5, (turned + 0.2) / 0.8)
+    assert f.score(x) == pytest.approx(by_hand)
+    np.testing.assert_allclose(f.score(np.stack([x, x])), [by_hand] * 2)
+    assert bool(f.is_strange(x)) == (by_hand > 1.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 1000))
+def test_stored_parameters_score_alike(features: int, classes: int, seed: int) -> None:
+    f = familiarity(features, classes, seed)
+    text = json.dumps(f.to_json(), allow_nan=False)
+    back = Familiarity.from_json(json.loads(text))
+    assert back.to_json() == json.loads(text), "storing twice changes nothing"
+    x = np.random.default_rng(seed).normal(size=(7, features))
+    np.testing.assert_allclose(back.score(x), f.score(x), rtol=0.05, atol=0.05)
+
+
+def damaged() -> list[dict]:
+    good = familiarity().to_json()
+    nan = familiarity(mean=np.array([np.nan] * 5)).to_json()
+    return [
+        {**good, "method": "tea leaves"},
+        {**good, "features": 4},
+        {**good, "features": 10**9},
+        {**good, "features": "5"},
+        {**good, "whiten": "not base64!"},
+        {**good, "whiten": good["mean"]},
+        {**good, "centers": ""},
+        {**good, "threshold": None},
+        {**good, "threshold": float("nan")},
+        {**good, "scale": good["mean"][:4]},
+        {**good, "levels": None},
+        {k: v for k, v in good.items() if k != "turn"},
+        familiarity(scale=np.zeros(5)).to_json(),
+        familiarity(levels=np.array([0.0, 0.0, 0.0, 1.0])).to_json(),
+        nan,
+    ]
+
+
+@pytest.mark.parametrize("shape", damaged(), ids=range(len(damaged())))
+def test_damaged_parameters_are_refused(shape: dict) -> None:
+    with pytest.raises(ModelError):
+        Familiarity.from_json(shape)
+
+
+def test_metadata_without_the_output_is_refused() -> None:
+    info = read_model().info
+    shape = json.loads(info.to_json()) | {"outputs": {"logits": 0},
+                                          "unfamiliar": familiarity().to_json()}  # fmt: skip
+    with pytest.raises(ModelError, match="impossible"):
+        ModelInfo.from_json(json.dumps(shape))
+
+
+def test_parameters_of_another_network_are_refused() -> None:
+    file = read_model()
+    other = replace(file, info=replace(file.info, unfamiliar=familiarity().to_json()))
+    with pytest.raises(ModelError, match="features"):
+        Classifier(other)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "threshold", "strange", "status"),
+    [(0.9, None, False, "ok"), (0.9, 0.9, False, "ok"), (0.89, 0.9, False, "uncertain"),
+     (1.0, 1.0, False, "uncertain"),
+     (0.99, 0.5, True, "unfamiliar"), (0.1, 0.5, True, "unfamiliar")],
+)  # fmt: skip
+def test_rule(confidence: float, threshold: float | None, strange: bool, status: str) -> None:
+    assert status_of(confidence, threshold, strange).value == status
+
+
+def test_a_refused_slice_keeps_its_best_guess() -> None:
+    file = read_model()
+    parameters = dict(file.info.unfamiliar or {}) | {"threshold": -1e9}
+    strict = replace(file, info=replace(file.info, unfamiliar=parameters))
+    answer = Classifier(strict).classify(draw_slice(3))
+    assert answer.status is Status.UNFAMILIAR
+    assert answer.label is None
+    assert answer.raw_label in file.info.labels
+    assert "unlike" in (answer.reason or "")
