@@ -67,6 +67,7 @@ def main(out: Path, per_class: int, epochs: int) -> None:
     stage = Stage()
     stage.run("make slices", "python", "-m", "trainer.data.phantom", data, "--per-class",
               str(per_class))  # fmt: skip
+    stage.run("audit", "btc-audit", data, "--out", out / "audit")
     stage.run("train", "btc-train", data, "--out", run, "--epochs", str(epochs), "--batch-size",
               "16")  # fmt: skip
     stage.run("export", "btc-export", run, "--int8", "--float32", "--out", models,

@@ -59,8 +59,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def official(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("Läufe") / "erster [1]"
-    run("btc-train", data, "--groups", data / "groups.csv", "--boxes", data / "boxes.csv", "--out",
-        out, "--epochs", 2, "--size", 64, "--batch-size", 8)  # fmt: skip
+    said = run("btc-train", data, "--groups", data / "groups.csv", "--boxes", data / "boxes.csv",
+               "--out", out, "--epochs", 2, "--size", 64, "--batch-size", 8)  # fmt: skip
+    assert all(name in said for name in CLASSES), "no name is taken for markup"
     return out
 
 

@@ -15,6 +15,7 @@ from edge_runtime.preprocess import Preprocess, preprocess
 from trainer.data.audit import Audit, audit
 from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
+from trainer.data.strangers import CHANGED, DRAWN, draw_strangers
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ARCHIVE, GROUPS = DATA / "brain-tumor-mri.zip", DATA / "groups.csv"
@@ -42,6 +43,23 @@ def test_bundled_model_recognises_real_slices(sample: Path) -> None:
     right = [a.label == Path(n).parent.name for a, n in zip(answers, names, strict=True)]
     # Most of these were trained on: this finds a wrong label order or preprocessing, no more.
     assert np.mean(right) > 0.9
+
+
+def test_bundled_model_refuses_inverted_and_turned_slices(sample: Path) -> None:
+    classifier = Classifier()
+    with zipfile.ZipFile(sample) as archive:
+        slices = [load_gray(archive.read(name)) for name in archive.namelist()]
+
+    def refused(pictures: list[np.ndarray]) -> float:
+        answers = classifier.classify_many(pictures)
+        return float(np.mean([a.status.value == "unfamiliar" for a in answers]))
+
+    # Most real slices of the sample were trained on: this holds the threshold in its place.
+    assert refused(slices) < 0.08
+    changed = {name: refused([change(s) for s in slices]) for name, change in CHANGED.items()}
+    drawn = {name: refused(draw_strangers(name, 60)) for name in DRAWN}
+    assert np.mean([*changed.values(), *drawn.values()]) >= 0.95
+    assert min(changed.values()) > 0.8, changed
 
 
 def test_groups_stay_on_one_side(sample: Path) -> None:

@@ -10,6 +10,7 @@ import click
 
 import edge_runtime
 from edge_runtime.errors import ExitCode, UsageError, printable
+from trainer.progress import add_bar, progress_bars
 
 EXISTING = click.Path(exists=True, path_type=Path)
 EXIT_CODES = (
@@ -46,7 +47,6 @@ def audit_command(
     with different labels, damaged and odd files, and what gives the class away. Leaves a page, the
     figures, and a groups.csv for btc-train. Research use only.
     """
-    from trainer.cli import _bar, _bars
     from trainer.data.archive import open_source
     from trainer.data.audit import audit
     from trainer.evaluation.audit_page import write_audit
@@ -55,9 +55,9 @@ def audit_command(
     if groups and (out / "groups.csv").exists() and groups.samefile(out / "groups.csv"):
         raise UsageError(f"--out {out} would replace the table given with --groups")
     out.mkdir(parents=True, exist_ok=True)  # before minutes of work
-    with _bars() as bars:
+    with progress_bars() as bars:
         found = audit(
-            data, groups, reading=_bar(bars, "Reading"), comparing=_bar(bars, "Comparing")
+            data, groups, reading=add_bar(bars, "Reading"), comparing=add_bar(bars, "Comparing")
         )
     for problem in found.result["unreadable"]:
         click.echo(f"{printable(problem['path'])}: {problem['reason']}; skipped", err=True)

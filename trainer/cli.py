@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
-from edge_runtime.errors import ExitCode, UsageError
+from edge_runtime.errors import ExitCode, printable
+from trainer.progress import add_bar, progress_bars
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
@@ -193,13 +194,13 @@ def evaluate_command(
 
     if model.is_dir():
         import_tensorflow()
-    with _bars() as bars:
+    with progress_bars() as bars:
         metrics = evaluate(
             model,
             data,
             Options(split, groups, boxes, backend, threads, out),
-            reading=_bar(bars, "Reading"),
-            predicting=_bar(bars, "Classifying"),
+            reading=add_bar(bars, "Reading"),
+            predicting=add_bar(bars, "Classifying"),
             on_problem=_say_problem,
         )
     for words in metrics["warnings"]:
@@ -231,30 +232,6 @@ def _say_problem(path: str, reason: str) -> None:
 
 
 @contextmanager
-def _bars() -> Iterator[Any]:
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-    except ImportError:
-        raise UsageError(
-            "this command needs more packages: pip install 'btc-edge[train]'"
-        ) from None
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        yield bars
-
-
-def _bar(bars: Any, title: str) -> Any:
-    task = bars.add_task(title, total=None, visible=False)
-
-    def advance(done: int, total: int) -> None:
-        bars.update(task, completed=done, total=total, visible=True)
-
-    return advance
-
-
-@contextmanager
 def _watch(epochs: int) -> Iterator[Any]:
     from trainer.pipeline import Watch
 
@@ -268,8 +245,8 @@ def _watch(epochs: int) -> Iterator[Any]:
             err=True,
         )
 
-    with _bars() as bars:
-        advance = _bar(bars, "Training")
+    with progress_bars() as bars:
+        advance = add_bar(bars, "Training")
 
         def batch(epoch: int, done: int, total: int) -> None:
             advance((epoch - 1) * total + done, epochs * total)
@@ -283,27 +260,23 @@ def _watch(epochs: int) -> Iterator[Any]:
                 err=True,
             )
 
-        yield Watch(_bar(bars, "Reading"), read, batch, epoch_done)
+        yield Watch(add_bar(bars, "Reading"), read, batch, epoch_done)
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from trainer.evaluation.controls import CONTROLS
-    from trainer.evaluation.report import HEADS, METRIC_NAMES, percent, summary_line, verdict
+    from trainer.evaluation.report import HEADS, METRIC_NAMES, percent, summary_lines
 
     table = Table("class", *HEADS, "n")
     for name, figures in metrics["per_class"].items():
-        table.add_row(name, *(percent(figures[m]) for m in METRIC_NAMES), str(figures["n"]))
-    console = Console(file=sys.stdout)
-    console.print(summary_line(metrics), soft_wrap=True, highlight=False)
+        shares = (percent(figures[m]) for m in METRIC_NAMES)
+        table.add_row(escape(printable(name)), *shares, str(figures["n"]))
+    console = Console(file=sys.stdout, highlight=False)
+    first, *others = summary_lines(metrics)
+    console.print(first, soft_wrap=True, markup=False)
     console.print(table)
-    for part in ("without_twins", "without_shared_groups", "per_study"):
-        if metrics.get(part):
-            console.print(summary_line(metrics[part]), soft_wrap=True, highlight=False)
-    for name, control in (metrics.get("controls") or {}).items():
-        line = f"Control: {CONTROLS[name]}: accuracy {percent(control['accuracy'])} %."
-        console.print(line, soft_wrap=True, highlight=False)
-    console.print(verdict(metrics), soft_wrap=True, highlight=False)
-    console.print("Research use only; not for diagnosis.", highlight=False)
+    for line in (*others, "Research use only; not for diagnosis."):
+        console.print(line, soft_wrap=True, markup=False)

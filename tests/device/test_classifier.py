@@ -22,6 +22,13 @@ def classifier() -> Classifier:
     return Classifier()
 
 
+@pytest.fixture(scope="module")
+def trusting() -> Classifier:
+    """The bundled model without its checks: it answers for drawn pictures too."""
+    file = read_model()
+    return Classifier(replace(file, info=replace(file.info, thresholds=None, unfamiliar=None)))
+
+
 def test_path_bytes_and_array_agree(classifier: Classifier, tmp_path: Path) -> None:
     picture = draw_slice(1)
     path = tmp_path / "slice.png"
@@ -33,8 +40,8 @@ def test_path_bytes_and_array_agree(classifier: Classifier, tmp_path: Path) -> N
     assert [a.input for a in answers] == [str(path), "bytes", "array"]
 
 
-def test_answer_is_whole_and_frozen(classifier: Classifier) -> None:
-    answer = classifier.classify(draw_slice(2))
+def test_answer_is_whole_and_frozen(trusting: Classifier) -> None:
+    answer = trusting.classify(draw_slice(2))
     assert answer.status is Status.OK
     assert answer.probabilities is not None
     assert sum(answer.probabilities.values()) == pytest.approx(1)
@@ -73,7 +80,8 @@ def test_an_interpreter_that_fails_is_a_model_error(monkeypatch: pytest.MonkeyPa
 
 def test_threshold_withholds_the_label() -> None:
     file = read_model()
-    strict = replace(file, info=replace(file.info, thresholds=dict.fromkeys(file.info.labels, 1.0)))
+    never = dict.fromkeys(file.info.labels, 1.0)
+    strict = replace(file, info=replace(file.info, thresholds=never, unfamiliar=None))
     answer = Classifier(strict).classify(draw_slice(3))
     assert answer.status is Status.UNCERTAIN
     assert answer.label is None
@@ -81,14 +89,24 @@ def test_threshold_withholds_the_label() -> None:
     assert "threshold" in (answer.reason or "")
 
 
-def test_a_bad_input_does_not_end_a_batch(classifier: Classifier) -> None:
+def test_a_bad_input_does_not_end_a_batch(trusting: Classifier) -> None:
     good = encode(draw_slice(4))
-    answers = list(classifier.classify_many([good, b"text", good[: len(good) // 2], good]))
+    answers = list(trusting.classify_many([good, b"text", good[: len(good) // 2], good]))
     assert [a.status.value for a in answers] == ["ok", "error", "error", "ok"]
     assert answers[1].label is None
     assert answers[0].probabilities == answers[3].probabilities
     with pytest.raises(InputError):
-        classifier.classify(b"text")
+        trusting.classify(b"text")
+
+
+def test_checks_change_the_answer_and_nothing_else(
+    classifier: Classifier, trusting: Classifier
+) -> None:
+    """A drawn head is no slice: it is refused, and what the network said stands beside it."""
+    one, two = classifier.classify(draw_slice(4)), trusting.classify(draw_slice(4))
+    assert (one.status, two.status) == (Status.UNFAMILIAR, Status.OK)
+    assert one.probabilities == two.probabilities
+    assert one.raw_label == two.label
 
 
 def test_eight_threads_answer_like_one(classifier: Classifier) -> None:

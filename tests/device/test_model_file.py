@@ -123,9 +123,11 @@ def test_bundled_model_says_what_it_is() -> None:
     assert file.info.labels == ("glioma", "meningioma", "notumor", "pituitary")
     assert file.info.scheme == "int8"
     assert "not for diagnosis" in file.info.intended_use
-    (figure,) = file.info.metrics
-    assert figure["protocol"] == "grouped"
-    assert figure["interval95"][0] < figure["accuracy"] < figure["interval95"][1]
+    assert [figure["protocol"] for figure in file.info.metrics] == ["grouped", "grouped, per study"]
+    for figure in file.info.metrics:
+        assert figure["interval95"][0] < figure["accuracy"] <= figure["interval95"][1]
+    assert set(file.info.thresholds or {}) == set(file.info.labels)
+    assert file.info.unfamiliar is not None
 
 
 def test_missing_model(tmp_path: Path) -> None:

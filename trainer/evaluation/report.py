@@ -54,15 +54,41 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
-def summary_line(metrics: dict[str, Any]) -> str:
+def summary_line(metrics: dict[str, Any], unit: str = "slices") -> str:
     """Protocol, size, accuracy and interval in one sentence."""
     low, high = metrics["interval95"]["accuracy"]
     return (
         f"{metrics['split'].capitalize()} side, protocol '{metrics['protocol']}': "
-        f"{metrics['n']} slices in {metrics['groups']} groups, "
+        f"{metrics['n']} {unit} in {metrics['groups']} groups, "
         f"accuracy {percent(metrics['accuracy'])} % (95 % interval over groups "
         f"{percent(low)}–{percent(high)}), balanced {percent(metrics['balanced_accuracy'])} %."
     )
+
+
+def summary_lines(metrics: dict[str, Any]) -> list[str]:
+    """What a terminal shows of metrics.json: the test side, its parts, the controls."""
+    lines = [summary_line(metrics)]
+    for part, unit in (
+        ("without_twins", "slices"), ("without_shared_groups", "slices"), ("per_study", "studies")
+    ):  # fmt: skip
+        if metrics.get(part):
+            lines.append(summary_line(metrics[part], unit))
+    for name, control in (metrics.get("controls") or {}).items():
+        low, high = control["interval95"]["accuracy"]
+        lines.append(
+            f"Control, {CONTROLS[name]}: accuracy {percent(control['accuracy'])} % "
+            f"({percent(low)}–{percent(high)}), balanced {percent(control['balanced_accuracy'])} %."
+        )
+    if metrics.get("controls"):
+        lines.append(verdict(metrics))
+    answered, refused = metrics.get("selective"), metrics.get("unfamiliar")
+    if answered and refused:
+        lines.append(
+            f"Answers {percent(answered['coverage']['share'])} % of the slices, of which "
+            f"{percent(answered['error']['share'])} % wrong; refuses {percent(refused['share'])} % "
+            "as unlike those seen in training."
+        )
+    return lines
 
 
 def verdict(metrics: dict[str, Any]) -> str:
