@@ -116,12 +116,28 @@ def info(model: Path | None, style: str) -> None:
         ("input", f"{about.input['dtype']} {'x'.join(map(str, about.input['shape']))}, 0-255"),
         ("preprocessing", ", ".join(f"{k} {v}" for k, v in about.preprocess.to_json().items())),
         ("temperature", f"{about.temperature:.3f}"),
-        ("trained on", ", ".join(f"{k} {v}" for k, v in about.data.items() if k != "sha256")),
+        ("answers", _answers(about.thresholds, about.max_error)),
+        ("refuses", "pictures unlike the training slices" if about.unfamiliar else "nothing"),
+        ("trained on", _counts(about.data)),
         ("licence", about.license or "not stated"),
     ]
     lines += [("measured", _measured(figure)) for figure in about.metrics]
     for name, text in lines:
         click.echo(f"{name:<14} {printable(str(text))}")
+
+
+def _answers(thresholds: Mapping[str, float] | None, max_error: float | None) -> str:
+    """From which confidence on a label is given."""
+    if thresholds is None:
+        return "always"
+    chosen = "" if max_error is None else f", chosen for {100 * max_error:.1f} % errors"
+    levels = (f"{label} from {level:.3f}" for label, level in thresholds.items())
+    return ", ".join(levels) + chosen
+
+
+def _counts(data: Mapping[str, Any]) -> str:
+    """The sizes that the model states of its data."""
+    return ", ".join(f"{k} {v}" for k, v in data.items() if isinstance(v, int))
 
 
 def _measured(figure: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ def test_every_command_is_documented() -> None:
 
 @pytest.mark.slow
 def test_commands_run(tmp_path: Path) -> None:
-    write_phantoms(tmp_path / "brain-tumor-mri.zip", per_class=24, seed=2)
+    write_phantoms(tmp_path / "brain-tumor-mri.zip", per_class=16, seed=2)
     with zipfile.ZipFile(tmp_path / "brain-tumor-mri.zip") as archive:
         names = archive.namelist()
         for name in names:

@@ -137,16 +137,18 @@ def train_command(
             network, epochs, batch_size, learning_rate, patience, augment, seed=seed
         ),
     )
-    import_tensorflow()
     if resume:
         run, job = resume_job(job)
     else:
         run = start_run(job)
+    import_tensorflow()
     try:
         with _watch(job.settings.epochs) as watch:
             run_job(job, run, watch)
     except KeyboardInterrupt:
         kept = "the best epoch so far is in it" if (out / "model.keras").is_file() else "no epoch"
+        if job.folds:
+            kept = "every fold as far as it came"
         click.echo(f"btc-train: interrupted; {out} ({kept}); --resume goes on", err=True)
         raise SystemExit(ExitCode.INTERRUPTED) from None
     _print_metrics(run.metrics())

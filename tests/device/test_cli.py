@@ -128,6 +128,8 @@ def test_models_that_cannot_be_used(tmp_path: Path, slices: Path) -> None:
 def test_info() -> None:
     text = edge("info").stdout
     assert "not for diagnosis" in text.splitlines()[0]
+    assert "glioma from 0." in text
+    assert "unlike the training slices" in text
     shape = json.loads(edge("info", "--format", "json").stdout)
     assert shape["schema"] == 1
     assert shape["labels"] == ["glioma", "meningioma", "notumor", "pituitary"]

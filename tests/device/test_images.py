@@ -33,6 +33,29 @@ def test_header_agrees_with_the_decoder(suffix: str, colour: bool) -> None:
     assert decode(data).shape == (150, 181)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "shape", "dtype", "channels", "bits"),
+    [
+        (".jpg", (40, 30), np.uint8, 1, 8),
+        (".jpg", (40, 30, 3), np.uint8, 3, 8),
+        (".png", (40, 30), np.uint8, 1, 8),
+        (".png", (40, 30, 3), np.uint16, 3, 16),
+        (".png", (40, 30, 4), np.uint8, 4, 8),
+        (".tiff", (40, 30), np.uint16, 1, 16),
+        (".tiff", (40, 30, 3), np.uint8, 3, 8),
+        (".bmp", (40, 30, 3), np.uint8, 3, 8),
+        (".webp", (40, 30, 3), np.uint8, 3, 8),
+    ],
+)
+def test_header_tells_how_pixels_are_stored(
+    suffix: str, shape: tuple[int, ...], dtype: type, channels: int, bits: int
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, shape).astype(dtype)
+    header = read_header(encode(picture, suffix))
+    assert header is not None
+    assert (header.width, header.height, header.channels, header.bits) == (30, 40, channels, bits)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".bmp"])
 def test_lossless_formats_keep_every_level(suffix: str) -> None:
     picture = draw_slice(2)

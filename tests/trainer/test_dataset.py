@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from edge_runtime.preprocess import Preprocess, preprocess
 from trainer.data.augment import augment
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.phantom import CLASSES, draw_phantom
-from trainer.data.split import split_dataset
+from trainer.data.split import fold_splits, split_dataset
 
 OPTIONS = Preprocess()
 
@@ -75,7 +76,7 @@ def test_groups_table(phantom_zip: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no row for 1 of 96"):
         read_dataset(phantom_zip, OPTIONS, groups_csv=table)
     table.write_text("file,cluster\n")
-    with pytest.raises(DataError, match="columns path and group"):
+    with pytest.raises(DataError, match="need the columns path, group"):
         read_dataset(phantom_zip, OPTIONS, groups_csv=table)
 
 
@@ -144,6 +145,58 @@ def test_a_group_never_stands_on_two_sides(n: int, size: int, seed: int, protoco
     assert (split.test.size > 0) == (protocol == "grouped")
     again = split_dataset(data, protocol, seed)
     np.testing.assert_array_equal(split.validation, again.validation)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(30, 60), st.integers(2, 5), st.integers(0, 99))
+def test_folds_test_every_slice_once(n: int, folds: int, seed: int) -> None:
+    groups = [i // 2 for i in range(2 * n)]
+    data = fake_dataset(groups, [g % 2 for g in groups])
+    splits = fold_splits(data, folds, seed)
+    assert sorted(np.concatenate([s.test for s in splits])) == list(range(2 * n))
+    for split in splits:
+        sides = [{data.groups[i] for i in s} for s in (split.train, split.validation, split.test)]
+        assert sum(map(len, sides)) == len(set.union(*sides))
+    one = split_dataset(data, "grouped", seed)
+    np.testing.assert_array_equal(one.test, fold_splits(data, 5, seed)[0].test)
+
+
+def test_a_source_is_tested_by_models_that_never_saw_it() -> None:
+    groups = [i // 2 for i in range(120)]
+    data = replace(
+        fake_dataset(groups, [g % 2 for g in groups]),
+        sources=tuple("there" if i % 10 == 0 else "here" for i in range(120)),
+    )
+    split = split_dataset(data, "source:there", seed=1)
+    assert split.test.tolist() == list(range(0, 120, 10))
+    # Its groups' other slices are on no side: they would show the network the same patients.
+    assert split.left_out == 12
+    learned = {data.groups[i] for i in split.learned}
+    assert not learned & {data.groups[i] for i in split.test}
+    with pytest.raises(DataError, match="sources in the data: here, there"):
+        split_dataset(data, "source:nowhere", seed=1)
+    with pytest.raises(DataError, match="give --groups"):
+        split_dataset(fake_dataset(groups, [0] * 120), "source:x", seed=1)
+
+
+def test_look_alikes_share_a_group_with_or_without_a_table(tmp_path: Path) -> None:
+    """A copy that is mirrored, turned and brighter, under another class and split."""
+    import cv2
+
+    names = []
+    for i, label in enumerate(["glioma", "notumor"] * 2):
+        picture = draw_phantom("glioma", np.random.default_rng(i % 2))
+        if i >= 2:
+            picture = cv2.convertScaleAbs(np.rot90(picture[:, ::-1]), alpha=0.8, beta=20)
+        names.append(f"{'Training' if i < 2 else 'Testing'}/{label}/{i}.png")
+        (tmp_path / names[-1]).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / names[-1]), picture)
+    table = tmp_path / "groups.csv"
+    table.write_text("path,group\n" + "\n".join(f"{n},g{i}" for i, n in enumerate(names)))
+    for groups_csv in (None, table):
+        data = read_dataset(tmp_path, OPTIONS, groups_csv=groups_csv)
+        group = dict(zip(data.paths, data.groups, strict=True))
+        assert group[names[0]] == group[names[2]] != group[names[1]] == group[names[3]]
 
 
 def test_too_few_groups_are_an_error() -> None:

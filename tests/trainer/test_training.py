@@ -136,6 +136,43 @@ def test_seed_network_trains_and_evaluates(phantom_zip: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_killed_cross_validation_goes_on_where_it_was(phantom_zip: Path, tmp_path: Path) -> None:
+    words = (phantom_zip, "--protocol", "grouped", "--folds", 2, *SMALL, "--epochs", 3)
+    done = run(*words, "--out", tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(*words, "--out", killed), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    wait_for_epoch(process, killed / "fold-2", 1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    first = (killed / "fold-1" / "model.keras").stat().st_mtime_ns
+    done = run(phantom_zip, "--out", killed, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert (killed / "fold-1" / "model.keras").stat().st_mtime_ns == first, "not trained again"
+    one, two = (
+        json.loads((tmp_path / f / "metrics.json").read_text()) for f in ("whole", "killed")
+    )
+    assert one == two
+    assert {p.name for p in killed.iterdir()} >= {"fold-1", "fold-2", "report.html", "run.json"}
+    done = run(phantom_zip, "--out", killed, "--resume")
+    assert (done.returncode, "finished" in done.stderr) == (2, True)
+
+
+def test_usage_of_protocols(phantom_zip: Path, tmp_path: Path) -> None:
+    for words, line in (
+        (("--folds", 3), "add --protocol grouped"),
+        (("--protocol", "sideways"), "is not official, grouped or source:NAME"),
+        (("--protocol", "source:"), "is not official"),
+    ):
+        done = run(phantom_zip, "--out", tmp_path / "run", *words)
+        assert (done.returncode, line in done.stderr) == (2, True), done.stderr
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_other_data_is_not_resumed_and_nothing_is_overwritten(
     finished: Path, phantom_zip: Path
 ) -> None:
