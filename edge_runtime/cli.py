@@ -137,7 +137,7 @@ def _answers(thresholds: Mapping[str, float] | None, max_error: float | None) ->
 
 def _counts(data: Mapping[str, Any]) -> str:
     """The sizes that the model states of its data."""
-    return ", ".join(f"{k} {v}" for k, v in data.items() if isinstance(v, int))
+    return ", ".join(f"{k} {v}" for k, v in data.items() if type(v) is int)
 
 
 def _measured(figure: Mapping[str, Any]) -> str:

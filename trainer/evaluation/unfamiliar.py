@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -90,7 +91,7 @@ def fit_familiarity(
 def _with_levels(plain: Familiarity, held: Floats) -> Familiarity:
     """Put the two terms on one scale, and the threshold where REFUSED of `held` lie above."""
     never = np.append(np.zeros(plain.turn.size - 1), -np.inf)
-    distance = _replaced(plain, turn=never).score(held)
+    distance = replace(plain, turn=never).score(held)
     standard = (held.astype(np.float64) - plain.mean) / plain.scale
     turned = standard @ plain.turn[:-1] + plain.turn[-1]
     levels = [
@@ -99,15 +100,9 @@ def _with_levels(plain: Familiarity, held: Floats) -> Familiarity:
         for level in (float(np.quantile(term, 1 - EACH)), max(float(term.std()), 1e-6))
     ]
     # As stored: the threshold must hold for the parameters that the device reads.
-    stored = Familiarity.from_json(_replaced(plain, levels=np.array(levels)).to_json())
+    stored = Familiarity.from_json(replace(plain, levels=np.array(levels)).to_json())
     threshold = float(np.quantile(stored.score(held), 1 - REFUSED))
-    return _replaced(stored, threshold=threshold)
-
-
-def _replaced(familiarity: Familiarity, **changes: object) -> Familiarity:
-    from dataclasses import replace
-
-    return replace(familiarity, **changes)  # type: ignore[arg-type]
+    return replace(stored, threshold=threshold)
 
 
 def _inverse_root(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
