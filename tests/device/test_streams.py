@@ -88,6 +88,8 @@ def test_interrupt() -> None:
     with subprocess.Popen(
         [TOOL, "classify", "--format", "csv", "-"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell that starts the tests in the background has them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as tool:  # fmt: skip
         assert tool.stdin is not None
         assert tool.stdout is not None
