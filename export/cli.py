@@ -128,9 +128,8 @@ def _print_table(done: list[Exported], keras_bytes: int) -> None:
             "passed" if gate.passed else "REJECTED",
         )
     n = done[0].gate.n
-    console = Console(file=sys.stdout)
     # Without a terminal there is no width to fit in.
-    console.print(table, width=None if console.is_terminal else 100)
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120).print(table)
     click.echo(f"Measured through the device's runtime on {n} held-out images of the run.")
 
 

@@ -276,7 +276,9 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     for name, figures in metrics["per_class"].items():
         shares = (percent(figures[m]) for m in METRIC_NAMES)
         table.add_row(escape(printable(name)), *shares, str(figures["n"]))
-    console = Console(file=sys.stdout, highlight=False)
+    # Without a terminal there is no width to fit in.
+    wide = None if sys.stdout.isatty() else 120
+    console = Console(file=sys.stdout, highlight=False, width=wide)
     first, *others = summary_lines(metrics)
     console.print(first, soft_wrap=True, markup=False)
     console.print(table)
