@@ -54,7 +54,8 @@ def complete_run(run: Run, model: keras.Model, data: Dataset, split: Split) -> N
     )
     run.settings |= judgement.to_settings() | {"heatmap": method_of(model)}
     measure = Measure(look, judgement, split.protocol, model)
-    validation, gallery = measure.side(held, "validation", data.take(split.train), held_seen)
+    beside = None if split.test.size else data.take(split.train)  # controls where it is reported
+    validation, gallery = measure.side(held, "validation", beside, held_seen)
     outcome = validation
     if split.test.size:
         outcome, gallery = measure.side(data.take(split.test), "test", data.take(split.learned))
@@ -102,11 +103,11 @@ def complete_folds(run: Run, parts: Sequence[Run]) -> None:
     galleries = [Gallery.read(part.folder / "gallery.npz") for part in parts]
     outcome = pool(outcomes)
     gallery = pool_galleries(galleries, [len(o.table) for o in outcomes])
-    confidence = outcome.numbers("confidence")
+    confidence, groups = outcome.numbers("confidence"), outcome.texts("group")
     among = np.sort(gallery.rows)  # heatmaps exist only for the cases that the folds chose
     picked = choose_cases(
         outcome.labels[among], outcome.predicted[among], confidence[among],
-        [outcome.texts("group")[i] for i in among],
+        [groups[i] for i in among],
     )  # fmt: skip
     metrics = figures(outcome)
     each = [short_figures(part) for part in outcomes]
