@@ -12,7 +12,6 @@ from edge_runtime.errors import DataError
 from trainer.data.dataset import Dataset
 
 Indices = npt.NDArray[np.int64]
-PROTOCOLS = ("official", "grouped", "source:NAME")
 FOLDS = 5  # `grouped` tests on the first of them
 SOURCE = "source:"
 

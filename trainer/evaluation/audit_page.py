@@ -16,6 +16,7 @@ from edge_runtime.files import write_text
 from edge_runtime.images import decode
 from trainer.data.archive import Source
 from trainer.data.audit import GROUP_COLUMNS, Audit, share
+from trainer.evaluation.pages import page_environment
 from trainer.run import dump_json
 
 SIDE = 128  # pixels of the longer side of a picture on the page
@@ -63,15 +64,9 @@ def as_html(result: dict[str, Any], pictures: dict[str, str]) -> str:
         result: the content of audit.json.
         pictures: data URI by path; a path without one is shown by name only.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    here = FileSystemLoader(Path(__file__).parent)
-    pages = Environment(
-        loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    pages = page_environment()
     pages.filters["thousands"] = lambda value: f"{value:,}"
-    page = pages.get_template("audit.html").render(
+    page: str = pages.get_template("audit.html").render(
         audit=result, pictures=pictures, conflict_pairs=CONFLICTS, odd_pictures=ODD, names=NAMES,
         share=share,
     )  # fmt: skip

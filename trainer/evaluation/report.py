@@ -21,6 +21,7 @@ from trainer.evaluation.controls import CONTROLS
 from trainer.evaluation.explain import METHODS, overlay
 from trainer.evaluation.gallery import Gallery
 from trainer.evaluation.outcome import Outcome
+from trainer.evaluation.pages import page_environment
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -138,8 +139,7 @@ def write_report(material: Material) -> None:
 
 def _environment(metrics: dict[str, Any]) -> Any:
     """Jinja with `num` and `span`, which show figures by their place in metrics.json."""
-    import jinja2
-    from markupsafe import Markup, escape
+    from markupsafe import Markup
 
     def look_up(key: str) -> Any:
         value: Any = metrics
@@ -160,14 +160,8 @@ def _environment(metrics: dict[str, Any]) -> Any:
         low, high = num(f"{key}/0", style), num(f"{key}/1", style)
         return Markup('<span class="interval">{}–{}</span>').format(low, high)
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(num=num, span=span, escape=escape)
+    environment = page_environment()
+    environment.globals.update(num=num, span=span)
     return environment
 
 
