@@ -5,19 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import edge_runtime
-from edge_runtime.errors import ExitCode, printable
+from edge_runtime.errors import ExitCode, UsageError, printable
 from trainer.progress import add_bar, progress_bars
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
     from trainer.data.split import Split
-    from trainer.models.training import State
+    from trainer.models.checkpoint import State
 
 EXISTING = click.Path(exists=True, path_type=Path)
 
@@ -62,8 +63,16 @@ EXIT_CODES = (
 @click.option(
     "--boxes",
     type=EXISTING,
-    help="CSV (path, x_center, y_center, width, height) of tumours, to check the heatmaps against.",
+    help="CSV (path, x_center, y_center, width, height) of tumours: to learn from, and to check "
+    "the heatmaps against.",
 )
+@click.option(
+    "--partial",
+    type=EXISTING,
+    help="Zip or folder of slices that show one of several classes; a folder's name says which: "
+    "A+B, or tumor for all but notumor.",
+)
+@click.option("--partial-groups", type=EXISTING, help="CSV (path, group, …) for --partial.")
 @click.option(
     "--max-error",
     type=click.FloatRange(0, 1),
@@ -71,11 +80,23 @@ EXIT_CODES = (
     show_default=True,
     help="Error rate on validation that the thresholds for answering are chosen for.",
 )
+@click.option(
+    "--recipe",
+    type=click.Choice(["robust", "plain"]),
+    default="robust",
+    show_default=True,
+    help="What the training sees. robust: style, pasted and covered tumours, balanced sources; "
+    "plain: changed copies of every slice.",
+)
 @click.option("--network", type=click.Choice(["edge", "seed"]), default="edge", show_default=True)
-@click.option("--epochs", type=click.IntRange(1, 10_000), default=40, show_default=True)
+@click.option(
+    "--epochs", type=click.IntRange(1, 10_000), help="Default: the recipe's (btc-train prints it)."
+)
 @click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
 @click.option(
-    "--learning-rate", type=click.FloatRange(0, 1, min_open=True), default=1e-3, show_default=True
+    "--learning-rate",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Adam's highest rate. Default: the recipe's.",
 )
 @click.option(
     "--patience",
@@ -84,13 +105,13 @@ EXIT_CODES = (
     show_default=True,
     help="Stop after this many epochs without a better validation loss.",
 )
-@click.option("--augment/--no-augment", default=True, show_default=True)
+@click.option(
+    "--augment/--no-augment", default=True, help="Change slices in place and style.  [default: on]"
+)
 @click.option(
     "--size",
     type=click.IntRange(32, 512),
-    default=128,
-    show_default=True,
-    help="Side of the network's input in pixels.",
+    help="Side of the network's input in pixels. Default: 96 for edge, 128 for seed.",
 )
 @click.option("--crop", type=click.Choice(["head", "none"]), default="head", show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True)
@@ -103,14 +124,17 @@ def train_command(
     protocol: str,
     folds: int | None,
     boxes: Path | None,
+    partial: Path | None,
+    partial_groups: Path | None,
     max_error: float,
+    recipe: str,
     network: str,
-    epochs: int,
+    epochs: int | None,
     batch_size: int,
-    learning_rate: float,
+    learning_rate: float | None,
     patience: int,
     augment: bool,
-    size: int,
+    size: int | None,
     crop: str,
     seed: int,
     resume: bool,
@@ -120,10 +144,15 @@ def train_command(
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
     from edge_runtime.preprocess import Preprocess
+    from trainer.models.networks import SIZES
+    from trainer.models.recipes import RECIPES
     from trainer.models.training import TrainSettings
     from trainer.pipeline import Job, resume_job, run_job, start_run
     from trainer.quiet import import_tensorflow
 
+    chosen = RECIPES[recipe]
+    if not augment:
+        chosen = replace(chosen, augment=0.0)
     job = Job(
         data=data,
         out=out,
@@ -132,11 +161,21 @@ def train_command(
         boxes_csv=boxes,
         max_error=max_error,
         folds=folds,
-        preprocess=Preprocess(size=size, crop=crop),
+        partial=partial,
+        partial_groups_csv=partial_groups,
+        preprocess=Preprocess(size=size or SIZES[network], crop=crop),
         settings=TrainSettings(
-            network, epochs, batch_size, learning_rate, patience, augment, seed=seed
+            network=network,
+            epochs=epochs or chosen.epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate or chosen.learning_rate,
+            patience=patience,
+            seed=seed,
+            recipe=chosen,
         ),
     )
+    if partial_groups and not partial:
+        raise UsageError("--partial-groups is the table of --partial, which is not given")
     if resume:
         run, job = resume_job(job)
     else:

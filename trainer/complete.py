@@ -10,6 +10,7 @@ import numpy as np
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from trainer.data.dataset import Dataset
+from trainer.data.partial import Partial
 from trainer.data.split import Split
 from trainer.evaluation.explain import method_of
 from trainer.evaluation.gallery import Gallery, choose_cases, pool_galleries, take_cases
@@ -22,6 +23,12 @@ from trainer.evaluation.outcome import (
     read_outcome,
     short_figures,
 )
+from trainer.evaluation.partial import (
+    call_partial,
+    partial_figures,
+    read_calls,
+    write_calls,
+)
 from trainer.evaluation.predict import observer
 from trainer.evaluation.report import Material, write_report
 from trainer.run import Run, dump_json
@@ -30,10 +37,17 @@ if TYPE_CHECKING:
     import keras
 
 CALIBRATION_IMAGES = 1024
+PARTIAL_TABLE = "partial.csv"
 
 
-def complete_run(run: Run, model: keras.Model, data: Dataset, split: Split) -> None:
-    """Complete a trained run. The test side is looked at here only."""
+def complete_run(
+    run: Run, model: keras.Model, data: Dataset, split: Split, partial: Partial | None = None
+) -> None:
+    """Complete a trained run. The test side is looked at here only.
+
+    Args:
+        partial: partially labelled slices that were not learned from, or None.
+    """
     run.save_model(model)
     held = data.take(split.validation)
     chosen = np.random.default_rng(run.settings["seed"]).permutation(split.train)
@@ -60,6 +74,11 @@ def complete_run(run: Run, model: keras.Model, data: Dataset, split: Split) -> N
     if split.test.size:
         outcome, gallery = measure.side(data.take(split.test), "test", data.take(split.learned))
     metrics = figures(outcome)
+    metrics["partial"] = None
+    if partial is not None and len(partial):
+        calls = call_partial(partial, look, judgement, data.class_names)
+        write_calls(run.folder / PARTIAL_TABLE, calls)
+        metrics["partial"] = partial_figures(calls)
     if outcome is not validation:
         metrics["validation"] = short_figures(validation)
     run.settings["data"] |= {
@@ -110,6 +129,12 @@ def complete_folds(run: Run, parts: Sequence[Run]) -> None:
         [groups[i] for i in among],
     )  # fmt: skip
     metrics = figures(outcome)
+    tables = [part.folder / PARTIAL_TABLE for part in parts]
+    metrics["partial"] = None
+    if all(table.is_file() for table in tables):
+        calls = read_calls(tables)
+        write_calls(run.folder / PARTIAL_TABLE, calls)
+        metrics["partial"] = partial_figures(calls)
     each = [short_figures(part) for part in outcomes]
     metrics["folds"] = [{key: m[key] for key in ("n", "groups", "accuracy")} for m in each]
     histories = [part.history() for part in parts]

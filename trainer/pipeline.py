@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,17 +19,12 @@ from edge_runtime.model_info import INTENDED_USE
 from edge_runtime.preprocess import Preprocess
 from trainer.complete import complete_folds, complete_run
 from trainer.data.dataset import Dataset, Progress, read_dataset
+from trainer.data.partial import Partial, divide, read_partial
 from trainer.data.split import Split, fold_splits, split_dataset
 from trainer.evaluation.selective import MAX_ERROR
-from trainer.models.training import (
-    Checkpoint,
-    OnBatch,
-    OnEpoch,
-    Samples,
-    State,
-    TrainSettings,
-    train,
-)
+from trainer.models.checkpoint import Checkpoint, State
+from trainer.models.feed import make_samples
+from trainer.models.training import OnBatch, OnEpoch, TrainSettings, train
 from trainer.run import SCHEMA, Run
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "scipy")
@@ -54,10 +50,19 @@ class Job:
     protocol: str = "official"
     groups_csv: Path | None = None
     boxes_csv: Path | None = None
+    partial: Path | None = None
+    partial_groups_csv: Path | None = None
     max_error: float = MAX_ERROR
     folds: int | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
     settings: TrainSettings = field(default_factory=TrainSettings)
+
+
+class Material(NamedTuple):
+    """The slices of a job: those of known class, and those partly known."""
+
+    data: Dataset
+    partial: Partial | None
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ def _new_run(job: Job, folder: Path) -> Run:
             "max_error": job.max_error,
             "labels": [],
             "data": None,
+            "partial": None,
             "temperature": None,
             "versions": _versions(),
             "source_commit": _commit(),
@@ -121,10 +127,12 @@ def resume_job(job: Job) -> tuple[Run, Job]:
         protocol=run.settings["protocol"],
         groups_csv=job.groups_csv,
         boxes_csv=job.boxes_csv,
+        partial=job.partial,
+        partial_groups_csv=job.partial_groups_csv,
         max_error=run.settings["max_error"],
         folds=run.settings.get("folds"),
         preprocess=run.preprocess,
-        settings=TrainSettings(**run.settings["training"]),
+        settings=TrainSettings.from_json(run.settings["training"]),
     )
     return run, started
 
@@ -143,8 +151,19 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
         boxes_csv=job.boxes_csv,
         progress=watch.reading,
     )
+    partial = None
+    if job.partial is not None:
+        partial = read_partial(
+            job.partial,
+            job.preprocess,
+            data,
+            groups_csv=job.partial_groups_csv,
+            progress=watch.reading,
+        )
+    material = Material(data, partial)
     if not job.folds:
-        _train_split(job, run, data, split_dataset(data, job.protocol, job.settings.seed), watch)
+        split = split_dataset(data, job.protocol, job.settings.seed)
+        _train_split(job, run, material, split, watch)
         return run
     splits = fold_splits(data, job.folds, job.settings.seed)
     parts = []
@@ -152,17 +171,18 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
         folder = job.out / f"fold-{number}"
         part = Run.open(folder) if (folder / "run.json").is_file() else _new_run(job, folder)
         if part.settings["status"] != "finished":
-            _train_split(job, part, data, split, watch)
+            _train_split(job, part, material, split, watch)
         parts.append(part)
-    _remember_data(run, data, splits[0], sides=False)
+    _remember_data(run, material, splits[0], sides=False)
     complete_folds(run, parts)
     run.settings["status"] = "finished"
     run.save_settings()
     return run
 
 
-def _train_split(job: Job, run: Run, data: Dataset, split: Split, watch: Watch) -> None:
-    _remember_data(run, data, split)
+def _train_split(job: Job, run: Run, material: Material, split: Split, watch: Watch) -> None:
+    data, partial = material.data, material.partial
+    _remember_data(run, material, split)
     if watch.read is not None:
         watch.read(data, split)
     checkpoint = Checkpoint(run.folder / "checkpoint")
@@ -172,15 +192,16 @@ def _train_split(job: Job, run: Run, data: Dataset, split: Split, watch: Watch) 
         if watch.epoch is not None:
             watch.epoch(state)
 
-    def samples(side: np.ndarray) -> Samples:
-        return Samples(data.images[side], data.labels[side])
-
+    learned = measured = None
+    if partial is not None:
+        chosen, tested = divide(partial, data, split, job.settings.seed)
+        learned, measured = partial.take(chosen), partial.take(tested)
     interrupted = False
     try:
         train(
             job.settings,
-            samples(split.train),
-            samples(split.validation),
+            make_samples(data.take(split.train), learned),
+            make_samples(data.take(split.validation)),
             len(data.class_names),
             checkpoint,
             watch.batch,
@@ -190,7 +211,7 @@ def _train_split(job: Job, run: Run, data: Dataset, split: Split, watch: Watch) 
         interrupted = True
         if checkpoint.load() is None:
             raise
-    complete_run(run, checkpoint.best(), data, split)
+    complete_run(run, checkpoint.best(), data, split, measured)
     run.settings["status"] = "interrupted" if interrupted else "finished"
     run.save_settings()
     if interrupted:
@@ -198,17 +219,22 @@ def _train_split(job: Job, run: Run, data: Dataset, split: Split, watch: Watch) 
     checkpoint.remove()
 
 
-def _remember_data(run: Run, data: Dataset, split: Split, sides: bool = True) -> None:
-    before = run.settings["data"]
-    if before is not None and before["sha256"] != data.sha256:
-        raise DataError("this is not the data that the run was started on (digests differ)")
+def _remember_data(run: Run, material: Material, split: Split, sides: bool = True) -> None:
+    data, partial = material.data, material.partial
+    kept = {"data": data.sha256, "partial": None if partial is None else partial.slices.sha256}
+    for key, digest in kept.items():
+        before = run.settings[key]
+        if run.settings["data"] is not None and (before and before["sha256"]) != digest:
+            raise DataError(f"this is not the {key} that the run was started on (digests differ)")
     run.settings["labels"] = list(data.class_names)
     run.settings["protocol"] = split.protocol
+    run.settings["partial"] = None if partial is None else partial.to_json()
     run.settings["data"] = {
         "sha256": data.sha256,
         "images": len(data),
         "groups": len(set(data.groups)),
         "groups_given": data.grouped,
+        "boxes": int((~np.isnan(data.boxes).any(axis=1)).sum()),
         "unreadable": len(data.problems),
         "training": len(split.train) if sides else None,
         "validation": len(split.validation) if sides else None,

@@ -100,6 +100,7 @@ def read_dataset(
     options: Preprocess,
     *,
     class_names: Sequence[str] | None = None,
+    least_classes: int = 2,
     groups_csv: str | os.PathLike[str] | None = None,
     boxes_csv: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -111,6 +112,7 @@ def read_dataset(
 
     Args:
         class_names: the classes and their order; default: those found, sorted.
+        least_classes: how many there must be.
         groups_csv: table with the columns path and group, optionally label, source, patient.
         boxes_csv: table of tumours' boxes, see `read_boxes`.
         progress: called with (done, total).
@@ -134,7 +136,7 @@ def read_dataset(
             f"{Path(path).name}: no readable image in class folders "
             f"({len(problems)} unreadable); need CLASS/image.jpg or Training/CLASS/image.jpg"
         )
-    known = _classes({s.label for s in slices}, class_names)
+    known = _classes({s.label for s in slices}, class_names, least_classes)
     table = read_groups(groups_csv, {s.path for s in slices}) if groups_csv else {}
     extra = [table.get(s.path, {}) for s in slices]
     thumbnails = np.stack([s.thumbnail for s in slices])
@@ -193,11 +195,11 @@ def _read_slice(name: str, read: Callable[[str], bytes], options: Preprocess) ->
     )
 
 
-def _classes(found: set[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
+def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple[str, ...]:
     known = tuple(wanted) if wanted is not None else tuple(sorted(found))
     if strange := sorted(found - set(known)):
         raise DataError(f"classes {strange} are not among the model's {list(known)}")
-    if len(known) < 2:
+    if len(known) < least:
         raise DataError(f"only one class ({known[0]}); need at least two")
     return known
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ class Split:
         protocol: `official` (the data's own Testing folder), `grouped` (one fold of the groups),
             `source:NAME` (all slices of a source), or `none` (no test side).
         left_out: slices on no side, since they share a group with the test side.
+        part: which of `parts` parts of the groups is tested, counted from 0; what is divided
+            beside the slices (see `partial`) follows it.
     """
 
     protocol: str
@@ -31,6 +33,8 @@ class Split:
     validation: Indices
     test: Indices
     left_out: int = 0
+    part: int = 0
+    parts: int = FOLDS
 
     @property
     def learned(self) -> Indices:
@@ -74,8 +78,8 @@ def fold_splits(data: Dataset, folds: int, seed: int) -> list[Split]:
     """
     everything = np.arange(len(data))
     return [
-        _with_validation(data, "grouped", rest, test, seed)
-        for rest, test in _folds(data, everything, folds, seed)
+        replace(_with_validation(data, "grouped", rest, test, seed), part=part, parts=folds)
+        for part, (rest, test) in enumerate(_folds(data, everything, folds, seed))
     ]
 
 

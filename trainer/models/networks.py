@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trainer.models.start import load_start
 
 if TYPE_CHECKING:
     import keras
 
 NETWORKS = ("edge", "seed")
+SIZES = {"edge": 96, "seed": 128}  # side of the input that each was made for, in pixels
 
 
-def build_network(name: str, size: int, classes: int) -> keras.Model:
-    """An untrained network.
+class Block(NamedTuple):
+    """An inverted residual block: wide by `expand`, a depthwise convolution, narrow again."""
+
+    expand: int
+    kernel: int
+    stride: int
+    filters: int
+
+
+# The first blocks of EfficientNet-Lite0 (see `start`), as many as fit 300 KB.
+STEM = 32
+BLOCKS = (
+    Block(1, 3, 1, 16),
+    Block(6, 3, 2, 24),
+    Block(6, 3, 1, 24),
+    Block(6, 5, 2, 40),
+    Block(6, 5, 1, 40),
+    Block(6, 3, 2, 80),
+    Block(6, 3, 1, 80),
+)
+
+
+def build_network(name: str, size: int, classes: int, start: bool = True) -> keras.Model:
+    """A network before its training.
 
     Args:
         name: `edge` or `seed`.
         size: side of the input in pixels.
         classes: number of classes.
+        start: begin `edge` with the weights that come with the package, not with random ones.
 
     Returns:
         A functional model from (batch, size, size, 1) pixel values to (batch, classes)
@@ -28,28 +54,38 @@ def build_network(name: str, size: int, classes: int) -> keras.Model:
     scaled = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
     logits = (_edge if name == "edge" else _seed)(scaled, classes)
     outputs = keras.layers.Softmax(name="softmax")(logits)
-    return keras.Model(inputs, outputs, name=name)
+    model = keras.Model(inputs, outputs, name=name)
+    if name == "edge" and start:
+        for layer, weights in load_start().items():
+            model.get_layer(layer).set_weights(weights)
+    return model
 
 
 def _edge(x: Any, classes: int) -> Any:
-    """A small residual network for int8 on a CPU: 56 M multiply-accumulates at 128×128.
+    """Seven blocks of EfficientNet-Lite0: 25 M multiply-accumulates at 96×96.
 
+    Batch normalisation is folded into the convolutions, so there is none to train or to convert.
     It ends in one map per class and their mean (Zhou et al., Learning Deep Features for
-    Discriminative Localization, 2016), so the class maps are the heatmap. Convolution, batch
-    normalisation and ReLU stand in the order that the converter folds into one op.
+    Discriminative Localization, 2016), so the class maps are the heatmap.
     """
     from keras import layers
 
-    def conv(x: Any, filters: int, stride: int = 1) -> Any:
-        x = layers.Conv2D(filters, 3, stride, padding="same", use_bias=False)(x)
-        return layers.BatchNormalization(momentum=0.95)(x)
-
-    x = layers.ReLU()(conv(x, 16, 2))
-    for filters in (24, 64, 112):
-        x = layers.MaxPooling2D()(x)
-        x = layers.ReLU()(conv(x, filters))
-        branch = conv(layers.ReLU()(conv(x, filters)), filters)
-        x = layers.ReLU()(layers.Add()([x, branch]))
+    x = layers.Conv2D(STEM, 3, 2, padding="same", name="stem")(x)
+    x = layers.ReLU(6.0)(x)
+    width = STEM
+    for number, block in enumerate(BLOCKS):
+        y = x
+        if block.expand > 1:
+            y = layers.Conv2D(width * block.expand, 1, name=f"block{number}_expand")(y)
+            y = layers.ReLU(6.0)(y)
+        y = layers.DepthwiseConv2D(
+            block.kernel, block.stride, padding="same", name=f"block{number}_depthwise"
+        )(y)
+        y = layers.ReLU(6.0)(y)
+        y = layers.Conv2D(block.filters, 1, name=f"block{number}_project")(y)
+        same = block.stride == 1 and block.filters == width
+        x = layers.Add()([x, y]) if same else y
+        width = block.filters
     x = layers.Dropout(0.3)(x)
     x = layers.Conv2D(classes, 1, name="class_maps")(x)
     return layers.GlobalAveragePooling2D(name="logits")(x)

@@ -7,23 +7,27 @@ was killed and resumed therefore gives the curve of an unbroken one.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import DataError
-from trainer.data.augment import augment
+from trainer.models.checkpoint import Checkpoint, State
+from trainer.models.feed import Example, Feed, Samples, sampling_weights
 from trainer.models.networks import build_network
+from trainer.models.recipes import Recipe
 
 if TYPE_CHECKING:
     import keras
+
+CLASS_MAPS = "class_maps"
+WARM_UP = 100  # steps
+HEAD_SLICES = 4096  # at most, that the head starts from
 
 
 @dataclass(frozen=True)
@@ -31,31 +35,17 @@ class TrainSettings:
     """What a training does; written to run.json."""
 
     network: str = "edge"
-    epochs: int = 40
+    epochs: int = 16
     batch_size: int = 32
     learning_rate: float = 1e-3
     patience: int = 12
-    augment: bool = True
-    label_smoothing: float = 0.05
     seed: int = 1
+    recipe: Recipe = field(default_factory=Recipe)
 
-
-@dataclass(frozen=True)
-class Samples:
-    """Images (uint8, N×size×size) and labels (int64, N) of one side."""
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-
-
-@dataclass
-class State:
-    """Where a training stands between two epochs."""
-
-    epoch: int  # epochs finished
-    best_epoch: int
-    best_loss: float
-    history: list[dict[str, float]]
+    @classmethod
+    def from_json(cls, shape: Mapping[str, Any]) -> TrainSettings:
+        """Read what `dataclasses.asdict` made of settings."""
+        return cls(**{**shape, "recipe": Recipe(**shape["recipe"])})
 
 
 # Called after every batch with (epoch, batches done, batches in all), and after every epoch
@@ -64,65 +54,11 @@ OnBatch = Callable[[int, int, int], None]
 OnEpoch = Callable[[State], None]
 
 
-class Checkpoint:
-    """The folder that holds the state between epochs; replaced whole by renaming."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def save(self, model: keras.Model, state: State) -> None:
-        """Save after an epoch; the best weights are kept beside the last."""
-        part = self.folder.with_name(self.folder.name + ".part")
-        old = self.folder.with_name(self.folder.name + ".old")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        model.save(part / "last.keras")
-        best_before = self.folder / "best.keras"
-        shutil.copyfile(
-            part / "last.keras" if state.best_epoch == state.epoch else best_before,
-            part / "best.keras",
-        )
-        (part / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.folder.exists():
-            self.folder.rename(old)
-        part.rename(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
-
-    def load(self) -> tuple[keras.Model, State] | None:
-        """The last saved model and state, or None where no epoch was finished.
-
-        Raises:
-            DataError: a checkpoint that cannot be read.
-        """
-        import keras
-
-        for folder in (self.folder, self.folder.with_name(self.folder.name + ".old")):
-            if (folder / "state.json").is_file():
-                try:
-                    state = State(**json.loads((folder / "state.json").read_text("utf-8")))
-                    return keras.saving.load_model(folder / "last.keras"), state
-                except (OSError, ValueError, TypeError) as error:
-                    raise DataError(f"the checkpoint is damaged: {error}") from None
-        return None
-
-    def best(self) -> keras.Model:
-        """The model of the best epoch so far."""
-        import keras
-
-        return keras.saving.load_model(self.folder / "best.keras")
-
-    def remove(self) -> None:
-        """Delete the folder: the training is finished."""
-        for suffix in ("", ".part", ".old"):
-            shutil.rmtree(self.folder.with_name(self.folder.name + suffix), ignore_errors=True)
-
-
-def learning_rate(settings: TrainSettings, epoch: int) -> float:
-    """Half a cosine from the full rate to a hundredth, after a softer first epoch."""
-    share = epoch / max(settings.epochs, 1)
+def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
+    """A rise over the first WARM_UP steps, then half a cosine down to a hundredth."""
+    share = step / max(settings.epochs * steps, 1)
     rate = settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
-    return rate * (0.3 if epoch == 0 else 1.0)
+    return rate * min(1.0, (step + 1) / WARM_UP)
 
 
 def train(
@@ -136,48 +72,159 @@ def train(
 ) -> State:
     """Train, or go on from `checkpoint`, until the last epoch or early stopping.
 
-    Adam on categorical cross-entropy. The best epoch by validation loss is in the checkpoint.
-    A KeyboardInterrupt passes through with the checkpoint of the last whole epoch in place.
+    Adam on the losses of `losses`. The best epoch by the validation side's cross-entropy is in
+    the checkpoint. A KeyboardInterrupt passes through with the checkpoint of the last whole epoch
+    in place.
     """
-    import keras
-
     _make_repeatable(settings.seed)
+    feed = Feed(training, classes, settings.recipe, settings.seed)
     loaded = checkpoint.load()
     if loaded is None:
-        model = build_network(settings.network, training.images.shape[1], classes)
-        model.compile(
-            optimizer=keras.optimizers.Adam(settings.learning_rate, weight_decay=1e-4),
-            loss=keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing),
-            metrics=["accuracy"],
-            jit_compile=False,
-        )
-        state = State(0, 0, math.inf, [])
+        model, state = _new_model(settings, training, classes), State(0, 0, math.inf, [])
     else:
         model, state = loaded
-    held = (_as_input(validation.images), np.eye(classes, dtype=np.float32)[validation.labels])
+    network = _network_of(model)
     while state.epoch < settings.epochs and state.epoch - state.best_epoch < settings.patience:
         epoch = state.epoch
-        rate = learning_rate(settings, epoch)
-        model.optimizer.learning_rate = rate
         _seed_dropout(model, settings.seed, epoch)
-        fitted = model.fit(
-            _epoch_batches(settings, training, classes, epoch),
-            validation_data=held,
-            validation_batch_size=128,
-            shuffle=False,
-            verbose=0,
-            callbacks=[_progress(epoch, on_batch)],
-        ).history
-        row = {"epoch": float(epoch + 1), "learning_rate": rate}
-        row |= {name: float(values[-1]) for name, values in fitted.items()}
+        row = {"epoch": float(epoch + 1)} | _train_epoch(model, feed, settings, epoch, on_batch)
+        row |= _validate(network, validation)
         state.history.append(row)
         state.epoch += 1
         if row["val_loss"] < state.best_loss:
             state.best_loss, state.best_epoch = row["val_loss"], state.epoch
-        checkpoint.save(model, state)
+        checkpoint.save(model, network, state)
         if on_epoch is not None:
             on_epoch(state)
     return state
+
+
+def _new_model(settings: TrainSettings, training: Samples, classes: int) -> keras.Model:
+    """The compiled model: the network, with its class maps as a second output where it has any."""
+    import keras
+
+    from trainer.models.losses import PlaceLoss, SetCrossEntropy, accuracy
+
+    network = build_network(settings.network, training.images.shape[1], classes)
+    outputs, losses, weights, metrics = [network.output], [], [1.0], [[accuracy]]
+    losses.append(SetCrossEntropy(settings.recipe.label_smoothing))
+    if any(layer.name == CLASS_MAPS for layer in network.layers):
+        start_head(network, training, settings)
+        outputs.append(network.get_layer(CLASS_MAPS).output)
+        losses.append(PlaceLoss())
+        weights.append(settings.recipe.localisation)
+        metrics.append([])
+    model = keras.Model(network.inputs, outputs, name=network.name)
+    model.compile(
+        optimizer=keras.optimizers.Adam(settings.learning_rate, weight_decay=1e-4),
+        loss=losses,
+        loss_weights=weights,
+        metrics=metrics,
+        jit_compile=False,
+    )
+    return model
+
+
+def _network_of(model: keras.Model) -> keras.Model:
+    """The network within a model made by `_new_model`; they share their weights."""
+    import keras
+
+    return keras.Model(model.inputs, model.outputs[0], name=model.name)
+
+
+def start_head(network: keras.Model, training: Samples, settings: TrainSettings) -> None:
+    """Give the last convolution the weights of a logistic regression on the features before it.
+
+    A random head would first bend the features to itself; fine-tuning from a fitted one keeps
+    more of what they know of other pictures (Kumar et al., Fine-Tuning can Distort Pretrained
+    Features and Underperform Out-of-Distribution, 2022).
+    """
+    import keras
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    head = network.get_layer(CLASS_MAPS)
+    pooled = keras.layers.GlobalAveragePooling2D()(head.input)
+    rng = np.random.default_rng([settings.seed, 3])
+    chosen = np.sort(rng.permutation(len(training.labels))[:HEAD_SLICES])
+    look = keras.Model(network.inputs, pooled)
+    features = look.predict(_as_input(training.images[chosen]), batch_size=64, verbose=0)
+    weights = sampling_weights(training, settings.recipe.balance)[chosen]
+    scaler = StandardScaler().fit(features)
+    fitted = LogisticRegression(C=0.01, max_iter=1000).fit(
+        scaler.transform(features), training.labels[chosen], weights / weights.mean()
+    )
+    kernel, bias = np.zeros(head.kernel.shape[2:], np.float32), np.full(head.filters, -5.0)
+    slopes = fitted.coef_ / scaler.scale_
+    offsets = fitted.intercept_ - slopes @ scaler.mean_
+    if len(slopes) == 1:  # of two classes, scikit-learn gives the second's weights only
+        slopes, offsets = np.stack([-slopes[0], slopes[0]]) / 2, np.array([-1, 1]) * offsets / 2
+    kernel[:, fitted.classes_], bias[fitted.classes_] = slopes.T, offsets
+    head.set_weights([kernel[None, None], bias.astype(np.float32)])
+
+
+def _train_epoch(
+    model: keras.Model, feed: Feed, settings: TrainSettings, epoch: int, on_batch: OnBatch | None
+) -> dict[str, float]:
+    """One epoch; the means of its losses and its accuracy."""
+    order, size = feed.order(epoch), settings.batch_size
+    steps = math.ceil(len(order) / size)
+    grid = tuple(model.outputs[1].shape[1:3]) if len(model.outputs) > 1 else None
+
+    def batch(step: int) -> tuple[Any, Any]:
+        numbers = range(step * size, min((step + 1) * size, len(order)))
+        return as_batch([feed.example(epoch, n, int(order[n])) for n in numbers], grid)
+
+    sums: dict[str, float] = defaultdict(float)
+    with ThreadPoolExecutor(1) as ahead:  # makes the next batch while this one is learned
+        coming = ahead.submit(batch, 0)
+        for step in range(steps):
+            images, targets = coming.result()
+            if step + 1 < steps:
+                coming = ahead.submit(batch, step + 1)
+            rate = learning_rate(settings, epoch * steps + step, steps)
+            model.optimizer.learning_rate = rate
+            model.reset_metrics()
+            for name, value in model.train_on_batch(images, targets, return_dict=True).items():
+                sums[name] += float(value) * len(images) / len(order)
+            if on_batch is not None:
+                on_batch(epoch + 1, step + 1, steps)
+    accuracy = next(value for name, value in sums.items() if name.endswith("accuracy"))
+    return {"learning_rate": rate, "loss": sums["loss"], "accuracy": accuracy}
+
+
+def as_batch(examples: Sequence[Example], grid: tuple[int, int] | None) -> tuple[Any, Any]:
+    """Examples as arrays for a model from `_new_model`; `grid`: rows and columns of its maps."""
+    images = _as_input(np.stack([example.image for example in examples]))
+    targets = np.stack([example.target for example in examples])
+    if grid is None:
+        return images, targets
+    masks = np.stack([place_mask(example, grid) for example in examples])
+    return images, [targets, masks]
+
+
+def place_mask(example: Example, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """rows×columns×C: 1 in the cells whose middle is at most half a cell outside the box, in the
+    channel of the class; zeros where there is no box."""
+    rows, columns = grid
+    mask = np.zeros((rows, columns, len(example.target)), np.float32)
+    if np.isnan(example.box).any():
+        return mask
+    left, top, right, bottom = example.box
+    down, across = (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns
+    inside = (down >= top - 0.5 / rows) & (down <= bottom + 0.5 / rows)
+    within = (across >= left - 0.5 / columns) & (across <= right + 0.5 / columns)
+    mask += np.einsum("r,c,k->rck", inside, within, example.target)
+    return mask
+
+
+def _validate(network: keras.Model, validation: Samples) -> dict[str, float]:
+    shares = network.predict(_as_input(validation.images), batch_size=128, verbose=0)
+    right = shares[np.arange(len(shares)), validation.labels]
+    return {
+        "val_loss": float(-np.log(np.maximum(right, 1e-7)).mean()),
+        "val_accuracy": float((shares.argmax(axis=1) == validation.labels).mean()),
+    }
 
 
 def _make_repeatable(seed: int) -> None:
@@ -201,38 +248,3 @@ def _seed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
 
 def _as_input(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return images[..., None].astype(np.float32)
-
-
-def _epoch_batches(
-    settings: TrainSettings, samples: Samples, classes: int, epoch: int
-) -> keras.utils.PyDataset:
-    """The batches of one epoch, in an order and with changes that follow from the seed."""
-    import keras
-
-    order = np.random.default_rng([settings.seed, epoch]).permutation(len(samples.labels))
-    size = settings.batch_size
-
-    class Batches(keras.utils.PyDataset):
-        def __len__(self) -> int:
-            return math.ceil(len(order) / size)
-
-        def __getitem__(self, index: int) -> tuple[Any, Any]:
-            chosen = order[index * size : (index + 1) * size]
-            images = samples.images[chosen]
-            if settings.augment:
-                rngs = (np.random.default_rng([settings.seed, epoch, 1, int(i)]) for i in chosen)
-                images = np.stack([augment(i, r) for i, r in zip(images, rngs, strict=True)])
-            return _as_input(images), np.eye(classes, dtype=np.float32)[samples.labels[chosen]]
-
-    return Batches()
-
-
-def _progress(epoch: int, on_batch: OnBatch | None) -> keras.callbacks.Callback:
-    import keras
-
-    class Progress(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if on_batch is not None:
-                on_batch(epoch + 1, batch + 1, int(self.params["steps"] or 0))
-
-    return Progress()

@@ -1,0 +1,143 @@
+"""Slices whose class is known only to be one of several, such as tumours of unknown type."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.errors import DataError
+from edge_runtime.labels import fold_label
+from edge_runtime.preprocess import Preprocess
+from trainer.data.dataset import Dataset, Progress, read_dataset
+from trainer.data.lookalikes import find_pairs
+from trainer.data.split import SOURCE, Split
+
+NO_TUMOR = "notumor"
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Partially labelled slices, in a `Dataset` whose classes are the sets.
+
+    Attributes:
+        slices: the slices; `labels` are indices into `sets`, `class_names` the folders' names.
+        sets: bool array of S×C: which of the C classes each set allows.
+        touches: for each slice, the groups of the typed data that its own group shares a
+            picture, a patient or a look-alike with.
+    """
+
+    slices: Dataset
+    sets: npt.NDArray[np.bool_]
+    touches: tuple[frozenset[str], ...]
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    @property
+    def targets(self) -> npt.NDArray[np.float32]:
+        """N×C: 1 for each class that a slice may be of."""
+        return self.sets[self.slices.labels].astype(np.float32)
+
+    def take(self, chosen: Indices) -> Partial:
+        """The slices at `chosen`, in that order."""
+        return Partial(self.slices.take(chosen), self.sets, tuple(self.touches[i] for i in chosen))
+
+    def to_json(self) -> dict[str, Any]:
+        """What run.json says of them."""
+        return {
+            "sha256": self.slices.sha256,
+            "images": len(self),
+            "groups": len(set(self.slices.groups)),
+            "sets": list(self.slices.class_names),
+        }
+
+
+def allowed_classes(folder: str, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """The classes that a folder's name allows: `A+B` names them; `tumor` is all but `notumor`.
+
+    Raises:
+        DataError: an unknown class, or a name that tells nothing.
+    """
+    if folder.lower() in ("tumor", "tumour") and NO_TUMOR in classes:
+        return np.array([name != NO_TUMOR for name in classes])
+    named = {fold_label(part) for part in re.split(r"\s*\+\s*", folder)}
+    if strange := sorted(named - set(classes)):
+        raise DataError(
+            f"partial labels: folder {folder!r} names {strange}; name classes of "
+            f"{list(classes)} joined by +, or tumor for all but {NO_TUMOR}"
+        )
+    return np.array([name in named for name in classes])
+
+
+def read_partial(
+    path: str | os.PathLike[str],
+    options: Preprocess,
+    data: Dataset,
+    *,
+    groups_csv: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Partial:
+    """Read a zip or folder of partially labelled slices that stand beside `data`.
+
+    Args:
+        path: zip or folder; the folder that holds a file names the set, see `allowed_classes`.
+        options: preprocessing, as for `data`.
+        data: the typed slices.
+        groups_csv: table as for `data`; it may name the groups of `data`.
+        progress: called with (done, total).
+
+    Raises:
+        DataError: as `read_dataset`, and a set that is all of the classes.
+    """
+    slices = read_dataset(path, options, least_classes=1, groups_csv=groups_csv, progress=progress)
+    sets = np.stack([allowed_classes(name, data.class_names) for name in slices.class_names])
+    if sets.all(axis=1).any():
+        raise DataError(f"{Path(path).name}: a folder that allows every class teaches nothing")
+    touches = _touched(slices, data)
+    return Partial(slices, sets, touches)
+
+
+def _touched(slices: Dataset, data: Dataset) -> tuple[frozenset[str], ...]:
+    by_group: dict[str, set[str]] = {g: set() for g in slices.groups}
+    for group in set(slices.groups) & set(data.groups):
+        by_group[group].add(group)
+    for pairs in find_pairs(slices.thumbnails, data.thumbnails):
+        for mine, theirs in zip(pairs.first, pairs.second, strict=True):
+            by_group[slices.groups[mine]].add(data.groups[theirs])
+    return tuple(frozenset(by_group[g]) for g in slices.groups)
+
+
+def divide(partial: Partial, data: Dataset, split: Split, seed: int) -> tuple[Indices, Indices]:
+    """The partially labelled slices that a training on `split` may learn from, and those that
+    measure it afterwards.
+
+    A slice that touches a group on the test side is tested, one that touches a group of the
+    validation side is on neither side, one that touches only learned groups is learned from. All
+    others are divided by their own groups into `split.parts` parts, of which `split.part` is
+    tested. Where the protocol tests on a source, every slice of that source is tested.
+
+    Returns:
+        Indices into `partial.slices`.
+    """
+    groups = np.asarray(data.groups)
+    held, tested = set(groups[split.validation]), set(groups[split.test])
+    free = sorted({g for g, t in zip(partial.slices.groups, partial.touches, strict=True) if not t})
+    drawn = np.random.default_rng([seed, 4]).permutation(len(free))
+    number = {g: int(n) % split.parts for g, n in zip(free, drawn, strict=True)}
+    source = split.protocol.removeprefix(SOURCE) if split.protocol.startswith(SOURCE) else None
+    train, test = [], []
+    for i, touched in enumerate(partial.touches):
+        part = number.get(partial.slices.groups[i])
+        if touched & tested or partial.slices.sources[i] == source or part == split.part:
+            test.append(i)
+        elif not touched & held:
+            train.append(i)
+    return np.array(train, dtype=np.int64), np.array(test, dtype=np.int64)

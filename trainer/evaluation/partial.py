@@ -1,0 +1,99 @@
+"""What a model says of slices whose class is only known to be one of several.
+
+There is no accuracy here: a call within the set may still be wrong. A call outside of it is wrong
+for certain, such as a tumour of unknown type called tumour-free.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.errors import DataError, one_line
+from edge_runtime.files import write_text
+from trainer.data.partial import Partial
+from trainer.evaluation.judgement import Judgement
+from trainer.evaluation.metrics import share_of
+from trainer.evaluation.outcome import DIGITS
+from trainer.evaluation.predict import Observed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("path", "group", "source", "set", "predicted", "outside", "confidence", "status")
+
+
+def call_partial(
+    partial: Partial,
+    look: Callable[[npt.NDArray[np.uint8]], Observed],
+    judgement: Judgement,
+    class_names: Sequence[str],
+) -> pd.DataFrame:
+    """One row of COLUMNS a slice; `outside` is 1 where the call is not in the slice's set."""
+    import pandas as pd
+
+    seen = look(partial.slices.images)
+    shares = judgement.probabilities(seen)
+    best = shares.argmax(axis=1)
+    allowed = partial.targets[np.arange(len(partial)), best] > 0
+    sets = partial.slices.class_names
+    return pd.DataFrame(
+        {
+            "path": partial.slices.paths,
+            "group": partial.slices.groups,
+            "source": partial.slices.sources,
+            "set": [sets[i] for i in partial.slices.labels],
+            "predicted": [class_names[i] for i in best],
+            "outside": (~allowed).astype(int),
+            "confidence": shares.max(axis=1).round(DIGITS),
+            "status": judgement.statuses(seen, class_names),
+        }
+    )
+
+
+def partial_figures(calls: pd.DataFrame) -> dict[str, Any]:
+    """What metrics.json says of the calls: shares with 95 % intervals over groups.
+
+    `outside`: calls that are wrong for certain; `outside_answered`: those of them that the device
+    would give as an answer, of all slices; `answered`: slices that get an answer.
+    """
+    groups = [str(group) for group in calls["group"]]
+    outside = calls["outside"].to_numpy() == 1
+    answered = calls["status"].to_numpy() == "ok"
+    return {
+        "n": len(calls),
+        "groups": len(set(groups)),
+        "called": dict(sorted(Counter(calls["predicted"]).items())),
+        "outside": share_of(outside, groups),
+        "outside_answered": share_of(outside & answered, groups),
+        "answered": share_of(answered, groups),
+    }
+
+
+def write_calls(path: Path, calls: pd.DataFrame) -> None:
+    """Write the table as CSV."""
+    write_text(path, calls.to_csv(index=False, lineterminator="\n"))
+
+
+def read_calls(paths: Sequence[Path]) -> pd.DataFrame:
+    """Tables that `write_calls` wrote, one after the other.
+
+    Raises:
+        DataError: missing or damaged.
+    """
+    import pandas as pd
+
+    try:
+        tables = [
+            pd.read_csv(io.StringIO(path.read_text("utf-8")), keep_default_na=False)[list(COLUMNS)]
+            for path in paths
+        ]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"a table of partial labels cannot be read: {one_line(error)}") from None
+    return pd.concat(tables, ignore_index=True)

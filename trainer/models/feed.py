@@ -1,0 +1,172 @@
+"""What a training sees: an endless, repeatable supply of changed slices.
+
+Every example follows from (seed, epoch, number) alone, so that a resumed training sees what an
+unbroken one would have seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.augment import augment
+from trainer.data.dataset import Dataset
+from trainer.data.partial import Partial
+from trainer.data.paste import erase, paste
+from trainer.models.recipes import Recipe
+
+Gray = npt.NDArray[np.uint8]
+Box = npt.NDArray[np.float64]
+Weights = npt.NDArray[np.float64]
+NO_BOX: Box = np.full(4, np.nan)
+ERASE_TRIES = 8  # most tumours lie on the midline or in a slice without symmetry
+
+
+class Example(NamedTuple):
+    """A changed slice (uint8, size×size), the classes it may be of (1 each), and its box."""
+
+    image: Gray
+    target: npt.NDArray[np.float32]
+    box: Box
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The slices of one side; what is unknown is empty.
+
+    Attributes:
+        images: uint8, N×size×size.
+        labels: int64, N.
+        boxes: float64, N×4, as in `Dataset`.
+        groups, sources: names, N each.
+        partial_images: uint8, M×size×size, slices whose class is only known to be of a set.
+        partial_targets: float32, M×C, 1 for each class of the set.
+    """
+
+    images: Gray
+    labels: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float64]
+    groups: tuple[str, ...]
+    sources: tuple[str, ...]
+    partial_images: Gray
+    partial_targets: npt.NDArray[np.float32]
+
+
+def make_samples(data: Dataset, partial: Partial | None = None) -> Samples:
+    """The slices of `data`, and the partially labelled ones beside them."""
+    if partial is None:
+        images = np.zeros((0, *data.images.shape[1:]), np.uint8)
+        targets = np.zeros((0, len(data.class_names)), np.float32)
+    else:
+        images, targets = partial.slices.images, partial.targets
+    return Samples(data.images, data.labels, data.boxes, data.groups, data.sources, images, targets)
+
+
+class Feed:
+    """Draws examples as a recipe says.
+
+    Pasting needs boxes, and classes without any box whose slices can receive a tumour; where the
+    data lacks them, that part of the recipe rests.
+    """
+
+    def __init__(self, samples: Samples, classes: int, recipe: Recipe, seed: int) -> None:
+        self.samples, self.recipe, self.seed = samples, recipe, seed
+        self.classes = classes
+        self._shares = np.cumsum(sampling_weights(samples, recipe.balance))
+        boxed = ~np.isnan(samples.boxes).any(axis=1)
+        with_boxes = set(samples.labels[boxed].tolist())
+        self._clear = np.array([c not in with_boxes for c in range(classes)])
+        self._hosts = np.flatnonzero(self._clear[samples.labels])
+        self._donors = np.flatnonzero(boxed)
+        if len(self._donors):
+            counts = np.bincount(samples.labels[self._donors], minlength=classes)
+            self._donor_shares = np.cumsum(1.0 / counts[samples.labels[self._donors]])
+        self._pastes = len(self._donors) > 0 and len(self._hosts) > 0
+
+    def __len__(self) -> int:
+        """Examples in an epoch: as many as there are slices."""
+        return len(self.samples.labels)
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The slice that each example of an epoch starts from."""
+        rng = np.random.default_rng([self.seed, epoch])
+        if not self.recipe.balance:
+            return rng.permutation(len(self))
+        return _pick(self._shares, rng.random(len(self)))
+
+    def example(self, epoch: int, number: int, start: int) -> Example:
+        """The `number`-th example of an epoch, which starts from slice `start`."""
+        rng = np.random.default_rng([self.seed, epoch, 1, number])
+        samples, recipe = self.samples, self.recipe
+        if len(samples.partial_images) and rng.random() < recipe.partial:
+            chosen = rng.integers(len(samples.partial_images))
+            example = Example(
+                samples.partial_images[chosen], samples.partial_targets[chosen], NO_BOX
+            )
+        else:
+            example = self._example(start, rng)
+        if rng.random() < recipe.augment:
+            style = samples.images[rng.integers(len(samples.images))]
+            image, box = augment(example.image, example.box, rng, style)
+            example = example._replace(image=image, box=box)
+        return example
+
+    def _example(self, start: int, rng: np.random.Generator) -> Example:
+        samples, recipe = self.samples, self.recipe
+        label = int(samples.labels[start])
+        image, box = samples.images[start], samples.boxes[start]
+        chance = rng.random()
+        if self._pastes and not self._clear[label]:
+            if chance < recipe.paste:
+                donor, host = self._donor(rng), int(rng.choice(self._hosts))
+                label = int(samples.labels[donor])
+                image, box = paste(
+                    samples.images[donor], samples.boxes[donor], samples.images[host], rng
+                )
+        elif self._pastes and chance < recipe.erase:
+            for _ in range(ERASE_TRIES):
+                donor = self._donor(rng)
+                erased = erase(samples.images[donor], samples.boxes[donor], rng)
+                if erased is not None:
+                    image = erased
+                    break
+        elif self._pastes and chance < recipe.erase + recipe.patch:
+            shape, host = samples.boxes[self._donor(rng)], int(rng.choice(self._hosts))
+            image, _ = paste(samples.images[host], shape, image, rng)
+        return Example(image, np.eye(self.classes, dtype=np.float32)[label], box)
+
+    def _donor(self, rng: np.random.Generator) -> int:
+        return int(self._donors[_pick(self._donor_shares, rng.random(1))[0]])
+
+
+def sampling_weights(samples: Samples, balance: bool) -> Weights:
+    """How often each slice is drawn; the sum is 1.
+
+    Balanced: every class alike; within a class, a source by the square root of its slices; within
+    a source, a group by the square root of its slices.
+    """
+    number = len(samples.labels)
+    if not balance:
+        return np.full(number, 1 / number)
+    weights = np.zeros(number)
+    sources, groups = np.asarray(samples.sources), np.asarray(samples.groups)
+    for label in np.unique(samples.labels):
+        of_class = samples.labels == label
+        for source in np.unique(sources[of_class]):
+            rows = np.flatnonzero(of_class & (sources == source))
+            _, place, counts = np.unique(groups[rows], return_inverse=True, return_counts=True)
+            shares = (counts**-0.5)[place]
+            weights[rows] = shares / shares.sum() * np.sqrt(len(rows))
+        weights[of_class] /= weights[of_class].sum()
+    weights /= weights.sum()
+    return weights
+
+
+def _pick(cumulative: Weights, drawn: Weights) -> npt.NDArray[np.int64]:
+    """Indices for numbers drawn from 0 to 1, by cumulative weights."""
+    places = np.searchsorted(cumulative, drawn * cumulative[-1], side="right")
+    indices: npt.NDArray[np.int64] = np.minimum(places, len(cumulative) - 1).astype(np.int64)
+    return indices
