@@ -117,7 +117,7 @@ def test_grad_cam_against_finite_differences() -> None:
 
 def test_networks_give_what_the_checks_need() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
-    for name, features, has_maps in (("edge", 112, True), ("seed", 128, False)):
+    for name, features, has_maps in (("edge", 80, True), ("seed", 128, False)):
         seen = observer(build_network(name, 32, 4))(images)
         assert seen.logits.shape == (3, 4)
         assert seen.features is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -137,8 +139,6 @@ def test_balanced_draws_give_each_class_the_same_and_small_groups_more() -> None
     assert weights.sum() == pytest.approx(1)
     for label in range(4):
         assert weights[samples.labels == label].sum() == pytest.approx(0.25)
-    from dataclasses import replace
-
     uneven = replace(samples, groups=("big",) * 9 + ("one",) + samples.groups[10:])
     drawn = sampling_weights(uneven, balance=True)
     assert drawn[9] == pytest.approx(3 * drawn[0]), "a group by the square root of its size"
@@ -177,8 +177,6 @@ def test_recipe_decides_what_an_example_is() -> None:
 
 
 def test_partial_slices_come_with_their_set() -> None:
-    from dataclasses import replace
-
     target = np.array([[1, 1, 0, 1]], np.float32)
     samples = replace(
         make_samples([0, 1, 2, 3]), partial_images=phantom("glioma", 99)[None],
@@ -229,7 +227,7 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[0] < 2e-5
     assert max(rates) == pytest.approx(1e-3, rel=0.1)
     assert rates[-1] < 2e-5
-    assert TrainSettings.from_json(__import__("dataclasses").asdict(made)) == made
+    assert TrainSettings.from_json(asdict(made)) == made
 
 
 def test_recipes_are_named_in_the_command() -> None:

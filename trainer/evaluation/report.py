@@ -89,6 +89,14 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
             f"{percent(answered['error']['share'])} % wrong; refuses {percent(refused['share'])} % "
             "as unlike those seen in training."
         )
+    if partial := metrics.get("partial"):
+        low, high = partial["outside"]["interval95"]
+        lines.append(
+            f"Of {partial['n']} partly labelled slices it did not learn from, "
+            f"{percent(partial['outside']['share'])} % ({percent(low)}–{percent(high)}) were "
+            f"called outside their set, {percent(partial['outside_answered']['share'])} % with an "
+            "answer."
+        )
     return lines
 
 

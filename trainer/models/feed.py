@@ -75,10 +75,13 @@ class Feed:
     def __init__(self, samples: Samples, classes: int, recipe: Recipe, seed: int) -> None:
         self.samples, self.recipe, self.seed = samples, recipe, seed
         self.classes = classes
-        self._shares = np.cumsum(sampling_weights(samples, recipe.balance))
         boxed = ~np.isnan(samples.boxes).any(axis=1)
         with_boxes = set(samples.labels[boxed].tolist())
         self._clear = np.array([c not in with_boxes for c in range(classes)])
+        shares = sampling_weights(samples, recipe.balance)
+        if recipe.balance and not self._clear.all():
+            shares[self._clear[samples.labels]] *= recipe.clear
+        self._shares = np.cumsum(shares)
         self._hosts = np.flatnonzero(self._clear[samples.labels])
         self._donors = np.flatnonzero(boxed)
         if len(self._donors):

@@ -15,6 +15,8 @@ class Recipe:
     Attributes:
         balance: draw classes alike, and sources and groups by the square root of their size;
             else every slice once an epoch.
+        clear: weight of classes without any box in balanced draws, where the others have 1:
+            pasted tumours and partial labels take from them.
         augment: share of examples changed in place and style.
         partial: share of examples whose class is only known to be one of several.
         paste: share of tumour examples that show a tumour on a tumour-free slice.
@@ -27,6 +29,7 @@ class Recipe:
     """
 
     balance: bool = False
+    clear: float = 1.0
     augment: float = 1.0
     partial: float = 0.0
     paste: float = 0.0
