@@ -24,6 +24,7 @@ class Block(NamedTuple):
 
 # The first blocks of EfficientNet-Lite0 (see `start`), as many as fit 300 KB.
 STEM = 32
+FROZEN = ("stem", "block0_", "block1_")  # edges and spots look alike everywhere, and cost most
 BLOCKS = (
     Block(1, 3, 1, 16),
     Block(6, 3, 2, 24),
@@ -42,7 +43,8 @@ def build_network(name: str, size: int, classes: int, start: bool = True) -> ker
         name: `edge` or `seed`.
         size: side of the input in pixels.
         classes: number of classes.
-        start: begin `edge` with the weights that come with the package, not with random ones.
+        start: begin `edge` with the weights that come with the package, not with random ones;
+            its first layers then keep them.
 
     Returns:
         A functional model from (batch, size, size, 1) pixel values to (batch, classes)
@@ -58,6 +60,7 @@ def build_network(name: str, size: int, classes: int, start: bool = True) -> ker
     if name == "edge" and start:
         for layer, weights in load_start().items():
             model.get_layer(layer).set_weights(weights)
+            model.get_layer(layer).trainable = not layer.startswith(FROZEN)
     return model
 
 

@@ -37,14 +37,14 @@ class Recipe:
     patch: float = 0.0
     localisation: float = 0.0
     label_smoothing: float = 0.05
-    learning_rate: float = 1e-3
-    epochs: int = 40
+    learning_rate: float = 2e-3
+    epochs: int = 24
 
 
 RECIPES: dict[str, Recipe] = {
     "robust": Recipe(
-        balance=True, augment=0.7, partial=0.08, paste=0.2, erase=0.1, patch=0.1,
-        localisation=0.1, epochs=16,
+        balance=True, clear=1.5, augment=0.5, partial=0.08, paste=0.15, erase=0.1, patch=0.1,
+        localisation=0.1, epochs=24,
     ),
-    "plain": Recipe(epochs=16),
+    "plain": Recipe(learning_rate=1e-3),
 }  # fmt: skip

@@ -1,0 +1,197 @@
+"""How a recipe holds up: on unseen groups, under stress, on a source that it never saw.
+
+    python -m benchmarks.robust FOLDS SOURCE OFFICIAL DATA --out benchmarks/results
+
+FOLDS is a finished group cross-validation, SOURCE a finished training with `--protocol
+source:NAME`, OFFICIAL one on the Testing folder. The figures come from their predictions; for the
+stress tests each fold's network sees its own test slices again, changed. Where a fold holds an
+exported int8 file (`btc-export FOLDS/fold-1 --int8`, …), that is measured too. Writes robust.json
+and robust.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.files import write_text
+from edge_runtime.images import decode
+from edge_runtime.model_file import read_model
+from edge_runtime.preprocess import preprocess
+from trainer.data.archive import Source, open_source
+from trainer.data.stress import STRESSES
+from trainer.evaluation.metrics import compute_metrics, share_of, study_probabilities
+from trainer.evaluation.outcome import Outcome, read_outcome
+from trainer.evaluation.predict import observe_file, observer
+from trainer.evaluation.report import percent
+from trainer.run import Run, dump_json
+
+TUMORS = ("glioma", "meningioma", "pituitary")
+CLEAR = "notumor"
+TYPED_SOURCE = "cheng"
+Figure = dict[str, Any]
+
+
+def outcome_of(run: Run) -> Outcome:
+    """A run's predictions on its test side."""
+    return read_outcome(
+        run.folder / "predictions.csv", run.labels, run.settings["protocol"], "test"
+    )
+
+
+def tumor_types(outcome: Outcome) -> dict[str, Figure | None]:
+    """Three classes on the tumour slices of one source, by the tumours' probabilities alone."""
+    kept = np.array([s == TYPED_SOURCE for s in outcome.texts("source")])
+    part = outcome.take(kept, f"{outcome.protocol}, tumour slices of {TYPED_SOURCE}")
+    shares = part.probabilities[:, [part.class_names.index(name) for name in TUMORS]]
+    shares = np.maximum(shares, 1e-9)
+    shares /= shares.sum(axis=1, keepdims=True)
+    labels = np.array([TUMORS.index(name) for name in part.texts("label")])
+    groups = part.texts("group")
+    studies = study_probabilities(shares, labels, part.texts("patient"), groups)
+
+    def balanced(p: Any, y: Any, g: Sequence[str]) -> Figure:
+        made = compute_metrics(p, y, TUMORS, g, protocol=part.protocol, split="test")
+        return {"n": made["n"], "share": made["balanced_accuracy"],
+                "interval95": made["interval95"]["balanced_accuracy"]}  # fmt: skip
+
+    return {
+        "slices": balanced(shares, labels, groups),
+        "studies": None if studies is None else balanced(*studies),
+    }
+
+
+def confident_errors(outcome: Outcome) -> dict[str, Figure]:
+    """What is answered, wrong and answered, and tumours answered as tumour-free."""
+    groups = outcome.texts("group")
+    answered = np.array(outcome.texts("status")) == "ok"
+    truth, called = np.array(outcome.texts("label")), np.array(outcome.texts("predicted"))
+    tumor = truth != CLEAR
+    among = [g for g, t in zip(groups, tumor, strict=True) if t]
+    return {
+        "answered": share_of(answered, groups),
+        "wrong_answered": share_of(answered & (truth != called), groups),
+        "tumors_called_clear": share_of((called == CLEAR)[tumor], among),
+        "tumors_answered_clear": share_of((answered & (called == CLEAR))[tumor], among),
+    }
+
+
+def stress_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]:
+    """For each stress, and `clean`, which of a run's test slices are called rightly."""
+    outcome, options = outcome_of(run), run.preprocess
+    grays = [decode(source.read(path)) for path in outcome.texts("path")]
+    look = observer(run.load_model())
+    hits = {}
+    for name in ("clean", *STRESSES):
+        changed = grays if name == "clean" else [STRESSES[name][1](gray) for gray in grays]
+        images = np.stack([preprocess(gray, options) for gray in changed])
+        hits[name] = look(images).logits.argmax(axis=1) == outcome.labels
+    exported = sorted((run.folder / "export").glob("*-int8.tflite"))
+    if exported:
+        images = np.stack([preprocess(gray, options) for gray in grays])
+        calls = observe_file(read_model(exported[0]), images).logits.argmax(axis=1)
+        hits["int8"] = calls == outcome.labels
+    return hits
+
+
+def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, Any]:
+    """Every figure of robust.json."""
+    pooled, moved = outcome_of(folds), outcome_of(shift)
+    parts = [Run.open(folder) for folder in sorted(folds.folder.glob("fold-*"))]
+    each = [stress_fold(part, source) for part in parts]
+    groups = [g for part in parts for g in outcome_of(part).texts("group")]
+    names = [name for name in each[0] if all(name in hits for hits in each)]
+    hits = {name: np.concatenate([fold[name] for fold in each]) for name in names}
+    stress = {name: share_of(hit, groups) for name, hit in hits.items()}
+    int8 = stress.pop("int8", None)
+    if int8 is not None:
+        difference = hits["int8"].astype(float) - hits["clean"]
+        int8["less_float"] = share_of(difference, groups)
+    clean = stress.pop("clean")
+    return {
+        "grouped": _accuracy(folds.metrics()),
+        "grouped_studies": _accuracy(folds.metrics()["per_study"]),
+        "tumor_types": tumor_types(pooled),
+        "shift": {"protocol": shift.settings["protocol"]} | _accuracy(shift.metrics()),
+        "partial": folds.metrics()["partial"],
+        "partial_shift": shift.metrics()["partial"],
+        "confident_grouped": confident_errors(pooled),
+        "confident_shift": confident_errors(moved),
+        "clean": clean,
+        "stress": {name: {"strength": STRESSES[name][0], **f} for name, f in stress.items()},
+        "stress_mean": float(np.mean([f["share"] for f in stress.values()])),
+        "int8": int8,
+        "official": _accuracy(official.metrics()),
+    }
+
+
+def _accuracy(metrics: dict[str, Any]) -> Figure:
+    return {
+        "n": metrics["n"],
+        "share": metrics["accuracy"],
+        "interval95": metrics["interval95"]["accuracy"],
+        "balanced": metrics["balanced_accuracy"],
+    }
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The table that the README shows."""
+    shift = result["shift"]["protocol"].removeprefix("source:")
+    worst = min(result["stress"], key=lambda name: result["stress"][name]["share"])
+    moved, types = result["confident_shift"], result["tumor_types"]
+    rows: list[tuple[str, Figure | None]] = [
+        ("5 folds of groups, 4 classes, per slice", result["grouped"]),
+        ("the same, per study", result["grouped_studies"]),
+        ("tumour type on the tumours of `cheng`, balanced, per slice", types["slices"]),
+        ("the same, per study", types["studies"]),
+        (f"trained without `{shift}`, tested on it", result["shift"]),
+        (f"… slices of `{shift}` that get an answer", moved["answered"]),
+        ("… wrong and answered", moved["wrong_answered"]),
+        ("… tumours called notumor", moved["tumors_called_clear"]),
+        ("… tumours called notumor and answered", moved["tumors_answered_clear"]),
+        ("untyped tumours of unseen groups called notumor", _part(result, "outside")),
+        ("… and answered", _part(result, "outside_answered")),
+        (f"worst stress ({worst}: {result['stress'][worst]['strength']})", result["stress"][worst]),
+        ("int8 files on the same slices", result["int8"]),
+        ("official Testing folder, which leaks", result["official"]),
+    ]
+    lines = ["| measured on | n | % (95 % interval) |", "|---|--:|--:|"]
+    lines += [f"| {name} | {f['n']} | {_cell(f)} |" for name, f in rows if f]
+    lines += ["", "| stress on the test folds | strength | accuracy % |", "|---|---|--:|",
+              f"| none | | {_cell(result['clean'])} |"]  # fmt: skip
+    lines += [f"| {n} | {f['strength']} | {_cell(f)} |" for n, f in result["stress"].items()]
+    return "\n".join([*lines, f"| mean | | {percent(result['stress_mean'])} |", ""])
+
+
+def _part(result: dict[str, Any], key: str) -> Figure | None:
+    return result["partial"][key] if result["partial"] else None
+
+
+def _cell(figure: Figure) -> str:
+    low, high = figure["interval95"]
+    return f"{percent(figure['share'])} ({percent(low)}–{percent(high)})"
+
+
+@click.command()
+@click.argument("folds", type=click.Path(exists=True, path_type=Path))
+@click.argument("shift", type=click.Path(exists=True, path_type=Path))
+@click.argument("official", type=click.Path(exists=True, path_type=Path))
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+def main(folds: Path, shift: Path, official: Path, data: Path, out: Path) -> None:
+    """Measure the recipe of three finished runs on DATA."""
+    result = measure(Run.open(folds), Run.open(shift), Run.open(official), open_source(data))
+    write_text(out / "robust.json", dump_json(result))
+    write_text(out / "robust.md", as_markdown(result))
+    click.echo(as_markdown(result))
+
+
+if __name__ == "__main__":
+    from edge_runtime.commands import run_command
+
+    run_command(main, "benchmarks.robust", extra="train")
