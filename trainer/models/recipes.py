@@ -13,6 +13,7 @@ class Recipe:
     """What a training sees and is asked for. Shares are of the examples that they concern.
 
     Attributes:
+        name: what the command calls it.
         balance: draw classes alike, and sources and groups by the square root of their size;
             else every slice once an epoch.
         clear: weight of classes without any box in balanced draws, where the others have 1:
@@ -28,6 +29,7 @@ class Recipe:
         epochs: how many, unless stopped before.
     """
 
+    name: str = "own"
     balance: bool = False
     clear: float = 1.0
     augment: float = 1.0
@@ -38,13 +40,13 @@ class Recipe:
     localisation: float = 0.0
     label_smoothing: float = 0.05
     learning_rate: float = 2e-3
-    epochs: int = 24
+    epochs: int = 20
 
 
 RECIPES: dict[str, Recipe] = {
     "robust": Recipe(
-        balance=True, clear=1.5, augment=0.5, partial=0.08, paste=0.15, erase=0.1, patch=0.1,
-        localisation=0.1, epochs=24,
+        name="robust", balance=True, clear=1.5, augment=0.5, partial=0.08,
+        paste=0.15, erase=0.1, patch=0.1, localisation=0.1,
     ),
-    "plain": Recipe(learning_rate=1e-3),
+    "plain": Recipe(name="plain", learning_rate=1e-3),
 }  # fmt: skip

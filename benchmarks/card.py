@@ -1,0 +1,164 @@
+"""The model card of a model file, from its metadata, its run and the committed results.
+
+    python -m benchmarks.card MODEL RUN --out docs/model-card.md
+
+RUN is the training that MODEL was exported from. Follows Mitchell et al., Model Cards for Model
+Reporting, 2019. The robustness table is that of `benchmarks.robust` in --results.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_runtime.files import write_text
+from edge_runtime.model_file import ModelFile, read_model
+from export.tflite import graph_facts
+from trainer.evaluation.report import percent
+from trainer.run import Run
+
+DETAILS = """# Model card: {tag}
+
+**{intended_use}**
+
+## The model
+
+- A classifier of single brain MRI slices into {labels}; {size} × {size} gray pixels in, logits,
+  {features} and class maps out. {scheme}, {kib} KiB, {macs:.1f} M multiply-accumulates.
+- The network is the first seven blocks of EfficientNet-Lite0 with a map for each class and their
+  mean. It starts from weights trained on ImageNet's photographs (Apache License 2.0, see
+  `trainer/models/start.py`); stem and first two blocks keep them.
+- Recipe `{recipe}`, {epochs} epochs, seed {seed}: `btc-train … --protocol {protocol}`, data
+  digest `{data_digest}`. How it was found: [research.md](../benchmarks/research.md).
+- SHA-256 `{digest}`. Licence {license}.
+
+## Intended use
+
+Research on classification at the edge, teaching, and as a baseline. Not a medical device: it must
+not guide anyone's care, not even as a second opinion. Out of scope: other sequences of body parts,
+whole volumes, children (the data does not say), other tumours than the three, and telling that
+something else is wrong with a brain.
+
+## Data and protocol
+
+The Brain Tumor MRI Dataset (M. Nickparvar, Kaggle, CC0), 7,019 slices; its tumours come from
+J. Cheng, figshare 1512427 (CC BY 4.0; two hospitals, T1 with contrast, 233 patients), its
+tumour-free slices mostly from Br35H. Beside them 427 tumours of unknown type from Br35H, learned
+from as "one of the three". Patients and look-alikes stay on one side: {training:,} slices trained,
+{validation:,} chose the epoch, temperature and thresholds, {test:,} of {test_groups} groups were
+held out and looked at once. Some slices that the data set labels tumour-free show lesions that look
+like tumours; the labels were left as they are.
+
+## Figures on the held-out groups
+
+{accuracy} of slices right, {balanced} balanced.{study}
+
+| class | precision % | recall % | specificity % | F1 % | slices |
+|---|--:|--:|--:|--:|--:|
+{by_class}
+
+| source | accuracy % | slices |
+|---|--:|--:|
+{by_source}
+
+It answers {coverage} of these slices, and {error} of the answers are wrong; it refuses {refused} as
+unlike any slice seen in training. {heatmap}{partial}
+
+## The recipe on unseen groups, under stress and on an unseen source
+
+From trainings of the same recipe on other sides of the data:
+
+{robust}
+## Limits
+
+- Sources: two hospitals and collections from the web. A scanner, sequence or population that they
+  lack may be called anything, with confidence; the check for unfamiliar pictures refuses other
+  kinds of picture, not other scanners.
+- Class and source go together in the data. The recipe loosens that tie; it does not cut it.
+- The tumour-free slices have no patient identities: their groups are look-alikes only.
+- Nothing is known of performance by age, sex or origin: the data does not say.
+- Probabilities are calibrated on validation slices of the same sources only.
+"""
+
+
+def describe(model: ModelFile, run: Run, robust: str) -> str:
+    """The card's text."""
+    metrics, settings, info = run.metrics(), run.settings, model.info
+    facts = graph_facts(model.graph)
+    study, heat, partial = (metrics.get(key) for key in ("per_study", "heatmap", "partial"))
+    return DETAILS.format(
+        tag=model.tag,
+        intended_use=info.intended_use,
+        labels=", ".join(info.labels),
+        size=info.preprocess.size,
+        features="the features before them" if "features" in info.outputs else "no features",
+        scheme=info.quantization["scheme"],
+        kib=round(model.bytes / 1024),
+        macs=facts.macs / 1e6,
+        recipe=settings["training"]["recipe"]["name"],
+        epochs=settings["training"]["epochs"],
+        seed=settings["seed"],
+        protocol=settings["protocol"],
+        data_digest=settings["data"]["sha256"],
+        digest=model.sha256,
+        license=info.license or "not stated",
+        training=settings["data"]["training"],
+        validation=settings["data"]["validation"],
+        test=metrics["n"],
+        test_groups=metrics["groups"],
+        accuracy=_cell(metrics, "accuracy"),
+        balanced=_cell(metrics, "balanced_accuracy"),
+        study=f" Of {study['n']} studies, {_cell(study, 'accuracy')}." if study else "",
+        by_class="\n".join(_class_row(n, f) for n, f in metrics["per_class"].items()),
+        by_source="\n".join(
+            f"| {name} | {_cell(f, 'accuracy')} | {f['n']} |"
+            for name, f in (metrics["per_source"] or {}).items()
+        ),
+        coverage=_share(metrics["selective"]["coverage"]),
+        error=_share(metrics["selective"]["error"]),
+        refused=_share(metrics["unfamiliar"]),
+        heatmap=f"The heatmap's peak lies in the tumour's box on {_share(heat)} of the slices "
+        f"with a box (chance: {percent(heat['chance'])} %). " if heat else "",
+        partial=f"Of {partial['n']} tumours of unknown type that it did not learn from, "
+        f"{_share(partial['outside'])} are called tumour-free, "
+        f"{_share(partial['outside_answered'])} with an answer." if partial else "",
+        robust=robust,
+    )  # fmt: skip
+
+
+def _class_row(name: str, figures: dict[str, Any]) -> str:
+    cells = [
+        percent(figures[key]) if key == "specificity" else _cell(figures, key).replace(" %", "")
+        for key in ("precision", "recall", "specificity", "f1")
+    ]
+    return f"| {name} | {' | '.join(cells)} | {figures['n']} |"
+
+
+def _cell(figures: dict[str, Any], key: str) -> str:
+    low, high = figures["interval95"][key]
+    return f"{percent(figures[key])} % ({percent(low)}–{percent(high)})"
+
+
+def _share(figure: dict[str, Any]) -> str:
+    low, high = figure["interval95"]
+    return f"{percent(figure['share'])} % ({percent(low)}–{percent(high)})"
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.option("--results", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/model-card.md"))
+def main(model: Path, run: Path, results: Path, out: Path) -> None:
+    """Write the card of MODEL, which was exported from RUN."""
+    robust = (results / "robust.md").read_text(encoding="utf-8")
+    write_text(out, describe(read_model(model), Run.open(run), robust))
+    click.echo(out)
+
+
+if __name__ == "__main__":
+    from edge_runtime.commands import run_command
+
+    run_command(main, "benchmarks.card", extra="export")
