@@ -27,7 +27,7 @@ DETAILS = """# Model card: {tag}
 
 - A classifier of single brain MRI slices into {labels}; {size} × {size} gray pixels in, logits,
   {features} and class maps out. {scheme}, {kib} KiB, {macs:.1f} M multiply-accumulates.
-- The network is the first seven blocks of EfficientNet-Lite0 with a map for each class and their
+- The network is the first eight blocks of EfficientNet-Lite0 with a map for each class and their
   mean. It starts from weights trained on ImageNet's photographs (Apache License 2.0, see
   `trainer/models/start.py`); stem and first two blocks keep them.
 - Recipe `{recipe}`, {epochs} epochs, seed {seed}: `btc-train … --protocol {protocol}`, data

@@ -1,8 +1,7 @@
-"""`btc-train` and `btc-evaluate`."""
+"""`btc-train`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,27 +11,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
-from edge_runtime.errors import ExitCode, UsageError, printable
+from edge_runtime.errors import ExitCode, UsageError
 from trainer.progress import add_bar, progress_bars
+from trainer.terminal import EXISTING, EXIT_CODES, enter, print_metrics, say_problem
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
     from trainer.data.split import Split
     from trainer.models.checkpoint import State
 
-EXISTING = click.Path(exists=True, path_type=Path)
-
 
 def _protocol(context: click.Context, option: click.Parameter, value: str) -> str:
     if value in ("official", "grouped") or (value.startswith("source:") and value[7:]):
         return value
     raise click.BadParameter(f"{value!r} is not official, grouped or source:NAME")
-
-
-EXIT_CODES = (
-    "\b\nExit codes: 0 done, 1 the data or the job failed, 2 usage or a missing package, "
-    "3 a model cannot be used, 130 interrupted."
-)
 
 
 @click.command("btc-train", epilog=EXIT_CODES)
@@ -190,86 +182,13 @@ def train_command(
             kept = "every fold as far as it came"
         click.echo(f"btc-train: interrupted; {out} ({kept}); --resume goes on", err=True)
         raise SystemExit(ExitCode.INTERRUPTED) from None
-    _print_metrics(run.metrics())
+    print_metrics(run.metrics())
     click.echo(f"Run: {out}  (report.html, curves.png, confusion.png, metrics.json)")
 
 
-@click.command("btc-evaluate", epilog=EXIT_CODES)
-@click.argument("model", type=EXISTING)
-@click.argument("data", type=EXISTING)
-@click.option(
-    "--split",
-    type=click.Choice(["auto", "testing", "training", "all"]),
-    default="auto",
-    show_default=True,
-    help="auto: the Testing folder where there is one, else all.",
-)
-@click.option("--groups", type=EXISTING, help="CSV (path, group, …), for honest intervals.")
-@click.option("--boxes", type=EXISTING, help="CSV of tumours' boxes, as for btc-train.")
-@click.option("--backend", default="auto", show_default=True, help="Interpreter of a model file.")
-@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True)
-@click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for metrics.json, predictions.csv, report.html and pictures.",
-)
-@click.version_option(edge_runtime.__version__, prog_name="btc-evaluate")
-def evaluate_command(
-    model: Path,
-    data: Path,
-    split: str,
-    groups: Path | None,
-    boxes: Path | None,
-    backend: str,
-    threads: int,
-    style: str,
-    out: Path | None,
-) -> None:
-    """Measure MODEL (a run folder, a .tflite or an .onnx file) on labelled DATA (zip or folder)."""
-    from trainer.evaluation.evaluate import Options, evaluate
-    from trainer.quiet import import_tensorflow
-    from trainer.run import dump_json
-
-    if model.is_dir():
-        import_tensorflow()
-    with progress_bars() as bars:
-        metrics = evaluate(
-            model,
-            data,
-            Options(split, groups, boxes, backend, threads, out),
-            reading=add_bar(bars, "Reading"),
-            predicting=add_bar(bars, "Classifying"),
-            on_problem=_say_problem,
-        )
-    for words in metrics["warnings"]:
-        click.echo(f"btc-evaluate: {words}", err=True)
-    if style == "json":
-        click.echo(dump_json(metrics), nl=False)
-    else:
-        _print_metrics(metrics)
-
-
-def train_main() -> None:
+def main() -> None:
     """Entry point of btc-train."""
-    _enter(train_command, "btc-train")
-
-
-def evaluate_main() -> None:
-    """Entry point of btc-evaluate."""
-    _enter(evaluate_command, "btc-evaluate")
-
-
-def _enter(command: click.Command, name: str) -> None:
-    from edge_runtime.commands import run_command
-
-    run_command(command, name, extra="train")
-
-
-def _say_problem(path: str, reason: str) -> None:
-    click.echo(f"{path}: {reason}; skipped", err=True)
+    enter(train_command, "btc-train")
 
 
 @contextmanager
@@ -278,7 +197,7 @@ def _watch(epochs: int) -> Iterator[Any]:
 
     def read(data: Dataset, split: Split) -> None:
         for path, reason in data.problems:
-            _say_problem(path, reason)
+            say_problem(path, reason)
         click.echo(
             f"{len(data)} slices, {len(set(data.groups))} groups; protocol {split.protocol}: "
             f"{len(split.train)} training, {len(split.validation)} validation, "
@@ -302,24 +221,3 @@ def _watch(epochs: int) -> Iterator[Any]:
             )
 
         yield Watch(add_bar(bars, "Reading"), read, batch, epoch_done)
-
-
-def _print_metrics(metrics: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from trainer.evaluation.report import HEADS, METRIC_NAMES, percent, summary_lines
-
-    table = Table("class", *HEADS, "n")
-    for name, figures in metrics["per_class"].items():
-        shares = (percent(figures[m]) for m in METRIC_NAMES)
-        table.add_row(escape(printable(name)), *shares, str(figures["n"]))
-    # Without a terminal there is no width to fit in.
-    wide = None if sys.stdout.isatty() else 120
-    console = Console(file=sys.stdout, highlight=False, width=wide)
-    first, *others = summary_lines(metrics)
-    console.print(first, soft_wrap=True, markup=False)
-    console.print(table)
-    for line in (*others, "Research use only; not for diagnosis."):
-        console.print(line, soft_wrap=True, markup=False)

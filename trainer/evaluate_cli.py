@@ -1,0 +1,74 @@
+"""`btc-evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import edge_runtime
+from trainer.progress import add_bar, progress_bars
+from trainer.terminal import EXISTING, EXIT_CODES, enter, print_metrics, say_problem
+
+
+@click.command("btc-evaluate", epilog=EXIT_CODES)
+@click.argument("model", type=EXISTING)
+@click.argument("data", type=EXISTING)
+@click.option(
+    "--split",
+    type=click.Choice(["auto", "testing", "training", "all"]),
+    default="auto",
+    show_default=True,
+    help="auto: the Testing folder where there is one, else all.",
+)
+@click.option("--groups", type=EXISTING, help="CSV (path, group, …), for honest intervals.")
+@click.option("--boxes", type=EXISTING, help="CSV of tumours' boxes, as for btc-train.")
+@click.option("--backend", default="auto", show_default=True, help="Interpreter of a model file.")
+@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True)
+@click.option(
+    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for metrics.json, predictions.csv, report.html and pictures.",
+)
+@click.version_option(edge_runtime.__version__, prog_name="btc-evaluate")
+def evaluate_command(
+    model: Path,
+    data: Path,
+    split: str,
+    groups: Path | None,
+    boxes: Path | None,
+    backend: str,
+    threads: int,
+    style: str,
+    out: Path | None,
+) -> None:
+    """Measure MODEL (a run folder, a .tflite or an .onnx file) on labelled DATA (zip or folder)."""
+    from trainer.evaluation.evaluate import Options, evaluate
+    from trainer.quiet import import_tensorflow
+    from trainer.run import dump_json
+
+    if model.is_dir():
+        import_tensorflow()
+    with progress_bars() as bars:
+        metrics = evaluate(
+            model,
+            data,
+            Options(split, groups, boxes, backend, threads, out),
+            reading=add_bar(bars, "Reading"),
+            predicting=add_bar(bars, "Classifying"),
+            on_problem=say_problem,
+        )
+    for words in metrics["warnings"]:
+        click.echo(f"btc-evaluate: {words}", err=True)
+    if style == "json":
+        click.echo(dump_json(metrics), nl=False)
+    else:
+        print_metrics(metrics)
+
+
+def main() -> None:
+    """Entry point of btc-evaluate."""
+    enter(evaluate_command, "btc-evaluate")

@@ -1,0 +1,51 @@
+"""What the trainer's commands share: their words and how they show figures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_runtime.errors import printable
+
+EXISTING = click.Path(exists=True, path_type=Path)
+EXIT_CODES = (
+    "\b\nExit codes: 0 done, 1 the data or the job failed, 2 usage or a missing package, "
+    "3 a model cannot be used, 130 interrupted."
+)
+
+
+def enter(command: click.Command, name: str) -> None:
+    """Run a command as an entry point; problems become one line and an exit code."""
+    from edge_runtime.commands import run_command
+
+    run_command(command, name, extra="train")
+
+
+def say_problem(path: str, reason: str) -> None:
+    """One line of a file that could not be used."""
+    click.echo(f"{path}: {reason}; skipped", err=True)
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """metrics.json as a table and sentences."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from trainer.evaluation.report import HEADS, METRIC_NAMES, percent, summary_lines
+
+    table = Table("class", *HEADS, "n")
+    for name, figures in metrics["per_class"].items():
+        shares = (percent(figures[m]) for m in METRIC_NAMES)
+        table.add_row(escape(printable(name)), *shares, str(figures["n"]))
+    # Without a terminal there is no width to fit in.
+    wide = None if sys.stdout.isatty() else 120
+    console = Console(file=sys.stdout, highlight=False, width=wide)
+    first, *others = summary_lines(metrics)
+    console.print(first, soft_wrap=True, markup=False)
+    console.print(table)
+    for line in (*others, "Research use only; not for diagnosis."):
+        console.print(line, soft_wrap=True, markup=False)
