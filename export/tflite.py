@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, one_line
 from edge_runtime.interpreters import quiet_stderr
+from export.repack import repack
 
 if TYPE_CHECKING:
     import keras
@@ -71,7 +72,7 @@ def convert_tflite(
             flatbuffer: bytes = converter.convert()
     except Exception as error:  # the converter raises whatever its parts raise
         raise ModelError(f"the TFLite converter failed: {one_line(error)}") from None
-    return flatbuffer
+    return repack(flatbuffer)
 
 
 def output_order(flatbuffer: bytes, wanted: dict[str, int]) -> dict[str, int]:

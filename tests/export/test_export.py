@@ -23,6 +23,7 @@ from export.gate import run_gate
 from export.graph import export_graph
 from export.onnx import convert_onnx
 from export.pipeline import REJECTED, Exporter, ExportSettings
+from export.repack import repack
 from export.tflite import convert_tflite, graph_facts, output_order
 from tests.export.conftest import save_images
 from trainer.data.phantom import CLASSES, draw_phantom
@@ -107,6 +108,62 @@ def test_a_network_without_class_maps_has_one_output() -> None:
         }
     proto = onnx.load_from_string(convert_onnx(graph, outputs))
     assert [output.name for output in proto.graph.output] == ["logits", "features"]
+
+
+@pytest.fixture(scope="module")
+def edge_files() -> tuple[bytes, bytes]:
+    """The int8 graph of the untrained default network, as converted and as written."""
+    import keras
+
+    import export.tflite as tflite
+
+    keras.utils.set_random_seed(3)
+    graph, _ = export_graph(build_network("edge", 32, 4))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32), dtype=np.uint8)
+    kept = tflite.repack
+    try:
+        tflite.repack = lambda flatbuffer: flatbuffer
+        plain = tflite.convert_tflite(graph, "int8", pixels)
+    finally:
+        tflite.repack = kept
+    return plain, kept(plain)
+
+
+def test_repacked_graph_is_smaller_and_the_same(edge_files: tuple[bytes, bytes]) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    plain, packed = edge_files
+    assert len(packed) < 0.9 * len(plain)
+    assert repack(packed) == packed
+    assert graph_facts(packed) == graph_facts(plain)
+    model = schema.Model.GetRootAs(packed, 0)
+    for i in range(model.BuffersLength()):
+        buffer = model.Buffers(i)
+        if buffer.DataLength():
+            assert buffer._tab.Vector(buffer._tab.Offset(4)) % 16 == 0, "read in place"
+    both = [Interpreter(model_content=data) for data in edge_files]
+    for interpreter in both:
+        interpreter.allocate_tensors()
+    assert both[0].get_signature_list() == both[1].get_signature_list()
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        pixels = rng.integers(0, 256, (1, 32, 32, 1), dtype=np.uint8)
+        answers = []
+        for interpreter in both:
+            interpreter.set_tensor(interpreter.get_input_details()[0]["index"], pixels)
+            interpreter.invoke()
+            places = interpreter.get_output_details()
+            answers.append([interpreter.get_tensor(d["index"]) for d in places])
+        for one, two in zip(*answers, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_the_default_network_becomes_plain_integer_ops(edge_files: tuple[bytes, bytes]) -> None:
+    facts = graph_facts(edge_files[1])
+    assert facts.integer_only
+    assert facts.ops.keys() <= {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MEAN", "QUANTIZE"}
+    assert len(edge_files[1]) < 330_000
 
 
 def test_labels_are_where_the_metadata_convention_has_them(exporter: Exporter) -> None:
