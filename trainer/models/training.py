@@ -105,11 +105,13 @@ def _new_model(settings: TrainSettings, training: Samples, classes: int) -> kera
 
     from trainer.models.losses import PlaceLoss, SetCrossEntropy, accuracy
 
-    network = build_network(settings.network, training.images.shape[1], classes)
+    size, start = training.images.shape[1], settings.recipe.start
+    network = build_network(settings.network, size, classes, start)
     outputs, losses, weights, metrics = [network.output], [], [1.0], [[accuracy]]
     losses.append(SetCrossEntropy(settings.recipe.label_smoothing))
     if any(layer.name == CLASS_MAPS for layer in network.layers):
-        start_head(network, training, settings)
+        if start:
+            start_head(network, training, settings)
         outputs.append(network.get_layer(CLASS_MAPS).output)
         losses.append(PlaceLoss())
         weights.append(settings.recipe.localisation)
