@@ -49,11 +49,17 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
 def command_of(run: Run) -> str:
     """The command that made a run, with what is not at its default."""
     settings, training = run.settings, run.settings["training"]
-    words = ["btc-train DATA --groups groups.csv --boxes boxes.csv"]
-    words.append(f"--protocol {settings['protocol']}")
+    recipe = training["recipe"]
+    words = ["btc-train DATA --groups groups.csv"]
+    if settings["data"]["boxes"]:
+        words.append("--boxes boxes.csv")
+    if settings["partial"]:
+        words.append("--partial tumor-untyped.zip --partial-groups tumor-untyped.csv")
+    words.append(f"--recipe {recipe['name']} --protocol {settings['protocol']}")
     if settings.get("folds"):
         words.append(f"--folds {settings['folds']}")
-    words += [f"--epochs {training['epochs']} --patience {training['patience']}"]
+    if training["epochs"] != recipe["epochs"]:
+        words.append(f"--epochs {training['epochs']}")
     return " ".join([*words, f"--seed {settings['seed']}"])
 
 

@@ -81,7 +81,7 @@ def test_commands_run(tmp_path: Path) -> None:
     header = "path,x_center,y_center,width,height"
     (tmp_path / "boxes.csv").write_text("\n".join([header, *boxes, ""]))
     with zipfile.ZipFile(tmp_path / "tumor-untyped.zip", "w") as archive:
-        for i, name in enumerate(names):
+        for i in range(len(names)):
             gray = draw_phantom("glioma", np.random.default_rng([8, i]))
             archive.writestr(f"tumor/{i}.png", cv2.imencode(".png", gray)[1].tobytes())
     untyped = [f"tumor/{i}.png,u{i // 2},home" for i in range(len(names))]
