@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.preprocess import Preprocess, preprocess
 from trainer.data.augment import augment, match_levels, move_box
-from trainer.data.paste import apart, coarse, cover, erase, paste, symmetry
+from trainer.data.paste import erase, paste, symmetry
 from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.data.stress import STRESSES
 from trainer.models.feed import NO_BOX, Example, Feed, Samples, sampling_weights
@@ -119,31 +119,6 @@ def test_erasing_covers_a_tumour_of_one_half_only() -> None:
     lopsided[:, :20] = 200
     assert symmetry(lopsided) < 0.8
     assert erase(lopsided, np.array([2, 24, 12, 34]) / 64, rng) is None, "halves that differ"
-
-
-def test_covering_takes_the_place_from_another_slice() -> None:
-    head = np.zeros((64, 64), np.uint8)
-    head[6:58, 10:54] = 100
-    sick = head.copy()
-    sick[24:34, 24:36] = 220  # over the midline: its own other half is no help
-    brighter = np.where(head > 0, 160, 0).astype(np.uint8)
-    covered = cover(sick, np.array([24, 24, 36, 34]) / 64, brighter, np.random.default_rng(0))
-    assert abs(int(covered.max()) - 100) <= 2, "brought to the brightness around it"
-    np.testing.assert_array_equal(covered[:, :16], head[:, :16])
-
-
-def test_a_cover_shows_no_tumour_of_its_own() -> None:
-    box = np.array([0.4, 0.4, 0.6, 0.6])
-    others = np.array([[0.4, 0.4, 0.6, 0.6], [0.5, 0.7, 0.6, 0.9], [0.62, 0.4, 0.7, 0.6],
-                       [0.05, 0.4, 0.2, 0.6]])  # fmt: skip
-    assert apart(box, others).tolist() == [False, True, False, True]
-
-
-def test_likeness_is_a_correlation() -> None:
-    images = np.stack([phantom("glioma", 1), phantom("notumor", 2)])
-    vectors = coarse(np.stack([*images, 255 - images[0]]))
-    assert float(vectors[0] @ vectors[0]) == pytest.approx(1, abs=1e-5)
-    assert float(vectors[0] @ vectors[2]) == pytest.approx(-1, abs=1e-2)
 
 
 @pytest.mark.parametrize("name", STRESSES)
