@@ -3,10 +3,9 @@
 Where every tumour comes from one source and every tumour-free slice from another, a network can
 tell the sources apart and be done. Two changes of the training slices break that: a tumour with
 its box is set onto a tumour-free slice of another source, which takes the tumour's class; and a
-tumour is covered, with the mirrored tissue of the other half of its own head or with the same place
-of a similar slice, which makes the slice tumour-free. Both have the same soft elliptical edge, and
-tumour-free slices also receive patches of tumour-free tissue, so that the edge itself tells
-nothing.
+tumour is covered with the mirrored tissue of the other half of its own head, which makes the
+slice tumour-free. Both have the same soft elliptical edge, and tumour-free slices also receive
+patches of tumour-free tissue, so that the edge itself tells nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import numpy.typing as npt
 Gray = npt.NDArray[np.uint8]
 Box = npt.NDArray[np.float64]
 
-COVER_MARGIN = 0.03  # of the side, that covering reaches beyond a box
 SYMMETRY = 0.80  # least correlation with its mirror image of a head whose halves can be swapped
 
 
@@ -73,52 +71,10 @@ def erase(image: Gray, box: Box, rng: np.random.Generator) -> Gray | None:
     grow = 0.15 * (right - left) + 0.02
     if not (right + grow < 0.5 or left - grow > 0.5) or symmetry(image) < SYMMETRY:
         return None
-    centre, reach = _covered(box, image.shape[0])
-    return _blend(image, np.ascontiguousarray(image[:, ::-1]), centre, reach, rng, match=False)
-
-
-def cover(image: Gray, box: Box, other: Gray, rng: np.random.Generator) -> Gray:
-    """Cover what is in `box` with the same place of another, similar slice.
-
-    Args:
-        image, other: uint8 arrays of size×size; `other` shows no tumour there.
-        box: left, top, right, bottom as fractions of the side.
-        rng: random generator.
-    """
-    centre, reach = _covered(box, image.shape[0])
-    return _blend(image, other, centre, reach, rng, match=True)
-
-
-def apart(box: Box, others: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which boxes (N×4) do not reach into what is covered of `box`."""
-    grown = box + COVER_MARGIN * np.array([-1, -1, 1, 1])
-    grown += 0.25 * np.array([box[0] - box[2], box[1] - box[3], box[2] - box[0], box[3] - box[1]])
-    free: npt.NDArray[np.bool_] = (
-        (others[:, 0] > grown[2])
-        | (others[:, 2] < grown[0])
-        | (others[:, 1] > grown[3])
-        | (others[:, 3] < grown[1])
-    )
-    return free
-
-
-def _covered(box: Box, side: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Centre and half axes, in pixels, of the ellipse that covers a box."""
+    side = image.shape[0]
     centre = (box[:2] + box[2:]) / 2 * side
-    return centre, ((box[2:] - box[:2]) / 2 * 1.3 + COVER_MARGIN / 2) * side
-
-
-def coarse(images: Gray) -> npt.NDArray[np.float32]:
-    """Slices (N×size×size) as unit vectors of 16×16 means; a dot product is a correlation."""
-    import cv2
-
-    small = np.stack([cv2.resize(i, (16, 16), interpolation=cv2.INTER_AREA) for i in images])
-    flat = small.reshape(len(images), -1).astype(np.float32)
-    flat -= flat.mean(axis=1, keepdims=True)
-    unit: npt.NDArray[np.float32] = flat / np.maximum(
-        np.linalg.norm(flat, axis=1, keepdims=True), 1
-    )
-    return unit
+    reach = (box[2:] - box[:2]) / 2 * side * 1.3 + 2
+    return _blend(image, np.ascontiguousarray(image[:, ::-1]), centre, reach, rng, match=False)
 
 
 def symmetry(image: Gray) -> float:

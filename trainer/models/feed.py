@@ -15,15 +15,14 @@ import numpy.typing as npt
 from trainer.data.augment import augment
 from trainer.data.dataset import Dataset
 from trainer.data.partial import Partial
-from trainer.data.paste import apart, coarse, cover, erase, paste
+from trainer.data.paste import erase, paste
 from trainer.models.recipes import Recipe
 
 Gray = npt.NDArray[np.uint8]
 Box = npt.NDArray[np.float64]
 Weights = npt.NDArray[np.float64]
 NO_BOX: Box = np.full(4, np.nan)
-COVER_TRIES = 256  # slices among which the most similar one covers a tumour
-LIKENESS = 0.8  # least correlation with it
+ERASE_TRIES = 8  # most tumours lie on the midline or in a slice without symmetry
 
 
 class Example(NamedTuple):
@@ -87,7 +86,6 @@ class Feed:
         self._donors = np.flatnonzero(boxed)
         if len(self._donors):
             counts = np.bincount(samples.labels[self._donors], minlength=classes)
-            self._coarse = coarse(samples.images[self._donors])
             self._donor_shares = np.cumsum(1.0 / counts[samples.labels[self._donors]])
         self._pastes = len(self._donors) > 0 and len(self._hosts) > 0
 
@@ -132,29 +130,16 @@ class Feed:
                     samples.images[donor], samples.boxes[donor], samples.images[host], rng
                 )
         elif self._pastes and chance < recipe.erase:
-            image = self._without_tumor(self._donor(rng), rng)
+            for _ in range(ERASE_TRIES):
+                donor = self._donor(rng)
+                erased = erase(samples.images[donor], samples.boxes[donor], rng)
+                if erased is not None:
+                    image = erased
+                    break
         elif self._pastes and chance < recipe.erase + recipe.patch:
             shape, host = samples.boxes[self._donor(rng)], int(rng.choice(self._hosts))
             image, _ = paste(samples.images[host], shape, image, rng)
         return Example(image, np.eye(self.classes, dtype=np.float32)[label], box)
-
-    def _without_tumor(self, sick: int, rng: np.random.Generator) -> Gray:
-        """A slice with its tumour covered; a tumour-free one where nothing fits to cover it."""
-        samples, box = self.samples, self.samples.boxes[sick]
-        erased = erase(samples.images[sick], box, rng)
-        if erased is not None:
-            return erased
-        tried = rng.integers(len(self._donors), size=COVER_TRIES)
-        tried = tried[apart(box, samples.boxes[self._donors[tried]])]
-        if len(tried):
-            own = coarse(samples.images[sick : sick + 1])[0]
-            likeness = self._coarse[tried] @ own
-            best = int(likeness.argmax())
-            if likeness[best] > LIKENESS:
-                other = samples.images[self._donors[tried[best]]]
-                return cover(samples.images[sick], box, other, rng)
-        healthy: Gray = samples.images[int(rng.choice(self._hosts))]
-        return healthy
 
     def _donor(self, rng: np.random.Generator) -> int:
         return int(self._donors[_pick(self._donor_shares, rng.random(1))[0]])

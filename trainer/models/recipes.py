@@ -41,14 +41,14 @@ class Recipe:
     localisation: float = 0.0
     label_smoothing: float = 0.05
     learning_rate: float = 2e-3
-    epochs: int = 16
+    epochs: int = 20
     start: bool = True
 
 
 RECIPES: dict[str, Recipe] = {
     "robust": Recipe(
-        name="robust", balance=True, clear=2.0, augment=0.5, partial=0.08,
-        paste=0.15, erase=0.3, patch=0.1, localisation=0.1,
+        name="robust", balance=True, clear=1.5, augment=0.5, partial=0.08,
+        paste=0.15, erase=0.1, patch=0.1, localisation=0.1,
     ),
     "plain": Recipe(name="plain", learning_rate=1e-3),
 }  # fmt: skip
