@@ -72,10 +72,10 @@ def test_an_interpreter_that_fails_is_a_model_error(monkeypatch: pytest.MonkeyPa
 
         def set_tensor(self, *_: object) -> None: ...
 
-    graph = open_graph(read_model())
+    graph, size = open_graph(read_model()), read_model().info.preprocess.size
     monkeypatch.setattr(graph, "_interpreter", Broken())
     with pytest.raises(ModelError, match="litert failed on the model: node 7 failed"):
-        graph.run(np.zeros((128, 128), np.uint8))
+        graph.run(np.zeros((size, size), np.uint8))
 
 
 def test_threshold_withholds_the_label() -> None:
@@ -120,11 +120,11 @@ def test_eight_threads_answer_like_one(classifier: Classifier) -> None:
 
 
 def test_class_maps_average_to_the_logits() -> None:
-    graph = open_graph(read_model())
-    logits = graph.run(cv2.resize(draw_slice(5), (128, 128)))
+    graph, size = open_graph(read_model()), read_model().info.preprocess.size
+    logits = graph.run(cv2.resize(draw_slice(5), (size, size)))
     maps = graph.class_maps()
     assert maps is not None
-    assert maps.shape == (8, 8, 4)
+    assert maps.shape == (6, 6, 4)
     np.testing.assert_allclose(maps.mean(axis=(0, 1)), logits, atol=1.0)
 
 
