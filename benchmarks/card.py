@@ -37,7 +37,7 @@ DETAILS = """# Model card: {tag}
 ## Intended use
 
 Research on classification at the edge, teaching, and as a baseline. Not a medical device: it must
-not guide anyone's care, not even as a second opinion. Out of scope: other sequences of body parts,
+not guide anyone's care, not even as a second opinion. Out of scope: other parts of the body,
 whole volumes, children (the data does not say), other tumours than the three, and telling that
 something else is wrong with a brain.
 
