@@ -47,6 +47,8 @@ def outcome_of(run: Run) -> Outcome:
 def tumor_types(outcome: Outcome) -> dict[str, Figure | None]:
     """Three classes on the tumour slices of one source, by the tumours' probabilities alone."""
     kept = np.array([s == TYPED_SOURCE for s in outcome.texts("source")])
+    if not kept.any():
+        return {"slices": None, "studies": None}
     part = outcome.take(kept, f"{outcome.protocol}, tumour slices of {TYPED_SOURCE}")
     shares = part.probabilities[:, [part.class_names.index(name) for name in TUMORS]]
     shares = np.maximum(shares, 1e-9)
@@ -101,6 +103,7 @@ def stress_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]:
 
 def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, Any]:
     """Every figure of robust.json."""
+    studies = folds.metrics()["per_study"]
     pooled, moved = outcome_of(folds), outcome_of(shift)
     parts = [Run.open(folder) for folder in sorted(folds.folder.glob("fold-*"))]
     each = [stress_fold(part, source) for part in parts]
@@ -115,7 +118,7 @@ def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, 
     clean = stress.pop("clean")
     return {
         "grouped": _accuracy(folds.metrics()),
-        "grouped_studies": _accuracy(folds.metrics()["per_study"]),
+        "grouped_studies": _accuracy(studies) if studies else None,
         "tumor_types": tumor_types(pooled),
         "shift": {"protocol": shift.settings["protocol"]} | _accuracy(shift.metrics()),
         "partial": folds.metrics()["partial"],
