@@ -21,15 +21,15 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.robust import stress_hits
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
 from edge_runtime.images import decode
-from edge_runtime.preprocess import Preprocess, preprocess
+from edge_runtime.preprocess import Preprocess
 from trainer.data.archive import open_source
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.partial import NO_TUMOR, Partial, divide, read_partial
 from trainer.data.split import fold_splits
-from trainer.data.stress import STRESSES
 from trainer.evaluation.predict import observer, softmax
 from trainer.evaluation.report import percent
 from trainer.models.checkpoint import Checkpoint
@@ -37,6 +37,7 @@ from trainer.models.feed import make_samples
 from trainer.models.networks import SIZES
 from trainer.models.recipes import RECIPES, Recipe
 from trainer.models.training import TrainSettings, train
+from trainer.run import dump_json
 
 HEAD = (
     "| change to `robust` | epochs | minutes | accuracy % | cross-entropy | tumour type % | "
@@ -139,12 +140,8 @@ def _stress(sides: Sides, look: Any) -> dict[str, float]:
     source, held = open_source(sides.archive), sides.validation
     options = Preprocess(size=held.images.shape[1])
     grays = [decode(source.read(path)) for path in held.paths]
-    shares = {}
-    for name, (_, change) in STRESSES.items():
-        images = np.stack([preprocess(change(gray), options) for gray in grays])
-        calls = look(images).logits.argmax(axis=1)
-        shares[name] = float((calls == held.labels).mean())
-    return shares
+    hits = stress_hits(look, grays, held.labels, options)
+    return {name: float(hit.mean()) for name, hit in hits.items()}
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -191,7 +188,7 @@ def main(
             "untyped": len(sides.measured),
             "variants": rows,
         }
-        write_text(path, json.dumps(result, indent=1) + "\n")
+        write_text(path, dump_json(result))
         write_text(out / "recipes.md", as_markdown(result))
         click.echo(as_markdown({**result, "variants": [row]}))
 

@@ -11,7 +11,7 @@ and robust.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,17 @@ import numpy.typing as npt
 from edge_runtime.files import write_text
 from edge_runtime.images import decode
 from edge_runtime.model_file import read_model
-from edge_runtime.preprocess import preprocess
+from edge_runtime.preprocess import Preprocess, preprocess
 from trainer.data.archive import Source, open_source
+from trainer.data.partial import NO_TUMOR
 from trainer.data.stress import STRESSES
 from trainer.evaluation.metrics import compute_metrics, share_of, study_probabilities
 from trainer.evaluation.outcome import Outcome, read_outcome
-from trainer.evaluation.predict import observe_file, observer
+from trainer.evaluation.predict import Observed, observe_file, observer
 from trainer.evaluation.report import percent
 from trainer.run import Run, dump_json
 
 TUMORS = ("glioma", "meningioma", "pituitary")
-CLEAR = "notumor"
 TYPED_SOURCE = "cheng"
 Figure = dict[str, Any]
 
@@ -73,31 +73,43 @@ def confident_errors(outcome: Outcome) -> dict[str, Figure]:
     groups = outcome.texts("group")
     answered = np.array(outcome.texts("status")) == "ok"
     truth, called = np.array(outcome.texts("label")), np.array(outcome.texts("predicted"))
-    tumor = truth != CLEAR
+    tumor = truth != NO_TUMOR
     among = [g for g, t in zip(groups, tumor, strict=True) if t]
     return {
         "answered": share_of(answered, groups),
         "wrong_answered": share_of(answered & (truth != called), groups),
-        "tumors_called_clear": share_of((called == CLEAR)[tumor], among),
-        "tumors_answered_clear": share_of((answered & (called == CLEAR))[tumor], among),
+        "tumors_called_clear": share_of((called == NO_TUMOR)[tumor], among),
+        "tumors_answered_clear": share_of((answered & (called == NO_TUMOR))[tumor], among),
     }
 
 
+def stress_hits(
+    look: Callable[[npt.NDArray[np.uint8]], Observed],
+    grays: Sequence[npt.NDArray[np.uint8]],
+    labels: npt.NDArray[np.int64],
+    options: Preprocess,
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """For each stress, which of the slices (whole pictures) are called rightly."""
+    hits = {}
+    for name, (_, change) in STRESSES.items():
+        images = np.stack([preprocess(change(gray), options) for gray in grays])
+        hits[name] = look(images).logits.argmax(axis=1) == labels
+    return hits
+
+
 def stress_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each stress, and `clean`, which of a run's test slices are called rightly."""
+    """For each stress, and `clean`, which of a run's test slices are called rightly; `int8` too
+    where the run holds such a file."""
     outcome, options = outcome_of(run), run.preprocess
     grays = [decode(source.read(path)) for path in outcome.texts("path")]
-    look = observer(run.load_model())
-    hits = {}
-    for name in ("clean", *STRESSES):
-        changed = grays if name == "clean" else [STRESSES[name][1](gray) for gray in grays]
-        images = np.stack([preprocess(gray, options) for gray in changed])
-        hits[name] = look(images).logits.argmax(axis=1) == outcome.labels
+    look, labels = observer(run.load_model()), outcome.labels
+    images = np.stack([preprocess(gray, options) for gray in grays])
+    hits = {"clean": look(images).logits.argmax(axis=1) == labels}
+    hits |= stress_hits(look, grays, labels, options)
     exported = sorted((run.folder / "export").glob("*-int8.tflite"))
     if exported:
-        images = np.stack([preprocess(gray, options) for gray in grays])
         calls = observe_file(read_model(exported[0]), images).logits.argmax(axis=1)
-        hits["int8"] = calls == outcome.labels
+        hits["int8"] = calls == labels
     return hits
 
 

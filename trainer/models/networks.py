@@ -9,7 +9,6 @@ from trainer.models.start import load_start
 if TYPE_CHECKING:
     import keras
 
-NETWORKS = ("edge", "seed")
 SIZES = {"edge": 96, "seed": 128}  # side of the input that each was made for, in pixels
 
 

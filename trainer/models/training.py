@@ -107,8 +107,8 @@ def _new_model(settings: TrainSettings, training: Samples, classes: int) -> kera
 
     size, start = training.images.shape[1], settings.recipe.start
     network = build_network(settings.network, size, classes, start)
-    outputs, losses, weights, metrics = [network.output], [], [1.0], [[accuracy]]
-    losses.append(SetCrossEntropy(settings.recipe.label_smoothing))
+    outputs, weights, metrics = [network.output], [1.0], [[accuracy]]
+    losses: list[Any] = [SetCrossEntropy(settings.recipe.label_smoothing)]
     if any(layer.name == CLASS_MAPS for layer in network.layers):
         if start:
             start_head(network, training, settings)
