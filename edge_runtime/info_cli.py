@@ -1,0 +1,73 @@
+"""`btc-edge info`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_runtime.errors import printable
+from edge_runtime.options import model_option
+
+
+@click.command()
+@model_option
+@click.option(
+    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+def info(model: Path | None, style: str) -> None:
+    """Print what a model says of itself."""
+    from edge_runtime.model_file import read_model
+
+    file = read_model(model)
+    if style == "json":
+        click.echo(file.info.to_json())
+        return
+    about = file.info
+    lines = [
+        ("intended use", about.intended_use),
+        ("model", f"{about.name} {about.version} ({file.format}, {about.scheme})"),
+        ("size", f"{file.bytes / 1024:.0f} KiB, sha256 {file.sha256}"),
+        ("created", about.created),
+        ("labels", ", ".join(about.labels)),
+        ("input", f"{about.input['dtype']} {'x'.join(map(str, about.input['shape']))}, 0-255"),
+        ("preprocessing", ", ".join(f"{k} {v}" for k, v in about.preprocess.to_json().items())),
+        ("temperature", f"{about.temperature:.3f}"),
+        ("answers", _answers(about.thresholds, about.max_error)),
+        ("refuses", "pictures unlike the training slices" if about.unfamiliar else "nothing"),
+        ("trained on", _counts(about.data)),
+        ("licence", about.license or "not stated"),
+    ]
+    lines += [("measured", _measured(figure)) for figure in about.metrics]
+    for name, text in lines:
+        click.echo(f"{name:<14} {printable(str(text))}")
+
+
+def _answers(thresholds: Mapping[str, float] | None, max_error: float | None) -> str:
+    """From which confidence on a label is given."""
+    if thresholds is None:
+        return "always"
+    chosen = "" if max_error is None else f", chosen for {100 * max_error:.1f} % errors"
+    levels = (f"{label} from {level:.3f}" for label, level in thresholds.items())
+    return ", ".join(levels) + chosen
+
+
+def _counts(data: Mapping[str, Any]) -> str:
+    """The sizes that the model states of its data."""
+    return ", ".join(f"{k} {v}" for k, v in data.items() if type(v) is int)
+
+
+def _measured(figure: Mapping[str, Any]) -> str:
+    """One figure in words; what the model does not say is left out or shown as unknown."""
+    text = "protocol {}, {} side, {} slices: ".format(
+        *(figure.get(key, "unknown") for key in ("protocol", "split", "n"))
+    )
+    try:
+        text += f"accuracy {100 * figure['accuracy']:.1f} %"
+        low, high = figure["interval95"]
+        text += f" (95 % interval {100 * low:.1f}-{100 * high:.1f})"
+    except (KeyError, TypeError, ValueError):
+        text += "" if text.endswith("%") else "accuracy unknown"
+    return text + (f", on {figure['measured_on']}" if figure.get("measured_on") else "")

@@ -1,0 +1,25 @@
+"""Options that the commands of `btc-edge` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+model_option = click.option(
+    "--model", type=click.Path(path_type=Path), help="Model file; default: the bundled one."
+)
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["auto", "litert", "tflite-runtime", "tensorflow", "onnxruntime"]),
+    default="auto",
+    show_default=True,
+    help="Interpreter.",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Threads of the interpreter.",
+)
