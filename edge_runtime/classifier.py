@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from edge_runtime.batch import in_order
 from edge_runtime.errors import InputError, ModelError, one_line
-from edge_runtime.images import DEFAULT_LIMITS, ImageLimits, as_gray, decode, read_file
+from edge_runtime.images import DEFAULT_LIMITS, MIB, ImageLimits, as_gray, read_file
+from edge_runtime.inputs import Unusable
 from edge_runtime.interpreters import Graph, open_graph
 from edge_runtime.model_file import ModelFile, read_model
-from edge_runtime.preprocess import preprocess
+from edge_runtime.prediction import Prediction, Status, failure, probabilities, status_of
+from edge_runtime.preprocess import frame_of, preprocess
+from edge_runtime.slices import Slice, slices_of
+from edge_runtime.study import study_answer
 from edge_runtime.unfamiliar import Familiarity
 
 if TYPE_CHECKING:
@@ -26,57 +31,12 @@ if TYPE_CHECKING:
     from edge_runtime.model_info import ModelInfo
 
 
-class Status(str, Enum):
-    """What an answer is worth."""
+class _Seen(NamedTuple):
+    """What the graph gave for one slice."""
 
-    OK = "ok"
-    UNCERTAIN = "uncertain"  # below the model's threshold for this label
-    UNFAMILIAR = "unfamiliar"  # not like the slices that the model learned from
-    ERROR = "error"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One answer.
-
-    Attributes:
-        input: the path as given; `bytes` or `array` for data in memory.
-        status: see `Status`.
-        label: the answer; None unless the status is ok.
-        raw_label: the network's best guess, whatever the status; None on error.
-        confidence: its probability, 0-1.
-        probabilities: of all labels, in the model's order.
-        reason: why the status is not ok.
-        sha256: digest of the input's bytes.
-        model: name, version, quantisation and digest of the model file.
-        error: one line; None unless the status is error.
-    """
-
-    input: str
-    status: Status
-    label: str | None
-    raw_label: str | None
-    confidence: float | None
-    probabilities: Mapping[str, float] | None
-    reason: str | None
-    sha256: str | None
-    model: str
-    error: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The answer as `btc-edge classify --format json` gives it."""
-        return {
-            "input": self.input,
-            "status": self.status.value,
-            "label": self.label,
-            "raw_label": self.raw_label,
-            "confidence": self.confidence,
-            "probabilities": None if self.probabilities is None else dict(self.probabilities),
-            "reason": self.reason,
-            "sha256": self.sha256,
-            "model": self.model,
-            "error": self.error,
-        }
+    logits: npt.NDArray[np.float32]
+    strange: bool
+    maps: npt.NDArray[np.float32] | None
 
 
 class Classifier:
@@ -87,6 +47,8 @@ class Classifier:
         backend: interpreter, see `edge_runtime.interpreters.BACKENDS`.
         threads: threads of each interpreter.
         limits: what is refused unread.
+        min_confidence: below it no label is given, whatever the model's own thresholds.
+        plane: how a NIfTI volume is cut: axial, coronal or sagittal.
 
     Raises:
         ModelError: the model cannot be used.
@@ -99,69 +61,148 @@ class Classifier:
         backend: str = "auto",
         threads: int = 1,
         limits: ImageLimits = DEFAULT_LIMITS,
+        min_confidence: float = 0.0,
+        plane: str = "axial",
     ) -> None:
         self.model = model if isinstance(model, ModelFile) else read_model(model)
         self._backend, self._threads, self._limits = backend, threads, limits
+        self._min_confidence, self._plane = min_confidence, plane
         self._familiarity = (
             Familiarity.from_json(self.info.unfamiliar) if self.info.unfamiliar else None
         )
-        self._local = threading.local()  # an interpreter for each thread: they cannot share one
-        self._check_features(self._graph())
+        self._idle: list[Graph] = []  # two threads must never share an interpreter
+        with self._graph() as graph:
+            self._check_features(graph)
 
     @property
     def info(self) -> ModelInfo:
         """What the model says of itself."""
         return self.model.info
 
-    def classify(self, source: ImageSource) -> Prediction:
-        """Classify a path, the bytes of an encoded image, or an array (see `as_gray`).
+    def threshold(self, label: str) -> float | None:
+        """The confidence from which on a label is given; None where any will do."""
+        own = (self.info.thresholds or {}).get(label)
+        return max(own or 0.0, self._min_confidence) or own
+
+    def classify(
+        self, source: ImageSource, *, value_range: tuple[float, float] | None = None
+    ) -> Prediction:
+        """Classify a path, the bytes of an encoded image, or an array.
+
+        Args:
+            value_range: the values of an array that are black and white, see `as_gray`.
+
+        Raises:
+            InputError: the input cannot be read, is no slice or holds several.
+            ModelError: the model fails on it.
+        """
+        if isinstance(source, np.ndarray):
+            digest = hashlib.sha256(np.ascontiguousarray(source).data.cast("B")).hexdigest()
+            seen = self._look(as_gray(source, value_range))
+            return self._answer(_name(source), Slice(None, source), digest, seen)
+        answers = self.classify_slices(source)
+        answer = next(answers)
+        if answer.slice is not None:
+            raise InputError("holds several slices: ask for classify_slices")
+        return answer
+
+    def classify_slices(
+        self, source: ImageSource, *, heatmaps: Path | None = None
+    ) -> Iterator[Prediction]:
+        """Classify each slice of a file; a picture has one.
+
+        Args:
+            heatmaps: folder for an overlay of each slice with the class map of its best guess.
 
         Raises:
             InputError: the input cannot be read or is no slice.
-            ModelError: the model fails on it.
+            ModelError: the model fails on it, or gives no class maps where they are asked for.
         """
-        data: bytes | memoryview
         if isinstance(source, np.ndarray):
-            gray = as_gray(source)
-            data = np.ascontiguousarray(source).data.cast("B")
-        else:
-            data = source if isinstance(source, bytes) else read_file(source, self._limits)
-            gray = decode(data, self._limits)
-        graph = self._graph()
-        logits = graph.run(preprocess(gray, self.info.preprocess))
-        strange = self._familiarity is not None and bool(
-            self._familiarity.is_strange(_given(graph.features()))
-        )
-        return self._answer(_name(source), logits, strange, hashlib.sha256(data).hexdigest())
+            yield self.classify(source)
+            return
+        data = self._read(source)
+        digest, name = hashlib.sha256(data).hexdigest(), _name(source)
+        for part in slices_of(data, self._limits, self._plane):
+            seen = self._look(part.gray, heatmaps is not None)
+            answer = self._answer(name, part, digest, seen)
+            yield answer if heatmaps is None else self._drawn(answer, part, seen, heatmaps)
 
-    def classify_many(self, sources: Iterable[ImageSource]) -> Iterator[Prediction]:
-        """Classify in order, one by one; a bad input becomes an answer with status error."""
-        for source in sources:
-            try:
-                yield self.classify(source)
-            except InputError as error:
-                yield self.failure(source, error)
+    def classify_many(
+        self,
+        sources: Iterable[ImageSource | Unusable | None],
+        *,
+        workers: int = 1,
+        heatmaps: Path | None = None,
+    ) -> Iterator[Prediction]:
+        """Classify every slice of every source, in order; a bad input becomes an answer with
+        status error.
+
+        Args:
+            sources: taken a few ahead of the answers; see `inputs.expand` for those that are
+                known to be unusable, and `batch.in_order` for a None.
+            workers: threads that decode and classify, each with an interpreter of its own.
+            heatmaps: see `classify_slices`.
+        """
+        work = partial(self._answers, heatmaps=heatmaps)
+        for answers in in_order(work, sources, workers):
+            yield from answers
+
+    def classify_study(
+        self,
+        name: str,
+        sources: Iterable[ImageSource | Unusable | None],
+        *,
+        workers: int = 1,
+        heatmaps: Path | None = None,
+    ) -> Prediction:
+        """One answer for the slices of one patient, with the answers behind it in `slices`; see
+        `study.study_answer` for the rule."""
+        answers = list(self.classify_many(sources, workers=workers, heatmaps=heatmaps))
+        return study_answer(name, answers, self)
 
     def failure(self, source: ImageSource, error: InputError) -> Prediction:
         """The answer with status error for an input that cannot be used."""
-        return Prediction(
-            input=_name(source),
-            status=Status.ERROR,
-            label=None,
-            raw_label=None,
-            confidence=None,
-            probabilities=None,
-            reason=None,
-            sha256=None,
-            model=self.model.tag,
-            error=one_line(error),
-        )
+        return failure(_name(source), self.model.tag, one_line(error))
 
-    def _graph(self) -> Graph:
-        graph: Graph | None = getattr(self._local, "graph", None)
-        if graph is None:
-            graph = self._local.graph = open_graph(self.model, self._backend, self._threads)
-        return graph
+    def _read(self, source: str | os.PathLike[str] | bytes) -> bytes:
+        if not isinstance(source, bytes):
+            return read_file(source, self._limits)
+        if len(source) > self._limits.max_bytes:
+            raise InputError(f"larger than the limit of {self._limits.max_bytes // MIB} MiB")
+        return source
+
+    def _answers(self, source: ImageSource | Unusable, heatmaps: Path | None) -> list[Prediction]:
+        if isinstance(source, Unusable):
+            return [self.failure(*source)]
+        answers = []
+        try:
+            for answer in self.classify_slices(source, heatmaps=heatmaps):
+                answers.append(answer)  # noqa: PERF402 - those before an error count
+        except InputError as error:
+            answers.append(self.failure(source, error))
+        return answers
+
+    @contextmanager
+    def _graph(self) -> Iterator[Graph]:
+        """An interpreter for as long as it is needed; the list's pop and append are atomic."""
+        try:
+            graph = self._idle.pop()
+        except IndexError:
+            graph = open_graph(self.model, self._backend, self._threads)
+        try:
+            yield graph
+        finally:
+            self._idle.append(graph)
+
+    def _look(self, gray: npt.NDArray[np.uint8], maps: bool = False) -> _Seen:
+        pixels = preprocess(gray, self.info.preprocess)
+        with self._graph() as graph:
+            logits = graph.run(pixels)
+            strange = self._familiarity is not None and bool(
+                self._familiarity.is_strange(_given(graph.features()))
+            )
+            return _Seen(logits, strange, graph.class_maps() if maps else None)
 
     def _check_features(self, graph: Graph) -> None:
         """The check for unfamiliar inputs must fit the graph's features, before any input."""
@@ -172,14 +213,12 @@ class Classifier:
         if _given(graph.features()).shape != self._familiarity.mean.shape:
             raise ModelError("the graph's features are not what its metadata says")
 
-    def _answer(
-        self, name: str, logits: npt.NDArray[np.float32], strange: bool, digest: str
-    ) -> Prediction:
-        shares = probabilities(logits, self.info.temperature)
+    def _answer(self, name: str, part: Slice, digest: str, seen: _Seen) -> Prediction:
+        shares = probabilities(seen.logits, self.info.temperature)
         best = int(shares.argmax())
         label, confidence = self.info.labels[best], float(shares[best])
-        threshold = (self.info.thresholds or {}).get(label)
-        status = status_of(confidence, threshold, strange)
+        threshold = self.threshold(label)
+        status = status_of(confidence, threshold, seen.strange)
         reason = None
         if status is Status.UNFAMILIAR:
             reason = "unlike the slices that the model learned from"
@@ -195,22 +234,21 @@ class Classifier:
             reason=reason,
             sha256=digest,
             model=self.model.tag,
+            slice=part.number,
         )
 
+    def _drawn(self, answer: Prediction, part: Slice, seen: _Seen, folder: Path) -> Prediction:
+        """The answer with the overlay that was written for it."""
+        from dataclasses import replace
 
-def status_of(confidence: float, threshold: float | None, strange: bool) -> Status:
-    """What an answer is worth: the rule of every model, on the device and in evaluations.
+        from edge_runtime.heatmap import overlay, write_overlay
 
-    Args:
-        confidence: of the best guess, 0-1.
-        threshold: of its label; None where the model has none. At 1 nothing is sure enough, not
-            even a confidence that rounds to 1.
-        strange: whether the input is unlike what the model learned from.
-    """
-    if strange:
-        return Status.UNFAMILIAR
-    sure = threshold is None or (confidence >= threshold and threshold < 1)
-    return Status.OK if sure else Status.UNCERTAIN
+        if seen.maps is None:
+            raise ModelError("this model gives no class maps, so it has no heatmaps")
+        heat = seen.maps[..., int(seen.logits.argmax())]
+        picture = overlay(part.gray, heat, frame_of(part.gray, self.info.preprocess))
+        path = write_overlay(folder, answer.input, part.number, answer.sha256 or "", picture)
+        return replace(answer, heatmap=path)
 
 
 def _given(features: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
@@ -223,11 +261,3 @@ def _name(source: ImageSource) -> str:
     if isinstance(source, np.ndarray):
         return "array"
     return "bytes" if isinstance(source, bytes) else os.fspath(source)
-
-
-def probabilities(logits: npt.NDArray[Any], temperature: float = 1.0) -> npt.NDArray[np.float64]:
-    """Softmax of logits divided by a temperature, over the last axis, in float64."""
-    raw = logits.astype(np.float64)
-    shares = np.exp((raw - raw.max(axis=-1, keepdims=True)) / temperature)
-    normalised: npt.NDArray[np.float64] = shares / shares.sum(axis=-1, keepdims=True)
-    return normalised

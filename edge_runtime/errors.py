@@ -39,6 +39,10 @@ class ModelError(BtcError):
     exit_code = ExitCode.MODEL
 
 
+class UnsignedModelError(ModelError):
+    """A model file has no digest that it could be checked by."""
+
+
 class BackendError(ModelError):
     """No usable interpreter for the model on this machine."""
 

@@ -133,3 +133,16 @@ def read_header(data: bytes) -> Header | None:
                 facts = None
             return Header(name, *(facts or (0, 0)))
     return None
+
+
+def volume_format(data: bytes) -> str | None:
+    """`dicom` or `nifti` where the first kibibyte of a file says so, else None.
+
+    DICOM PS3.10 (section 7.1): `DICM` behind a preamble of 128 bytes. NIfTI-1 and -2: the size of
+    the header, then a magic; a compressed one is taken at the gzip magic's word.
+    """
+    if data[128:132] == b"DICM":
+        return "dicom"
+    if data[:2] == b"\x1f\x8b" or data[344:348] == b"n+1\x00" or data[4:8] == b"n+2\x00":
+        return "nifti"
+    return None

@@ -28,10 +28,12 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is refused unread: files over `max_bytes`, pictures over `max_pixels`."""
+    """What is refused unread: files over `max_bytes` (as stored, and unpacked where a volume is
+    compressed), pictures over `max_pixels`, volumes over `max_slices`."""
 
-    max_bytes: int = 64 * MIB
+    max_bytes: int = 256 * MIB
     max_pixels: int = 50_000_000
+    max_slices: int = 4096
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -99,15 +101,18 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Gray:
     return _to_uint8(pixels)
 
 
-def as_gray(array: npt.NDArray[Any]) -> Gray:
+def as_gray(array: npt.NDArray[Any], value_range: tuple[float, float] | None = None) -> Gray:
     """An array as a gray slice.
 
     Args:
-        array: H×W, H×W×1, or H×W×3 in RGB order. uint8 is taken as gray levels 0-255; any other
-            real dtype is mapped linearly from its own minimum and maximum to 0-255.
+        array: H×W, H×W×1, or H×W×3 in RGB order, of any real dtype.
+        value_range: the values that become black and white; what lies outside is clipped.
+            Without it uint8 is taken as gray levels 0-255, and any other dtype is mapped from its
+            own minimum and maximum.
 
     Raises:
-        InputError: another shape, an empty array, a dtype that is no number, NaN or infinity.
+        InputError: another shape, an empty array, a dtype that is no number, NaN or infinity, or
+            a range that is not two rising numbers.
     """
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
@@ -116,7 +121,7 @@ def as_gray(array: npt.NDArray[Any]) -> Gray:
         raise InputError(f"an array of shape {array.shape} is not a slice; need HxW or HxWx3")
     if array.dtype.kind not in "buif":
         raise InputError(f"an array of {array.dtype} is not a slice; need real numbers")
-    gray = _to_uint8(array)
+    gray = _to_uint8(array, value_range)
     if colour:
         import cv2
 
@@ -136,16 +141,23 @@ def load_gray(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Gray
     return decode(data, limits)
 
 
-def _to_uint8(pixels: npt.NDArray[Any]) -> Gray:
-    if pixels.dtype == np.uint8:
+def _to_uint8(pixels: npt.NDArray[Any], value_range: tuple[float, float] | None = None) -> Gray:
+    if pixels.dtype == np.uint8 and value_range is None:
         return np.ascontiguousarray(pixels)
-    values = pixels.astype(np.float32)
+    wide = np.float64 if pixels.dtype.itemsize > 2 else np.float32
+    values: npt.NDArray[Any] = pixels.astype(wide)
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError("pixels that are not finite numbers")
+    if value_range is not None:
+        low, high = (float(limit) for limit in value_range)
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            raise InputError(f"the value range {value_range} is not two rising numbers")
+        np.clip(values, low, high, out=values)
     if high <= low:
         return np.zeros(values.shape, np.uint8)
-    scaled: Gray = np.rint((values - low) * (255.0 / (high - low))).astype(np.uint8)
+    # The half first: the span of large floats is not a float itself.
+    scaled: Gray = np.rint((values / 2 - low / 2) / (high / 2 - low / 2) * 255.0).astype(np.uint8)
     return scaled
 
 

@@ -88,6 +88,33 @@ def open_graph(model: ModelFile, backend: str = "auto", threads: int = 1) -> Gra
         raise ModelError(f"{name} cannot load the model: {one_line(error)}") from None
 
 
+def raw_signature(graph: bytes, kind: str) -> tuple[str, list[int], list[list[int]]]:
+    """Input dtype, input shape and output shapes of a graph that says nothing of itself.
+
+    Raises:
+        BackendError: no interpreter. ModelError: the interpreter refuses the graph.
+    """
+    name = _choose(kind, "auto")
+    try:
+        with quiet_stderr():
+            if name in _ONNX:
+                import onnxruntime
+
+                session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+                (entry,) = session.get_inputs()
+                dtype = {"tensor(float)": "float32"}.get(entry.type, entry.type)
+                return dtype, list(entry.shape), [list(o.shape) for o in session.get_outputs()]
+            interpreter = _tflite_class(name)[0](model_content=graph)
+            (entry,) = interpreter.get_input_details()
+            outputs = interpreter.get_output_details()
+            shapes = [d["shape"].tolist() for d in (entry, *outputs)]
+            return np.dtype(entry["dtype"]).name, shapes[0], shapes[1:]
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{name} cannot load the model: {one_line(error)}") from None
+
+
 def _choose(kind: str, backend: str) -> str:
     fitting = _ONNX if kind == "onnx" else _TFLITE
     if backend == "auto":

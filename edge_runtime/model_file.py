@@ -2,11 +2,12 @@
 
 A `.tflite` carries a zip behind its flatbuffer with `labels.txt` and `model.json`, where the
 TFLite Metadata convention has them; interpreters ignore what is appended and `zipfile` finds it.
+The zip's comment is the digest of everything before it.
 An `.onnx` carries the same JSON as its last top-level field, an entry of `metadata_props`; the
-entry before it holds the JSON's digest (a zip has checksums of its own).
-Either way the graph is a prefix of the file, and its digest is in the metadata: an altered graph
+entry before it holds the JSON's digest.
+Either way the graph is a prefix of the file, and its digest is in the metadata: an altered file
 is refused before any interpreter sees it. (A flipped byte in a .tflite mostly runs without error,
-and sometimes kills the process.)
+and sometimes kills the process.) A digest tells of damage, not of who made the file.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from edge_runtime.errors import InputError, ModelError
+from edge_runtime.errors import InputError, ModelError, UnsignedModelError
 from edge_runtime.images import ImageLimits, read_file
 from edge_runtime.model_info import ModelInfo
 
@@ -30,6 +31,8 @@ MAX_INFO_BYTES = 4 << 20
 BUNDLED = "brain-mri-int8.tflite"
 ONNX_KEY = b"model.json"
 ONNX_DIGEST_KEY = b"model.json.sha256"
+
+DIGEST_LENGTH = 64  # hexadecimal SHA-256
 
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same model gives the same bytes
 
@@ -61,8 +64,14 @@ def bundled_model() -> Path:
     return Path(str(resources.files("edge_runtime") / "models" / BUNDLED))
 
 
-def read_model(path: str | os.PathLike[str] | None = None) -> ModelFile:
+def read_model(
+    path: str | os.PathLike[str] | None = None, *, allow_unsigned: bool = False
+) -> ModelFile:
     """Read a model file (the bundled one by default) and check it.
+
+    Args:
+        allow_unsigned: take a file without digests too, if it survives a trial in a process of
+            its own, see `edge_runtime.unsigned`.
 
     Raises:
         ModelError: missing, unreadable, truncated, altered, without metadata, or unknown.
@@ -74,14 +83,28 @@ def read_model(path: str | os.PathLike[str] | None = None) -> ModelFile:
         raise ModelError(f"model {source.name}: {error}") from None
     try:
         return parse_model(data)
+    except UnsignedModelError as error:
+        if not allow_unsigned:
+            raise ModelError(f"model {source.name}: {error}") from None
+    except ModelError as error:
+        raise ModelError(f"model {source.name}: {error}") from None
+    from edge_runtime.unsigned import try_unsigned
+
+    try:
+        return try_unsigned(data)
     except ModelError as error:
         raise ModelError(f"model {source.name}: {error}") from None
 
 
 def parse_model(data: bytes) -> ModelFile:
-    """Check the bytes of a model file; see `read_model`."""
-    if data[4:8] == b"TFL3":
-        graph, text, labels = _split_tflite(data)
+    """Check the bytes of a model file; see `read_model`.
+
+    Raises:
+        UnsignedModelError: no digest to check it by. ModelError: anything else that is wrong.
+    """
+    if is_tflite(data):
+        _check_comment(data)
+        graph, text, labels = split_tflite(data)
         kind = "tflite"
     else:
         graph, text = _split_onnx(data)
@@ -92,6 +115,11 @@ def parse_model(data: bytes) -> ModelFile:
     if hashlib.sha256(graph).hexdigest() != info.graph_sha256:
         raise ModelError("the graph does not match its digest: truncated or altered file")
     return ModelFile(info, graph, kind, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def is_tflite(data: bytes) -> bool:
+    """Whether the file identifier of a TFLite flatbuffer is there."""
+    return data[4:8] == b"TFL3"
 
 
 def pack_model(graph: bytes, info: ModelInfo, kind: str) -> bytes:
@@ -112,7 +140,21 @@ def pack_model(graph: bytes, info: ModelInfo, kind: str) -> bytes:
             member = zipfile.ZipInfo(name, _ZIP_DATE)
             member.compress_type = zipfile.ZIP_DEFLATED
             out.writestr(member, content)
-    return graph + archive.getvalue()
+    # The last two bytes tell how long the comment is that follows.
+    signed = graph + archive.getvalue()[:-2] + struct.pack("<H", DIGEST_LENGTH)
+    return signed + hashlib.sha256(signed).hexdigest().encode("ascii")
+
+
+def _check_comment(data: bytes) -> None:
+    """The zip's comment must be the digest of all that stands before it."""
+    signed, digest = data[:-DIGEST_LENGTH], data[-DIGEST_LENGTH:]
+    if not signed.endswith(struct.pack("<H", DIGEST_LENGTH)) or b"PK\5\6" not in signed[-22:]:
+        raise UnsignedModelError(
+            "no digest at its end: truncated, altered or not from btc-export (a file that you "
+            "trust all the same runs with --allow-unsigned)"
+        )
+    if hashlib.sha256(signed).hexdigest().encode("ascii") != digest:
+        raise ModelError("the file does not match its digest: altered")
 
 
 # What zipfile raises on damaged archives; ValueError: seeks before the file's start, odd names.
@@ -122,7 +164,8 @@ _ZIP_ERRORS = (
 )
 
 
-def _split_tflite(data: bytes) -> tuple[bytes, bytes, list[str]]:
+def split_tflite(data: bytes) -> tuple[bytes, bytes, list[str]]:
+    """The graph, the text of `model.json` and the lines of `labels.txt`, unchecked."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {member.filename: member for member in archive.infolist()}
@@ -136,9 +179,9 @@ def _split_tflite(data: bytes) -> tuple[bytes, bytes, list[str]]:
                     texts.append(stream.read(MAX_INFO_BYTES))
             start = min(member.header_offset for member in members.values())
     except KeyError as error:
-        raise ModelError(f"no {error.args[0]} in the file: not made by btc-export") from None
+        raise UnsignedModelError(f"no {error.args[0]} in the file: not from btc-export") from None
     except _ZIP_ERRORS:
-        raise ModelError(
+        raise UnsignedModelError(
             "no readable metadata: truncated, altered or not from btc-export"
         ) from None
     try:
@@ -161,7 +204,9 @@ def _split_onnx(data: bytes) -> tuple[bytes, bytes]:
         digest = _read_property(data[starts[0] : starts[1]], ONNX_DIGEST_KEY)
         text = _read_property(data[starts[1] :], ONNX_KEY)
     except (IndexError, ValueError):
-        raise ModelError("not a .tflite or .onnx file from btc-export, or truncated") from None
+        raise UnsignedModelError(
+            "not a .tflite or .onnx file from btc-export, or truncated"
+        ) from None
     if hashlib.sha256(text).hexdigest().encode("ascii") != digest:
         raise ModelError("the metadata does not match its digest: altered file")
     return data[: starts[0]], text

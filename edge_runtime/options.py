@@ -6,6 +6,11 @@ from pathlib import Path
 
 import click
 
+EXIT_CODES = (
+    "\b\nExit codes: 0 every input answered, 1 some inputs were errors, 2 usage, "
+    "3 the model cannot be used, 130 interrupted."
+)
+
 model_option = click.option(
     "--model", type=click.Path(path_type=Path), help="Model file; default: the bundled one."
 )
@@ -22,4 +27,9 @@ threads_option = click.option(
     default=1,
     show_default=True,
     help="Threads of the interpreter.",
+)
+allow_unsigned_option = click.option(
+    "--allow-unsigned",
+    is_flag=True,
+    help="Also take a model without digest, after a trial in a process of its own.",
 )

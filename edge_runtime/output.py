@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import IO, Protocol
 
-from edge_runtime.classifier import Prediction
+import click
+
 from edge_runtime.errors import printable
+from edge_runtime.prediction import Prediction, Status
 
 FORMATS = ("table", "json", "jsonl", "csv")
+COLOURS = {
+    Status.OK: "green",
+    Status.UNCERTAIN: "yellow",
+    Status.UNFAMILIAR: "magenta",
+    Status.ERROR: "red",
+}
 
 
 class Writer(Protocol):
@@ -25,41 +35,87 @@ class Writer(Protocol):
         ...
 
 
-def open_writer(style: str, stream: IO[str], labels: Sequence[str]) -> Writer:
-    """A writer for one of FORMATS."""
+def open_writer(
+    style: str,
+    stream: IO[str],
+    labels: Sequence[str],
+    *,
+    top: int | None = None,
+    studies: bool = False,
+) -> Writer:
+    """A writer for one of FORMATS.
+
+    Args:
+        top: how many of the most probable labels to tell; None tells all where there is room.
+        studies: whether the answers are for studies.
+    """
     if style == "csv":
-        return _Csv(stream, labels)
+        return _Csv(stream, labels, top, studies)
     if style == "json":
-        return _Json(stream)
-    return _JsonLines(stream) if style == "jsonl" else _Table(stream)
+        return _Json(stream, top)
+    return _JsonLines(stream, top) if style == "jsonl" else _Table(stream, top)
+
+
+def best(probabilities: Mapping[str, float], top: int | None) -> Mapping[str, float]:
+    """The `top` most probable labels, the first one first; all as they stand for None."""
+    if top is None:
+        return probabilities
+    return dict(sorted(probabilities.items(), key=lambda pair: -pair[1])[:top])
+
+
+def _narrowed(answer: Prediction, top: int | None) -> Prediction:
+    if top is None or answer.probabilities is None:
+        return answer
+    parts = answer.slices and tuple(_narrowed(part, top) for part in answer.slices)
+    return replace(answer, probabilities=best(answer.probabilities, top), slices=parts)
 
 
 class _Table:
     """Columns for people; the name comes last, since it alone has no bounded width."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    def __init__(self, stream: IO[str], top: int | None) -> None:
+        self._stream, self._top = stream, top
         self._begun = False
+        self._colour = stream.isatty() and not os.environ.get("NO_COLOR")
 
     def write(self, answer: Prediction) -> None:
         if not self._begun:
-            self._stream.write(f"{'label':<12} {'confidence':>10}  {'status':<10} input\n")
+            shares = "" if self._top is None else f"{f'best {self._top}':<{self._width()}}  "
+            self._stream.write(f"{'label':<12} {'confidence':>10}  {'status':<10} {shares}input\n")
             self._begun = True
         label = answer.label or (f"({answer.raw_label})" if answer.raw_label else "-")
         sure = "-" if answer.confidence is None else f"{100 * answer.confidence:.1f} %"
+        status = f"{answer.status.value:<10}"
+        if self._colour:
+            status = click.style(status, fg=COLOURS[answer.status])
         name = printable(answer.input)
-        self._stream.write(f"{label:<12} {sure:>10}  {answer.status.value:<10} {name}\n")
+        if answer.slice is not None:
+            name += f" [{answer.slice}]"
+        if answer.slices is not None:
+            counts = ", ".join(f"{n} {word}" for word, n in answer.counts().items())
+            name += f" ({len(answer.slices)} slices: {counts})"
+        self._stream.write(f"{label:<12} {sure:>10}  {status} {self._shares(answer)}{name}\n")
+
+    def _shares(self, answer: Prediction) -> str:
+        if self._top is None:
+            return ""
+        shares = best(answer.probabilities or {}, self._top).items()
+        text = ", ".join(f"{label} {100 * share:.1f} %" for label, share in shares)
+        return f"{text:<{self._width()}}  "
+
+    def _width(self) -> int:
+        return 20 * (self._top or 0)
 
     def close(self) -> None:
         self._stream.flush()
 
 
 class _JsonLines:
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    def __init__(self, stream: IO[str], top: int | None) -> None:
+        self._stream, self._top = stream, top
 
     def write(self, answer: Prediction) -> None:
-        self._stream.write(json.dumps(answer.to_json()) + "\n")
+        self._stream.write(json.dumps(_narrowed(answer, self._top).to_json()) + "\n")
         self._stream.flush()
 
     def close(self) -> None:
@@ -67,12 +123,12 @@ class _JsonLines:
 
 
 class _Json:
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    def __init__(self, stream: IO[str], top: int | None) -> None:
+        self._stream, self._top = stream, top
         self._before = "[\n "
 
     def write(self, answer: Prediction) -> None:
-        self._stream.write(self._before + json.dumps(answer.to_json()))
+        self._stream.write(self._before + json.dumps(_narrowed(answer, self._top).to_json()))
         self._before = ",\n "
 
     def close(self) -> None:
@@ -81,25 +137,33 @@ class _Json:
 
 
 class _Csv:
-    def __init__(self, stream: IO[str], labels: Sequence[str]) -> None:
-        self._stream, self._labels = stream, labels
+    """The columns of the JSON; for studies also `slices`, how many got which answer."""
+
+    def __init__(
+        self, stream: IO[str], labels: Sequence[str], top: int | None, studies: bool
+    ) -> None:
+        self._stream, self._labels, self._top, self._studies = stream, labels, top, studies
         self._writer = csv.writer(stream, lineterminator="\n")
         self._writer.writerow(
             [
                 *("input", "status", "label", "raw_label", "confidence"),
                 *(f"p_{label}" for label in labels),
-                *("reason", "sha256", "model", "error"),
+                *("reason", "sha256", "model", "error", "slice", "heatmap"),
+                *(["slices"] if studies else []),
             ]
         )
 
     def write(self, answer: Prediction) -> None:
-        shares = answer.probabilities or {}
+        shares = best(answer.probabilities or {}, self._top)
         row = [
             *(answer.input, answer.status.value, answer.label, answer.raw_label),
             answer.confidence,
             *(shares.get(label) for label in self._labels),
-            *(answer.reason, answer.sha256, answer.model, answer.error),
+            *(answer.reason, answer.sha256, answer.model, answer.error, answer.slice),
+            answer.heatmap,
         ]
+        if self._studies:
+            row.append("; ".join(f"{n} {word}" for word, n in answer.counts().items()))
         self._writer.writerow([_cell(value) for value in row])
         self._stream.flush()
 
@@ -107,8 +171,11 @@ class _Csv:
         self._stream.flush()
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
 def _cell(value: object) -> object:
     """Keep a spreadsheet from taking a file's name for a formula."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+    if isinstance(value, str) and value.startswith(FORMULA):
         return "'" + value
     return "" if value is None else value

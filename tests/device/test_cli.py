@@ -16,7 +16,7 @@ from tests.device.conftest import draw_slice, encode, png_bytes
 
 TOOL = str(Path(sys.executable).parent / "btc-edge")
 FIELDS = ["input", "status", "label", "raw_label", "confidence", "probabilities", "reason",
-          "sha256", "model", "error"]  # fmt: skip
+          "sha256", "model", "error", "slice", "heatmap"]  # fmt: skip
 
 
 def edge(*words: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

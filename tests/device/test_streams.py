@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.benchmark import measure
-from edge_runtime.inputs import expand
+from edge_runtime.inputs import Unusable, expand
 from edge_runtime.labels import fold_label
 from edge_runtime.model_file import bundled_model, pack_model, read_model
 from tests.device.conftest import draw_slice, encode
@@ -132,10 +132,11 @@ def test_a_folder_that_cannot_be_opened_is_said(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(os, "walk", walk)
     monkeypatch.setattr(os.path, "isdir", lambda _: True)
-    (good, fine), (closed, problem) = expand(["scans"], True, sys.stdin)
-    assert (good, fine) == (str(Path("scans", "a.jpg")), None)
-    assert closed == "scans/closed"
-    assert "Permission denied" in str(problem)
+    good, closed = expand(["scans"], True, sys.stdin)
+    assert good == str(Path("scans", "a.jpg"))
+    assert isinstance(closed, Unusable)
+    assert closed.name == "scans/closed"
+    assert "Permission denied" in str(closed.error)
 
 
 def test_peak_memory_is_the_models_own() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.classifier import Status, status_of
+from edge_runtime.prediction import Status, status_of
 from trainer.evaluation.selective import (
     choose_thresholds,
     risk_coverage,

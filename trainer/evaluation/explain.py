@@ -84,21 +84,6 @@ def peaks(heat: Floats, side: int = 64) -> npt.NDArray[np.float64]:
     return places
 
 
-def overlay(image: npt.NDArray[np.uint8], heat: Floats) -> npt.NDArray[np.uint8]:
-    """A slice (S×S) with its heatmap in colour: uint8 S×S×3 in BGR order, as OpenCV writes it."""
-    import cv2
-
-    size = image.shape[::-1]
-    fine = cv2.resize(heat.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
-    spread = float(fine.max() - fine.min())
-    level = (fine - fine.min()) / spread if spread > 0 else np.zeros_like(fine)
-    colour = cv2.applyColorMap(np.rint(level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    blended: npt.NDArray[np.uint8] = cv2.addWeighted(
-        cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), 0.6, colour, 0.4, 0
-    )
-    return blended
-
-
 def box_hits(places: npt.NDArray[np.float64], boxes: Boxes) -> npt.NDArray[np.float64]:
     """1 where a peak (N×2) lies in its box (N×4), 0 where not, NaN where there is no box."""
     (x, y), (left, top, right, bottom) = places.T, boxes.T

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.classifier import status_of
+from edge_runtime.prediction import status_of
 from edge_runtime.preprocess import Preprocess
 from edge_runtime.unfamiliar import Familiarity
 from trainer.evaluation.calibration import fit_temperature

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.study import pooled
 from trainer.evaluation.calibration import expected_calibration_error
 
 RESAMPLES = 2000
@@ -125,7 +126,7 @@ def share_of(hits: npt.NDArray[Any], groups: Sequence[str]) -> dict[str, Any]:
 def study_probabilities(
     probabilities: Floats, labels: Labels, patients: Sequence[str], groups: Sequence[str]
 ) -> tuple[Floats, Labels, list[str]] | None:
-    """One answer a study: the mean log-probability of its slices, normalised.
+    """One answer a study, by the rule of the device (`edge_runtime.study.pooled`).
 
     A study is the slices of one patient that carry one label; slices without a patient have none.
 
@@ -137,11 +138,7 @@ def study_probabilities(
     if known.size == 0:
         return None
     _, first, member = np.unique(np.asarray(keys)[known], return_index=True, return_inverse=True)
-    logs = np.zeros((len(first), probabilities.shape[1]))
-    np.add.at(logs, member, np.log(_safe(probabilities[known])))
-    logs /= np.bincount(member)[:, None]
-    shares = np.exp(logs - logs.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares = np.stack([pooled(probabilities[known[member == i]]) for i in range(len(first))])
     return shares, labels[known[first]], [groups[i] for i in known[first]]
 
 

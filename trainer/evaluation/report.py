@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.files import write_text
+from edge_runtime.heatmap import overlay
 from edge_runtime.model_info import INTENDED_USE
 from trainer.evaluation import figures as charts
 from trainer.evaluation.controls import CONTROLS
-from trainer.evaluation.explain import METHODS, overlay
+from trainer.evaluation.explain import METHODS
 from trainer.evaluation.gallery import Gallery
 from trainer.evaluation.outcome import Outcome
 from trainer.evaluation.pages import page_environment

@@ -1,0 +1,186 @@
+"""`btc-edge classify`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_runtime.errors import ExitCode, UsageError, printable
+from edge_runtime.options import (
+    EXIT_CODES,
+    allow_unsigned_option,
+    backend_option,
+    model_option,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from edge_runtime.classifier import Classifier
+    from edge_runtime.prediction import Prediction
+
+DISCLAIMER = "Research use only; not for diagnosis."
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("paths", nargs=-1, type=click.Path(), metavar="PATH...")
+@click.option("-r", "--recursive", is_flag=True, help="Classify the images inside folders.")
+@click.option("--stdin", "from_stdin", is_flag=True, help="Classify the one file on stdin.")
+@click.option(
+    "--study", is_flag=True, help="Take each PATH (folder or volume) as one patient; answer once."
+)
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["table", "json", "jsonl", "csv"]),
+    default="table",
+    show_default=True,
+)
+@click.option("--top", type=click.IntRange(1), help="Tell only the N most probable labels.")
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Below this probability no label is given, besides the model's own thresholds.",
+)
+@click.option(
+    "--heatmap",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for a picture of each slice that shows where the network looked.",
+)
+@click.option(
+    "--plane",
+    type=click.Choice(["axial", "coronal", "sagittal"]),
+    default="axial",
+    show_default=True,
+    help="How a NIfTI volume is cut.",
+)
+@model_option
+@allow_unsigned_option
+@backend_option
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Files worked on at once; default: the processor's cores, at most 4.",
+)
+@threads_option
+@click.option("--max-mib", type=click.IntRange(1), default=256, show_default=True,
+              help="Refuse larger files unread.")  # fmt: skip
+@click.option("--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True,
+              help="Refuse larger pictures by their header.")  # fmt: skip
+def classify(paths: tuple[str, ...], **options: Any) -> None:
+    """Classify images: files, patterns, folders (-r), or - for a list of paths on stdin.
+
+    Reads JPEG, PNG, BMP, TIFF (its first page) and WebP; DICOM and NIfTI with the packages of
+    btc-edge[dicom] and btc-edge[nifti]. Answers go to stdout; a file that cannot be read gets a
+    line on stderr, and the rest goes on.
+    """
+    if options["from_stdin"] == bool(paths):
+        raise UsageError("give PATHs (or - for a list of them), or --stdin for one file's bytes")
+    classifier = _open(options)
+    from edge_runtime.output import open_writer
+
+    writer = open_writer(
+        options["style"], sys.stdout, classifier.info.labels,
+        top=options["top"], studies=options["study"],
+    )  # fmt: skip
+    failed = False
+    try:
+        with _progress(_answers(classifier, paths, options)) as answers:
+            for answer in answers:
+                failed |= _report(answer)
+                writer.write(answer)
+    except BrokenPipeError:
+        raise
+    except BaseException:
+        writer.close()  # what was answered before Ctrl-C is whole
+        raise
+    writer.close()
+    if options["style"] == "table":
+        click.echo(DISCLAIMER, err=True)
+    if failed:
+        raise SystemExit(ExitCode.FAILED)
+
+
+def _open(options: dict[str, Any]) -> Classifier:
+    from edge_runtime.classifier import Classifier
+    from edge_runtime.images import MIB, ImageLimits
+    from edge_runtime.model_file import read_model
+
+    return Classifier(
+        read_model(options["model"], allow_unsigned=options["allow_unsigned"]),
+        backend=options["backend"],
+        threads=options["threads"],
+        limits=ImageLimits(options["max_mib"] * MIB, options["max_pixels"]),
+        min_confidence=options["min_confidence"],
+        plane=options["plane"],
+    )
+
+
+def _answers(
+    classifier: Classifier, paths: tuple[str, ...], options: dict[str, Any]
+) -> Iterator[Prediction]:
+    from dataclasses import replace
+
+    from edge_runtime.inputs import expand
+
+    how = {"workers": options["workers"] or _cores(), "heatmaps": options["heatmap"]}
+    if options["from_stdin"]:
+        data = sys.stdin.buffer.read(options["max_mib"] * 2**20 + 1)
+        if options["study"]:
+            yield classifier.classify_study("stdin", [data], **how)
+        else:
+            for answer in classifier.classify_many([data], **how):
+                yield replace(answer, input="stdin")
+    elif options["study"]:
+        for word in _studies(paths):
+            yield classifier.classify_study(word, expand([word], True, sys.stdin), **how)
+    else:
+        words = expand(paths, options["recursive"], sys.stdin)
+        yield from classifier.classify_many(words, **how)
+
+
+def _studies(paths: Iterable[str]) -> Iterator[str]:
+    """The words, each one patient; `-` stands for a list of them."""
+    for path in paths:
+        if path == "-":
+            yield from (name for name in (line.rstrip("\r\n") for line in sys.stdin) if name)
+        else:
+            yield path
+
+
+def _cores() -> int:
+    """Cores that this process may use, at most 4: past that a small network gains little."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(4, len(os.sched_getaffinity(0)))
+    return min(4, os.cpu_count() or 1)
+
+
+def _report(answer: Prediction) -> bool:
+    """Say on stderr what could not be read; whether there was anything."""
+    parts = [answer, *(answer.slices or ())]
+    errors = [part for part in parts if part.error is not None]
+    for part in errors:
+        name = printable(part.input) or "(no name)"
+        clear = "\r\x1b[K" if _shows_progress() else ""
+        click.echo(f"{clear}btc-edge: {name}: {part.error}", err=True)
+    return bool(errors)
+
+
+def _shows_progress() -> bool:
+    """Whether a bar on stderr is seen and does not run into the answers."""
+    return sys.stderr.isatty() and not sys.stdout.isatty()
+
+
+@contextmanager
+def _progress(answers: Iterator[Prediction]) -> Iterator[Iterable[Prediction]]:
+    if not _shows_progress():
+        yield answers
+        return
+    with click.progressbar(answers, file=sys.stderr, label="btc-edge", show_pos=True) as bar:
+        yield bar

@@ -1,0 +1,74 @@
+"""Where the network looked: its class maps over the slice, without gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_runtime.files import write_bytes
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Gray = npt.NDArray[np.uint8]
+    Frame = tuple[float, float, float, float]
+
+WHOLE: Frame = (0.0, 0.0, 1.0, 1.0)
+
+
+def overlay(
+    gray: Gray, heat: npt.NDArray[np.floating[Any]], frame: Frame = WHOLE
+) -> npt.NDArray[np.uint8]:
+    """A slice with a coarse heatmap in colour (inferno: bright where most speaks for the class).
+
+    Args:
+        gray: the slice, H×W.
+        heat: the map, h×w.
+        frame: where the map lies in the slice, see `preprocess.frame_of`; outside it the slice
+            stays gray.
+
+    Returns:
+        uint8 H×W×3 in BGR order, as OpenCV writes it.
+    """
+    import cv2
+
+    (height, width), (tall, wide) = gray.shape, heat.shape
+    left, top, right, bottom = frame
+    # From the centre of a pixel to the coordinates of the map, whose cells have centres too.
+    x, y = wide / (width * (right - left)), tall / (height * (bottom - top))
+    shift = (x / 2 - left * width * x - 0.5, y / 2 - top * height * y - 0.5)
+    fine = cv2.warpAffine(
+        heat.astype(np.float32),
+        np.array([[x, 0, shift[0]], [0, y, shift[1]]]),
+        (width, height),
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    spread = float(fine.max() - fine.min())
+    level = (fine - fine.min()) / spread if spread > 0 else np.zeros_like(fine)
+    colour = cv2.applyColorMap(np.rint(level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    blended: npt.NDArray[np.uint8] = cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR)
+    rows = slice(max(round(top * height), 0), max(round(bottom * height), 0))
+    columns = slice(max(round(left * width), 0), max(round(right * width), 0))
+    inside = blended[rows, columns]
+    inside[:] = cv2.addWeighted(inside, 0.6, colour[rows, columns], 0.4, 0)
+    return blended
+
+
+def write_overlay(
+    folder: Path, name: str, number: int | None, digest: str, picture: npt.NDArray[np.uint8]
+) -> str:
+    """Write an overlay as PNG; its name tells the input's, the slice and the start of the digest.
+
+    Returns:
+        The path.
+    """
+    import cv2
+
+    stem = Path(name).name.partition(".")[0][:100] or "slice"
+    middle = "" if number is None else f"-{number:04d}"
+    path = folder / f"{stem}{middle}-{digest[:8]}.png"
+    write_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
+    return str(path)

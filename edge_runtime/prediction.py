@@ -1,0 +1,111 @@
+"""What an answer is: `Prediction`, and the rules that lead to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+class Status(str, Enum):
+    """What an answer is worth."""
+
+    OK = "ok"
+    UNCERTAIN = "uncertain"  # below the threshold for this label
+    UNFAMILIAR = "unfamiliar"  # not like the slices that the model learned from
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer, for a slice or for a study.
+
+    Attributes:
+        input: the path as given; `bytes` or `array` for data in memory.
+        status: see `Status`.
+        label: the answer; None unless the status is ok.
+        raw_label: the best guess, whatever the status; None on error.
+        confidence: its probability, 0-1.
+        probabilities: of all labels, in the model's order.
+        reason: why the status is not ok.
+        sha256: digest of the input's bytes; None for a study of several files.
+        model: name, version, quantisation and digest of the model file.
+        error: one line; None unless the status is error.
+        slice: number of the slice in a file of several, from 0.
+        heatmap: path of the overlay that was written for it.
+        slices: the answers behind the answer for a study; None for a slice.
+    """
+
+    input: str
+    status: Status
+    label: str | None
+    raw_label: str | None
+    confidence: float | None
+    probabilities: Mapping[str, float] | None
+    reason: str | None
+    sha256: str | None
+    model: str
+    error: str | None = None
+    slice: int | None = None
+    heatmap: str | None = None
+    slices: tuple[Prediction, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as `btc-edge classify --format json` gives it."""
+        shape: dict[str, Any] = {
+            "input": self.input,
+            "status": self.status.value,
+            "label": self.label,
+            "raw_label": self.raw_label,
+            "confidence": self.confidence,
+            "probabilities": None if self.probabilities is None else dict(self.probabilities),
+            "reason": self.reason,
+            "sha256": self.sha256,
+            "model": self.model,
+            "error": self.error,
+            "slice": self.slice,
+            "heatmap": self.heatmap,
+        }
+        if self.slices is not None:
+            shape["slices"] = [answer.to_json() for answer in self.slices]
+        return shape
+
+    def counts(self) -> dict[str, int]:
+        """How many slices of a study got each label, or no label for which status; most first."""
+        words = (answer.label or answer.status.value for answer in self.slices or ())
+        return dict(Counter(words).most_common())
+
+
+def failure(name: str, model: str, error: str) -> Prediction:
+    """The answer with status error."""
+    return Prediction(name, Status.ERROR, None, None, None, None, None, None, model, error)
+
+
+def status_of(confidence: float, threshold: float | None, strange: bool) -> Status:
+    """What an answer is worth: the rule of every model, on the device and in evaluations.
+
+    Args:
+        confidence: of the best guess, 0-1.
+        threshold: of its label; None where the model has none. At 1 nothing is sure enough, not
+            even a confidence that rounds to 1.
+        strange: whether the input is unlike what the model learned from.
+    """
+    if strange:
+        return Status.UNFAMILIAR
+    sure = threshold is None or (confidence >= threshold and threshold < 1)
+    return Status.OK if sure else Status.UNCERTAIN
+
+
+def probabilities(logits: npt.NDArray[Any], temperature: float = 1.0) -> npt.NDArray[np.float64]:
+    """Softmax of logits divided by a temperature, over the last axis, in float64."""
+    raw = logits.astype(np.float64)
+    shares = np.exp((raw - raw.max(axis=-1, keepdims=True)) / temperature)
+    normalised: npt.NDArray[np.float64] = shares / shares.sum(axis=-1, keepdims=True)
+    return normalised

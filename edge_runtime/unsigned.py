@@ -1,0 +1,125 @@
+"""Models without a digest: tried in a process of their own before this one loads them.
+
+An interpreter trusts its file: a damaged graph may read outside its buffers. The trial tells
+whether the graph loads, runs and answers with numbers; it is no proof that the file is harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from edge_runtime.errors import BtcError, ModelError, one_line
+from edge_runtime.interpreters import open_graph
+from edge_runtime.model_file import ModelFile, is_tflite, split_tflite
+from edge_runtime.model_info import ModelInfo
+from edge_runtime.preprocess import Preprocess
+
+SECONDS = 60  # TensorFlow alone takes several to load
+MEMORY = 4 << 30
+NEEDED = "a model without model.json must take 1xNxNx1 gray levels 0-255 and give logits"
+_CHILD = "from edge_runtime.unsigned import child; child()"
+
+
+def try_unsigned(data: bytes) -> ModelFile:
+    """A model without digest, if it survives its trial.
+
+    Its `model.json` counts where it has one. Otherwise the labels come from `labels.txt`, or are
+    numbered, and the preprocessing is the usual one at the size that the graph takes.
+
+    Raises:
+        ModelError: the trial failed, or the graph is of another kind.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _CHILD], input=data, capture_output=True, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"a trial in another process took over {SECONDS} s") from None
+    try:
+        told = json.loads(done.stdout)
+    except ValueError:
+        raise ModelError(
+            f"a trial in another process ended with code {done.returncode}: damaged or hostile"
+        ) from None
+    if "error" in told:
+        raise ModelError(str(told["error"]))
+    graph, kind = _graph_of(data)[:2]
+    info = ModelInfo.from_json(told["info"])
+    return ModelFile(info, graph, kind, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def child() -> None:
+    """Load and run the model on stdin and print its metadata as JSON, or what is wrong."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    except (ImportError, ValueError, OSError):
+        pass
+    try:
+        told: dict[str, Any] = {"info": _trial(sys.stdin.buffer.read()).to_json()}
+    except BtcError as error:
+        told = {"error": one_line(error)}
+    print(json.dumps(told))
+
+
+def _trial(data: bytes) -> ModelInfo:
+    graph, kind, text, labels = _graph_of(data)
+    digest = hashlib.sha256(graph).hexdigest()
+    if text is not None:
+        shape = json.loads(text)
+        if not isinstance(shape, dict):
+            raise ModelError("the model's metadata is not a JSON object")
+        info = ModelInfo.from_json(json.dumps(shape | {"graph_sha256": digest}))
+    else:
+        info = _guess(graph, kind, labels, digest)
+    file = ModelFile(info, graph, kind, "", len(data))
+    opened, size = open_graph(file), info.preprocess.size
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(0, 256, (size, size), np.uint8)
+        logits = opened.run(pixels)
+        if text is None and (logits >= 0).all() and abs(float(logits.sum()) - 1) < 0.02:
+            raise ModelError(f"its output looks like probabilities; {NEEDED}")
+    return info
+
+
+def _graph_of(data: bytes) -> tuple[bytes, str, bytes | None, list[str]]:
+    """The graph's bytes, its kind, `model.json` where there is one, and labels."""
+    if not is_tflite(data):
+        return data, "onnx", None, []
+    try:
+        graph, text, labels = split_tflite(data)
+    except ModelError:
+        return data, "tflite", None, []
+    return graph, "tflite", text, labels
+
+
+def _guess(graph: bytes, kind: str, labels: list[str], digest: str) -> ModelInfo:
+    """Metadata from what the graph itself tells."""
+    from edge_runtime.interpreters import raw_signature
+
+    dtype, shape, outputs = raw_signature(graph, kind)
+    if len(shape) != 4 or shape[0] != 1 or shape[1] != shape[2] or shape[3] != 1:
+        raise ModelError(f"its input is {'x'.join(map(str, shape))}; {NEEDED}")
+    logits = next((i for i, s in enumerate(outputs) if len(s) == 2 and s[-1] >= 2), None)
+    if logits is None:
+        raise ModelError(f"none of its outputs is 1xC; {NEEDED}")
+    classes = outputs[logits][-1]
+    blank = ModelInfo(
+        name="unsigned",
+        version="unknown",
+        created="unknown",
+        labels=tuple(labels or (f"class {i}" for i in range(classes))),
+        preprocess=Preprocess(size=shape[1]),
+        input={"dtype": dtype, "shape": shape, "range": [0, 255]},
+        outputs={"logits": logits},
+        quantization={"scheme": "unknown"},
+    )
+    return replace(blank, graph_sha256=digest)
