@@ -108,10 +108,10 @@ def _guess(graph: bytes, kind: str, labels: list[str], digest: str) -> ModelInfo
     dtype, shape, outputs = raw_signature(graph, kind)
     if len(shape) != 4 or shape[0] != 1 or shape[1] != shape[2] or shape[3] != 1:
         raise ModelError(f"its input is {'x'.join(map(str, shape))}; {NEEDED}")
-    logits = next((i for i, s in enumerate(outputs) if len(s) == 2 and s[-1] >= 2), None)
-    if logits is None:
+    flat = {s[-1]: i for i, s in enumerate(outputs) if len(s) == 2 and s[-1] >= 2}
+    classes = len(labels) or min(flat, default=0)  # features are more than classes
+    if classes not in flat:
         raise ModelError(f"none of its outputs is 1xC; {NEEDED}")
-    classes = outputs[logits][-1]
     blank = ModelInfo(
         name="unsigned",
         version="unknown",
@@ -119,7 +119,7 @@ def _guess(graph: bytes, kind: str, labels: list[str], digest: str) -> ModelInfo
         labels=tuple(labels or (f"class {i}" for i in range(classes))),
         preprocess=Preprocess(size=shape[1]),
         input={"dtype": dtype, "shape": shape, "range": [0, 255]},
-        outputs={"logits": logits},
+        outputs={"logits": flat[classes]},
         quantization={"scheme": "unknown"},
     )
     return replace(blank, graph_sha256=digest)

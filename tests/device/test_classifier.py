@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from edge_runtime import Classifier, InputError, ModelError
-from edge_runtime.prediction import Status, probabilities
 from edge_runtime.interpreters import open_graph
 from edge_runtime.model_file import read_model
+from edge_runtime.prediction import Status, probabilities
 from tests.device.conftest import draw_slice, encode
 
 

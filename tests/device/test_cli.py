@@ -19,12 +19,13 @@ FIELDS = ["input", "status", "label", "raw_label", "confidence", "probabilities"
           "sha256", "model", "error", "slice", "heatmap"]  # fmt: skip
 
 
-def edge(*words: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [TOOL, *map(str, words)], capture_output=True, text=True, input=stdin, timeout=120
+def edge(*words: object, stdin: str | bytes | None = None) -> subprocess.CompletedProcess[str]:
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    done = subprocess.run([TOOL, *map(str, words)], capture_output=True, input=data, timeout=120)
+    assert b"Traceback" not in done.stderr
+    return subprocess.CompletedProcess(
+        done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
     )
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def test_json_has_the_fields_of_the_contract(slices: Path) -> None:

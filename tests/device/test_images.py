@@ -147,11 +147,81 @@ def test_arrays() -> None:
     np.testing.assert_array_equal(as_gray(picture[..., None]), picture)
     assert as_gray(picture / 255.0).max() == 255
     assert as_gray(np.zeros((8, 8))).max() == 0
+    assert as_gray(picture, (0, 510)).max() == round(picture.max() / 2)
     bad = [np.zeros(3), np.zeros((2, 2, 5)), np.full((4, 4), np.nan), np.zeros((0, 4)),
            np.array([["a"]]), np.zeros((2, 2), complex)]  # fmt: skip
     for array in bad:
         with pytest.raises(InputError):
             as_gray(array)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    dtype=st.sampled_from([np.bool_, np.uint8, np.int8, np.uint16, np.int64, np.float16,
+                           np.float32, np.float64]),
+    low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_a_stated_range_means_the_same_in_every_dtype(
+    dtype: type, low: float, span: float, seed: int
+) -> None:
+    values = np.random.default_rng(seed).uniform(-200, 200, (9, 7)).astype(dtype)
+    by_hand = np.clip((values.astype(np.float64) - low) / span, 0, 1) * 255
+    gray = as_gray(values, (low, low + span))
+    # A difference of a billionth beside a large offset is lost in float32.
+    assert np.abs(gray - by_hand).max() <= 0.51 + 255 * abs(low) * 1e-6 / span
+    for nonsense in ((1, 1), (2, 1), (0, np.inf), (np.nan, 1)):
+        with pytest.raises(InputError, match="two rising numbers"):
+            as_gray(values, nonsense)
+
+
+def palette_png(picture: np.ndarray) -> bytes:
+    """The gray levels of `picture` as a PNG of palette entries, listed backwards."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    height, width = picture.shape
+    rows = b"".join(b"\0" + (255 - row).astype(np.uint8).tobytes() for row in picture)
+    palette = bytes(level for level in range(255, -1, -1) for _ in range(3))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
+        + chunk(b"PLTE", palette)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def rgba(picture: np.ndarray) -> np.ndarray:
+    return np.dstack([picture] * 3 + [np.full_like(picture, 7)])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change"),
+    [
+        (".png", rgba),
+        (".png", lambda p: rgba(p).astype(np.uint16) * 257),
+        (".png", lambda p: np.dstack([p] * 3).astype(np.uint16) * 257),
+        (".png", lambda p: p.astype(np.uint16) * 257),
+        (".tiff", rgba),
+        (".tiff", lambda p: np.dstack([p] * 3).astype(np.uint16) * 257),
+        (".tiff", lambda p: p.astype(np.uint16) * 257),
+        (".tiff", lambda p: p.astype(np.float32) / 255),
+        (".tiff", lambda p: p.astype(np.float64) * 1e6),
+        (".bmp", rgba),
+    ],
+)
+def test_depth_and_colour_do_not_change_the_slice(suffix: str, change: object) -> None:
+    picture = draw_slice(2)
+    picture[0, :2] = 0, 255  # what is deeper is mapped from the picture's own range
+    assert callable(change)
+    assert np.abs(decode(encode(change(picture), suffix)).astype(int) - picture).max() <= 1
+
+
+def test_palette_is_followed() -> None:
+    np.testing.assert_array_equal(decode(palette_png(draw_slice(2))), draw_slice(2))
 
 
 @settings(max_examples=300, deadline=None)

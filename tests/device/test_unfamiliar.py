@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime import Classifier, ModelError
-from edge_runtime.prediction import Status, status_of
 from edge_runtime.model_file import read_model
 from edge_runtime.model_info import ModelInfo
+from edge_runtime.prediction import Status, status_of
 from edge_runtime.unfamiliar import Familiarity
 from tests.device.conftest import draw_slice
 
