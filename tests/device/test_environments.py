@@ -1,14 +1,16 @@
-"""The wheel in fresh environments without TensorFlow: every Python here, both interpreters."""
+"""The wheel in fresh environments without TensorFlow: every Python here, every interpreter."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 
 from tests.device.conftest import draw_slice, encode
@@ -28,9 +30,10 @@ def find_python(version: str) -> str | None:
     return None
 
 
-def run(*words: object, **options: object) -> str:
+def run(*words: object, quiet: bool = False, **options: object) -> str:
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert not quiet or done.stderr == "", "interpreters keep their noise to themselves"
     return done.stdout
 
 
@@ -57,10 +60,14 @@ def here(pictures: Path) -> list[dict]:
     return classify(Path(sys.executable).parent, pictures)
 
 
-def classify(bin_folder: Path, pictures: Path) -> list[dict]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    out = run(bin_folder / "btc-edge", "classify", "-r", pictures, "--format", "json",
-              env=environment, cwd=pictures)  # fmt: skip
+def outside() -> dict[str, str]:
+    """The environment variables of a shell that knows nothing of this one's Python."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+
+
+def classify(bin_folder: Path, pictures: Path, *words: object) -> list[dict]:
+    out = run(bin_folder / "btc-edge", "classify", "-r", pictures, "--format", "json", *words,
+              quiet=True, env=outside(), cwd=pictures)  # fmt: skip
     answers: list[dict] = json.loads(out)
     return answers
 
@@ -92,6 +99,52 @@ def test_litert(
     run(inside / "python", "-m", "pip", "install", "--quiet", wheel)
     check_light(inside / "python")
     check_same(classify(inside, pictures), here)
+    readme_chapter(inside, pictures, tmp_path)
+
+
+def readme_chapter(inside: Path, pictures: Path, folder: Path) -> None:
+    """The commands and the code of the README's chapter on the device, as they stand there."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    chapter = re.search(r"^## On a device$(.*?)^## ", text, flags=re.M | re.S)
+    assert chapter is not None
+    shutil.copytree(pictures, folder / "scans" / "glioma")
+    shutil.copytree(pictures, folder / "scans" / "notumor")
+    shutil.copytree(pictures, folder / "patient-1")
+    picture = cv2.imread(str(pictures / "00.png"))
+    cv2.imwrite(str(folder / "slice.jpg"), picture)
+    (folder / "slice.png").write_bytes((pictures / "00.png").read_bytes())
+    path = f"{inside}{os.pathsep}{os.environ['PATH']}"
+    ran = 0
+    for block in re.findall(r"```sh\n(.*?)```", chapter[1], flags=re.S):
+        for line in block.splitlines():
+            if "btc-edge" in line and "runs/" not in line and ".dcm" not in line:
+                run("bash", "-c", line, cwd=folder, env=outside() | {"PATH": path})
+                ran += 1
+    for code in re.findall(r"```python\n(.*?)```", chapter[1], flags=re.S):
+        run(inside / "python", "-c", code, cwd=folder, env=outside())
+        ran += 1
+    assert ran >= 6
+
+
+def test_onnx_runtime_and_the_device_tests(wheel: Path, pictures: Path, tmp_path: Path) -> None:
+    """An environment with ONNX Runtime and the readers of volumes, in which the device's own
+    tests run: inputs, answers, interpreters and hostile files without TensorFlow."""
+    run(sys.executable, "-m", "venv", tmp_path / "env")
+    inside = tmp_path / "env" / "bin"
+    run(inside / "python", "-m", "pip", "install", "--quiet", f"{wheel}[onnx,dicom,nifti]",
+        "pytest", "hypothesis")  # fmt: skip
+    check_light(inside / "python")
+    shutil.copytree(ROOT / "tests" / "device", tmp_path / "tests" / "device")
+    for name in ("benchmarks/__init__.py", "benchmarks/hostile_files.py", "tests/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    said = run(inside / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider",
+               "--ignore", tmp_path / "tests" / "device" / "test_environments.py",
+               "--ignore", tmp_path / "tests" / "device" / "test_hostile.py",
+               tmp_path / "tests" / "device", cwd=tmp_path, env=outside())  # fmt: skip
+    assert "passed" in said
+    assert "skipped" not in said
 
 
 def test_tflite_runtime(wheel: Path, pictures: Path, here: list[dict], tmp_path: Path) -> None:
@@ -119,3 +172,4 @@ def test_tflite_runtime(wheel: Path, pictures: Path, here: list[dict], tmp_path:
     )
     assert refused.returncode == 3
     assert "does not work with numpy 2" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1

@@ -1,0 +1,300 @@
+"""What the device side costs to install and to run, with each interpreter it can use.
+
+    python -m benchmarks.footprint --onnx MODEL.onnx --out benchmarks/results
+
+Every set is a fresh environment of Python 3.11 with the wheel of this checkout. Measured in it:
+what is installed, wall time and peak memory of the whole command that classifies one slice and of
+the bare imports, and the time of one invoke. The sets take turns, so that a drift of the machine
+hits all alike. Writes footprint.json and footprint.md.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+
+from benchmarks.process import clean_environment, launch
+from edge_runtime.errors import BtcError, UsageError
+from edge_runtime.files import write_bytes, write_text
+from edge_runtime.machine import machine_facts
+from trainer.data.phantom import draw_phantom
+from trainer.run import dump_json
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSION = "3.11"  # the newest that tflite-runtime knows
+MIB = 1 << 20
+COMMON = ("click", "numpy", "opencv-python-headless")
+NOT_OURS = ("pip", "setuptools")  # a fresh environment has them
+MINIMAL = ("-r", str(ROOT / "requirements-device-minimal.txt"))
+
+
+@dataclass(frozen=True)
+class Kit:
+    """One way to run a model.
+
+    Attributes:
+        distribution: the interpreter's package, without the suffix of a variant.
+        module: what imports the interpreter.
+        choices: what pip installs before the wheel; the first that can be had. Empty: the wheel
+            brings all it needs.
+        backend: for `btc-edge --backend`.
+    """
+
+    name: str
+    distribution: str
+    module: str
+    choices: tuple[tuple[str, ...], ...]
+    backend: str
+
+
+KITS = (
+    Kit("LiteRT", "ai-edge-litert", "ai_edge_litert.interpreter", (), "litert"),
+    Kit("tflite-runtime", "tflite-runtime", "tflite_runtime.interpreter", (MINIMAL,),
+        "tflite-runtime"),
+    Kit("ONNX Runtime", "onnxruntime", "onnxruntime", ((*COMMON, "onnxruntime"),), "onnxruntime"),
+    Kit("TensorFlow", "tensorflow", "tensorflow",
+        ((*COMMON, "tensorflow-cpu"), (*COMMON, "tensorflow")), "tensorflow"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A kit in its folder, and the model it runs (None: the bundled one)."""
+
+    kit: Kit
+    folder: Path
+    model: Path | None = None
+
+    @property
+    def python(self) -> Path:
+        """Its Python."""
+        return self.folder / "bin" / "python"
+
+    @property
+    def site(self) -> Path:
+        """Its site-packages."""
+        return next((self.folder / "lib").glob("python*/site-packages"))
+
+    def command(self, name: str, *words: str) -> list[str | Path]:
+        """One of btc-edge's commands with this kit's interpreter and model."""
+        chosen = ["--backend", self.kit.backend]
+        chosen += ["--model", str(self.model)] if self.model else []
+        return [self.folder / "bin" / "btc-edge", name, *chosen, *words]
+
+
+def find_python() -> str:
+    """A Python of the version that all kits know, which really runs (a shim may not).
+
+    Raises:
+        UsageError: there is none.
+    """
+    places = [shutil.which(f"python{VERSION}")]
+    pattern = f".pyenv/versions/{VERSION}.*/bin/python{VERSION}"
+    places += sorted(map(str, Path.home().glob(pattern)))
+    for place in filter(None, places):
+        done = subprocess.run([place, "-c", "import ensurepip"], capture_output=True)
+        if done.returncode == 0:
+            return place
+    raise UsageError(f"no Python {VERSION} here: name one with --python")
+
+
+def run(*words: str | Path) -> str:
+    """Run a command and return what it printed.
+
+    Raises:
+        BtcError: it failed.
+    """
+    done = subprocess.run(
+        list(map(str, words)), capture_output=True, text=True, env=clean_environment()
+    )
+    if done.returncode != 0:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise BtcError(f"{' '.join(map(str, words[:4]))} failed: {' '.join(last)}")
+    return done.stdout
+
+
+def build_wheel(folder: Path) -> Path:
+    """The wheel of this checkout, from a copy: a build leaves files beside its source."""
+    source = folder / "source"
+    for part in ("edge_runtime", "trainer", "export"):
+        shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, source / name)
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, source)
+    return next(folder.glob("*.whl"))
+
+
+def install(environment: Environment, python: str, wheel: Path) -> None:
+    """Make an environment, or bring the wheel of one that is there up to date.
+
+    Raises:
+        BtcError: something cannot be installed.
+    """
+    kit, folder = environment.kit, environment.folder
+    pip = (environment.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    complete = folder / "complete"  # written last: an interrupted installation begins afresh
+    if complete.exists():
+        run(*pip, "--no-deps", "--force-reinstall", wheel)
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    run(python, "-m", "venv", folder)
+    for i, words in enumerate(kit.choices):
+        try:
+            run(*pip, *words)
+            break
+        except BtcError:  # no such package for this machine
+            if i == len(kit.choices) - 1:
+                raise
+    run(*pip, *(["--no-deps"] if kit.choices else []), wheel)
+    complete.touch()
+
+
+def packages(site: Path) -> dict[str, str]:
+    """Names and versions of what is installed, besides pip and setuptools."""
+    names = (p.name.removesuffix(".dist-info") for p in site.glob("*.dist-info"))
+    found = dict(name.rsplit("-", 1) for name in sorted(names))
+    return {n.replace("_", "-"): v for n, v in found.items() if n not in NOT_OURS}
+
+
+def installed_bytes(site: Path) -> int:
+    """Size of all files in site-packages, besides those of pip and setuptools."""
+    ours = (
+        p for p in site.iterdir()
+        if p.name.partition("-")[0] not in (*NOT_OURS, "_distutils_hack", "distutils")
+    )  # fmt: skip
+    return sum(map(tree_bytes, ours))
+
+
+def tree_bytes(path: Path) -> int:
+    """Size of a file, or of all files below a folder."""
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(p.lstat().st_size for p in files)
+
+
+def invoke_ms(environment: Environment, queries: int) -> float:
+    """Median time of one call of the interpreter, as `btc-edge benchmark` measures it."""
+    words = ["--format", "json", "--queries", str(queries)]
+    if "--seconds" in run(environment.folder / "bin" / "btc-edge", "benchmark", "--help"):
+        words += ["--seconds", "0"]
+    result = json.loads(run(*environment.command("benchmark", *words)))
+    return float(result["models"][0]["invoke_ms"]["p50"])
+
+
+def contents(environment: Environment) -> dict[str, Any]:
+    """What is installed, and how large it is."""
+    kit, found = environment.kit, packages(environment.site)
+    name = next(n for n in found if n.removesuffix("-cpu") == kit.distribution)
+    shown = {name: found[name]}
+    shown |= {short: found[n] for short, n in (("numpy", COMMON[1]), ("OpenCV", COMMON[2]))}
+    return {
+        "set": kit.name,
+        "model": environment.model.name if environment.model else "bundled",
+        "versions": shown,
+        "packages": len(found),
+        "installed_mib": installed_bytes(environment.site) / MIB,
+        "interpreter_mib": tree_bytes(environment.site / kit.module.partition(".")[0]) / MIB,
+    }
+
+
+def measure(environments: list[Environment], repeats: int, queries: int) -> list[dict[str, Any]]:
+    """One row for each environment; see the module's text."""
+    rows = [contents(each) for each in environments]
+    whole: list[list[tuple[float, float]]] = [[] for _ in environments]
+    bare: list[list[float]] = [[] for _ in environments]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        picture = str(folder / "slice.png")
+        gray = draw_phantom("glioma", np.random.default_rng(0))
+        write_bytes(picture, cv2.imencode(".png", gray)[1].tobytes())
+        for _ in range(repeats + 1):
+            for i, each in enumerate(environments):
+                whole[i].append(launch(each.command("classify", picture), folder))
+                imports = f"import numpy, cv2, {each.kit.module}"
+                bare[i].append(launch([each.python, "-c", imports], folder)[1])
+    for i, row in enumerate(rows):
+        # The first run warms the disk cache.
+        row["wall_ms"] = float(np.median([wall for wall, _ in whole[i][1:]]))
+        row["peak_mib"] = max(peak for _, peak in whole[i])
+        row["imports_mib"] = max(bare[i])
+        row["invoke_ms"] = invoke_ms(environments[i], queries)
+    return rows
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The table that the README shows."""
+    lines = [
+        "| set | installs | packages | size MiB | of it interpreter | imports, peak MiB "
+        "| classify, peak MiB | classify ms | invoke p50 ms |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in result["sets"]:
+        versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+        lines.append(
+            f"| {row['set']} | {versions} | {row['packages']} | {row['installed_mib']:.0f} "
+            f"| {row['interpreter_mib']:.0f} | {row['imports_mib']:.0f} | {row['peak_mib']:.0f} "
+            f"| {row['wall_ms']:.0f} | {row['invoke_ms']:.2f} |"
+        )
+    models = {row["model"]: row["set"] for row in result["sets"] if row["model"] != "bundled"}
+    others = "".join(f"; {name} runs {model}" for model, name in models.items())
+    lines += [
+        "",
+        "Size: all of site-packages besides pip and setuptools. imports: numpy, OpenCV and the "
+        "interpreter. classify: the whole command on one slice, median of "
+        f"{result['repeats']}, the sets in turn. All run the bundled int8 model{others}. "
+        f"Python {result['python']}; {result['machine']['cpu']}, "
+        f"{result['machine']['cores']} cores.",
+        *(f"\n{name} was left out." for name in result["left_out"]),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--onnx", type=click.Path(exists=True, path_type=Path), help="Needed for its row.")
+@click.option("--python", help=f"Python {VERSION} for the environments; default: one found here.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Folder to keep them in, for reuse.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--queries", type=click.IntRange(10), default=128, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+def main(onnx: Path | None, python: str | None, keep: Path | None, repeats: int, queries: int,
+         out: Path) -> None:  # fmt: skip
+    """Measure every set of packages that can run a model; gigabytes are downloaded."""
+    left_out = [] if onnx else ["ONNX Runtime"]
+    for name in left_out:
+        click.echo(f"{name} is left out: it needs a model, --onnx FILE", err=True)
+    chosen = python or find_python()
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = build_wheel(Path(folder))
+        environments = []
+        for kit in (k for k in KITS if k.name not in left_out):
+            model = onnx.resolve() if onnx and kit.backend == "onnxruntime" else None
+            place = (keep.resolve() if keep else Path(folder)) / kit.backend
+            environments.append(Environment(kit, place, model))
+            click.echo(f"{kit.name}: installing", err=True)
+            install(environments[-1], chosen, wheel)
+        result = {
+            "machine": machine_facts(),
+            "python": run(environments[0].python, "--version").split()[-1],
+            "repeats": repeats,
+            "left_out": left_out,
+            "sets": measure(environments, repeats, queries),
+        }
+    write_text(out / "footprint.json", dump_json(result))
+    write_text(out / "footprint.md", as_markdown(result))
+    click.echo(as_markdown(result))
+
+
+if __name__ == "__main__":
+    from edge_runtime.commands import run_command
+
+    run_command(main, "benchmarks.footprint", extra="dev")

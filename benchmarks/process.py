@@ -1,0 +1,45 @@
+"""Whole processes under measurement: one run at a time, so that commands can take turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.formats import LAUNCH
+from edge_runtime.errors import BtcError
+
+
+def launch(
+    command: Sequence[str | Path], folder: Path, stdin: str = "", codes: Sequence[int] = (0,)
+) -> tuple[float, float]:
+    """Wall time in ms and peak memory in MiB of one run of `command`.
+
+    A small process starts it: a child's peak begins with the size of the one that started it.
+
+    Args:
+        folder: where it runs; not a checkout, whose packages would hide the installed ones.
+        stdin: what it reads.
+        codes: exit codes that count as success.
+
+    Raises:
+        BtcError: it ended otherwise.
+    """
+    words = [sys.executable, "-c", LAUNCH, *map(str, command)]
+    done = subprocess.run(
+        words, input=stdin, capture_output=True, text=True, cwd=folder, env=clean_environment()
+    )
+    if done.returncode != 0:
+        raise BtcError(f"{command[0]} cannot be started: {done.stderr.strip()[-200:]}")
+    code, wall, peak = json.loads(done.stdout)
+    if code not in codes:
+        raise BtcError(f"{' '.join(map(str, command[:4]))} failed with exit code {code}")
+    return float(wall), float(peak)
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without Python's own variables, which could point at another's packages."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

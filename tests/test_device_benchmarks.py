@@ -1,0 +1,132 @@
+"""The benchmarks of the device side: their tables, and one run with tiny counts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import device, footprint
+from benchmarks.process import launch
+from edge_runtime.errors import BtcError, DataError
+from edge_runtime.preprocess import Preprocess
+from tests.device.conftest import draw_slice, encode
+
+KIB = 1024
+
+
+def make_environment(folder: Path) -> footprint.Environment:
+    """Folders as pip leaves them, with files of known sizes."""
+    site = folder / "lib" / "python3.11" / "site-packages"
+    sizes = {
+        "numpy/core.so": 3 * KIB,
+        "numpy-2.1.0.dist-info/RECORD": KIB,
+        "cv2/cv2.so": 5 * KIB,
+        "opencv_python_headless-4.10.0.84.dist-info/RECORD": 0,
+        "tensorflow/python/ops.so": 1 << 20,
+        "tensorflow_cpu-2.18.0.dist-info/RECORD": KIB,
+        "six.py": KIB,
+        "pip/main.py": 7 * KIB,
+        "pip-24.0.dist-info/RECORD": KIB,
+        "setuptools/build.py": 9 * KIB,
+        "setuptools-65.5.0.dist-info/RECORD": KIB,
+        "_distutils_hack/__init__.py": KIB,
+        "distutils-precedence.pth": KIB,
+    }
+    for name, size in sizes.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_bytes(bytes(size))
+    kit = next(kit for kit in footprint.KITS if kit.name == "TensorFlow")
+    return footprint.Environment(kit, folder)
+
+
+def test_installed_size_leaves_out_what_every_environment_has(tmp_path: Path) -> None:
+    environment = make_environment(tmp_path)
+    assert footprint.installed_bytes(environment.site) == (1 << 20) + 11 * KIB
+    row = footprint.contents(environment)
+    assert row["versions"] == {"tensorflow-cpu": "2.18.0", "numpy": "2.1.0", "OpenCV": "4.10.0.84"}
+    assert (row["packages"], row["interpreter_mib"], row["model"]) == (3, 1.0, "bundled")
+
+
+def test_commands_name_interpreter_and_model(tmp_path: Path) -> None:
+    kit = next(kit for kit in footprint.KITS if kit.name == "ONNX Runtime")
+    command = footprint.Environment(kit, tmp_path, tmp_path / "m.onnx").command("classify", "a.png")
+    assert [str(word) for word in command] == [
+        *(str(tmp_path / "bin" / "btc-edge"), "classify", "--backend", "onnxruntime"),
+        *("--model", str(tmp_path / "m.onnx"), "a.png"),
+    ]
+
+
+def test_footprint_table_names_the_model_and_what_was_left_out() -> None:
+    row = {
+        "set": "ONNX Runtime", "model": "brain-mri-onnx.onnx", "versions": {"onnxruntime": "1.20"},
+        "packages": 9, "installed_mib": 300.4, "interpreter_mib": 40.2, "peak_mib": 91.3,
+        "imports_mib": 60.1, "wall_ms": 512.7, "invoke_ms": 1.234,
+    }  # fmt: skip
+    result = {
+        "machine": {"cpu": "Some CPU", "cores": 2}, "python": "3.11.7", "repeats": 5,
+        "left_out": ["LiteRT"], "sets": [row],
+    }  # fmt: skip
+    text = footprint.as_markdown(result)
+    wanted = "| ONNX Runtime | onnxruntime 1.20 | 9 | 300 | 40 | 60 | 91 | 513 | 1.23 |"
+    assert wanted in text.splitlines()
+    assert "ONNX Runtime runs brain-mri-onnx.onnx" in text
+    assert "LiteRT was left out." in text
+
+
+def test_launch_measures_a_process_of_its_own(tmp_path: Path) -> None:
+    hold = "import sys; kept = b'1' * (int(sys.stdin.readline()) << 20)"
+    small, large = (
+        launch([sys.executable, "-c", hold], tmp_path, stdin=f"{size}\n") for size in (1, 100)
+    )
+    assert small[0] > 0
+    assert 80 < large[1] - small[1] < 120
+    assert small[1] < 60, "the peak of this process, not of the one that measures"
+    with pytest.raises(BtcError, match="exit code 7"):
+        launch([sys.executable, "-c", "raise SystemExit(7)"], tmp_path)
+
+
+def test_bars() -> None:
+    assert device.row_of("a", 1.15, "", 1.15, "")["holds"]
+    assert not device.row_of("a", 1.16, "", 1.15, "")["holds"]
+    assert device.row_of("a", 0.9, "", 0.9, "", at="least")["holds"]
+    assert not device.row_of("a", 0.89, "", 0.9, "", at="least")["holds"]
+    row = device.ratio_bar("a", [2.0, 4.0, 6.0], [1.0, 2.0, 3.0], 1.5)
+    assert (row["value"], row["holds"]) == (2.0, False)
+    assert "2.000–2.000; 4.00 ms against 2.00 ms" in row["note"]
+
+
+def test_reduced_decoding_is_compared_where_it_leaves_enough_pixels() -> None:
+    pictures = [draw_slice(i) for i in range(3)]
+    rows = device.reduced_decoding(pictures, Preprocess(size=96), sides=(160, 400), rounds=1)
+    assert [(row["side"], row["reduced"]) for row in rows] == [(400, 2), (400, 4)]
+    assert all(0 < row["levels"] <= row["worst"] < 64 for row in rows)
+
+
+def test_pictures_come_from_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no readable image"):
+        device.draw_pictures(3, tmp_path)
+    (tmp_path / "a.png").write_bytes(encode(draw_slice(0), ".png"))
+    (tmp_path / "b.png").write_bytes(b"damaged")
+    (picture,) = device.draw_pictures(3, tmp_path)
+    assert np.array_equal(picture, draw_slice(0))
+    assert cv2.imdecode(np.frombuffer(device.as_jpeg(picture, 64), np.uint8), -1).shape == (64, 64)
+
+
+def test_device_benchmark_writes_every_figure(tmp_path: Path) -> None:
+    words = ["--rounds", "3", "--repeats", "1", "--files", "8", "--listed", "3", "9"]
+    done = CliRunner().invoke(device.main, [*words, "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.exception
+    result = json.loads((tmp_path / "device.json").read_text("utf-8"))
+    names = " ".join(row["what"] for row in result["rows"])
+    for part in ("224", "512", "classify one.jpg", "peak memory", "--help", "1 worker", "9 files"):
+        assert part in names
+    assert {row["side"] for row in result["reduced_decoding"]} == {224, 448, 512, 1024}
+    table = (tmp_path / "device.md").read_text("utf-8")
+    assert table in done.output
+    assert all(row["what"] in table for row in result["rows"])
