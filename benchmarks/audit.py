@@ -24,7 +24,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.benchmark import machine_facts
+from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.errors import BtcError, DataError
 from edge_runtime.files import write_text
 from trainer.data.archive import open_source

@@ -90,8 +90,8 @@ def main(out: Path, per_class: int, epochs: int) -> None:
     some = sorted(images.rglob("*_0000.jpg"))
     stage.run("classify", "btc-edge", "classify", "--model", int8, *some)
     named = [word for file in files for word in ("--model", file)]
-    answer = stage.run("benchmark", "btc-edge", "benchmark", *named, "--images", images, "--format",
-                       "json", capture=True)  # fmt: skip
+    answer = stage.run("benchmark", "btc-edge", "benchmark", *named, "--images", images,
+                       "--seconds", "1", "--format", "json", capture=True)  # fmt: skip
     write_bytes(out / "benchmark.json", answer.encode())
     _print_table(json.loads(answer), accuracy, files, run)
     click.echo(f"\nAll in {time.perf_counter() - begun:.0f} s; everything is in {out}/")

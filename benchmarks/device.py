@@ -26,14 +26,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.formats import paired_ratio
 from benchmarks.process import launch
+from edge_runtime.benchmark.figures import paired_ratio
+from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import DataError, InputError
 from edge_runtime.files import write_bytes, write_text
 from edge_runtime.images import SUFFIXES, decode, load_gray
 from edge_runtime.interpreters import Graph, open_graph
-from edge_runtime.machine import machine_facts
 from edge_runtime.preprocess import Preprocess, preprocess
 from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.run import dump_json
@@ -100,7 +100,7 @@ def open_bare(classifier: Classifier, data: bytes) -> Graph:
 
 def ratio_bar(what: str, over: Sequence[float], under: Sequence[float], bar: float) -> Row:
     """The median of paired ratios against the most that is allowed."""
-    ratio, (low, high) = paired_ratio(list(over), list(under))
+    ratio, (low, high) = paired_ratio(under, over)
     parts = f"{np.median(over):.2f} ms against {np.median(under):.2f} ms"
     return row_of(what, ratio, "", bar, f"{low:.3f}–{high:.3f}; {parts}")
 

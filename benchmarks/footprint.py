@@ -24,9 +24,9 @@ import cv2
 import numpy as np
 
 from benchmarks.process import clean_environment, launch
+from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.files import write_bytes, write_text
-from edge_runtime.machine import machine_facts
 from trainer.data.phantom import draw_phantom
 from trainer.run import dump_json
 

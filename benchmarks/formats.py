@@ -10,8 +10,6 @@ classifies one image, and file size. Writes formats.json and formats.md.
 from __future__ import annotations
 
 import csv
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +20,9 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.process import launch
+from edge_runtime.benchmark.figures import paired_ratio
+from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from edge_runtime.interpreters import open_graph
@@ -41,15 +42,6 @@ from edge_runtime.preprocess import preprocess
 run = Run.open(sys.argv[1])
 x = preprocess(load_gray(sys.argv[2]), run.preprocess)[None, ..., None].astype("float32")
 print(run.load_model().predict(x, verbose=0).argmax())
-"""
-
-LAUNCH = """
-import json, os, subprocess, sys, time
-begun = time.perf_counter()
-child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-_, status, usage = os.wait4(child.pid, 0)
-wall = (time.perf_counter() - begun) * 1e3
-print(json.dumps([os.waitstatus_to_exitcode(status), wall, usage.ru_maxrss / 1024]))
 """
 
 Invoke = Callable[[np.ndarray], np.ndarray]
@@ -79,37 +71,16 @@ def measure_latency(invokes: dict[str, Invoke], images: np.ndarray) -> dict[str,
     return times
 
 
-def cold_start(command: list[str], repeats: int) -> tuple[float, float]:
-    """Median wall time in ms and largest peak memory in MiB of whole processes.
-
-    A small process starts them: a child's peak begins with the size of the one that started it.
-    """
-    walls, peaks = [], []
-    for _ in range(repeats + 1):
-        done = subprocess.run(
-            [sys.executable, "-c", LAUNCH, *command], capture_output=True, text=True
-        )
-        code, wall, peak = json.loads(done.stdout)
-        if code != 0:
-            raise DataError(f"{command[0]} failed with exit code {code}")
-        walls.append(wall)
-        peaks.append(peak)
+def cold_start(command: list[str], folder: Path, repeats: int) -> tuple[float, float]:
+    """Median wall time in ms and largest peak memory in MiB of whole processes."""
+    runs = [launch(command, folder) for _ in range(repeats + 1)]
+    walls, peaks = zip(*runs, strict=True)
     return float(np.median(walls[1:])), max(peaks)  # the first run warms the disk cache
-
-
-def paired_ratio(a: list[float], b: list[float], seed: int = 0) -> tuple[float, list[float]]:
-    """Median of a/b image by image, with a 95 % bootstrap interval."""
-    ratios = np.asarray(a) / np.asarray(b)
-    drawn = np.random.default_rng(seed).integers(len(ratios), size=(2000, len(ratios)))
-    medians = np.median(ratios[drawn], axis=1)
-    return float(np.median(ratios)), [float(v) for v in np.percentile(medians, [2.5, 97.5])]
 
 
 def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats: int) -> Any:
     """All figures as one dict; see the module's text."""
     import cv2
-
-    from edge_runtime.benchmark import machine_facts
 
     side = test_side(run, data)
     network = run.load_model()
@@ -132,11 +103,12 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
         for name in invokes:
             file = files.get(name) or run.folder / "model.keras"
             if name == "keras":
-                command = [sys.executable, "-c", KERAS_COLD, str(run.folder), str(picture)]
+                trained = str(run.folder.resolve())
+                command = [sys.executable, "-c", KERAS_COLD, trained, str(picture)]
             else:
                 tool = Path(sys.executable).parent / "btc-edge"
-                command = [str(tool), "classify", "--model", str(file), str(picture)]
-            wall, peak = cold_start(command, repeats)
+                command = [str(tool), "classify", "--model", str(file.resolve()), str(picture)]
+            wall, peak = cold_start(command, Path(folder), repeats)
             right = called[name] == side.labels
             rows.append(
                 {
@@ -153,7 +125,7 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
                     "peak_mib": peak,
                 }
             )
-    ratio, interval = paired_ratio(times["float32"], times["int8"])
+    ratio, interval = paired_ratio(times["int8"], times["float32"])
     return {
         "machine": machine_facts(),
         "protocol": run.settings["protocol"],

@@ -108,10 +108,13 @@ def classify(paths: tuple[str, ...], **options: Any) -> None:
 
 
 def _open(options: dict[str, Any]) -> Classifier:
+    import cv2
+
     from edge_runtime.classifier import Classifier
     from edge_runtime.images import MIB, ImageLimits
     from edge_runtime.model_file import read_model
 
+    cv2.setNumThreads(1)  # on slices this small its threads cost more than they give
     return Classifier(
         read_model(options["model"], allow_unsigned=options["allow_unsigned"]),
         backend=options["backend"],

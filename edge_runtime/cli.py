@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import edge_runtime
-from edge_runtime.benchmark_cli import benchmark
+from edge_runtime.benchmark.cli import benchmark
 from edge_runtime.classify_cli import classify
 from edge_runtime.info_cli import info
 from edge_runtime.options import EXIT_CODES

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import io
 import logging
+import re
+import struct
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels
+from pydicom.pixels.utils import as_pixel_options
 
 from edge_runtime.errors import InputError
+from edge_runtime.headers import read_header
 from edge_runtime.images import ImageLimits, as_gray
 from edge_runtime.slices import square_pixels
 
@@ -39,10 +45,13 @@ ELEMENTS = [
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 DEFLATED = b"1.2.840.10008.1.2.1.99"
+ITEM = b"\xfe\xff\x00\xe0"
+ITEMS_A_FRAME = 16  # in functional groups; each costs pydicom tens of microseconds
+SCANS = 100  # of one JPEG: a progressive one has about ten, and each costs a pass over the picture
 
 # What pydicom has to say of odd values quotes them, and a value may be a name.
 logging.getLogger("pydicom").disabled = True
-warnings.filterwarnings("ignore", module=r"pydicom\b")
+warnings.filterwarnings("ignore", module=r"(pydicom|PIL)\b")
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 
@@ -54,6 +63,8 @@ def read_dicom(data: bytes, limits: ImageLimits) -> Iterator[Gray]:
     """
     if DEFLATED in data:  # pydicom would inflate it whole, to any size
         raise InputError("a deflated DICOM file: save it without that compression")
+    if data.count(ITEM) > ITEMS_A_FRAME * limits.max_slices:
+        raise InputError("a DICOM file of too many parts")
     try:
         head = pydicom.dcmread(
             io.BytesIO(data), specific_tags=list(ELEMENTS), stop_before_pixels=True
@@ -89,7 +100,7 @@ def _frames(data: bytes, head: pydicom.Dataset, frames: int) -> Iterator[Gray]:
     shared = _first(head, "SharedFunctionalGroupsSequence")
     own = head.get("PerFrameFunctionalGroupsSequence") or []
     try:
-        pixels = iter_pixels(io.BytesIO(data))
+        pixels = _pixels(data, head, frames)
         for number in range(frames):
             groups = [shared, own[number] if number < len(own) else {}]
             yield _gray(next(pixels), head, groups)
@@ -99,6 +110,59 @@ def _frames(data: bytes, head: pydicom.Dataset, frames: int) -> Iterator[Gray]:
         raise InputError("truncated or damaged DICOM file") from None
 
 
+def _pixels(data: bytes, head: pydicom.Dataset, frames: int) -> Iterator[npt.NDArray[Any]]:
+    """The stored values of each frame; a compressed one is looked at before it is decoded."""
+    syntax = head.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        yield from iter_pixels(io.BytesIO(data))
+        return
+    tags = ["PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
+    stored = pydicom.dcmread(io.BytesIO(data), specific_tags=list(tags))
+    offsets = (stored.get(tags[1]), stored.get(tags[2])) if tags[1] in stored else None
+    options = as_pixel_options(
+        head, number_of_frames=1, transfer_syntax_uid=syntax, pixel_keyword=tags[0]
+    )
+    for frame in generate_frames(
+        stored.PixelData, number_of_frames=frames, extended_offsets=offsets
+    ):
+        if not _is_bearable(frame, int(head.Rows), int(head.Columns), syntax):
+            raise InputError("truncated or damaged DICOM file")
+        # Exactly these bytes are decoded, whatever the file's tables say.
+        yield next(get_decoder(syntax).iter_array(encapsulate([frame]), **options))[0]
+
+
+def _is_bearable(frame: bytes, rows: int, columns: int, syntax: pydicom.uid.UID) -> bool:
+    """Whether a compressed frame unpacks to the size that the file tells, not to gigabytes."""
+    if syntax == pydicom.uid.RLELossless:
+        count, *starts = np.frombuffer(frame[:64], "<u4").tolist()
+        bounds = [*starts[:count], len(frame)]
+        return all(
+            _run_length(frame[begin:end], 2 * rows * columns + 64)
+            for begin, end in pairwise(bounds)
+        )
+    if frame.startswith(b"\xff\xd8"):
+        header = read_header(frame)
+        told = header is not None and (header.height, header.width) == (rows, columns)
+        return told and frame.count(b"\xff\xda") <= SCANS
+    # JPEG 2000: SOC and SIZ markers, then sizes and offsets (ITU T.800, A.5.1).
+    places = [found.end() for found in re.finditer(rb"\xff\x4f\xff\x51", frame)]
+    sizes = [struct.unpack_from(">4xIIII", frame, place) for place in places]
+    return bool(sizes) and all((h - y, w - x) == (rows, columns) for w, h, x, y in sizes)
+
+
+def _run_length(segment: bytes, most: int) -> bool:
+    """Whether a run-length coded segment (PS3.5, G.3.1) unpacks to at most so many bytes."""
+    if len(segment) > most:
+        return False
+    at = size = 0
+    while at < len(segment) and size <= most:
+        head = segment[at]
+        size += head + 1 if head < 128 else 257 - head if head > 128 else 0
+        at += head + 2 if head < 128 else 2 if head > 128 else 1
+    return size <= most
+
+
+@np.errstate(all="ignore")  # rescaled values may be no numbers; `as_gray` refuses those
 def _gray(raw: npt.NDArray[Any], head: pydicom.Dataset, groups: list[Any]) -> Gray:
     if head.get("PhotometricInterpretation") == "PALETTE COLOR":
         raw = apply_color_lut(raw, head)

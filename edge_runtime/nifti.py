@@ -9,6 +9,8 @@ top, anterior on the left in a sagittal one). Of the header nothing but the geom
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 SAMPLE = 1_000_000  # voxels that the value range is taken from
 RANGE = (0.1, 99.9)  # percentiles of the volume that become black and white
+
+# What nibabel and NumPy have to say of odd headers is of no use on stderr.
+logging.getLogger("nibabel.global").disabled = True
+warnings.filterwarnings("ignore", module=r"nibabel\b")
 
 
 def read_nifti(data: bytes, limits: ImageLimits, plane: str) -> Iterator[Gray]:
@@ -74,12 +80,14 @@ def _cut(
         low, high = high, low
     limits = (low * slope + intercept, high * slope + intercept)
     for raw in stack:
-        values = np.nan_to_num(raw * slope + intercept, nan=limits[0])
+        with np.errstate(all="ignore"):  # a hostile slope: what overflows becomes white or black
+            values = np.nan_to_num(raw * slope + intercept, nan=limits[0])
         values = values[:: -1 if turned[0] else 1, :: -1 if turned[1] else 1]
         gray = as_gray(values, limits if limits[0] < limits[1] else None)
         yield square_pixels(gray, *sides)
 
 
+@np.errstate(all="ignore")
 def _value_range(stack: npt.NDArray[Any]) -> tuple[float, float]:
     """Two percentiles of a sample: one bright voxel must not darken the volume."""
     step = max(1, round((stack.size / SAMPLE) ** (1 / 3)))

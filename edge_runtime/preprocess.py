@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,7 +103,7 @@ def preprocess(gray: Gray, options: Preprocess) -> Gray:
         how = cv2.INTER_AREA if coarse else cv2.INTER_LINEAR_EXACT
         gray = cv2.resize(gray, (side, side), interpolation=how)
     if options.window is not None:
-        gray = cv2.LUT(gray, _window_table(gray, options.window))
+        gray = cv2.LUT(gray, _window_table(*_percentiles(gray, options.window)))
     return np.ascontiguousarray(gray)
 
 
@@ -141,10 +142,11 @@ def head_box(gray: Gray) -> tuple[slice, slice]:
     for axis, across, along in ((1, width, height), (0, height, width)):
         counts = cv2.reduce(mask, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
         margin = along // 50
-        inside = np.flatnonzero(counts[margin : along - margin] >= max(1.0, 0.05 * across))
-        if inside.size == 0 or inside[-1] - inside[0] + 1 < along / 4:
+        inside = counts[margin : along - margin] >= max(1.0, 0.05 * across)
+        first, beyond = int(inside.argmax()), inside.size - int(inside[::-1].argmax())
+        if not inside[first] or beyond - first < along / 4:
             return slice(0, height), slice(0, width)
-        box.append(slice(margin + int(inside[0]), margin + int(inside[-1]) + 1))
+        box.append(slice(margin + first, margin + beyond))
     return box[0], box[1]
 
 
@@ -167,14 +169,14 @@ def _percentiles(gray: Gray, wanted: tuple[float, ...]) -> list[int]:
     """The gray levels below or at which the wanted shares (in percent) of the pixels lie."""
     import cv2
 
-    histogram = cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel()
+    histogram = cv2.calcHist([gray], [0], None, [256], [0, 256])
     cumulative = np.cumsum(histogram, dtype=np.float64)
-    levels = np.searchsorted(cumulative, np.asarray(wanted) / 100.0 * gray.size)
-    return [int(level) for level in np.minimum(levels, 255)]
+    levels = cumulative.searchsorted([share / 100.0 * gray.size for share in wanted])
+    return [min(level, 255) for level in levels.tolist()]
 
 
-def _window_table(gray: Gray, window: tuple[float, float]) -> Gray:
-    low, high = _percentiles(gray, window)
+@lru_cache(maxsize=1024)  # the levels of one scanner's slices are much alike
+def _window_table(low: int, high: int) -> Gray:
     levels = np.arange(256, dtype=np.float32)
     if high <= low:
         return np.zeros(256, np.uint8)

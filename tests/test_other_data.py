@@ -94,7 +94,7 @@ def test_train_export_classify(official: Path, data: Path, tmp_path: Path) -> No
         assert measured["n"] == 24
         assert (tmp_path / "évaluation" / "report.html").is_file()
     run("btc-edge", "benchmark", "--model", tmp_path / "köpfe-int8.tflite", "--images",
-        data / "Testing", "--queries", 10)  # fmt: skip
+        data / "Testing", "--queries", 10, "--seconds", 0)  # fmt: skip
 
 
 def test_folds_and_sources(data: Path, tmp_path: Path) -> None:

@@ -136,22 +136,6 @@ def test_info() -> None:
     assert shape["labels"] == ["glioma", "meningioma", "notumor", "pituitary"]
 
 
-def test_benchmark(slices: Path) -> None:
-    done = edge("benchmark", "--images", slices, "--queries", 12, "--format", "json",
-                "--model", bundled_model(), "--model", bundled_model())  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert set(result) == {"machine", "rules", "models", "pairs", "warnings"}
-    for row in result["models"]:
-        assert row["n"] == 12
-        assert 0 < row["invoke_ms"]["p50"] <= row["invoke_ms"]["p99"] <= row["total_ms"]["p99"]
-        assert row["accuracy"] is not None
-        assert row["agreement"] == 1
-        assert row["peak_mib"] > 10
-    assert len(result["pairs"]) == 1
-    assert "invoke" in edge("benchmark", "--queries", 10).stdout
-
-
 def test_broken_pipe_is_quiet(slices: Path) -> None:
     done = subprocess.run(
         f"'{TOOL}' classify -r '{slices}' '{slices}' --format jsonl | head -n 1",

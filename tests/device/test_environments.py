@@ -112,7 +112,6 @@ def readme_chapter(inside: Path, pictures: Path, folder: Path) -> None:
     shutil.copytree(pictures, folder / "patient-1")
     picture = cv2.imread(str(pictures / "00.png"))
     cv2.imwrite(str(folder / "slice.jpg"), picture)
-    (folder / "slice.png").write_bytes((pictures / "00.png").read_bytes())
     path = f"{inside}{os.pathsep}{os.environ['PATH']}"
     ran = 0
     for block in re.findall(r"```sh\n(.*?)```", chapter[1], flags=re.S):

@@ -1,0 +1,1 @@
+"""`btc-edge benchmark`: latency, memory and accuracy of models on this device."""

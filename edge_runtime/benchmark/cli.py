@@ -1,0 +1,160 @@
+"""`btc-edge benchmark`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_runtime.errors import ExitCode, UsageError
+from edge_runtime.options import allow_unsigned_option, backend_option
+
+EXIT_CODES = (
+    "\b\nExit codes: 0 measured, 1 a --fail-if was met, 2 usage, 3 a model cannot be used, "
+    "130 interrupted."
+)
+
+
+def _thread_counts(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+    """`1,2,4` as numbers, each once."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(w.isascii() and w.isdigit() and 1 <= int(w[:4]) <= 256 for w in words):
+        raise click.BadParameter(f"{text!r} is not a list of numbers from 1 to 256, as 1,2,4")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+def _finite(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number to measure by")
+    return value
+
+
+@click.command(epilog=EXIT_CODES)
+@click.option(
+    "--model",
+    "models",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Model file, repeatable; default: the bundled one.",
+)
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of images; accuracy is measured where they lie in folders named after labels.",
+)
+@click.option(
+    "--queries",
+    type=click.IntRange(10, 1_000_000),
+    default=128,
+    show_default=True,
+    help="Timed images per model at least; they are taken again from the start as needed.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, 86_400),
+    callback=_finite,
+    default=10.0,
+    show_default=True,
+    help="Measured time per model at least.",
+)
+@click.option(
+    "--threads",
+    metavar="N[,N...]",
+    callback=_thread_counts,
+    default="1",
+    show_default=True,
+    help="Threads of the interpreter; with a list, each model is measured with each number.",
+)
+@backend_option
+@allow_unsigned_option
+@click.option(
+    "--fail-if",
+    "conditions",
+    metavar="CONDITION",
+    multiple=True,
+    help="Exit with 1 if a model meets it, as 'p90_ms>5' or 'accuracy<0.9'; repeatable.",
+)
+@click.option(
+    "--pick", "wants_pick", is_flag=True, help="Name the fastest model that is accurate enough."
+)
+@click.option(
+    "--keep",
+    type=click.FloatRange(0, 1),
+    callback=_finite,
+    default=0.99,
+    show_default=True,
+    help="For --pick: the share of the float model's accuracy that is enough.",
+)
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["table", "json", "markdown"]),
+    default="table",
+    show_default=True,
+)
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it too: .svg or .png."
+)
+def benchmark(
+    models: tuple[Path, ...],
+    images: Path | None,
+    queries: int,
+    seconds: float,
+    threads: tuple[int, ...],
+    backend: str,
+    allow_unsigned: bool,
+    conditions: tuple[str, ...],
+    wants_pick: bool,
+    keep: float,
+    style: str,
+    plot: Path | None,
+) -> None:
+    """Measure latency, memory and (on labelled images) accuracy on this device.
+
+    The models take turns on each image, and each answers for at least --seconds and --queries.
+    The first float32 model is what the others are compared with, or the first of all.
+    """
+    from edge_runtime.benchmark.plot import SUFFIXES, write_plot
+    from edge_runtime.benchmark.rules import parse_rule, pick, violations
+
+    rules = [parse_rule(text) for text in conditions]
+    if plot is not None and plot.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"--plot writes {' or '.join(SUFFIXES)}, not {plot.suffix or plot.name!r}")
+    if wants_pick and images is None:
+        raise UsageError("--pick compares accuracies: add --images with folders named after labels")
+
+    from edge_runtime.benchmark.measure import measure
+    from edge_runtime.model_file import bundled_model
+
+    result = measure(
+        models or (bundled_model(),),
+        images,
+        queries=queries,
+        seconds=seconds,
+        threads=threads,
+        backend=backend,
+        need_labels=wants_pick,
+        allow_unsigned=allow_unsigned,
+    )
+    if wants_pick:
+        result["pick"], doubts = pick(result, keep)
+        result["warnings"] += doubts
+    click.echo(_as_text(result, style))
+    if plot is not None:
+        write_plot(plot, result)
+    if broken := violations(rules, result):
+        for line in broken:
+            click.echo(f"btc-edge: {line}", err=True)
+        raise SystemExit(ExitCode.FAILED)
+
+
+def _as_text(result: dict[str, Any], style: str) -> str:
+    if style == "json":
+        import json
+
+        return json.dumps(result, indent=1)
+    from edge_runtime.benchmark.output import as_markdown, as_table
+
+    return as_table(result) if style == "table" else as_markdown(result)

@@ -1,0 +1,225 @@
+"""Latency, memory and accuracy of models on this device.
+
+By the rules of MLPerf's single stream in small: one image after the other, every sample counted,
+and for each subject at least so many queries and so many seconds. The subjects take turns on each
+image, so that a drift of the machine hits all alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.benchmark.figures import (
+    STEPS,
+    noise_warnings,
+    paired_ratio,
+    percentiles,
+    share,
+    wilson,
+)
+from edge_runtime.benchmark.images import Samples, drawn_noise, read_samples
+from edge_runtime.benchmark.load import Loaded, measure_load
+from edge_runtime.benchmark.machine import load_average, machine_facts, temperature
+from edge_runtime.errors import ModelError, UsageError
+from edge_runtime.images import decode
+from edge_runtime.interpreters import Graph, open_graph
+from edge_runtime.model_file import ModelFile, read_model
+from edge_runtime.preprocess import preprocess
+
+WARM_UP = 10  # rounds
+
+
+@dataclass
+class Subject:
+    """A model with a number of interpreter threads, and what was measured of it.
+
+    Attributes:
+        name: what the results call it.
+        times: milliseconds of each query, by step.
+        called: its label of each image, the first time that it was asked.
+        seconds: all its queries together.
+    """
+
+    name: str
+    path: Path
+    file: ModelFile
+    threads: int
+    graph: Graph
+    loaded: Loaded
+    times: dict[str, list[float]] = field(default_factory=lambda: {step: [] for step in STEPS})
+    called: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def measure(
+    models: Sequence[Path],
+    images: Path | None,
+    *,
+    queries: int = 128,
+    seconds: float = 10.0,
+    threads: Sequence[int] = (1,),
+    backend: str = "auto",
+    need_labels: bool = False,
+    allow_unsigned: bool = False,
+) -> dict[str, Any]:
+    """Measure models on this device.
+
+    Args:
+        models: model files. Agreement and pairs are against the first float32 model, or the
+            first of all if none is, with the first number of threads.
+        images: folder of images (sub-folders named after labels give accuracy), or None for
+            drawn noise, which serves timing only.
+        queries, seconds: the run goes on until each subject had at least so many queries, which
+            took at least so long. Labelled images are all asked at least once.
+        threads: numbers of interpreter threads; each model is measured with each.
+        need_labels: refuse images without labels.
+        allow_unsigned: take models without digest too, see `read_model`.
+
+    Returns:
+        The shape of the device benchmark; times in milliseconds, memory in MiB.
+
+    Raises:
+        DataError: no readable image. UsageError: no labelled one where they are needed.
+        ModelError: a model that cannot be used.
+    """
+    machine = machine_facts() | {"load_average": load_average()}
+    files = [read_model(path, allow_unsigned=allow_unsigned) for path in models]
+    first = next((i for i, file in enumerate(files) if file.info.scheme == "float32"), 0)
+    labels = files[first].info.labels
+    samples = drawn_noise() if images is None else read_samples(images, labels)
+    if need_labels and not samples.labelled:
+        raise UsageError(f"no image lies in a folder named after a label ({', '.join(labels)})")
+    subjects = _open_all(models, files, threads, backend, allow_unsigned)
+    reference = subjects[first * len(threads)]
+    before = temperature()
+    least = max(queries, len(samples.data)) if samples.labelled else queries
+    done = run_rounds(subjects, samples, least, seconds)
+    after = temperature()
+    machine["temperature_c"] = {"before": before, "after": after}
+    noise = noise_warnings(
+        reference.times["invoke"], machine["load_average"], machine["cores"], before, after
+    )
+    return {
+        "machine": machine,
+        "rules": {
+            "stream": "single",
+            "queries": done,
+            "min_queries": queries,
+            "min_seconds": seconds,
+            "warm_up": WARM_UP,
+            "images": len(samples.data) if images else "drawn noise",
+            "labelled": samples.labelled,
+            "interleaved": True,
+            "reference": reference.name,
+        },
+        "models": [_row(subject, reference, samples.truths) for subject in subjects],
+        "pairs": [_pair(reference, other) for other in subjects if other is not reference],
+        "warnings": [*samples.warnings, *noise],
+    }
+
+
+def run_rounds(subjects: Sequence[Subject], samples: Samples, least: int, seconds: float) -> int:
+    """Ask every subject about one image after the other; their number is returned.
+
+    Args:
+        least: rounds, after the warm-up.
+        seconds: time that each subject's queries must have taken.
+    """
+    for i in range(WARM_UP):
+        for subject in subjects:
+            ask(subject, samples.data[i % len(samples.data)])
+    done = 0
+    while done < least or min(subject.seconds for subject in subjects) < seconds:
+        data = samples.data[done % len(samples.data)]
+        for i in turns(len(subjects), done):
+            spans, label = ask(subjects[i], data)
+            for step, span in zip(STEPS, spans, strict=True):
+                subjects[i].times[step].append(span * 1e3)
+            subjects[i].seconds += spans[-1]
+            if done < len(samples.data):  # asked again, it would answer the same
+                subjects[i].called.append(label)
+        done += 1
+    return done
+
+
+def turns(n: int, number: int) -> list[int]:
+    """The order of n subjects in a round: Williams' square, forwards and then backwards.
+
+    What one subject leaves behind (warm caches, busy threads) meets the next. Over 2n rounds each
+    stands at each place, and follows each other one, equally often.
+    """
+    zigzag = [(i + 1) // 2 if i % 2 else n - i // 2 for i in range(n)]
+    order = [(place + number) % n for place in zigzag]
+    return order if number // n % 2 == 0 else order[::-1]
+
+
+def ask(subject: Subject, data: bytes) -> tuple[tuple[float, ...], str]:
+    """Time one query: the seconds of each of STEPS, and the label that was called."""
+    clock = time.perf_counter
+    try:
+        t0 = clock()
+        gray = decode(data)
+        t1 = clock()
+        pixels = preprocess(gray, subject.file.info.preprocess)
+        t2 = clock()
+        logits = subject.graph.run(pixels)
+        t3 = clock()
+    except ModelError as error:
+        raise ModelError(f"model {subject.path.name}: {error}") from None
+    return (t1 - t0, t2 - t1, t3 - t2, t3 - t0), subject.file.info.labels[int(logits.argmax())]
+
+
+def _open_all(
+    models: Sequence[Path],
+    files: Sequence[ModelFile],
+    threads: Sequence[int],
+    backend: str,
+    allow_unsigned: bool,
+) -> list[Subject]:
+    """Every model with every number of threads."""
+    subjects = []
+    for path, file in zip(models, files, strict=True):
+        for n in threads:
+            # First in another process: a graph that kills its interpreter must not kill this one.
+            loaded = measure_load(path, backend, n, allow_unsigned)
+            try:
+                graph = open_graph(file, backend, n)
+            except ModelError as error:
+                raise ModelError(f"model {path.name}: {error}") from None
+            sweep = f", {n} thread{'s' if n > 1 else ''}" if len(threads) > 1 else ""
+            subjects.append(Subject(file.tag + sweep, path, file, n, graph, loaded))
+    return subjects
+
+
+def _row(subject: Subject, reference: Subject, truths: Sequence[str | None]) -> dict[str, Any]:
+    # A run over images without labels may end before the last of them.
+    right = [c == t for c, t in zip(subject.called, truths, strict=False) if t is not None]
+    same = [a == b for a, b in zip(subject.called, reference.called, strict=True)]
+    return {
+        "name": subject.name,
+        "model": subject.file.tag,
+        "file": subject.path.name,
+        "sha256": subject.file.sha256,
+        "scheme": subject.file.info.scheme,
+        "bytes": subject.file.bytes,
+        "backend": subject.graph.backend,
+        "backend_version": subject.graph.backend_version,
+        "threads": subject.threads,
+        "load_ms": subject.loaded.load_ms,
+        "peak_mib": subject.loaded.peak_mib,
+        **{f"{step}_ms": percentiles(subject.times[step]) for step in STEPS},
+        "n": len(subject.times["total"]),
+        "seconds": subject.seconds,
+        "accuracy": share(right),
+        "interval95": wilson(right),
+        "agreement": share(same),
+    }
+
+
+def _pair(a: Subject, b: Subject) -> dict[str, Any]:
+    ratio, interval = paired_ratio(a.times["total"], b.times["total"])
+    return {"a": a.name, "b": b.name, "ratio": ratio, "interval95": interval}
