@@ -1,11 +1,12 @@
 # make demo   sets up and runs the whole job on synthetic slices
 # make test   sets up and runs every check and test
+# make fuzz   feeds decoding and model files with bytes that a fuzzer finds, a minute each
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml Makefile | cksum | cut -d' ' -f1)
 
-.PHONY: setup demo test quick lint format clean
+.PHONY: setup demo test quick fuzz lint format clean
 .DEFAULT_GOAL := setup
 
 $(STAMP): pyproject.toml
@@ -31,6 +32,11 @@ quick: setup
 
 test: lint
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+fuzz: setup
+	$(BIN)/python -m pip install --quiet --editable ".[fuzz]"
+	$(BIN)/python -m tests.fuzz.fuzz_decode -max_total_time=60
+	$(BIN)/python -m tests.fuzz.fuzz_model_json -max_total_time=60
 
 format: setup
 	$(BIN)/ruff check --fix .

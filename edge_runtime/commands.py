@@ -19,6 +19,7 @@ def run_command(command: click.Command, name: str, extra: str | None = None) -> 
         extra: the extra that brings the command's packages, named when one is missing.
     """
     _mend_streams()
+    _hush()
     try:
         code = command.main(prog_name=name, standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -70,6 +71,24 @@ def _mend_streams() -> None:
             setattr(sys, name, stream)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace" if number else "surrogateescape")
+
+
+def _hush() -> None:
+    """Keep native code (image libraries, interpreters) from writing to stderr past Python.
+
+    Our own lines go to a copy of the descriptor; 2 itself leads nowhere, unless BTC_DEBUG is set.
+    """
+    if os.environ.get("BTC_DEBUG"):
+        return
+    try:
+        sys.stderr.flush()
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except (OSError, ValueError, AttributeError):
+        return
+    old = sys.stderr
+    sys.stderr = os.fdopen(kept, "w", buffering=1, encoding=old.encoding, errors=old.errors)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _say(name: str, message: str) -> None:

@@ -97,9 +97,9 @@ def _check(head: pydicom.Dataset, limits: ImageLimits) -> int:
 
 
 def _frames(data: bytes, head: pydicom.Dataset, frames: int) -> Iterator[Gray]:
-    shared = _first(head, "SharedFunctionalGroupsSequence")
-    own = head.get("PerFrameFunctionalGroupsSequence") or []
     try:
+        shared = _first(head, "SharedFunctionalGroupsSequence")
+        own = head.get("PerFrameFunctionalGroupsSequence") or []
         pixels = _pixels(data, head, frames)
         for number in range(frames):
             groups = [shared, own[number] if number < len(own) else {}]

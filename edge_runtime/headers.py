@@ -36,12 +36,18 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
 def _png(data: bytes) -> _Facts | None:
     if data[12:16] != b"IHDR":
         return None
+    at = 8
+    while at + 12 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    if at + 12 > len(data):  # OpenCV would make room for all that a chunk claims to hold
+        return None
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
     return width, height, _PNG_CHANNELS.get(colour, 0), bits
 
 
 # Start-of-frame markers; C4 (tables), C8 (reserved) and CC (arithmetic conditioning) are not.
-_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# F7 is the one of JPEG-LS, which stands in DICOM files.
+_SOF = (frozenset(range(0xC0, 0xD0)) | {0xF7}) - {0xC4, 0xC8, 0xCC}
 
 
 def _jpeg(data: bytes) -> _Facts | None:
@@ -95,18 +101,26 @@ def _tiff(data: bytes) -> _Facts | None:
     (count,) = struct.unpack_from(order + "H", data, at)
     size: dict[int, int] = {}
     told = {258: 1, 277: 1}  # BitsPerSample, SamplesPerPixel and their defaults
+    tile = {322: 0, 323: 0}  # TileWidth, TileLength: the decoder's buffer is a whole tile
     for entry in range(at + 2, at + 2 + 12 * min(count, 512), 12):
         tag, kind, values = struct.unpack_from(order + "HHI", data, entry)
         if tag in (256, 257):  # ImageWidth, ImageLength
             if kind not in (3, 4) or tag in size:  # SHORT or LONG, once: else libtiff may
                 return None  # read another size than this
             (size[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)
+        elif tag in tile:
+            if kind not in (3, 4):
+                return None
+            (side,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)
+            tile[tag] = max(side, tile[tag])
         elif tag in told and kind == 3:
             place = entry + 8
             if values > 2:  # several values stand elsewhere
                 (place,) = struct.unpack_from(order + "I", data, place)
             (told[tag],) = struct.unpack_from(order + "H", data, place)
-    return (size[256], size[257], told[277], told[258]) if len(size) == 2 else None
+    if len(size) < 2 or tile[322] * tile[323] > max(4 * size[256] * size[257], 1 << 22):
+        return None
+    return size[256], size[257], told[277], told[258]
 
 
 _READERS: tuple[tuple[str, bytes, Callable[[bytes], _Facts | None]], ...] = (

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MIB = 1 << 20
+MAX_SCANS = 100  # a progressive JPEG has about ten; each costs a pass over the whole picture
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Gray:
         raise InputError(
             f"{header.width}x{header.height} pixels: over the limit of {limits.max_pixels:,} pixels"
         )
+    if header.format == "jpeg" and data.count(b"\xff\xda") > MAX_SCANS:
+        raise InputError(f"a JPEG of more than {MAX_SCANS} scans")
     import cv2
 
     _silence(cv2)
@@ -141,6 +144,7 @@ def load_gray(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Gray
     return decode(data, limits)
 
 
+@np.errstate(all="ignore")  # odd floats; what is no number is refused below
 def _to_uint8(pixels: npt.NDArray[Any], value_range: tuple[float, float] | None = None) -> Gray:
     if pixels.dtype == np.uint8 and value_range is None:
         return np.ascontiguousarray(pixels)
@@ -164,6 +168,7 @@ def _to_uint8(pixels: npt.NDArray[Any], value_range: tuple[float, float] | None 
 def _silence(cv2: Any) -> None:
     """Keep OpenCV's decoders from writing about bad files to stderr."""
     if not getattr(_silence, "done", False):
-        if hasattr(cv2, "setLogLevel"):
-            cv2.setLogLevel(0)
+        logging = getattr(getattr(cv2, "utils", None), "logging", cv2)  # cv2 itself: OpenCV 4
+        if hasattr(logging, "setLogLevel"):
+            logging.setLogLevel(0)
         _silence.done = True  # type: ignore[attr-defined]

@@ -191,14 +191,18 @@ def split_tflite(data: bytes) -> tuple[bytes, bytes, list[str]]:
     return data[:start], texts[0], labels
 
 
+MAX_FIELDS = 100_000
 _METADATA_PROPS = 14  # field number in ModelProto (onnx.proto); 1 and 2 are key and value
 
 
 def _split_onnx(data: bytes) -> tuple[bytes, bytes]:
     """The graph and the metadata of ours, whose two entries must be the file's last fields."""
-    at, starts = 0, [0, 0]
+    at, starts, fields = 0, [0, 0], 0
     try:
         while at < len(data):
+            fields += 1
+            if fields > MAX_FIELDS:  # a model has a handful; millions would take minutes
+                raise ValueError(fields)
             starts = [starts[1], at]
             _, _, at = _read_field(data, at)
         digest = _read_property(data[starts[0] : starts[1]], ONNX_DIGEST_KEY)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_runtime.errors import ModelError
+from edge_runtime.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Gray = npt.NDArray[np.uint8]
 
 CROPS = ("none", "head")
+MAX_RATIO = 16  # of the sides: the padding to a square grows with it …
+NARROW = 4096  # … pixels of the longer side, from which on that counts
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,14 @@ def preprocess(gray: Gray, options: Preprocess) -> Gray:
 
     Returns:
         uint8 array of size×size, C-contiguous.
+
+    Raises:
+        InputError: a large picture of which one side is many times the other.
     """
     import cv2
 
+    if max(gray.shape) > max(MAX_RATIO * min(gray.shape), NARROW):
+        raise InputError(f"{gray.shape[1]}x{gray.shape[0]} pixels: too narrow for a slice")
     if options.crop == "head":
         gray = _square(gray[head_box(gray)])
     height, width = gray.shape

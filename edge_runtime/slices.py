@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PLANES = ("axial", "coronal", "sagittal")
+MAX_STRETCHED = 8_000_000  # pixels
 FILE_SUFFIXES = (*SUFFIXES, ".dcm", ".dicom", ".nii", ".nii.gz")
 
 
@@ -70,7 +71,8 @@ def slices_of(
 def square_pixels(gray: npt.NDArray[np.uint8], tall: float, wide: float) -> npt.NDArray[np.uint8]:
     """A slice whose pixels are `tall`×`wide` mm, stretched so that they are square.
 
-    Sides that differ by less than 1 %, or impossibly, leave it as it is.
+    Sides that differ by less than 1 %, or impossibly, leave it as it is. A picture that would
+    become too large is shrunk along its finer side instead.
     """
     ratio = tall / wide if tall > 0 and wide > 0 else 1.0
     if not 0.05 <= ratio <= 20 or 0.99 <= ratio <= 1.01:
@@ -78,6 +80,15 @@ def square_pixels(gray: npt.NDArray[np.uint8], tall: float, wide: float) -> npt.
     import cv2
 
     height, width = gray.shape
-    size = (width, round(height * ratio)) if ratio > 1 else (round(width / ratio), height)
-    stretched: npt.NDArray[np.uint8] = cv2.resize(gray, size, interpolation=cv2.INTER_LINEAR_EXACT)
+    how = cv2.INTER_LINEAR_EXACT
+    if gray.size * max(ratio, 1 / ratio) > MAX_STRETCHED:
+        ratio, how = 1 / ratio, cv2.INTER_AREA
+        size = (
+            (max(1, round(width * ratio)), height)
+            if ratio < 1
+            else (width, max(1, round(height / ratio)))
+        )
+    else:
+        size = (width, round(height * ratio)) if ratio > 1 else (round(width / ratio), height)
+    stretched: npt.NDArray[np.uint8] = cv2.resize(gray, size, interpolation=how)
     return stretched

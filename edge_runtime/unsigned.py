@@ -44,14 +44,17 @@ def try_unsigned(data: bytes) -> ModelFile:
         raise ModelError(f"a trial in another process took over {SECONDS} s") from None
     try:
         told = json.loads(done.stdout)
-    except ValueError:
+        error, text = told.get("error"), told.get("info")
+    except (ValueError, AttributeError):  # it died, or something else wrote there
+        error = text = None
+    if text is None:
         raise ModelError(
-            f"a trial in another process ended with code {done.returncode}: damaged or hostile"
-        ) from None
-    if "error" in told:
-        raise ModelError(str(told["error"]))
+            str(error)
+            if error
+            else f"a trial in another process ended with code {done.returncode}: damaged or hostile"
+        )
     graph, kind = _graph_of(data)[:2]
-    info = ModelInfo.from_json(told["info"])
+    info = ModelInfo.from_json(text)
     return ModelFile(info, graph, kind, hashlib.sha256(data).hexdigest(), len(data))
 
 
