@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -238,6 +239,7 @@ class _OnnxGraph:
 def _tflite_class(backend: str) -> tuple[Any, str]:
     if backend == "tensorflow":
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
         tensorflow = import_module("tensorflow")
         return tensorflow.lite.Interpreter, str(tensorflow.__version__)
     if backend == "tflite-runtime" and int(np.__version__.partition(".")[0]) >= 2:

@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 import io
-import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import edge_runtime
 from edge_runtime.errors import ExitCode, UsageError
+from export.formats import FORMATS, Format
 
 if TYPE_CHECKING:
-    from export.pipeline import Exported
+    from export.pipeline import Exported, Exporter
 
-NAMES = ("int8", "float16", "float32", "dynamic", "onnx")
 EXIT_CODES = (
     "\b\nExit codes: 0 every file passed, 1 a file is outside its tolerance or the run cannot be "
-    "used, 2 usage or a missing package, 3 a conversion failed, 130 interrupted."
+    "used, 2 usage or a missing package, 3 a conversion failed or a verified file is not in order, "
+    "130 interrupted."
 )
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+def _format_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A flag for each entry of the registry."""
+    for form in reversed(FORMATS.values()):
+        function = click.option(f"--{form.name}", is_flag=True, help=form.about + ".")(function)
+    return function
 
 
 @click.command("btc-export", epilog=EXIT_CODES)
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--int8", is_flag=True, help="TFLite, integers only, uint8 in.")
-@click.option("--float16", is_flag=True, help="TFLite, weights in half precision.")
-@click.option("--float32", is_flag=True, help="TFLite, floats.")
-@click.option("--dynamic", is_flag=True, help="TFLite, int8 weights and float activations.")
-@click.option("--onnx", is_flag=True, help="ONNX, floats.")
+@click.argument("run", type=FOLDER, required=False)
+@_format_options
 @click.option("--all", "everything", is_flag=True, help="All of these.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Default: RUN/export")
 @click.option("--name", default="brain-mri", show_default=True, help="The model's name.")
-@click.option("--calibration-images", type=click.IntRange(1, 1024), default=256, show_default=True)
+@click.option("--calibration-images", type=click.IntRange(1, 1024), default=64, show_default=True)
+@click.option(
+    "--calibration", type=FOLDER, help="Images of your own for the quantiser; default: the run's."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--max-error",
@@ -48,58 +57,92 @@ EXIT_CODES = (
     help="Replaces each tolerance's; 1.5 images are always allowed.",
 )
 @click.option("--max-accuracy-drop", type=click.FloatRange(0, 1), help="Likewise; a share.")
+@click.option("--max-class-drop", type=click.FloatRange(0, 1), help="Likewise, of any class.")
+@click.option(
+    "--max-probability", type=click.FloatRange(0, 1), help="Replaces each tolerance's difference."
+)
+@click.option("--diagnose", is_flag=True, help="Tell what each layer loses as int8.")
+@click.option("--c-array", is_flag=True, help="Also write the int8 graph as C, for controllers.")
+@click.option("--sign", type=FILE, metavar="KEY", help="Sign each file with this private key.")
+@click.option("--verify", type=FILE, metavar="FILE", help="Check a model file, and nothing else.")
+@click.option("--signature", type=FILE, help="For --verify; default: FILE.sig where it is.")
+@click.option("--public-key", type=FILE, help="For --verify: whose signature it must be.")
 @click.version_option(edge_runtime.__version__, prog_name="btc-export")
-def command(
-    run: Path,
-    int8: bool,
-    float16: bool,
-    float32: bool,
-    dynamic: bool,
-    onnx: bool,
-    everything: bool,
-    out: Path | None,
-    name: str,
-    calibration_images: int,
-    seed: int,
-    max_error: float | None,
-    licence: str | None,
-    min_agreement: float | None,
-    max_accuracy_drop: float | None,
-) -> None:
+def command(run: Path | None, **options: Any) -> None:
     """Write the model of RUN for devices, and prove that it still agrees with Keras.
 
     Each file is run as a device would run it, on the run's held-out images. A file outside its
     tolerance is kept aside as *.rejected and the command exits 1.
     """
-    flags = zip(NAMES, (int8, float16, float32, dynamic, onnx), strict=True)
-    wanted = [form for form, given in flags if given or everything]
-    if not wanted:
-        raise UsageError("name a format: " + ", ".join(f"--{n}" for n in (*NAMES, "all")))
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise UsageError(f"--name {name!r}: use letters, digits, - and _")
+    if options["verify"] is not None:
+        if run is not None:
+            raise UsageError("--verify FILE takes no RUN")
+        _verify(options["verify"], options["signature"], options["public_key"])
+        return
+    if options["signature"] or options["public_key"]:
+        raise UsageError("--signature and --public-key go with --verify FILE")
+    if run is None:
+        raise UsageError("name the folder of a run, or --verify FILE")
+    wanted = [
+        form for form in FORMATS.values() if options["everything"] or options[_key(form.name)]
+    ]
+    if not (wanted or options["diagnose"]):
+        raise UsageError("name a format: " + ", ".join(f"--{n}" for n in (*FORMATS, "all")))
+    if not options["name"].replace("-", "").replace("_", "").isalnum():
+        raise UsageError(f"--name {options['name']!r}: use letters, digits, - and _")
+    if options["c_array"] and FORMATS["int8"] not in wanted:
+        raise UsageError("--c-array writes the int8 graph: add --int8")
+    _export(run, wanted, options)
+
+
+def _key(name: str) -> str:
+    """The parameter that click makes of an option's name."""
+    return name.replace("-", "_")
+
+
+def _verify(file: Path, signature: Path | None, public_key: Path | None) -> None:
+    from export.verify import verify_file
+
+    beside = file.with_name(file.name + ".sig")
+    if signature is None and public_key is not None:
+        if not beside.exists():
+            raise UsageError(f"no {beside.name} beside it: name the signature with --signature")
+        signature = beside
+    for what, finding in verify_file(file, signature, public_key):
+        click.echo(f"{what:<14} {finding}")
+
+
+def _export(run: Path, wanted: list[Format], options: dict[str, Any]) -> None:
     from edge_runtime.files import write_text
-    from export.formats import FORMATS
     from export.pipeline import Exporter, ExportSettings
+    from export.tables import print_diagnosis, print_exports
     from trainer.quiet import import_tensorflow
     from trainer.run import Run, dump_json
 
     import_tensorflow()
-    folder = out or run / "export"
-    settings = ExportSettings(folder, name, calibration_images, seed, licence, max_error)
+    folder = options["out"] or run / "export"
+    settings = ExportSettings(
+        out=folder,
+        name=options["name"],
+        calibration_images=options["calibration_images"],
+        seed=options["seed"],
+        license=options["licence"],
+        max_error=options["max_error"],
+        calibration_folder=options["calibration"],
+    )
     done: list[Exported] = []
     with redirect_stdout(io.StringIO()):  # the converters print there, and it is for the table
         exporter = Exporter(Run.open(run), settings)
         for form in wanted:
-            click.echo(f"{form}: {FORMATS[form].about}", err=True)
-            chosen = FORMATS[form]
-            tolerance = chosen.tolerance
-            if min_agreement is not None:
-                tolerance = replace(tolerance, agreement=min_agreement)
-            if max_accuracy_drop is not None:
-                tolerance = replace(tolerance, accuracy_drop=max_accuracy_drop)
-            done.append(exporter.export(replace(chosen, tolerance=tolerance)))
-    write_text(folder / "export.json", dump_json([entry.to_json() for entry in done]))
-    _print_table(done, (run / "model.keras").stat().st_size)
+            click.echo(f"{form.name}: {form.about}", err=True)
+            done.append(exporter.export(_with_tolerance(form, options)))
+            _beside(done[-1], options)
+        layers = _diagnose(exporter) if options["diagnose"] else None
+    if done:
+        write_text(folder / "export.json", dump_json([entry.to_json() for entry in done]))
+        print_exports(done, (run / "model.keras").stat().st_size)
+    if layers is not None:
+        print_diagnosis(layers, folder)
     failed = [entry for entry in done if not entry.gate.passed]
     for entry in failed:
         for words in entry.gate.failures:
@@ -108,29 +151,43 @@ def command(
         raise SystemExit(ExitCode.FAILED)
 
 
-def _print_table(done: list[Exported], keras_bytes: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _with_tolerance(form: Format, options: dict[str, Any]) -> Format:
+    """The format with what the user will bear instead of its own tolerance."""
+    names = {
+        "agreement": "min_agreement",
+        "accuracy_drop": "max_accuracy_drop",
+        "class_drop": "max_class_drop",
+        "probability": "max_probability",
+    }
+    given = {field: options[name] for field, name in names.items() if options[name] is not None}
+    return replace(form, tolerance=replace(form.tolerance, **given))
 
-    table = Table(
-        "format", "KiB", "of Keras", "agrees %", "accuracy %", "difference (95 %)", "verdict"
-    )
-    for entry in done:
-        gate = entry.gate
-        low, high = (100 * v for v in gate.interval95)
-        table.add_row(
-            entry.format.name,
-            f"{entry.bytes / 1024:.0f}",
-            f"{entry.bytes / keras_bytes:.2f}",
-            f"{100 * gate.agreement:.2f}",
-            f"{100 * gate.accuracy:.2f}",
-            f"{100 * gate.difference:+.2f} ({low:+.2f} to {high:+.2f})",
-            "passed" if gate.passed else "REJECTED",
-        )
-    n = done[0].gate.n
-    # Without a terminal there is no width to fit in.
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120).print(table)
-    click.echo(f"Measured through the device's runtime on {n} held-out images of the run.")
+
+def _beside(entry: Exported, options: dict[str, Any]) -> None:
+    """What stands beside a file that passed: its signature, its graph as C."""
+    if not entry.gate.passed:
+        return
+    if options["sign"]:
+        from export.signing import sign_file
+
+        sign_file(entry.path, options["sign"])
+    if options["c_array"] and entry.format.name == "int8":
+        from edge_runtime.files import write_text
+        from edge_runtime.model_file import read_model
+        from export.arena import estimate_arena
+        from export.c_array import c_files
+
+        arena = estimate_arena(read_model(entry.path).graph).total
+        sources = c_files(entry.path.read_bytes(), entry.path.stem, arena)
+        for name, text in sources.items():
+            write_text(entry.path.with_name(name), text)
+
+
+def _diagnose(exporter: Exporter) -> Any:
+    from export.diagnose import diagnose
+
+    click.echo("diagnosis: what each layer loses as int8", err=True)
+    return diagnose(exporter.graph, exporter.int8_graph(), exporter.held_pixels)
 
 
 def main() -> None:

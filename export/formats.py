@@ -9,17 +9,19 @@ from dataclasses import dataclass
 class Tolerance:
     """What an exported file must keep of the Keras model, on held-out images.
 
-    On a small sample one and a half images are always allowed, for agreement and accuracy alike.
+    On a small sample one and a half images are always allowed, for each of the shares.
 
     Attributes:
         agreement: lowest share of images with the same top class.
         accuracy_drop: largest loss of accuracy (0-1).
         probability: largest difference of any probability (0-1).
+        class_drop: largest loss of any class's recall (0-1).
     """
 
     agreement: float
     accuracy_drop: float
     probability: float
+    class_drop: float
 
     def needed_agreement(self, n: int) -> float:
         """The lowest agreement on `n` images."""
@@ -28,6 +30,10 @@ class Tolerance:
     def allowed_drop(self, n: int) -> float:
         """The largest loss of accuracy on `n` images."""
         return max(self.accuracy_drop, 1.5 / n)
+
+    def allowed_class_drop(self, n: int) -> float:
+        """The largest loss of recall of a class of `n` images."""
+        return max(self.class_drop, 1.5 / n)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,9 @@ class Format:
         scheme: what `model.json` says under quantization.
         dtype: of the graph's input.
         about: one line for people.
+        runtimes: who is promised to run it (and tested to), see
+            `edge_runtime.interpreters.BACKENDS`.
+        calibrated: whether the quantiser needs to see images.
     """
 
     name: str
@@ -47,25 +56,37 @@ class Format:
     scheme: str
     dtype: str
     about: str
+    runtimes: tuple[str, ...]
     tolerance: Tolerance
+    calibrated: bool = False
 
     def file_name(self, model: str) -> str:
         """Name of the file for a model's name."""
         return f"{model}-{self.name}.{self.kind}"
 
 
+_FLOAT = Tolerance(0.999, 0.002, 1e-3, 0.005)
+_INT8 = Tolerance(0.95, 0.01, 0.25, 0.03)  # one slice in hundreds lies on a steep edge
+_EVERY_TFLITE = ("litert", "tflite-runtime", "tensorflow")
+
 FORMATS = {
     f.name: f
     for f in (
         Format("float32", "tflite", "float32", "float32", "TFLite, float weights and activations",
-               Tolerance(0.999, 0.002, 1e-3)),
+               _EVERY_TFLITE, _FLOAT),
         Format("float16", "tflite", "float16", "float32", "TFLite, weights in half precision",
-               Tolerance(0.995, 0.005, 0.02)),
+               _EVERY_TFLITE, Tolerance(0.995, 0.005, 0.02, 0.01)),
         Format("dynamic", "tflite", "dynamic", "float32", "TFLite, int8 weights, float activations",
-               Tolerance(0.98, 0.01, 0.15)),
+               ("litert", "tensorflow"), Tolerance(0.98, 0.01, 0.15, 0.02)),
         Format("int8", "tflite", "int8-full", "uint8", "TFLite, integers only; uint8 in",
-               Tolerance(0.95, 0.01, 0.25)),  # one slice in hundreds lies on a steep edge
-        Format("onnx", "onnx", "float32", "float32", "ONNX float32 for ONNX Runtime",
-               Tolerance(0.999, 0.002, 1e-3)),
+               _EVERY_TFLITE, _INT8, calibrated=True),
+        Format("int16x8", "tflite", "int16x8", "float32",
+               "TFLite, int16 activations, int8 weights; slow without a kernel for it",
+               ("litert", "tensorflow"), Tolerance(0.98, 0.01, 0.25, 0.02), calibrated=True),
+        Format("onnx", "onnx", "float32", "float32", "ONNX, float weights and activations",
+               ("onnxruntime",), _FLOAT),
+        Format("onnx-int8", "onnx", "qdq-int8", "float32",
+               "ONNX, int8 weights and activations between floats at both ends (QDQ)",
+               ("onnxruntime",), _INT8, calibrated=True),
     )
 }  # fmt: skip

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.benchmark.figures import paired_ratio
+from edge_runtime.interpreters import Graph, open_graph
 from edge_runtime.model_file import ModelFile
 from export.formats import Tolerance
+from trainer.evaluation.calibration import expected_calibration_error
 from trainer.evaluation.metrics import group_interval
 from trainer.evaluation.predict import observe_file, softmax
 from trainer.run import Images
+
+LATENCY_IMAGES = 100
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a file is compared with.
+
+    Attributes:
+        labels: the run's, in the order of its logits.
+        logits: of the Keras model on the held-out images, N×C.
+        temperature: of the Keras model.
+        float32: the run as a float32 TFLite file, which latencies are compared with; None where
+            there is none.
+    """
+
+    labels: Sequence[str]
+    logits: npt.NDArray[np.float32]
+    temperature: float
+    float32: ModelFile | None = None
 
 
 @dataclass(frozen=True)
@@ -27,7 +51,12 @@ class GateResult:
         interval95: of the paired difference, bootstrapped over groups, or over images where
             the group is unknown.
         max_abs_probability, mean_abs_probability: differences of probabilities.
-        per_class: label -> recall of the file and of Keras.
+        per_class: label -> recall of the file and of Keras, their paired difference and its
+            interval, number of images.
+        ece: expected calibration error of the file with temperature 1 (before), with its own
+            (after), and of Keras (float). The temperatures were fitted on the same images.
+        latency: median of the paired ratio of the bare interpreter call to that of the float32
+            file, with its interval, and both medians in ms; None where there is no such file.
         failures: what lies outside the tolerance, in words; empty means passed.
     """
 
@@ -39,7 +68,9 @@ class GateResult:
     interval95: list[float]
     max_abs_probability: float
     mean_abs_probability: float
-    per_class: dict[str, dict[str, float]]
+    per_class: dict[str, dict[str, Any]]
+    ece: dict[str, float]
+    latency: dict[str, Any] | None
     tolerance: Tolerance
     failures: tuple[str, ...]
 
@@ -56,55 +87,114 @@ class GateResult:
 def run_gate(
     file: ModelFile,
     held: Images,
-    keras_logits: npt.NDArray[np.float32],
-    keras_temperature: float,
+    reference: Reference,
     tolerance: Tolerance,
     progress: Callable[[int, int], None] | None = None,
 ) -> GateResult:
     """Compare a model file with Keras on the run's held-out images.
 
+    Classes are compared by name: a file whose labels stand in another order than its logits is
+    wrong, however well its numbers agree.
+
     Args:
         file: the packed, checked file.
         held: images of the validation side.
-        keras_logits, keras_temperature: of the Keras model, N×C on the same images.
     """
-    labels = file.info.labels
     logits = observe_file(file, held.pixels, progress=progress).logits
+    names = list(file.info.labels)
+    strangers = set(names) ^ set(reference.labels)
+    if not strangers:
+        logits = logits[:, [names.index(label) for label in reference.labels]]
     shares = softmax(logits, file.info.temperature)
-    reference = softmax(keras_logits, keras_temperature)
-    called, expected = shares.argmax(axis=1), reference.argmax(axis=1)
-    right = (called == held.labels).astype(np.float64)
-    right_float = (expected == held.labels).astype(np.float64)
-    gap = np.abs(shares - reference)
-    per_class = {
-        name: {"recall": float(right[here].mean()), "recall_float": float(right_float[here].mean())}
-        for c, name in enumerate(labels)
-        if (here := held.labels == c).any()
-    }
-    agreement, difference = float((called == expected).mean()), float((right - right_float).mean())
-    n, largest = len(held.labels), float(gap.max())
+    expected = softmax(reference.logits, reference.temperature)
+    same = shares.argmax(axis=1) == expected.argmax(axis=1)
+    right = (shares.argmax(axis=1) == held.labels).astype(np.float64)
+    right_float = (expected.argmax(axis=1) == held.labels).astype(np.float64)
+    gap = np.abs(shares - expected)
     # An image of unknown group stands for itself; one group of all would have no spread.
     groups = [group or f"image {i}" for i, group in enumerate(held.groups)]
-    checks = (
-        (agreement >= tolerance.needed_agreement(n),
-         f"agrees with Keras on {agreement:.2%} of {n} images, "
-         f"below {tolerance.needed_agreement(n):.2%}"),
-        (difference >= -tolerance.allowed_drop(n),
-         f"loses {-100 * difference:.2f} points of accuracy, "
-         f"over {100 * tolerance.allowed_drop(n):.2f}"),
-        (largest <= tolerance.probability,
-         f"a probability differs by {largest:.3f}, over {tolerance.probability}"),
-    )  # fmt: skip
-    return GateResult(
-        n=n,
-        agreement=agreement,
-        accuracy=float(right.mean()),
-        accuracy_float=float(right_float.mean()),
-        difference=difference,
-        interval95=group_interval(right - right_float, groups),
-        max_abs_probability=largest,
-        mean_abs_probability=float(gap.mean()),
-        per_class=per_class,
-        tolerance=tolerance,
-        failures=tuple(words for fine, words in checks if not fine),
-    )
+    figures: dict[str, Any] = {
+        "n": len(held.labels),
+        "agreement": float(same.mean()),
+        "accuracy": float(right.mean()),
+        "accuracy_float": float(right_float.mean()),
+        "difference": float((right - right_float).mean()),
+        "interval95": group_interval(right - right_float, groups),
+        "max_abs_probability": float(gap.max()),
+        "mean_abs_probability": float(gap.mean()),
+        "per_class": _per_class(right, right_float, held.labels, groups, reference.labels),
+        "ece": {
+            "before": expected_calibration_error(softmax(logits), held.labels),
+            "after": expected_calibration_error(shares, held.labels),
+            "float": expected_calibration_error(expected, held.labels),
+        },
+        "latency": _latency(file, reference.float32, held.pixels),
+    }
+    failures = [f"labels that are not the run's: {', '.join(sorted(strangers))}"] * bool(strangers)
+    failures += _failures(figures, tolerance)
+    return GateResult(**figures, tolerance=tolerance, failures=tuple(failures))
+
+
+def _failures(figures: dict[str, Any], tolerance: Tolerance) -> list[str]:
+    """What lies outside the tolerance, in words."""
+    n, agreement, difference = figures["n"], figures["agreement"], figures["difference"]
+    largest = figures["max_abs_probability"]
+    failures = []
+    if agreement < tolerance.needed_agreement(n):
+        failures.append(f"agrees with Keras on {agreement:.2%} of {n} images, "
+                        f"below {tolerance.needed_agreement(n):.2%}")  # fmt: skip
+    if difference < -tolerance.allowed_drop(n):
+        failures.append(f"loses {-100 * difference:.2f} points of accuracy, "
+                        f"over {100 * tolerance.allowed_drop(n):.2f}")  # fmt: skip
+    if largest > tolerance.probability:
+        failures.append(f"a probability differs by {largest:.3f}, over {tolerance.probability}")
+    for label, row in figures["per_class"].items():
+        allowed = tolerance.allowed_class_drop(row["n"])
+        if row["difference"] < -allowed:
+            failures.append(f"loses {-100 * row['difference']:.2f} points of {label}'s recall, "
+                            f"over {100 * allowed:.2f}")  # fmt: skip
+    return failures
+
+
+def _per_class(
+    right: npt.NDArray[np.float64],
+    right_float: npt.NDArray[np.float64],
+    truth: npt.NDArray[np.int64],
+    groups: Sequence[str],
+    labels: Sequence[str],
+) -> dict[str, dict[str, Any]]:
+    rows = {}
+    for c, label in enumerate(labels):
+        here = np.flatnonzero(truth == c)
+        if here.size:
+            gain = right[here] - right_float[here]
+            rows[label] = {
+                "n": int(here.size),
+                "recall": float(right[here].mean()),
+                "recall_float": float(right_float[here].mean()),
+                "difference": float(gain.mean()),
+                "interval95": group_interval(gain, [groups[int(i)] for i in here]),
+            }
+    return rows
+
+
+def _latency(
+    file: ModelFile, float32: ModelFile | None, pixels: npt.NDArray[np.uint8]
+) -> dict[str, Any] | None:
+    """Both files on the same images in turns, one thread each."""
+    if float32 is None:
+        return None
+    graphs = [open_graph(float32), open_graph(file)]
+    times: list[list[float]] = [[], []]
+    for i, image in enumerate(pixels[:LATENCY_IMAGES]):
+        for which in (0, 1) if i % 2 else (1, 0):
+            times[which].append(_span_ms(graphs[which], image))
+    ratio, interval = paired_ratio(times[0][5:] or times[0], times[1][5:] or times[1])
+    middle = [float(np.median(spans)) for spans in times]
+    return {"ratio": ratio, "interval95": interval, "ms": middle[1], "float32_ms": middle[0]}
+
+
+def _span_ms(graph: Graph, image: npt.NDArray[np.uint8]) -> float:
+    begun = time.perf_counter()
+    graph.run(image)
+    return (time.perf_counter() - begun) * 1e3

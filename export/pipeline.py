@@ -15,11 +15,12 @@ from edge_runtime.errors import DataError, ModelError
 from edge_runtime.files import write_bytes
 from edge_runtime.model_file import ModelFile, pack_model, parse_model
 from edge_runtime.model_info import ModelInfo
-from export.calibration import choose_calibration, digest
-from export.formats import Format
-from export.gate import GateResult, run_gate
+from export.calibration import choose_calibration, digest, read_calibration, record
+from export.formats import FORMATS, Format
+from export.gate import GateResult, Reference, run_gate
 from export.graph import export_graph
-from export.onnx import convert_onnx, onnx_ops
+from export.kinds import graph_kinds
+from export.onnx import convert_onnx, onnx_facts, quantize_onnx
 from export.tflite import convert_tflite, graph_facts, output_order
 from trainer.evaluation.judgement import Judgement, fit_judgement
 from trainer.evaluation.predict import observe_file, observer
@@ -40,29 +41,39 @@ class ExportSettings:
         out: folder for the files.
         name: the model's name, and the beginning of the files' names.
         calibration_images: how many images the quantiser sees.
+        calibration_folder: images of one's own for it, instead of the run's.
         license: of the model, or None.
         max_error: error rate that the thresholds are chosen for; None takes the run's.
     """
 
     out: Path
     name: str
-    calibration_images: int = 256
+    calibration_images: int = 64
     seed: int = 0
     license: str | None = None
     max_error: float | None = None
+    calibration_folder: Path | None = None
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One exported file: where it is, what is in it, how it did."""
+    """One exported file: where it is, what is in it, how it did.
+
+    Attributes:
+        ops, macs: op -> how often; multiply-accumulates.
+        calibration: the images that the quantiser saw, see `calibration.record`; None without.
+        size_ratio: of the graph to that of the run as float32 TFLite, both without metadata.
+    """
 
     format: Format
     path: Path
     bytes: int
     sha256: str
     ops: dict[str, int]
-    macs: int | None
+    macs: int
     temperature: float
+    calibration: dict[str, Any] | None
+    size_ratio: float
     gate: GateResult
 
     def to_json(self) -> dict[str, Any]:
@@ -76,6 +87,9 @@ class Exported:
             "ops": self.ops,
             "macs": self.macs,
             "temperature": self.temperature,
+            "runtimes": list(self.format.runtimes),
+            "size_ratio": self.size_ratio,
+            "calibration": self.calibration,
         } | self.gate.to_json()
 
 
@@ -93,7 +107,9 @@ class Exporter:
         self._held = run.validation()
         if len(self._held.labels) == 0:
             raise DataError("the run holds no held-out images to prove an export on")
-        self._reference = observer(self._model)(self._held.pixels).logits
+        logits = observer(self._model)(self._held.pixels).logits
+        plain = parse_model(self.packed(FORMATS["float32"], None))
+        self._reference = Reference(run.labels, logits, self.keras_temperature, plain)
 
     @property
     def graph(self) -> keras.Model:
@@ -109,15 +125,13 @@ class Exporter:
         Raises:
             ModelError: the conversion itself fails.
         """
-        calibration = self._calibration() if form.name == "int8" else None
+        calibration = self._calibration() if form.calibrated else None
         graph, outputs, ops, macs = self._convert(form, calibration)
         info = self._describe(form, outputs, calibration)
         info = self._with_judgement(parse_model(pack_model(graph, info, form.kind)))
         data = pack_model(graph, info, form.kind)
         file = parse_model(data)
-        gate = run_gate(
-            file, self._held, self._reference, self.keras_temperature, form.tolerance, progress
-        )
+        gate = run_gate(file, self._held, self._reference, form.tolerance, progress)
         path = self._settings.out / form.file_name(self._settings.name)
         aside = path.with_name(path.name + REJECTED)
         if gate.passed:
@@ -126,7 +140,38 @@ class Exporter:
         else:
             path = aside
             write_bytes(aside, data)
-        return Exported(form, path, len(data), file.sha256, ops, macs, file.info.temperature, gate)
+        plain = self._reference.float32
+        return Exported(
+            format=form,
+            path=path,
+            bytes=len(data),
+            sha256=file.sha256,
+            ops=ops,
+            macs=macs,
+            temperature=file.info.temperature,
+            calibration=None if calibration is None else record(calibration),
+            size_ratio=len(file.graph) / len(plain.graph) if plain else 1.0,
+            gate=gate,
+        )
+
+    @property
+    def held_pixels(self) -> npt.NDArray[np.uint8]:
+        """The held-out images, N×size×size."""
+        return self._held.pixels
+
+    def int8_graph(self) -> bytes:
+        """The int8 flatbuffer alone, whether or not its file would pass."""
+        return convert_tflite(self._graph, "int8", self._calibration())
+
+    @property
+    def reference(self) -> Reference:
+        """What every file is compared with."""
+        return self._reference
+
+    def packed(self, form: Format, calibration: npt.NDArray[np.uint8] | None) -> bytes:
+        """A file without what is fitted on its answers (temperature, thresholds, familiarity)."""
+        graph, outputs, _, _ = self._convert(form, calibration)
+        return pack_model(graph, self._describe(form, outputs, calibration), form.kind)
 
     @property
     def keras_temperature(self) -> float:
@@ -154,20 +199,24 @@ class Exporter:
         return float(self._run.settings["max_error"] if chosen is None else chosen)
 
     def _calibration(self) -> npt.NDArray[np.uint8]:
-        return choose_calibration(
-            self._run.calibration(), self._settings.calibration_images, self._settings.seed
-        )
+        own, count = self._settings.calibration_folder, self._settings.calibration_images
+        if own is not None:
+            return read_calibration(own, self._run.preprocess, count)
+        return choose_calibration(self._run.calibration(), count, self._settings.seed)
 
     def _convert(
         self, form: Format, calibration: npt.NDArray[np.uint8] | None
-    ) -> tuple[bytes, dict[str, int], dict[str, int], int | None]:
+    ) -> tuple[bytes, dict[str, int], dict[str, int], int]:
         if form.kind == "onnx":
             data = convert_onnx(self._graph, self._outputs)
-            return data, self._outputs, onnx_ops(data), None
+            if calibration is not None:
+                data = quantize_onnx(data, calibration)
+            return data, self._outputs, *onnx_facts(data)
         data = convert_tflite(self._graph, form.name, calibration)
         facts = graph_facts(data)
-        if form.name == "int8" and not facts.integer_only:
-            raise ModelError("the int8 graph still computes with floats")
+        found = graph_kinds(data).scheme
+        if found != form.scheme:
+            raise ModelError(f"the converter was asked for {form.scheme} and gave {found}")
         return data, output_order(data, self._outputs), facts.ops, facts.macs
 
     def _describe(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,8 +42,8 @@ def convert_tflite(
 
     Args:
         graph: from `export_graph`.
-        name: `float32`, `float16`, `dynamic` or `int8`.
-        calibration: uint8 N×size×size of the training side; for int8 only.
+        name: `float32`, `float16`, `dynamic`, `int8` or `int16x8`.
+        calibration: uint8 N×size×size of the training side, for int8 and int16x8.
 
     Raises:
         ModelError: the converter fails.
@@ -54,25 +56,30 @@ def convert_tflite(
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if name == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if name == "int8":
+    if name in ("int8", "int16x8"):
         if calibration is None:
-            raise ValueError("int8 needs calibration images")
-        images = calibration
-
-        def representative() -> Iterator[list[npt.NDArray[np.float32]]]:
-            for image in images:
-                yield [image[None, ..., None].astype(np.float32)]
-
-        converter.representative_dataset = representative
+            raise ValueError(f"{name} needs calibration images")
+        converter.representative_dataset = partial(_representative, calibration)
+    if name == "int16x8":
+        sixteen = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        converter.target_spec.supported_ops = [sixteen]
+    if name == "int8":
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = tf.int8
     try:
-        with quiet_stderr():
+        with quiet_stderr(), warnings.catch_warnings():
+            # It misses statistics of the inputs, which come from the representative images.
+            warnings.filterwarnings("ignore", "Statistics for quantized inputs")
             flatbuffer: bytes = converter.convert()
     except Exception as error:  # the converter raises whatever its parts raise
         raise ModelError(f"the TFLite converter failed: {one_line(error)}") from None
     return repack(flatbuffer)
+
+
+def _representative(images: npt.NDArray[np.uint8]) -> Iterator[list[npt.NDArray[np.float32]]]:
+    for image in images:
+        yield [image[None, ..., None].astype(np.float32)]
 
 
 def output_order(flatbuffer: bytes, wanted: dict[str, int]) -> dict[str, int]:
@@ -83,10 +90,10 @@ def output_order(flatbuffer: bytes, wanted: dict[str, int]) -> dict[str, int]:
     Raises:
         ModelError: an output got lost.
     """
-    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
 
     with quiet_stderr():
-        interpreter = tf.lite.Interpreter(model_content=flatbuffer)
+        interpreter = Interpreter(model_content=flatbuffer)
         named = interpreter.get_signature_runner().get_output_details()
     places = [detail["index"] for detail in interpreter.get_output_details()]
     try:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from edge_runtime.preprocess import Preprocess, preprocess
+from export.formats import FORMATS
+from export.pipeline import Exporter, ExportSettings
 from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.evaluation.calibration import fit_temperature
 from trainer.evaluation.predict import observer
@@ -35,9 +37,11 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             for i, c in enumerate(labels)
         ]
     )
-    model.compile("adam", "sparse_categorical_crossentropy")
+    # Smoothed labels keep the logits small, as those of a network that meets real data are.
+    model.compile("adam", keras.losses.CategoricalCrossentropy(label_smoothing=0.2))
     model.optimizer.learning_rate = 0.01
-    model.fit(pixels[..., None].astype("float32"), labels, epochs=15, batch_size=24, verbose=0)
+    truth = np.eye(4, dtype=np.float32)[labels]
+    model.fit(pixels[..., None].astype("float32"), truth, epochs=45, batch_size=24, verbose=0)
     temperature = fit_temperature(observer(model)(pixels[120:]).logits, labels[120:])
     folder = tmp_path_factory.mktemp("run")
     run = Run(
@@ -65,3 +69,10 @@ def save_images(path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
     groups = np.array([f"g{i // 3}" for i in range(len(labels))])
     sources = np.array(["a" if i % 3 else "b" for i in range(len(labels))])
     np.savez_compressed(path, pixels=pixels, labels=labels, groups=groups, sources=sources)
+
+
+@pytest.fixture(scope="session")
+def files(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tiny run in every format, name -> path."""
+    exporter = Exporter(tiny_run, ExportSettings(tmp_path_factory.mktemp("files"), "tiny"))
+    return {name: exporter.export(form).path for name, form in FORMATS.items()}

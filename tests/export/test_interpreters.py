@@ -12,19 +12,10 @@ import pytest
 from edge_runtime.interpreters import BACKENDS, open_graph
 from edge_runtime.model_file import bundled_model, read_model
 from edge_runtime.preprocess import preprocess
-from export.formats import FORMATS
-from export.pipeline import Exporter, ExportSettings
 from trainer.data.phantom import CLASSES, draw_phantom
-from trainer.run import Run
 
 TFLITE = ("litert", "tensorflow")
 TOOL = Path(sys.executable).parent / "btc-edge"
-
-
-@pytest.fixture(scope="module")
-def files(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    exporter = Exporter(tiny_run, ExportSettings(tmp_path_factory.mktemp("files"), "tiny"))
-    return {name: exporter.export(FORMATS[name]).path for name in FORMATS}
 
 
 def logits_of(path: Path, backend: str, threads: int = 1) -> tuple[np.ndarray, float]:
