@@ -15,6 +15,7 @@ from edge_runtime.errors import DataError, ModelError
 from edge_runtime.files import write_bytes
 from edge_runtime.model_file import ModelFile, pack_model, parse_model
 from edge_runtime.model_info import ModelInfo
+from export.bias import correct_bias
 from export.calibration import choose_calibration, digest, read_calibration, record
 from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
@@ -161,7 +162,7 @@ class Exporter:
 
     def int8_graph(self) -> bytes:
         """The int8 flatbuffer alone, whether or not its file would pass."""
-        return convert_tflite(self._graph, "int8", self._calibration())
+        return self._tflite("int8", self._calibration())
 
     @property
     def reference(self) -> Reference:
@@ -212,12 +213,18 @@ class Exporter:
             if calibration is not None:
                 data = quantize_onnx(data, calibration)
             return data, self._outputs, *onnx_facts(data)
-        data = convert_tflite(self._graph, form.name, calibration)
+        data = self._tflite(form.name, calibration)
         facts = graph_facts(data)
         found = graph_kinds(data).scheme
         if found != form.scheme:
             raise ModelError(f"the converter was asked for {form.scheme} and gave {found}")
         return data, output_order(data, self._outputs), facts.ops, facts.macs
+
+    def _tflite(self, name: str, calibration: npt.NDArray[np.uint8] | None) -> bytes:
+        data = convert_tflite(self._graph, name, calibration)
+        if name == "int8" and calibration is not None:
+            return correct_bias(self._graph, data, calibration)
+        return data
 
     def _describe(
         self,

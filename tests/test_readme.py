@@ -37,7 +37,20 @@ def test_every_command_is_documented() -> None:
     assert words == {"btc-audit", "btc-train", "btc-evaluate", "btc-export", "btc-edge"}
 
 
-@pytest.mark.parametrize("name", ["honest", "robust", "unfamiliar", "formats"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "honest",
+        "robust",
+        "unfamiliar",
+        "formats",
+        "runtimes",
+        "calibration",
+        "footprint",
+        "device",
+        "hostile",
+    ],
+)
 def test_result_tables_are_those_of_the_benchmarks(name: str) -> None:
     made = (README.parent / "benchmarks" / "results" / f"{name}.md").read_text("utf-8").strip()
     assert made in README.read_text("utf-8")
@@ -53,6 +66,9 @@ def make_tables(folder: Path) -> None:
         ("robust", *runs, data, "--out", results),
         ("card", model, folder / "runs" / "grouped", "--results", results, "--out",
          folder / "card.md"),
+        ("runtimes", model.parent, data, "--images", 10, "--out", results),
+        ("calibration", folder / "runs" / "grouped", "--images", 4, "--seeds", 1, "--out",
+         results),
         ("recipes", data, "--boxes", folder / "boxes.csv", "--partial",
          folder / "tumor-untyped.zip", "--epochs", 1, "--out", results),
     ):  # fmt: skip

@@ -1,0 +1,310 @@
+"""An int8 file beside the float graph it came from: the same layers, run as either has them.
+
+A TFLite graph cannot mix kernels of both kinds, so a layer "as in the file" is the float graph
+with that layer's rounded weights and with its output rounded and clipped to the file's steps.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.errors import ModelError
+from edge_runtime.interpreters import quiet_stderr
+from export.repack import repack
+from export.tflite import output_order
+
+Floats = npt.NDArray[np.float32]
+INPUT, ROUNDING = "QUANTIZE", ("QUANTIZE", "DEQUANTIZE")
+MOVES = ("MAX_POOL_2D", "RESHAPE", "TRANSPOSE")  # hand values on in the steps they came in
+DEAD = 1e-4  # of the strongest channel's weights
+
+
+class Layer(NamedTuple):
+    """An op of both graphs: `place` among the float one's (-1 for the input), `tensor` that it
+    puts out in each, and the `constants` that the file computes with, by input slot."""
+
+    place: int
+    op: str
+    shape: tuple[int, ...]
+    tensor: tuple[int, int]
+    step: float
+    zero: int
+    constants: dict[int, Floats] = {}  # noqa: RUF012 - of a tuple, and never written to
+    weight_sqnr: float | None = None
+    weight_spread: float | None = None
+
+
+class Errors:
+    """Running sums over images of a layer's true and seen outputs."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.signal = self.noise = 0.0
+        self.values = self.outside = 0
+        self.low, self.high = float("inf"), float("-inf")
+        # Half a step beyond an end still rounds to it, with no more error than elsewhere.
+        self._ends = [(end - layer.zero) * layer.step for end in (-128.5, 127.5)]
+
+    def add(self, true: Floats, seen: Floats) -> None:
+        self.signal += float(np.square(true, dtype=np.float64).sum())
+        self.noise += float(np.square(true - seen, dtype=np.float64).sum())
+        self.values += true.size
+        self.outside += int(((true < self._ends[0]) | (true > self._ends[1])).sum())
+        self.low, self.high = min(self.low, float(true.min())), max(self.high, float(true.max()))
+
+    @property
+    def rmse(self) -> float:
+        return float(np.sqrt(self.noise / max(self.values, 1)))
+
+    @property
+    def sqnr(self) -> float | None:
+        return _decibels(self.signal, self.noise)
+
+
+def _decibels(signal: float, noise: float) -> float | None:
+    return 10 * float(np.log10(signal / noise)) if signal > 0 and noise > 0 else None
+
+
+def read_graph(flatbuffer: bytes) -> Any:
+    """A TFLite flatbuffer as objects that can be changed; see `write_graph`."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(flatbuffer, 0))
+
+
+def logits_tensor(model: Any, flatbuffer: bytes) -> int:
+    return int(model.subgraphs[0].outputs[output_order(flatbuffer, {"logits": 0})["logits"]])
+
+
+def named_ops(model: Any) -> list[tuple[str, Any]]:
+    """The ops of a graph by name."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
+    codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
+    return [(codes[op.opcodeIndex], op) for op in model.subgraphs[0].operators]
+
+
+def pair_layers(model: Any, file: Any) -> list[Layer]:
+    """The layers that a float graph and its int8 file have, in order; the converter keeps it.
+
+    Raises:
+        ModelError: the file is not of this graph.
+    """
+    ours, theirs = model.subgraphs[0], file.subgraphs[0]
+    floats = named_ops(model)
+    integers = [(name, op) for name, op in named_ops(file) if name not in ROUNDING]
+    if [name for name, _ in floats] != [name for name, _ in integers]:
+        raise ModelError("the int8 file is not of this graph: its layers differ")
+    pixels = _layer(ours, theirs, -1, INPUT, (int(ours.inputs[0]), int(theirs.inputs[0])))
+    layers = [pixels._replace(zero=pixels.zero - 128)]  # uint8 outside, one step apart from int8
+    for place, ((name, op), (_, other)) in enumerate(zip(floats, integers, strict=True)):
+        layer = _layer(ours, theirs, place, name, (int(op.outputs[0]), int(other.outputs[0])))
+        layers.append(_with_constants(layer, model, op, file, other))
+    return layers
+
+
+def _layer(ours: Any, theirs: Any, place: int, name: str, tensor: tuple[int, int]) -> Layer:
+    mine, other = ours.tensors[tensor[0]], theirs.tensors[tensor[1]]
+    grid, shape = other.quantization, tuple(int(n) for n in mine.shape)
+    if grid is None or grid.scale is None or shape != tuple(other.shape):
+        raise ModelError("the int8 file is not of this graph: its outputs differ")
+    return Layer(place, name, shape, tensor, float(grid.scale[0]), int(grid.zeroPoint[0]))
+
+
+def _with_constants(layer: Layer, model: Any, op: Any, file: Any, other: Any) -> Layer:
+    """The layer with its weights and bias as the file rounds them, and how well it does."""
+    constants, sqnr, spread = {}, None, None
+    for slot, (mine, theirs) in enumerate(zip(op.inputs, other.inputs, strict=False)):
+        if mine < 0 or theirs < 0:
+            continue
+        true, seen = constant_of(model, mine), constant_of(file, theirs)
+        if true is None or seen is None or true.dtype != np.float32:
+            continue
+        constants[slot] = seen
+        if slot == 1:
+            sqnr = _decibels(float(np.square(true).sum()), float(np.square(true - seen).sum()))
+            axis = file.subgraphs[0].tensors[theirs].quantization.quantizedDimension
+            peaks = np.abs(true).max(axis=tuple(i for i in range(true.ndim) if i != axis))
+            alive = peaks[peaks > peaks.max() * DEAD]
+            spread = float(alive.max() / alive.min()) if len(alive) else None
+    return layer._replace(constants=constants, weight_sqnr=sqnr, weight_spread=spread)
+
+
+def constant_of(model: Any, number: int) -> Any:
+    """The values of a constant tensor, floats where it has a scale; None for a computed one."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    kinds = schema.TensorType
+    dtypes = {kinds.FLOAT32: "<f4", kinds.INT8: "<i1", kinds.INT32: "<i4"}
+    tensor = model.subgraphs[0].tensors[number]
+    data = model.buffers[tensor.buffer].data
+    if data is None or tensor.type not in dtypes:
+        return None
+    raw = np.frombuffer(np.asarray(data, np.uint8).tobytes(), dtypes[tensor.type])
+    values, grid = raw.reshape(tensor.shape), tensor.quantization
+    if grid is None or grid.scale is None:
+        return values
+    along = [1] * values.ndim
+    along[grid.quantizedDimension] = len(grid.scale)
+    scale, zero = (np.reshape(v, along) for v in (grid.scale, grid.zeroPoint))
+    return ((values.astype(np.float64) - zero) * scale).astype(np.float32)
+
+
+def run_file(
+    floats: bytes, flatbuffer: bytes, images: npt.NDArray[np.uint8], layers: list[Layer]
+) -> list[Errors]:
+    """The errors of each layer as they add up in the file."""
+    errors = [Errors(layer) for layer in layers]
+    pixels = images[..., None]
+    ours, theirs = ([layer.tensor[side] for layer in layers] for side in (0, 1))
+    for trues, seens in zip(
+        run_graph(floats, pixels.astype(np.float32), ours, inside=True),
+        run_graph(flatbuffer, pixels, theirs, inside=True),
+        strict=True,
+    ):
+        for error, true, seen in zip(errors, trues, seens, strict=True):
+            error.add(true, seen)
+    return errors
+
+
+def run_emulated(
+    model: Any,
+    layers: list[Layer],
+    images: npt.NDArray[np.uint8],
+    logits: int,
+    errors: Errors | None = None,
+) -> Floats:
+    """Logits (N×C) of the float graph with `layers` as in the file.
+
+    Args:
+        errors: of one of them, to be counted.
+    """
+    pixels = fed = images[..., None].astype(np.float32)
+    for layer in layers:
+        if layer.place < 0:  # a device hands over pixels as they are; the file may scale them
+            fed = (pixels - 128 - layer.zero) * np.float32(layer.step)
+    flatbuffer, true = _emulate(model, layers, errors.layer if errors else None)
+    wanted = [logits] if errors is None or true is None else [logits, true, errors.layer.tensor[0]]
+    rows = []
+    for number, (row, *outputs) in enumerate(run_graph(flatbuffer, fed, wanted)):
+        rows.append(row[0])
+        if errors is not None and outputs:
+            errors.add(*outputs)
+        elif errors is not None and errors.layer.place < 0:
+            errors.add(pixels[number], fed[number])
+    return np.stack(rows)
+
+
+def _emulate(
+    model: Any, layers: list[Layer], probe: Layer | None = None
+) -> tuple[bytes, int | None]:
+    """The float graph with `layers` as in the file.
+
+    Returns:
+        A flatbuffer, and the number of a tensor that holds what `probe` would put out in float;
+        its output as in the file keeps its own number. Both are outputs of the graph.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = copy.deepcopy(model)
+    graph, chosen = model.subgraphs[0], {layer.place: layer for layer in layers}
+    rounding = []
+    for name in ROUNDING:
+        number = getattr(schema.BuiltinOperator, name)
+        code = schema.OperatorCodeT(builtinCode=number, deprecatedBuiltinCode=number, version=2)
+        rounding.append(len(model.operatorCodes))
+        model.operatorCodes.append(code)
+    operators, true = graph.operators, None
+    graph.operators = []
+    for place, op in enumerate(operators):
+        layer = chosen.get(place)
+        if layer is None or layer.op in MOVES:
+            graph.operators.append(op)
+            continue
+        if layer is probe:
+            twin = copy.deepcopy(op)
+            true = _add_tensor(model, op.outputs[0])
+            twin.outputs = [true]
+            graph.operators.append(twin)
+            graph.outputs = [*graph.outputs, true, op.outputs[0]]
+        last = op.outputs[0]
+        op.inputs = [
+            _add_tensor(model, i, layer.constants[slot]) if slot in layer.constants else i
+            for slot, i in enumerate(op.inputs)
+        ]
+        plain, rounded = _add_tensor(model, last), _add_tensor(model, last)
+        graph.tensors[rounded].type = schema.TensorType.INT8
+        graph.tensors[rounded].quantization = schema.QuantizationParametersT(
+            scale=[layer.step], zeroPoint=[layer.zero]
+        )
+        op.outputs = [plain]
+        graph.operators.append(op)
+        for code, before, after in zip(rounding, (plain, rounded), (rounded, last), strict=True):
+            graph.operators.append(
+                schema.OperatorT(opcodeIndex=code, inputs=[before], outputs=[after])
+            )
+    return write_graph(model), true
+
+
+def _add_tensor(model: Any, like: int, values: Floats | None = None) -> int:
+    """The number of a new tensor, shaped like another, computed or of constant values."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    tensors = model.subgraphs[0].tensors
+    tensor = copy.deepcopy(tensors[like])
+    tensor.name = f"{len(tensors)}".encode()
+    if values is not None:
+        tensor.buffer = len(model.buffers)
+        model.buffers.append(schema.BufferT(data=np.frombuffer(values.tobytes(), np.uint8)))
+    tensors.append(tensor)
+    return len(tensors) - 1
+
+
+def write_graph(model: Any) -> bytes:
+    """The flatbuffer of a graph."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return repack(bytes(builder.Output()))  # aligns the buffers
+
+
+def run_graph(
+    flatbuffer: bytes, images: npt.NDArray[Any], wanted: list[int], inside: bool = False
+) -> Iterator[list[Floats]]:
+    """Tensors of a graph for one image after the other, dequantised.
+
+    Args:
+        images: N×S×S×1, as the graph takes them.
+        wanted: their numbers.
+        inside: whether others than outputs are among them; slower.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    # The default delegate would keep what is between its ops to itself.
+    plain, fast = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES, OpResolverType.AUTO
+    with quiet_stderr():
+        interpreter = Interpreter(
+            model_content=flatbuffer,
+            experimental_preserve_all_tensors=inside,
+            experimental_op_resolver_type=plain if inside else fast,
+        )
+        interpreter.allocate_tensors()
+    (entry,) = interpreter.get_input_details()
+    grids = {d["index"]: d["quantization"] for d in interpreter.get_tensor_details()}
+    for image in images:
+        interpreter.set_tensor(entry["index"], image[None])
+        interpreter.invoke()
+        values = []
+        for number in wanted:
+            raw, (step, zero) = interpreter.get_tensor(number), grids[number]
+            if raw.dtype.kind != "f":
+                raw = (raw.astype(np.float32) - zero) * np.float32(step)
+            values.append(raw)
+        yield values
