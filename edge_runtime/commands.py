@@ -38,14 +38,14 @@ def run_command(command: click.Command, name: str, extra: str | None = None) -> 
         _say(name, "interrupted")
         code = ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone; what is still buffered must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader has gone
         code = ExitCode.OK
     except MemoryError:
         _say(name, "not enough memory for this")
         code = ExitCode.FAILED
     except OSError as error:
         _say(name, one_line(error))
+        _drop_output()
         code = ExitCode.FAILED
     except Exception as error:
         if os.environ.get("BTC_DEBUG"):
@@ -53,6 +53,15 @@ def run_command(command: click.Command, name: str, extra: str | None = None) -> 
         _say(name, f"unexpected {type(error).__name__}: {one_line(error)} (BTC_DEBUG=1 for more)")
         code = ExitCode.FAILED
     sys.exit(int(code or 0))
+
+
+def _drop_output() -> None:
+    """Send what stdout still holds to nowhere if it cannot be written: it must not raise again at
+    exit, where Python would answer with a code of its own."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _mend_streams() -> None:

@@ -49,7 +49,10 @@ def test_full_disk_is_an_error(picture: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
     with open("/dev/full", "w") as full:
-        done = subprocess.run([TOOL, "classify", picture], stdout=full, stderr=subprocess.PIPE)
+        done = subprocess.run(
+            [TOOL, "classify", picture], stdout=full, stderr=subprocess.PIPE,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+        )  # fmt: skip
     assert done.returncode == 1
     assert b"No space left" in done.stderr
     assert b"Traceback" not in done.stderr
