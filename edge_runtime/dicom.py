@@ -23,7 +23,7 @@ from pydicom.pixels.utils import as_pixel_options
 
 from edge_runtime.errors import InputError
 from edge_runtime.headers import read_header
-from edge_runtime.images import ImageLimits, as_gray
+from edge_runtime.images import MAX_SCANS, ImageLimits, as_gray
 from edge_runtime.slices import square_pixels
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ ELEMENTS = [
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 ITEM = b"\xfe\xff\x00\xe0"
 ITEMS_A_FRAME = 16  # in functional groups; each costs pydicom tens of microseconds
-SCANS = 100  # of one JPEG: a progressive one has about ten, and each costs a pass over the picture
 
 # What pydicom has to say of odd values quotes them, and a value may be a name.
 logging.getLogger("pydicom").disabled = True
@@ -143,7 +142,7 @@ def _is_bearable(frame: bytes, rows: int, columns: int, syntax: pydicom.uid.UID)
     if frame.startswith(b"\xff\xd8"):
         header = read_header(frame)
         told = header is not None and (header.height, header.width) == (rows, columns)
-        return told and frame.count(b"\xff\xda") <= SCANS
+        return told and frame.count(b"\xff\xda") <= MAX_SCANS
     # JPEG 2000: SOC and SIZ markers, then sizes and offsets (ITU T.800, A.5.1).
     places = [found.end() for found in re.finditer(rb"\xff\x4f\xff\x51", frame)]
     sizes = [struct.unpack_from(">4xIIII", frame, place) for place in places]

@@ -10,7 +10,6 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,7 +114,7 @@ def _guess(graph: bytes, kind: str, labels: list[str], digest: str) -> ModelInfo
     classes = len(labels) or min(flat, default=0)  # features are more than classes
     if classes not in flat:
         raise ModelError(f"none of its outputs is 1xC; {NEEDED}")
-    blank = ModelInfo(
+    return ModelInfo(
         name="unsigned",
         version="unknown",
         created="unknown",
@@ -124,5 +123,5 @@ def _guess(graph: bytes, kind: str, labels: list[str], digest: str) -> ModelInfo
         input={"dtype": dtype, "shape": shape, "range": [0, 255]},
         outputs={"logits": flat[classes]},
         quantization={"scheme": "unknown"},
+        graph_sha256=digest,
     )
-    return replace(blank, graph_sha256=digest)
