@@ -18,7 +18,14 @@ from edge_runtime.images import DEFAULT_LIMITS, MIB, ImageLimits, as_gray, read_
 from edge_runtime.inputs import Unusable
 from edge_runtime.interpreters import Graph, open_graph
 from edge_runtime.model_file import ModelFile, read_model
-from edge_runtime.prediction import Prediction, Status, failure, probabilities, status_of
+from edge_runtime.prediction import (
+    Prediction,
+    Status,
+    below_threshold,
+    failure,
+    probabilities,
+    status_of,
+)
 from edge_runtime.preprocess import frame_of, preprocess
 from edge_runtime.slices import Slice, slices_of
 from edge_runtime.study import study_answer
@@ -223,7 +230,7 @@ class Classifier:
         if status is Status.UNFAMILIAR:
             reason = "unlike the slices that the model learned from"
         elif status is Status.UNCERTAIN:
-            reason = f"confidence below {threshold:.3f}, the threshold of {label}"
+            reason = below_threshold(threshold, label)
         return Prediction(
             input=name,
             status=status,

@@ -103,6 +103,11 @@ def status_of(confidence: float, threshold: float | None, strange: bool) -> Stat
     return Status.OK if sure else Status.UNCERTAIN
 
 
+def below_threshold(threshold: float | None, label: str) -> str:
+    """Why an answer is uncertain, by `status_of`."""
+    return f"confidence below {threshold:.3f}, the threshold of {label}"
+
+
 def probabilities(logits: npt.NDArray[Any], temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """Softmax of logits divided by a temperature, over the last axis, in float64."""
     raw = logits.astype(np.float64)

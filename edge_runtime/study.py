@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.labels import fold_label
-from edge_runtime.prediction import Prediction, Status, failure, status_of
+from edge_runtime.prediction import Prediction, Status, below_threshold, failure, status_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -54,7 +54,7 @@ def study_answer(name: str, answers: Sequence[Prediction], classifier: Classifie
         strange = len(seen) - len(familiar)
         reason = f"{strange} of {len(seen)} slices are unlike those that the model learned from"
     elif status is Status.UNCERTAIN:
-        reason = f"confidence below {threshold:.3f}, the threshold of {label}"
+        reason = below_threshold(threshold, label)
     elif fold_label(label) == "notumor":
         sure = sum(a.label is not None and fold_label(a.label) != "notumor" for a in familiar)
         if sure:
