@@ -150,9 +150,11 @@ def _answers(
 
 def _studies(paths: Iterable[str]) -> Iterator[str]:
     """The words, each one patient; `-` stands for a list of them."""
+    from edge_runtime.inputs import lines_of
+
     for path in paths:
         if path == "-":
-            yield from (name for name in (line.rstrip("\r\n") for line in sys.stdin) if name)
+            yield from filter(None, lines_of(sys.stdin))
         else:
             yield path
 

@@ -33,7 +33,7 @@ def expand(
     """
     for word in words:
         if word == "-":
-            for name in _lines(listing):
+            for name in lines_of(listing):
                 if name is None:
                     yield None
                 elif name and name != "-":
@@ -86,7 +86,7 @@ def _is_bare_dicom(path: str) -> bool:
         return False
 
 
-def _lines(listing: IO[str]) -> Iterator[str | None]:
+def lines_of(listing: IO[str]) -> Iterator[str | None]:
     """The lines of a stream, with a None before each wait."""
     try:
         descriptor = listing.fileno()
