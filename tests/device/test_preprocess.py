@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge_runtime.errors import ModelError
-from edge_runtime.preprocess import Preprocess, head_box, preprocess
+from edge_runtime.preprocess import (
+    CONTRAST,
+    DENOISE,
+    Preprocess,
+    head_box,
+    preprocess,
+    steps_in_words,
+)
 from tests.device.conftest import draw_slice
 
 PLAIN = Preprocess(crop="none", window=None)
@@ -20,14 +31,22 @@ PLAIN = Preprocess(crop="none", window=None)
     hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=300)),
     st.sampled_from(["head", "none"]),
     st.sampled_from([None, (1.0, 99.5)]),
+    st.sampled_from(DENOISE),
+    st.sampled_from(CONTRAST),
+    st.sampled_from([16, 64, 97]),
 )
 def test_any_slice_becomes_a_square_of_bytes(
-    gray: np.ndarray, crop: str, window: tuple[float, float] | None
+    gray: np.ndarray,
+    crop: str,
+    window: tuple[float, float] | None,
+    denoise: str | None,
+    contrast: str | None,
+    size: int,
 ) -> None:
-    options = Preprocess(size=64, crop=crop, window=window)
+    options = Preprocess(size, crop, window, denoise, contrast)
     before = gray.copy()
     done = preprocess(gray, options)
-    assert done.shape == (64, 64)
+    assert done.shape == (size, size)
     assert done.dtype == np.uint8
     assert done.flags["C_CONTIGUOUS"]
     np.testing.assert_array_equal(gray, before)
@@ -95,16 +114,140 @@ GOLDEN_ROW = [114, 121, 128, 134, 141, 148, 153, 160]
 GOLDEN_DIGEST = "a566075a8f2a7521"
 
 
+# Rows 40 and 60, columns 40 to 47 of the 96×96 result. A median counts; the other two multiply
+# fractions, which other processors may round otherwise.
+GOLDEN_STEPS = {
+    (None, None): [
+        [97, 103, 103, 118, 128, 137, 151, 151],
+        [199, 206, 217, 223, 238, 249, 249, 207],
+    ],
+    ("median", None): [
+        [114, 103, 114, 118, 128, 137, 145, 152],
+        [199, 206, 217, 223, 234, 238, 234, 207],
+    ],
+    ("non-local-means", None): [
+        [106, 100, 108, 118, 127, 139, 147, 152],
+        [200, 208, 218, 225, 238, 247, 248, 204],
+    ],
+    (None, "clahe"): [[36, 44, 43, 66, 81, 94, 115, 115], [183, 192, 206, 214, 235, 249, 249, 194]],
+    ("median", "clahe"): [
+        [54, 40, 53, 59, 75, 89, 101, 111],
+        [186, 197, 214, 222, 240, 247, 240, 198],
+    ],
+    ("non-local-means", "clahe"): [
+        [33, 22, 35, 49, 62, 77, 90, 97],
+        [177, 190, 202, 213, 233, 247, 249, 181],
+    ],
+}
+
+
+@pytest.mark.parametrize("steps", list(GOLDEN_STEPS))
+def test_golden_steps(steps: tuple[str | None, str | None]) -> None:
+    """A grainy slice made of integers only."""
+    y, x = np.mgrid[0:224, 0:224]
+    inside = ((x - 112) ** 2 * 4 + (y - 112) ** 2 * 3) < 30_000
+    grain = (x * 7_919 + y * 104_729 + x * y * 31) % 23 - 11
+    gray = np.where(inside, (x * 3 + y * 5) % 128 + 60 + grain, (x + y) % 4).astype(np.uint8)
+    done = preprocess(gray, Preprocess(96, denoise=steps[0], contrast=steps[1]))
+    apart = np.abs(done[[40, 60], 40:48].astype(int) - GOLDEN_STEPS[steps]).max()
+    assert apart <= (0 if steps in ((None, None), ("median", None)) else 2)
+
+
+def test_median_removes_specks() -> None:
+    gray = draw_slice(4, side=128)
+    specks = gray.copy()
+    where = np.random.default_rng(0).random(gray.shape) < 0.02
+    specks[where] = np.where(gray[where] > 127, 0, 255)
+    left = np.abs(preprocess(specks, Preprocess(128, "none", None, "median")).astype(int) - gray)
+    assert np.abs(specks.astype(int) - gray)[where].mean() > 150
+    assert left[where].mean() < 15
+
+
+@pytest.mark.parametrize("size", [96, 128])
+def test_non_local_means_removes_grain_and_keeps_an_edge(size: int) -> None:
+    flat = np.where(np.arange(size) < size // 2, 60, 180) * np.ones((size, 1))
+    grainy = np.rint(flat + np.random.default_rng(1).normal(0, 8, flat.shape)).astype(np.uint8)
+    done = preprocess(grainy, Preprocess(size, "none", None, "non-local-means"))
+    for side in (slice(2, size // 2 - 2), slice(size // 2 + 2, -2)):
+        assert grainy[:, side].std() > 7
+        assert done[:, side].std() < 2
+        assert done[:, side].mean() == pytest.approx(flat[:, side].mean(), abs=1)
+    across = done.astype(float)[:, size // 2] - done[:, size // 2 - 1]
+    assert across.mean() > 115
+    blurred = preprocess(grainy, Preprocess(size, "none", None, "median"))
+    assert done[:, : size // 2 - 2].std() < blurred[:, : size // 2 - 2].std()
+
+
+@pytest.mark.parametrize("size", [64, 96, 128, 256])
+def test_clahe_raises_local_contrast_and_invents_no_clouds(size: int) -> None:
+    """Faint stripes beside a bright half get stronger; a flat head stays flat, which OpenCV's
+    8×8 tiles would not leave it at 96 pixels."""
+    x = np.arange(size)
+    faint = np.where(x < size // 2, 80 + x // 4 % 2 * 6, 240).astype(np.uint8)
+    gray = np.repeat(faint[None], size, axis=0)
+    done = preprocess(gray, Preprocess(size, "none", None, contrast="clahe"))
+    left = slice(4, size // 2 - 8)
+    assert done[:, left].std() > 1.2 * gray[:, left].std()
+    head = preprocess(draw_slice(1), Preprocess(size, contrast="clahe"))
+    middle = slice(size * 2 // 5, size * 3 // 5)
+    coarse = cv2.resize(head[middle, middle], (4, 4), interpolation=cv2.INTER_AREA)
+    assert coarse.std() < 8
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = cv2.getNumThreads()
+    yield
+    cv2.setNumThreads(before)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("denoise", DENOISE)
+@pytest.mark.parametrize("contrast", CONTRAST)
+def test_threads_change_nothing(denoise: str | None, contrast: str | None) -> None:
+    options = Preprocess(96, denoise=denoise, contrast=contrast)
+    grays = [draw_slice(seed, side=150 + seed) for seed in range(12)]
+    cv2.setNumThreads(1)
+    alone = [preprocess(gray, options) for gray in grays]
+    cv2.setNumThreads(4)
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda gray: preprocess(gray, options), grays * 4))
+    for one, other in zip(alone * 4, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+EVERY = [Preprocess(96, denoise=d, contrast=c) for d in DENOISE for c in CONTRAST]
+
+
 def test_options_survive_json() -> None:
-    for options in (Preprocess(), PLAIN, Preprocess(size=96, window=(0.0, 100.0))):
-        assert Preprocess.from_json(options.to_json()) == options
+    for options in (*EVERY, PLAIN, Preprocess(size=96, window=(0.0, 100.0))):
+        assert Preprocess.from_json(json.loads(json.dumps(options.to_json()))) == options
+
+
+def test_words_tell_options_apart() -> None:
+    told = [tuple(steps_in_words(options)) for options in (*EVERY, PLAIN, Preprocess(96, "none"))]
+    assert len(set(told)) == len(told)
+    assert all(len(steps) == 5 for steps in told)
+    assert "scaled to 128x128 pixels" in steps_in_words(Preprocess())
+    assert "percentile 1 to black, percentile 99.5 to white" in steps_in_words(Preprocess())[2]
+    assert "4x4 tiles" in steps_in_words(Preprocess(contrast="clahe"))[4]
 
 
 @pytest.mark.parametrize(
     "change",
     [{"size": 0}, {"size": "128"}, {"crop": "face"}, {"window": [99, 1]}, {"window": "1"},
-     {"denoise": "median"}, {"contrast": "clahe"}, {"rotate": 90}],
+     {"window": [0, 10**400]}, {"window": [False, True]}, {"window": [float("nan"), 99]},
+     {"window": [1, 50, 99]}, {"denoise": "wavelets"}, {"denoise": ""}, {"denoise": True},
+     {"denoise": ["median"]}, {"denoise": {}}, {"contrast": "median"}, {"contrast": 2.0},
+     {"contrast": ["clahe"]}, {"rotate": 90}],
 )  # fmt: skip
 def test_unknown_options_are_refused_not_guessed(change: dict) -> None:
     with pytest.raises(ModelError):
         Preprocess.from_json(Preprocess().to_json() | change)
+
+
+def test_a_step_of_another_version_is_named() -> None:
+    with pytest.raises(ModelError, match=r"denoise 'wavelets'; this version knows .*median"):
+        Preprocess(denoise="wavelets")
+    with pytest.raises(ModelError, match=r"contrast 'retinex'; this version knows .*clahe"):
+        Preprocess(contrast="retinex")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +15,8 @@ from edge_runtime.errors import DataError
 from edge_runtime.images import load_gray
 from edge_runtime.labels import fold_label
 from edge_runtime.preprocess import Preprocess, preprocess
-from trainer.data.dataset import Dataset, read_dataset
+from trainer.cli import train_command
+from trainer.data.dataset import Dataset, originals, read_dataset
 from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.data.split import fold_splits, split_dataset
 
@@ -42,6 +45,45 @@ def test_each_slice_is_what_the_device_would_see(phantom_zip: Path) -> None:
     with zipfile.ZipFile(phantom_zip) as archive:
         raw = archive.read(data.paths[7])
     np.testing.assert_array_equal(data.images[7], preprocess(load_gray(raw), OPTIONS))
+
+
+def test_originals_are_the_files_pictures(phantom_zip: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(phantom_zip) as archive:
+        archive.extractall(tmp_path)  # our own archive
+    for origin in (phantom_zip, tmp_path):
+        data = read_dataset(origin, OPTIONS).take([40, 7, 3])
+        assert data.origin == origin
+        again = originals(data, np.array([2, 0]))
+        for row, gray in zip((2, 0), again, strict=True):
+            np.testing.assert_array_equal(gray, load_gray(tmp_path / data.paths[row]))
+            assert gray is not None
+            np.testing.assert_array_equal(preprocess(gray, OPTIONS), data.images[row])
+    assert originals(data, []) == []
+
+
+def test_originals_that_are_gone_end_nothing(phantom_zip: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(phantom_zip) as archive:
+        archive.extractall(tmp_path / "folder")
+        names = sorted(archive.namelist())
+    data = read_dataset(tmp_path / "folder", OPTIONS)
+    gone, broken, other, kept = (tmp_path / "folder" / data.paths[i] for i in range(4))
+    gone.unlink()
+    broken.write_bytes(b"no picture")
+    shutil.copy(kept, other)  # another picture under the name of the one that was read
+    assert [gray is None for gray in originals(data, range(4))] == [True, True, True, False]
+    assert originals(replace(data, origin=None), [3]) == [None]
+    assert originals(replace(data, origin=tmp_path / "nowhere"), [3, 3]) == [None, None]
+    # A zip that lost a member, and one that is none any more.
+    packed = tmp_path / "less.zip"
+    with zipfile.ZipFile(phantom_zip) as source, zipfile.ZipFile(packed, "w") as out:
+        for name in names[1:]:
+            out.writestr(name, source.read(name))
+    whole = read_dataset(phantom_zip, OPTIONS)
+    first = whole.paths.index(names[0])
+    lost = originals(replace(whole, origin=packed), [first, whole.paths.index(names[1])])
+    assert [gray is None for gray in lost] == [True, False]
+    packed.write_bytes(b"PK")
+    assert originals(replace(whole, origin=packed), [first]) == [None]
 
 
 def test_bad_files_are_reported_and_skipped(phantom_zip: Path, tmp_path: Path) -> None:
@@ -201,3 +243,42 @@ def test_look_alikes_share_a_group_with_or_without_a_table(tmp_path: Path) -> No
 def test_too_few_groups_are_an_error() -> None:
     with pytest.raises(DataError, match="groups"):
         split_dataset(fake_dataset([0, 0, 1, 1], [0, 0, 1, 1]), "official", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], Preprocess(96)),
+        (["--denoise", "median", "--contrast", "clahe"], Preprocess(96, "head", (1.0, 99.5),
+                                                                    "median", "clahe")),
+        (["--denoise", "non-local-means", "--window", "none", "--size", "64"],
+         Preprocess(64, "head", None, "non-local-means")),
+        (["--window", "0.5,99", "--crop", "none"], Preprocess(96, "none", (0.5, 99.0))),
+    ],
+)  # fmt: skip
+def test_options_of_btc_train_become_preprocessing(
+    options: list[str], expected: Preprocess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer import pipeline
+
+    class Started(Exception):
+        """In place of a training."""
+
+    def start(job: pipeline.Job, *_: object, **__: object) -> None:
+        raise Started(job.preprocess)
+
+    monkeypatch.setattr(pipeline, "start_run", start)
+    done = CliRunner().invoke(
+        train_command, [str(tmp_path), "--out", str(tmp_path / "r"), *options]
+    )
+    assert isinstance(done.exception, Started), done.output
+    assert done.exception.args == (expected,)
+
+
+@pytest.mark.parametrize("window", ["1", "99,1", "a,b", "1,2,3", "-1,99", "0,101", "nan,99", ""])
+def test_an_unusable_window_is_named(window: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(train_command, [str(tmp_path), f"--window={window}"])
+    assert done.exit_code == 2
+    assert "neither two rising percentiles (1,99.5) nor none" in " ".join(
+        done.output.replace("\u2502", " ").split()
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edge_runtime import Classifier
-from edge_runtime.preprocess import Preprocess, preprocess
+from edge_runtime.preprocess import CONTRAST, DENOISE, Preprocess, preprocess
 from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.data.strangers import DRAWN, draw_strangers
 from trainer.evaluation.predict import Observed
@@ -81,3 +83,13 @@ def test_turned_copies_leave_half_turns_out() -> None:
     np.testing.assert_array_equal(copies, turned_copies(images, Preprocess(size=32)))
     for image, quarter in zip(images, copies[::2], strict=True):
         assert any(np.array_equal(quarter, np.rot90(image, k)) for k in (1, 3))
+
+
+@pytest.mark.parametrize("denoise", DENOISE)
+@pytest.mark.parametrize("contrast", CONTRAST)
+def test_turned_copies_are_filtered_once(denoise: str | None, contrast: str | None) -> None:
+    """The slices that are turned have been through the filters; only the crop is new."""
+    images, _ = slices(6, seed=4)
+    options = Preprocess(size=32)
+    filtered = replace(options, denoise=denoise, contrast=contrast)
+    np.testing.assert_array_equal(turned_copies(images, filtered), turned_copies(images, options))

@@ -47,6 +47,7 @@ class Dataset:
         boxes: float64 array of N×4, the tumour's box within the input, see `boxes`; NaN where
             unknown.
         grouped: whether a table gave groups, rather than look-alikes only.
+        origin: the zip or folder that the slices were read from; None where nobody knows.
     """
 
     images: npt.NDArray[np.uint8]
@@ -64,6 +65,7 @@ class Dataset:
     frames: npt.NDArray[np.float32]
     boxes: npt.NDArray[np.float64]
     grouped: bool = False
+    origin: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -163,7 +165,40 @@ def read_dataset(
         frames=frames,
         boxes=boxes,
         grouped=bool(table),
+        origin=Path(path),
     )
+
+
+def originals(
+    data: Dataset, rows: Sequence[int] | npt.NDArray[np.int64]
+) -> list[npt.NDArray[np.uint8] | None]:
+    """Slices as their files have them, read again from where `data` came from.
+
+    They only illustrate, so nothing that became of a file since may end a long training: a file
+    that is gone, unreadable or holds another picture by now gives None.
+
+    Args:
+        rows: indices of the slices.
+
+    Returns:
+        For each row uint8 H×W, gray levels 0-255, or None.
+    """
+    if data.origin is None or not len(rows):
+        return [None] * len(rows)
+    try:
+        source = open_source(data.origin)
+    except (DataError, OSError):
+        return [None] * len(rows)
+    found: list[npt.NDArray[np.uint8] | None] = []
+    for row in rows:
+        try:
+            gray = decode(source.read(data.paths[row]))
+        except (InputError, KeyError, OSError):  # KeyError: no such member in the zip
+            found.append(None)
+            continue
+        same = np.array_equal(thumbnail(gray), data.thumbnails[row])
+        found.append(gray if same else None)
+    return found
 
 
 class _Slice(NamedTuple):

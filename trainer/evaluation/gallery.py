@@ -14,6 +14,8 @@ from edge_runtime.errors import DataError
 from edge_runtime.files import replacing
 
 ERRORS, RIGHT_PER_CLASS = 12, 2
+BEFORE = 128  # pixels: side of the pictures of whole slices
+Gray = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -25,32 +27,63 @@ class Gallery:
         pixels: uint8 K×S×S, as the network saw them.
         heat: float32 K×H×W, coarse heatmaps of the class called.
         boxes: float64 K×4, the tumour's box in fractions of the input; NaN where unknown.
+        before: uint8 K×BEFORE×BEFORE, the whole slices as their files have them, see
+            `whole_pictures`; black where unknown.
     """
 
     rows: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.uint8]
     heat: npt.NDArray[np.float32]
     boxes: npt.NDArray[np.float64]
+    before: npt.NDArray[np.uint8]
 
     def save(self, path: Path) -> None:
         """Write as NPZ."""
         with replacing(path) as part:
             np.savez_compressed(
-                part, rows=self.rows, pixels=self.pixels, heat=self.heat, boxes=self.boxes
-            )
+                part, rows=self.rows, pixels=self.pixels, heat=self.heat, boxes=self.boxes,
+                before=self.before,
+            )  # fmt: skip
 
     @classmethod
     def read(cls, path: Path) -> Gallery:
-        """Read what `save` wrote.
+        """Read what `save` wrote; an older file has no `before`, which is then unknown.
 
         Raises:
             DataError: missing or damaged.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                return cls(file["rows"], file["pixels"], file["heat"], file["boxes"])
+                rows = file["rows"]
+                before = file["before"] if "before" in file else whole_pictures([None] * len(rows))
+                return cls(rows, file["pixels"], file["heat"], file["boxes"], before)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             raise DataError(f"{path.name} cannot be read") from None
+
+
+def whole_pictures(slices: Sequence[Gray | None]) -> Gray:
+    """Whole slices, each scaled to fit a square, with black around it.
+
+    Args:
+        slices: K slices, uint8 H×W; None where a slice is not at hand.
+
+    Returns:
+        uint8 K×BEFORE×BEFORE; black for None.
+    """
+    import cv2
+
+    squares = np.zeros((len(slices), BEFORE, BEFORE), np.uint8)
+    for square, gray in zip(squares, slices, strict=True):
+        if gray is None:
+            continue
+        scale = BEFORE / max(gray.shape)
+        height, width = (min(max(round(scale * side), 1), BEFORE) for side in gray.shape)
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        top, left = (BEFORE - height) // 2, (BEFORE - width) // 2
+        square[top : top + height, left : left + width] = cv2.resize(
+            gray, (width, height), interpolation=how
+        )
+    return squares
 
 
 def choose_cases(
@@ -92,6 +125,7 @@ def pool_galleries(galleries: Sequence[Gallery], sizes: Sequence[int]) -> Galler
         np.concatenate([g.pixels for g in galleries]),
         np.concatenate([g.heat for g in galleries]),
         np.concatenate([g.boxes for g in galleries]),
+        np.concatenate([g.before for g in galleries]),
     )
 
 
@@ -100,5 +134,6 @@ def take_cases(gallery: Gallery, rows: npt.NDArray[np.int64]) -> Gallery:
     place = {int(row): i for i, row in enumerate(gallery.rows)}
     found = [place[int(row)] for row in rows if int(row) in place]
     return Gallery(
-        gallery.rows[found], gallery.pixels[found], gallery.heat[found], gallery.boxes[found]
-    )
+        gallery.rows[found], gallery.pixels[found], gallery.heat[found], gallery.boxes[found],
+        gallery.before[found],
+    )  # fmt: skip

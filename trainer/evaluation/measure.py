@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.dataset import Dataset
+from trainer.data.dataset import Dataset, originals
 from trainer.data.lookalikes import has_twin
 from trainer.evaluation.controls import run_controls
 from trainer.evaluation.explain import box_chances, box_hits, heatmaps, peaks
-from trainer.evaluation.gallery import Gallery, choose_cases
+from trainer.evaluation.gallery import Gallery, choose_cases, whole_pictures
 from trainer.evaluation.judgement import Judgement
 from trainer.evaluation.outcome import Outcome, make_outcome
 from trainer.evaluation.predict import Observed
@@ -60,7 +60,8 @@ class Measure:
             side.labels, outcome.predicted, outcome.numbers("confidence"), side.groups
         )
         shown = np.zeros((len(rows), 1, 1), np.float32) if heat is None else heat[rows]
-        return outcome, Gallery(rows, side.images[rows], shown, side.boxes[rows])
+        before = whole_pictures(originals(side, rows))
+        return outcome, Gallery(rows, side.images[rows], shown, side.boxes[rows], before)
 
 
 def compare_sides(side: Dataset, learned: Dataset) -> dict[str, Any]:

@@ -25,13 +25,16 @@ def turned_copies(images: Images, options: Preprocess, seed: int = 0) -> Images:
 
     Args:
         images: uint8 N×S×S, preprocessed.
-        options: how they were preprocessed; the turned ones are cropped again.
+        options: how they were preprocessed. The turned ones are cropped again, as they would be
+            on a device; noise removal and contrast are in them already, and a filter applied
+            twice would set them apart from a device's pictures by more than the turn.
 
     Returns:
         uint8 2N×S×S.
     """
     import cv2
 
+    again = replace(options, denoise=None, contrast=None)
     rng = np.random.default_rng(seed)
     side = images.shape[1]
     centre = (side / 2 - 0.5, side / 2 - 0.5)
@@ -40,7 +43,7 @@ def turned_copies(images: Images, options: Preprocess, seed: int = 0) -> Images:
         copies.append(np.ascontiguousarray(np.rot90(image, 1 + 2 * int(rng.integers(2)))))
         angle = rng.uniform(35, 145) + 180 * int(rng.integers(2))
         matrix = cv2.getRotationMatrix2D(centre, angle, rng.uniform(0.72, 1.0))
-        copies.append(preprocess(cv2.warpAffine(image, matrix, (side, side)), options))
+        copies.append(preprocess(cv2.warpAffine(image, matrix, (side, side)), again))
     return np.stack(copies)
 
 
