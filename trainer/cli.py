@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import edge_runtime
-from edge_runtime.errors import ExitCode, UsageError
+from edge_runtime.errors import ExitCode
 from trainer.progress import add_bar, progress_bars
 from trainer.terminal import EXISTING, EXIT_CODES, enter, print_metrics, say_problem
 
@@ -19,12 +18,27 @@ if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
     from trainer.data.split import Split
     from trainer.models.checkpoint import State
+    from trainer.pipeline import Job
 
 
 def _protocol(context: click.Context, option: click.Parameter, value: str) -> str:
     if value in ("official", "grouped") or (value.startswith("source:") and value[7:]):
         return value
     raise click.BadParameter(f"{value!r} is not official, grouped or source:NAME")
+
+
+def _window(
+    context: click.Context, option: click.Parameter, value: str
+) -> tuple[float, float] | None:
+    if value == "none":
+        return None
+    try:
+        low, high = (float(share) for share in value.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 <= low < high <= 100:
+        raise click.BadParameter(f"{value!r} is neither two rising percentiles (1,99.5) nor none")
+    return low, high
 
 
 @click.command("btc-train", epilog=EXIT_CODES)
@@ -73,6 +87,28 @@ def _protocol(context: click.Context, option: click.Parameter, value: str) -> st
     help="Error rate on validation that the thresholds for answering are chosen for.",
 )
 @click.option(
+    "--model",
+    type=click.Choice(["cnn", "svm", "random-forest", "logistic", "knn"]),
+    default="cnn",
+    show_default=True,
+    help="cnn: the network; the others are classifiers over --features of a slice.",
+)
+@click.option(
+    "--features",
+    metavar="SET,…|deep:RUN",
+    help="Of a classifier: histogram, glcm, lbp, hog, gabor, region, and deep:RUN, the penultimate "
+    "features of a trained network.  [default: histogram,glcm,lbp,hog]",
+)
+@click.option(
+    "--search", is_flag=True, help="Choose a classifier's parameters by group cross-validation."
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that keeps computed features.  [default: btc-edge in the user's cache folder]",
+)
+@click.option("--no-cache", is_flag=True, help="Keep no features.")
+@click.option(
     "--recipe",
     type=click.Choice(["robust", "plain"]),
     default="robust",
@@ -103,87 +139,75 @@ def _protocol(context: click.Context, option: click.Parameter, value: str) -> st
 @click.option(
     "--size",
     type=click.IntRange(32, 512),
-    help="Side of the network's input in pixels. Default: 96 for edge, 128 for seed.",
+    help="Side of the model's input in pixels. Default: 96 for edge, 128 for the others.",
 )
 @click.option("--crop", type=click.Choice(["head", "none"]), default="head", show_default=True)
+@click.option(
+    "--window",
+    callback=_window,
+    default="1,99.5",
+    show_default=True,
+    metavar="LOW,HIGH|none",
+    help="Percentiles of brightness that become black and white.",
+)
+@click.option(
+    "--denoise",
+    type=click.Choice(["none", "median", "non-local-means"]),
+    default="none",
+    show_default=True,
+    help="Remove noise, in training and on the device.",
+)
+@click.option(
+    "--contrast",
+    type=click.Choice(["none", "clahe"]),
+    default="none",
+    show_default=True,
+    help="Even out local contrast, in training and on the device.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with the training in --out, as it was started.")
 @click.version_option(edge_runtime.__version__, prog_name="btc-train")
-def train_command(
-    data: Path,
-    out: Path,
-    groups: Path | None,
-    protocol: str,
-    folds: int | None,
-    boxes: Path | None,
-    partial: Path | None,
-    partial_groups: Path | None,
-    max_error: float,
-    recipe: str,
-    network: str,
-    epochs: int | None,
-    batch_size: int,
-    learning_rate: float | None,
-    patience: int,
-    augment: bool,
-    size: int | None,
-    crop: str,
-    seed: int,
-    resume: bool,
-) -> None:
+@click.pass_context
+def train_command(context: click.Context, /, data: Path, out: Path, **options: Any) -> None:
     """Train a classifier on DATA: a zip or folder with Training/ and Testing/, or class folders.
 
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
-    from edge_runtime.preprocess import Preprocess
-    from trainer.models.networks import SIZES
-    from trainer.models.recipes import RECIPES
+    from trainer.job_options import make_job
     from trainer.models.training import TrainSettings
-    from trainer.pipeline import Job, resume_job, run_job, start_run
+    from trainer.pipeline import resume_job, run_job, start_run
     from trainer.quiet import import_tensorflow
 
-    chosen = RECIPES[recipe]
-    if not augment:
-        chosen = replace(chosen, augment=0.0)
-    job = Job(
-        data=data,
-        out=out,
-        protocol=protocol,
-        groups_csv=groups,
-        boxes_csv=boxes,
-        max_error=max_error,
-        folds=folds,
-        partial=partial,
-        partial_groups_csv=partial_groups,
-        preprocess=Preprocess(size=size or SIZES[network], crop=crop),
-        settings=TrainSettings(
-            network=network,
-            epochs=epochs or chosen.epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate or chosen.learning_rate,
-            patience=patience,
-            seed=seed,
-            recipe=chosen,
-        ),
-    )
-    if partial_groups and not partial:
-        raise UsageError("--partial-groups is the table of --partial, which is not given")
-    if resume:
+    given = {
+        name for name in options
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }  # fmt: skip
+    job = make_job(data, out, options, given)
+    if options["resume"]:
         run, job = resume_job(job)
     else:
         run = start_run(job)
-    import_tensorflow()
+    epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
+    if epochs or job.deep is not None:
+        import_tensorflow()
     try:
-        with _watch(job.settings.epochs) as watch:
+        with _watch(epochs) as watch:
             run_job(job, run, watch)
     except KeyboardInterrupt:
-        kept = "the best epoch so far is in it" if (out / "model.keras").is_file() else "no epoch"
-        if job.folds:
-            kept = "every fold as far as it came"
-        click.echo(f"btc-train: interrupted; {out} ({kept}); --resume goes on", err=True)
+        words = f"btc-train: interrupted; {out} ({_kept(job)}); --resume goes on"
+        click.echo(words, err=True)
         raise SystemExit(ExitCode.INTERRUPTED) from None
     print_metrics(run.metrics())
-    click.echo(f"Run: {out}  (report.html, curves.png, confusion.png, metrics.json)")
+    click.echo(f"Run: {out}  (report.html, confusion.png, metrics.json)")
+
+
+def _kept(job: Job) -> str:
+    """What an interrupted job has left."""
+    if job.folds:
+        return "every fold as far as it came"
+    if (job.out / "model.keras").is_file():
+        return "the best epoch so far is in it"
+    return "no epoch" if job.cache is None else "no model yet; computed features are kept"
 
 
 def main() -> None:
@@ -193,7 +217,7 @@ def main() -> None:
 
 @contextmanager
 def _watch(epochs: int) -> Iterator[Any]:
-    from trainer.pipeline import Watch
+    from trainer.learning import Watch
 
     def read(data: Dataset, split: Split) -> None:
         for path, reason in data.problems:
@@ -220,4 +244,4 @@ def _watch(epochs: int) -> Iterator[Any]:
                 err=True,
             )
 
-        yield Watch(add_bar(bars, "Reading"), read, batch, epoch_done)
+        yield Watch(add_bar(bars, "Reading"), read, batch, epoch_done, add_bar(bars, "Features"))

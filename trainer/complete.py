@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from trainer.data.partial import Partial
 from trainer.data.split import Split
 from trainer.evaluation.explain import method_of
 from trainer.evaluation.gallery import Gallery, choose_cases, pool_galleries, take_cases
+from trainer.evaluation.importance import FILE as IMPORTANCE
+from trainer.evaluation.importance import Importance, measure_importance, pool_importance
 from trainer.evaluation.judgement import fit_judgement
 from trainer.evaluation.measure import Measure
 from trainer.evaluation.outcome import (
@@ -29,34 +31,35 @@ from trainer.evaluation.partial import (
     read_calls,
     write_calls,
 )
-from trainer.evaluation.predict import observer
 from trainer.evaluation.report import Material, write_report
 from trainer.run import Run, dump_json
-
-if TYPE_CHECKING:
-    import keras
+from trainer.trained import Trained, kind_of
 
 CALIBRATION_IMAGES = 1024
 PARTIAL_TABLE = "partial.csv"
 
 
 def complete_run(
-    run: Run, model: keras.Model, data: Dataset, split: Split, partial: Partial | None = None
+    run: Run, trained: Trained, data: Dataset, split: Split, partial: Partial | None = None
 ) -> None:
-    """Complete a trained run. The test side is looked at here only.
+    """Complete a run that holds its model. The test side is looked at here only.
 
     Args:
+        trained: the run's model.
         partial: partially labelled slices that were not learned from, or None.
     """
-    run.save_model(model)
     held = data.take(split.validation)
     chosen = np.random.default_rng(run.settings["seed"]).permutation(split.train)
     calibration = data.take(np.sort(chosen[:CALIBRATION_IMAGES]))
     run.save_images("validation", held)
     run.save_images("calibration", calibration)
 
-    look = observer(model)
-    held_seen = look(held.images)
+    look, classical = trained.look, trained.classical
+    if classical is None:
+        features, held_seen = None, look(held.images)
+    else:
+        features = classical.extractor(held.images)
+        held_seen = classical.model.observe(features)
     judgement = fit_judgement(
         look,
         run.calibration(),
@@ -66,8 +69,8 @@ def complete_run(
         run.preprocess,
         run.settings["max_error"],
     )
-    run.settings |= judgement.to_settings() | {"heatmap": method_of(model)}
-    measure = Measure(look, judgement, split.protocol, model)
+    run.settings |= judgement.to_settings() | {"heatmap": method_of(trained.network)}
+    measure = Measure(look, judgement, split.protocol, trained.network)
     beside = None if split.test.size else data.take(split.train)  # controls where it is reported
     validation, gallery = measure.side(held, "validation", beside, held_seen)
     outcome = validation
@@ -81,11 +84,16 @@ def complete_run(
         metrics["partial"] = partial_figures(calls)
     if outcome is not validation:
         metrics["validation"] = short_figures(validation)
+    importance = None
+    if classical is not None and features is not None:
+        importance = measure_importance(
+            classical.model, classical.extractor.names, features, held, run.settings["seed"]
+        )
     run.settings["data"] |= {
         "test_with_twin": int((outcome.numbers("twin") == 1).sum()) if split.test.size else None,
         "classes": _count_classes(data, split),
     }
-    _write(run, outcome, metrics, gallery, [run.history()])
+    _write(run, outcome, metrics, gallery, [run.history()], importance)
 
 
 def _count_classes(data: Dataset, split: Split) -> dict[str, dict[str, int]]:
@@ -102,11 +110,14 @@ def complete_folds(run: Run, parts: Sequence[Run]) -> None:
     Raises:
         DataError: a fold of other classes or settings.
     """
-    if len({(part.labels, part.settings["network"]) for part in parts}) != 1:
+    kinds = {(part.labels, kind_of(part.settings), part.settings["network"]) for part in parts}
+    if len(kinds) != 1:
         raise DataError(f"{run.folder}: its folds do not belong together")
     first = parts[0]
     run.settings["labels"] = list(first.labels)
     run.settings["heatmap"] = first.settings["heatmap"]
+    run.settings["features"] = first.settings.get("features")
+    run.settings["seconds"] = sum(part.settings["seconds"] for part in parts)
     tested = [{n: c["test"] for n, c in p.settings["data"]["classes"].items()} for p in parts]
     run.settings["data"] |= {
         "test_with_twin": sum(part.settings["data"]["test_with_twin"] for part in parts),
@@ -137,8 +148,12 @@ def complete_folds(run: Run, parts: Sequence[Run]) -> None:
         metrics["partial"] = partial_figures(calls)
     each = [short_figures(part) for part in outcomes]
     metrics["folds"] = [{key: m[key] for key in ("n", "groups", "accuracy")} for m in each]
+    measured = [part.folder / IMPORTANCE for part in parts]
+    importance = None
+    if all(path.is_file() for path in measured):
+        importance = pool_importance([Importance.read(path) for path in measured])
     histories = [part.history() for part in parts]
-    _write(run, outcome, metrics, take_cases(gallery, among[picked]), histories)
+    _write(run, outcome, metrics, take_cases(gallery, among[picked]), histories, importance)
 
 
 def _write(
@@ -147,9 +162,15 @@ def _write(
     metrics: dict[str, Any],
     gallery: Gallery,
     histories: list[list[dict[str, float]]],
+    importance: Importance | None,
 ) -> None:
+    metrics["importance"] = None if importance is None else importance.figures()
+    if importance is not None:
+        importance.save(run.folder / IMPORTANCE)
     outcome.write(run.folder / "predictions.csv")
     write_text(run.folder / "metrics.json", dump_json(metrics))
     gallery.save(run.folder / "gallery.npz")
-    write_report(Material(run.folder, run.settings, histories, outcome, metrics, gallery))
+    write_report(
+        Material(run.folder, run.settings, histories, outcome, metrics, gallery, importance)
+    )
     run.save_settings()

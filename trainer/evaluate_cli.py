@@ -48,9 +48,10 @@ def evaluate_command(
     """Measure MODEL (a run folder, a .tflite or an .onnx file) on labelled DATA (zip or folder)."""
     from trainer.evaluation.evaluate import Options, evaluate
     from trainer.quiet import import_tensorflow
-    from trainer.run import dump_json
+    from trainer.run import Run, dump_json
+    from trainer.trained import needs_keras
 
-    if model.is_dir():
+    if model.is_dir() and needs_keras(Run.open(model).settings):
         import_tensorflow()
     with progress_bars() as bars:
         metrics = evaluate(

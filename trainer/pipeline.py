@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,16 +17,24 @@ from edge_runtime.errors import DataError, UsageError
 from edge_runtime.model_info import INTENDED_USE
 from edge_runtime.preprocess import Preprocess
 from trainer.complete import complete_folds, complete_run
-from trainer.data.dataset import Dataset, Progress, read_dataset
+from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.partial import Partial, divide, read_partial
 from trainer.data.split import Split, fold_splits, split_dataset
 from trainer.evaluation.selective import MAX_ERROR
-from trainer.models.checkpoint import Checkpoint, State
-from trainer.models.feed import make_samples
-from trainer.models.training import OnBatch, OnEpoch, TrainSettings, train
+from trainer.learning import Watch, learn_classical, learn_network
+from trainer.models.checkpoint import Checkpoint
+from trainer.models.classical import ClassicalSettings
+from trainer.models.training import TrainSettings
 from trainer.run import SCHEMA, Run
+from trainer.trained import CNN, kind_of
 
-PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "scipy")
+if TYPE_CHECKING:
+    from trainer.models.feature_cache import FeatureCache
+
+PACKAGES = (
+    "tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "scikit-image",
+    "scipy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,10 @@ class Job:
         max_error: error rate on validation that the thresholds are chosen for.
         folds: trainings of a group cross-validation, each in a folder of its own; None for one
             training.
+        preprocess: what is done to every slice.
+        settings: of a network or of a classical model.
+        deep: the run whose network gives the feature set `deep`.
+        cache: where features are kept, or None.
     """
 
     data: Path
@@ -55,7 +66,9 @@ class Job:
     max_error: float = MAX_ERROR
     folds: int | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
-    settings: TrainSettings = field(default_factory=TrainSettings)
+    settings: TrainSettings | ClassicalSettings = field(default_factory=TrainSettings)
+    deep: Path | None = None
+    cache: FeatureCache | None = None
 
 
 class Material(NamedTuple):
@@ -63,16 +76,6 @@ class Material(NamedTuple):
 
     data: Dataset
     partial: Partial | None
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Who is told how far the job is; all are optional."""
-
-    reading: Progress | None = None
-    read: Callable[[Dataset, Split], None] | None = None
-    batch: OnBatch | None = None
-    epoch: OnEpoch | None = None
 
 
 def start_run(job: Job) -> Run:
@@ -92,6 +95,8 @@ def start_run(job: Job) -> Run:
 
 
 def _new_run(job: Job, folder: Path) -> Run:
+    settings = job.settings
+    network = settings.network if isinstance(settings, TrainSettings) else None
     return Run(
         folder,
         {
@@ -99,16 +104,18 @@ def _new_run(job: Job, folder: Path) -> Run:
             "status": "started",
             "name": "brain-mri",
             "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "network": job.settings.network,
+            "model": CNN if isinstance(settings, TrainSettings) else settings.model,
+            "network": network,
             "protocol": job.protocol,
             "preprocess": job.preprocess.to_json(),
-            "training": asdict(job.settings),
-            "seed": job.settings.seed,
+            "training": asdict(settings),
+            "seed": settings.seed,
             "max_error": job.max_error,
             "labels": [],
             "data": None,
             "partial": None,
             "temperature": None,
+            "seconds": 0.0,
             "versions": _versions(),
             "source_commit": _commit(),
             "intended_use": INTENDED_USE,
@@ -121,18 +128,14 @@ def resume_job(job: Job) -> tuple[Run, Job]:
     run = Run.open(job.out)
     if run.settings["status"] == "finished":
         raise UsageError(f"{job.out}: this training is finished; nothing to resume")
-    started = Job(
-        data=job.data,
-        out=job.out,
+    kind = TrainSettings if kind_of(run.settings) == CNN else ClassicalSettings
+    started = replace(
+        job,
         protocol=run.settings["protocol"],
-        groups_csv=job.groups_csv,
-        boxes_csv=job.boxes_csv,
-        partial=job.partial,
-        partial_groups_csv=job.partial_groups_csv,
         max_error=run.settings["max_error"],
         folds=run.settings.get("folds"),
         preprocess=run.preprocess,
-        settings=TrainSettings.from_json(run.settings["training"]),
+        settings=kind.from_json(run.settings["training"]),
     )
     return run, started
 
@@ -185,38 +188,21 @@ def _train_split(job: Job, run: Run, material: Material, split: Split, watch: Wa
     _remember_data(run, material, split)
     if watch.read is not None:
         watch.read(data, split)
-    checkpoint = Checkpoint(run.folder / "checkpoint")
-
-    def after_epoch(state: State) -> None:
-        run.save_history(state.history)
-        if watch.epoch is not None:
-            watch.epoch(state)
-
     learned = measured = None
     if partial is not None:
         chosen, tested = divide(partial, data, split, job.settings.seed)
         learned, measured = partial.take(chosen), partial.take(tested)
     interrupted = False
-    try:
-        train(
-            job.settings,
-            make_samples(data.take(split.train), learned),
-            make_samples(data.take(split.validation)),
-            len(data.class_names),
-            checkpoint,
-            watch.batch,
-            after_epoch,
-        )
-    except KeyboardInterrupt:
-        interrupted = True
-        if checkpoint.load() is None:
-            raise
-    complete_run(run, checkpoint.best(), data, split, measured)
+    if isinstance(job.settings, ClassicalSettings):
+        trained = learn_classical(job.settings, run, data, split, job.deep, job.cache, watch)
+    else:
+        trained, interrupted = learn_network(job.settings, run, data, split, learned, watch)
+    complete_run(run, trained, data, split, measured)
     run.settings["status"] = "interrupted" if interrupted else "finished"
     run.save_settings()
     if interrupted:
         raise KeyboardInterrupt
-    checkpoint.remove()
+    Checkpoint(run.folder / "checkpoint").remove()
 
 
 def _remember_data(run: Run, material: Material, split: Split, sides: bool = True) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -43,9 +44,13 @@ class Images:
 
 
 class Run:
-    """Files of one training: run.json, model.keras, history.csv, metrics.json, predictions.csv,
-    calibration.npz (training side only), validation.npz (held out), gallery.npz, report.html and
-    pictures. A cross-validation has one such folder a fold, and the pooled figures beside them.
+    """Files of one training.
+
+    run.json, metrics.json, predictions.csv, report.html and pictures; the model, which is
+    model.keras with history.csv, or model.skops (of a classical model; with deep.keras where it
+    looks at a network's features); slices: calibration.npz (training side only), validation.npz
+    (held out), gallery.npz, importance.npz (of a classical model). A cross-validation has one such
+    folder a fold, and the pooled figures beside them.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
@@ -78,26 +83,39 @@ class Run:
         """How a slice becomes the network's input."""
         return Preprocess.from_json(self.settings["preprocess"])
 
-    def load_model(self) -> keras.Model:
-        """The trained network.
+    def check_single(self) -> None:
+        """Refuse a cross-validation, which holds several models.
 
         Raises:
-            ModelError: no model yet, or one that cannot be read safely.
+            ModelError: it is one.
         """
-        import keras
-
-        path = self.folder / "model.keras"
         if self.settings.get("folds"):
             raise ModelError(
                 f"{self.folder} is a cross-validation of several models: name one of its folds, "
                 f"such as {self.folder / 'fold-1'}"
             )
+
+    def load_model(self, name: str = "model.keras", sha256: str | None = None) -> keras.Model:
+        """The trained network, or another one that the run holds.
+
+        Args:
+            sha256: what the file's digest must be; None where none was kept.
+
+        Raises:
+            ModelError: no model yet, an altered one, or one that cannot be read safely.
+        """
+        import keras
+
+        path = self.folder / name
+        self.check_single()
         if not path.is_file():
-            raise ModelError(f"{self.folder}: no model.keras; the training has not finished")
+            raise ModelError(f"{self.folder}: no {name}; the training has not finished")
+        if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise ModelError(f"{name} does not match its digest in run.json: altered file")
         try:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
         except Exception as error:  # Keras raises whatever its parts raise
-            raise ModelError(f"{path.name} cannot be loaded: {one_line(error)}") from None
+            raise ModelError(f"{name} cannot be loaded: {one_line(error)}") from None
 
     def save_model(self, model: keras.Model) -> None:
         """Keep the network as model.keras."""
@@ -117,12 +135,26 @@ class Run:
         write_text(self.folder / "history.csv", out.getvalue())
 
     def history(self) -> list[dict[str, float]]:
-        """The rows of history.csv."""
+        """The rows of history.csv; none where the model does not learn in epochs."""
+        if not (self.folder / "history.csv").exists():
+            return []
         try:
             with (self.folder / "history.csv").open(newline="", encoding="utf-8") as stream:
                 return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(stream)]
         except (OSError, ValueError) as error:
             raise DataError(f"history.csv cannot be read: {one_line(error)}") from None
+
+    def measured_paths(self) -> set[str]:
+        """The slices that predictions.csv tells of.
+
+        Raises:
+            DataError: missing or damaged.
+        """
+        try:
+            with (self.folder / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+                return {row["path"] for row in csv.DictReader(stream)}
+        except (OSError, ValueError, KeyError, csv.Error):
+            raise DataError(f"{self.folder}: no readable predictions.csv") from None
 
     def metrics(self) -> dict[str, Any]:
         """The content of metrics.json.

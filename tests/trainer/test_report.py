@@ -6,6 +6,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import zipfile
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,23 @@ import sklearn.metrics as sk
 from sklearn.calibration import calibration_curve
 from sklearn.utils import resample
 
+from edge_runtime.errors import DataError
+from edge_runtime.images import load_gray
+from edge_runtime.preprocess import Preprocess, preprocess, steps_in_words
 from tests.trainer.test_dataset import fake_dataset
-from trainer.evaluation.gallery import Gallery, choose_cases
+from trainer.data.dataset import read_dataset
+from trainer.evaluation.gallery import (
+    BEFORE,
+    Gallery,
+    choose_cases,
+    pool_galleries,
+    take_cases,
+    whole_pictures,
+)
+from trainer.evaluation.judgement import Judgement
+from trainer.evaluation.measure import Measure
 from trainer.evaluation.outcome import Outcome, figures, make_outcome, pool, read_outcome
+from trainer.evaluation.predict import Observed
 from trainer.evaluation.report import Material, write_report
 
 NAMES = ("Ödem & co", "<b>mass", "healthy (all)")
@@ -28,8 +44,6 @@ N = 240
 
 def example(seed: int = 0) -> Outcome:
     """A test side with everything known: studies, sources, twins, controls, boxes, statuses."""
-    from dataclasses import replace
-
     rng = np.random.default_rng(seed)
     groups = np.sort(rng.integers(40, size=N))
     labels = (groups + (rng.random(N) < 0.1)) % 3
@@ -55,9 +69,10 @@ def example(seed: int = 0) -> Outcome:
     return make_outcome(data, shares, "grouped", "test", extras)
 
 
+PREPROCESS = Preprocess(16, denoise="non-local-means", contrast="clahe")
 SETTINGS: dict[str, Any] = {
     "name": "brain-mri", "network": "edge", "max_error": 0.02, "heatmap": "class_maps",
-    "source_commit": None, "preprocess": {"size": 16}, "thresholds": {NAMES[1]: 0.5},
+    "source_commit": None, "preprocess": PREPROCESS.to_json(), "thresholds": {NAMES[1]: 0.5},
     "unfamiliar": {"whiten": "x" * 1000},
     "data": {"images": 1000, "groups": 200, "unreadable": 1, "test": N, "test_with_twin": 90,
              "left_out": 2, "sha256": "0" * 64,
@@ -80,6 +95,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rng.integers(0, 256, (len(rows), 128, 128), dtype=np.uint8),
         rng.normal(size=(len(rows), 8, 8)).astype(np.float32),
         boxes,
+        rng.integers(1, 256, (len(rows), BEFORE, BEFORE), dtype=np.uint8),
     )
     history = [
         {"epoch": e, "loss": 1 / e, "val_loss": 1.1 / e, "accuracy": 0.5, "val_accuracy": 0.4}
@@ -239,12 +255,121 @@ def test_the_page_needs_no_network_and_names_are_text(page: Path) -> None:
     assert "90 of 240 test slices" in " ".join(parsed.words.split())
 
 
+def cases_of(outcome: Outcome) -> Gallery:
+    """A gallery of all-different cases, without heatmaps, boxes and whole slices."""
+    rows = choose_cases(outcome.labels, outcome.predicted, outcome.numbers("confidence"),
+                        outcome.texts("group"))  # fmt: skip
+    k = len(rows)
+    pixels = np.random.default_rng(2).integers(0, 256, (k, 24, 24), dtype=np.uint8)
+    return Gallery(rows, pixels, np.zeros((k, 1, 1), np.float32), np.full((k, 4), np.nan),
+                   whole_pictures([None] * k))  # fmt: skip
+
+
+def test_each_case_shows_the_file_the_input_and_the_heatmap(page: Path) -> None:
+    text = page.read_text("utf-8")
+    cases = text.count('alt="heatmap of the class called"')
+    assert cases >= 12
+    assert text.count('alt="slice as its file has it"') == cases + len(NAMES)
+    assert text.count('alt="slice as the model sees it"') == cases + len(NAMES)
+    parsed = " ".join(Figures(text).words.split())
+    assert "Where it looks" in parsed
+    for step in steps_in_words(PREPROCESS):
+        assert step in parsed
+    assert parsed.index("cut to the box") < parsed.index("16x16") < parsed.index("non-local means")
+
+
+def test_what_is_not_known_is_not_shown(tmp_path: Path) -> None:
+    outcome = example()
+    gallery = cases_of(outcome)
+    write_report(Material(tmp_path, SETTINGS, [], outcome, figures(outcome), gallery))
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert 'alt="heatmap' not in text
+    assert 'alt="slice as its file' not in text
+    assert text.count('alt="slice as the model sees it"') == len(gallery.rows)
+    assert "Where it looks" not in text
+    # One slice whose file is at hand: before and after in its case, and as its class's example.
+    gallery.before[-1, 40:80, 40:80] = 200
+    write_report(Material(tmp_path, SETTINGS, [], outcome, figures(outcome), gallery))
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert text.count('alt="slice as its file has it"') == 2
+    assert text.count('alt="slice as the model sees it"') == len(gallery.rows) + 1
+
+
+def test_a_box_shows_without_a_heatmap(tmp_path: Path) -> None:
+    outcome = example()
+    pages = []
+    for box in (np.nan, 0.2):
+        gallery = cases_of(outcome)
+        gallery.boxes[:] = [box, box, box + 0.3, box + 0.3]
+        write_report(Material(tmp_path, SETTINGS, [], outcome, figures(outcome), gallery))
+        pages.append(set(Figures((tmp_path / "report.html").read_text("utf-8")).loads))
+    assert len(pages[0] - pages[1]) == len(gallery.rows)
+
+
+def test_whole_pictures_fit_a_square() -> None:
+    wide, tall = np.full((100, 400), 90, np.uint8), np.full((64, 16), 70, np.uint8)
+    thin = np.full((1, 1000), 50, np.uint8)
+    pictures = whole_pictures([wide, None, tall, thin])
+    assert pictures.shape == (4, BEFORE, BEFORE)
+    assert pictures.dtype == np.uint8
+    assert (pictures[0, 48:80] == 90).all()
+    assert pictures[0].astype(int).sum() == 90 * 32 * BEFORE
+    assert not pictures[1].any()
+    assert (pictures[2, :, 48:80] == 70).all()
+    assert np.count_nonzero(pictures[2]) == BEFORE * 32
+    assert np.count_nonzero(pictures[3]) == BEFORE
+    assert whole_pictures([]).shape == (0, BEFORE, BEFORE)
+
+
+def test_measuring_keeps_the_files_pictures(phantom_zip: Path, tmp_path: Path) -> None:
+    options = Preprocess(32, denoise="median", contrast="clahe")
+    data = read_dataset(phantom_zip, options)
+    shown = []
+    for side in (data, replace(data, origin=tmp_path / "nowhere")):
+        measure = Measure(looks_dark, Judgement(1.0, {}, None), "as given")
+        shown.append(measure.side(side, "all", None)[1])
+    with zipfile.ZipFile(phantom_zip) as archive:
+        files = [load_gray(archive.read(data.paths[row])) for row in shown[0].rows]
+    np.testing.assert_array_equal(shown[0].before, whole_pictures(files))
+    np.testing.assert_array_equal(shown[0].pixels, [preprocess(f, options) for f in files])
+    assert shown[1].before.shape == shown[0].before.shape
+    assert not shown[1].before.any()
+
+
+def looks_dark(images: np.ndarray) -> Observed:
+    """Stands for a model of four classes."""
+    return Observed(np.outer(images.mean(axis=(1, 2)), [0.03, 0.02, -0.01, 0.0]).astype(np.float32))
+
+
+def test_a_gallery_survives_its_file_with_and_without_whole_slices(tmp_path: Path) -> None:
+    gallery, path = cases_of(example()), tmp_path / "gallery.npz"
+    gallery.before[:] = np.arange(len(gallery.rows), dtype=np.uint8)[:, None, None]
+    gallery.save(path)
+    again = Gallery.read(path)
+    for name, values in vars(gallery).items():
+        np.testing.assert_array_equal(getattr(again, name), values)
+    older = tmp_path / "older.npz"
+    kept = {name: values for name, values in vars(gallery).items() if name != "before"}
+    np.savez_compressed(older, **kept)
+    old = Gallery.read(older)
+    assert old.before.shape == gallery.before.shape
+    assert not old.before.any()
+    pooled = pool_galleries([old, gallery], [N, N])
+    taken = take_cases(pooled, np.array([gallery.rows[3] + N, gallery.rows[2]]))
+    assert taken.before[0, 0, 0] == 3
+    assert not taken.before[1].any()
+    older.write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"older\.npz"):
+        Gallery.read(older)
+
+
 def test_a_class_without_images_shows_a_dash(tmp_path: Path) -> None:
     whole = example()
     some = whole.take((whole.labels != 2) & (whole.numbers("twin") == 0), "source:one")
     outcome = Outcome(some.table.drop(columns=["patient", "status"]), NAMES, "source:one", "test")
     none = Gallery(np.zeros(0, np.int64), np.zeros((0, 8, 8), np.uint8),
-                   np.zeros((0, 8, 8), np.float32), np.zeros((0, 4)))  # fmt: skip
+                   np.zeros((0, 8, 8), np.float32), np.zeros((0, 4)),
+                   whole_pictures([]))  # fmt: skip
     metrics = figures(outcome)
     assert metrics["per_class"][NAMES[2]]["recall"] is None
     assert metrics["per_study"] is None

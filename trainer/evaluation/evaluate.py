@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,16 @@ from trainer.evaluation.explain import method_of
 from trainer.evaluation.judgement import Judgement
 from trainer.evaluation.measure import Measure
 from trainer.evaluation.outcome import figures
-from trainer.evaluation.predict import Observed, observe_file, observer
+from trainer.evaluation.predict import Observed, observe_file
 from trainer.evaluation.report import Material, write_report
 from trainer.run import Run, dump_json
+from trainer.trained import CNN, kind_of, open_trained
 
 if TYPE_CHECKING:
     import keras
 
 PROTOCOL = "as given"
+CLASSICAL = "classical model"  # of a kind that its file does not tell
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class _Subject:
     """A model that can be measured, whatever it came from."""
 
     tag: str
+    model: str  # `cnn` or the kind of a classical model
+    features: Mapping[str, Any] | None  # of a classical model, where they are known
     labels: tuple[str, ...]
     preprocess: Preprocess
     judgement: Judgement
@@ -122,23 +126,28 @@ def evaluate(
 def _open(path: Path, options: Options, predicting: Progress | None) -> _Subject:
     if path.is_dir():
         run = Run.open(path)
-        network = run.load_model()
+        trained = open_trained(run, progress=predicting)
+        kind = kind_of(run.settings)
         return _Subject(
-            tag=f"{run.settings['name']} keras",
+            tag=f"{run.settings['name']} {'keras' if kind == CNN else kind}",
+            model=kind,
+            features=run.settings.get("features"),
             labels=run.labels,
             preprocess=run.preprocess,
             judgement=Judgement.from_settings(run.settings),
-            look=observer(network),
-            network=network,
+            look=trained.look,
+            network=trained.network,
             data=run.settings["data"] or {},
             protocol=run.settings["protocol"],
             max_error=run.settings.get("max_error"),
-            heatmap=method_of(network),
+            heatmap=method_of(trained.network),
         )
     file = read_model(path)
     info = file.info
     return _Subject(
         tag=file.tag,
+        model=CLASSICAL if info.features else CNN,
+        features=info.features,
         labels=info.labels,
         preprocess=info.preprocess,
         judgement=Judgement.from_settings(vars(info)),
@@ -179,7 +188,9 @@ def _settings(
     counts = np.bincount(side.labels, minlength=len(side.class_names)).tolist()
     return {
         "name": subject.tag,
+        "model": subject.model,
         "network": "evaluated",
+        "features": subject.features,
         "protocol": PROTOCOL,
         "preprocess": subject.preprocess.to_json(),
         "temperature": subject.judgement.temperature,

@@ -44,8 +44,10 @@ def heatmaps(
     return None if model is None else grad_cam(model, images, classes)
 
 
-def method_of(model: keras.Model) -> str:
-    """Key of METHODS that `heatmaps` uses for a network."""
+def method_of(model: keras.Model | None) -> str | None:
+    """Key of METHODS that `heatmaps` uses for a network; None where there is no network."""
+    if model is None:
+        return None
     return "class_maps" if any(x.name == "class_maps" for x in model.layers) else "grad_cam"
 
 

@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 History = list[dict[str, float]]
+BARS = 15  # parts in the chart of importance
 
 
 def curves_figure(histories: Sequence[History]) -> Figure:
@@ -126,6 +127,37 @@ def coverage_figure(
     )  # fmt: skip
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
+    return figure
+
+
+def importance_figure(sets: dict[str, dict[str, float]], parts: list[dict[str, Any]]) -> Figure:
+    """Balanced accuracy lost by shuffling feature sets and the weightiest parts, with its spread.
+
+    Args:
+        sets, parts: as metrics.json holds them.
+    """
+    from matplotlib.figure import Figure
+
+    by_set = sorted(sets.items(), key=lambda item: -item[1]["drop"])
+    sides = (
+        ("whole sets", by_set),
+        ("parts, on their own scale", [(part["part"], part) for part in parts[:BARS]]),
+    )
+    most = max(len(rows) for _, rows in sides)
+    figure = Figure(figsize=(9, 1.1 + 0.24 * max(most, 4)), layout="constrained")
+    # A scale each: one part of a large set loses little, since its neighbours stand in for it.
+    both = figure.subplots(1, 2)
+    for axes, (title, rows) in zip(both, sides, strict=True):
+        axes.barh(
+            range(len(rows)), [100 * row["drop"] for _, row in rows],
+            xerr=[100 * row["spread"] for _, row in rows], height=0.7, color="C0", ecolor="0.4",
+        )  # fmt: skip
+        axes.set_yticks(range(len(rows)), [plain(name) for name, _ in rows])
+        # As many places as the other side has, so that all bars are of one height.
+        axes.set_ylim(most - 0.5, -0.5)
+        axes.axvline(0, color="0.2", lw=0.8)
+        axes.set(title=title, xlabel="balanced accuracy lost, points")
+        axes.grid(axis="x", alpha=0.3)
     return figure
 
 

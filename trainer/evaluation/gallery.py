@@ -97,15 +97,15 @@ def choose_cases(
     of a picture show nothing more."""
     order = np.argsort(-confidence, kind="stable")
     wrong = order[(predicted != labels)[order]]
-    chosen = _one_a_group(wrong.tolist(), groups, ERRORS)
+    chosen = one_a_group(wrong.tolist(), groups, ERRORS)
     for c in np.unique(labels):
         right = order[((predicted == labels) & (labels == c))[order]]
         inward = [int(right[i // 2 if i % 2 == 0 else -(i // 2) - 1]) for i in range(len(right))]
-        chosen += _one_a_group(inward, groups, RIGHT_PER_CLASS)
+        chosen += one_a_group(inward, groups, RIGHT_PER_CLASS)
     return np.asarray(chosen, dtype=np.int64)
 
 
-def _one_a_group(rows: Sequence[int], groups: Sequence[str], count: int) -> list[int]:
+def one_a_group(rows: Sequence[int], groups: Sequence[str], count: int) -> list[int]:
     """The first `count` of the rows that bring a group of their own."""
     firsts: dict[str, int] = {}
     for row in rows:

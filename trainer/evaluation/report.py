@@ -17,12 +17,15 @@ import numpy as np
 from edge_runtime.files import write_text
 from edge_runtime.heatmap import overlay
 from edge_runtime.model_info import INTENDED_USE
+from edge_runtime.preprocess import Preprocess, steps_in_words
 from trainer.evaluation import figures as charts
 from trainer.evaluation.controls import CONTROLS
 from trainer.evaluation.explain import METHODS
 from trainer.evaluation.gallery import Gallery
+from trainer.evaluation.importance import Importance
 from trainer.evaluation.outcome import Outcome
 from trainer.evaluation.pages import page_environment
+from trainer.evaluation.words import model_noun, model_words
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,6 +44,7 @@ class Material:
         histories: one list of epochs a training.
         outcome, metrics: of the side reported on.
         gallery: cases with rows in the outcome's table.
+        importance: of a classical model's features; None for a network, or where it is not known.
     """
 
     folder: Path
@@ -49,6 +53,7 @@ class Material:
     outcome: Outcome
     metrics: dict[str, Any]
     gallery: Gallery
+    importance: Importance | None = None
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -102,7 +107,7 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
 
 
 def verdict(metrics: dict[str, Any]) -> str:
-    """What the controls say of the network, in one sentence."""
+    """What the controls say of the model, in one sentence."""
     controls = metrics.get("controls") or {}
     if not controls:
         return ""
@@ -113,14 +118,15 @@ def verdict(metrics: dict[str, Any]) -> str:
         return f"It beats the best control ({CONTROLS[name]}), which reaches {reached} balanced."
     return (
         f"It is not clearly better than a control: {CONTROLS[name]} reaches {reached} balanced. "
-        "On this protocol the network has shown nothing that such a method cannot do."
+        "On this protocol the model has shown nothing that such a method cannot do."
     )
 
 
 def write_report(material: Material) -> None:
     """curves.png, confusion.png and report.html."""
     metrics, names = material.metrics, material.outcome.class_names
-    folder = material.folder
+    folder, cases = material.folder, _cases(material)
+    noun = model_noun(material.settings)
     if any(material.histories):
         charts.save_figure(charts.curves_figure(material.histories), folder / "curves.png")
     confusion = charts.confusion_figure(metrics["confusion"], names)
@@ -133,13 +139,18 @@ def write_report(material: Material) -> None:
             metrics=metrics,
             names=names,
             summary=summary_line(metrics),
+            model=model_words(material.settings),
+            noun=noun,
             verdict=verdict(metrics),
             intended_use=INTENDED_USE,
             metric_names=list(zip(METRIC_NAMES, HEADS, strict=True)),
             controls=CONTROLS,
             heat_method=METHODS.get(material.settings.get("heatmap") or "", ""),
             charts=_charts(material),
-            cases=_cases(material),
+            steps=steps_in_words(Preprocess.from_json(material.settings["preprocess"])),
+            examples=_examples(cases),
+            cases=cases,
+            ends=_ends(material.importance),
             plain_settings=_plain(material.settings),
         )
     )
@@ -190,27 +201,62 @@ def _charts(material: Material) -> dict[str, str]:
     }
     if any(material.histories):
         drawn["curves"] = charts.curves_figure(material.histories)
+    if importance := metrics.get("importance"):
+        drawn["importance"] = charts.importance_figure(importance["sets"], importance["parts"])
     return {name: charts.inline_figure(figure) for name, figure in drawn.items()}
 
 
 def _cases(material: Material) -> list[dict[str, Any]]:
-    """The gallery's cases as the template takes them, in the gallery's order."""
+    """The gallery's cases as the template takes them, in the gallery's order.
+
+    The pictures are data URLs; the whole slice (`before`) and `heat` are None where there is
+    none. The tumour's box is drawn once, on the last picture of a case.
+    """
     gallery, table = material.gallery, material.outcome.table
     cases = []
     for i, row in enumerate(gallery.rows):
         facts = table.iloc[int(row)]
+        plain, box = _as_colour(gallery.pixels[i]), gallery.boxes[i]
+        heat = None
+        if gallery.heat.shape[1:] != (1, 1):  # what stands for no heatmap
+            heat = _inline_picture(_with_box(overlay(gallery.pixels[i], gallery.heat[i]), box))
+        before = gallery.before[i]
         cases.append(
             {
                 "wrong": facts["label"] != facts["predicted"],
                 "status": facts.get("status", ""),
                 **{key: facts[key] for key in ("path", "label", "predicted", "confidence")},
-                "slice": _inline_picture(_as_colour(gallery.pixels[i])),
-                "heat": _inline_picture(
-                    _with_box(overlay(gallery.pixels[i], gallery.heat[i]), gallery.boxes[i])
-                ),
+                "before": _inline_picture(_as_colour(before)) if before.any() else None,
+                "slice": _inline_picture(_with_box(plain, box) if heat is None else plain),
+                "heat": heat,
             }
         )
     return cases
+
+
+def _examples(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One case of each class to show the preprocessing on, right answers first; only those whose
+    whole slice is known."""
+    firsts: dict[str, dict[str, Any]] = {}
+    for case in sorted(cases, key=lambda case: bool(case["wrong"])):
+        if case["before"] is not None:
+            firsts.setdefault(case["label"], case)
+    return [firsts[label] for label in sorted(firsts)]
+
+
+def _ends(importance: Importance | None) -> list[dict[str, Any]]:
+    """The weightiest parts with the slices at both ends of their values, pictures as data URLs."""
+    if importance is None:
+        return []
+    pictures = iter(importance.pixels)
+
+    def shown(slices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [s | {"slice": _inline_picture(_as_colour(next(pictures)))} for s in slices]
+
+    return [
+        told | {"lowest": shown(told["lowest"]), "highest": shown(told["highest"])}
+        for told in importance.facts["pictures"]
+    ]
 
 
 def _as_colour(gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -246,6 +292,8 @@ def _plain(settings: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
     for key, value in settings.items():
         if isinstance(value, dict):
             rows += _plain(value, f"{before}{key} ")
+        elif before + key == "network" and value is None:
+            continue  # a classical model has none
         elif len(str(value)) <= 200:
             rows.append((before + key, "unknown" if value is None else str(value)))
     return rows

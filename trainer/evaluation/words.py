@@ -1,0 +1,36 @@
+"""What a report calls the model that it is about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NETWORK = "cnn"  # what run.json calls a network; one without `model` is of a network too
+KINDS = {
+    "svm": "SVM",
+    "random-forest": "random forest",
+    "logistic": "logistic regression",
+    "knn": "nearest neighbours",
+}
+
+
+def model_noun(settings: dict[str, Any]) -> str:
+    """`network`, or `model` for a classical model."""
+    return "network" if settings.get("model", NETWORK) == NETWORK else "model"
+
+
+def model_words(settings: dict[str, Any]) -> str:
+    """The kind of a run's model in words.
+
+    Args:
+        settings: as run.json holds them.
+
+    Returns:
+        E.g. `edge network`, `SVM on histogram, hog`, `random forest on deep features`; without
+        the features where they are not known.
+    """
+    if model_noun(settings) == "network":
+        return f"{settings['network']} network"
+    kind = str(settings["model"])
+    sets = (settings.get("features") or {}).get("sets") or []
+    named = ["deep features" if name == "deep" else str(name) for name in sets]
+    return KINDS.get(kind, kind) + (f" on {', '.join(named)}" if named else "")

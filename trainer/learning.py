@@ -1,0 +1,173 @@
+"""How a model learns from one split: a network over epochs, a classical model in one fit.
+
+Both leave the model in the run's folder and come back as a `Trained`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_runtime.errors import DataError, UsageError
+from edge_runtime.files import write_bytes
+from trainer.data.dataset import Dataset, Progress
+from trainer.data.partial import Partial
+from trainer.data.split import Split
+from trainer.models.checkpoint import Checkpoint, State
+from trainer.models.classical import ClassicalSettings, fit_classical
+from trainer.models.features import DEEP
+from trainer.models.feed import make_samples
+from trainer.models.training import OnBatch, OnEpoch, TrainSettings, train
+from trainer.run import Run
+from trainer.trained import Classical, Trained, from_classical, from_network, make_extractor
+
+if TYPE_CHECKING:
+    from trainer.models.feature_cache import FeatureCache
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told how far the job is; all are optional."""
+
+    reading: Progress | None = None
+    read: Callable[[Dataset, Split], None] | None = None
+    batch: OnBatch | None = None
+    epoch: OnEpoch | None = None
+    features: Progress | None = None
+
+
+def learn_network(
+    settings: TrainSettings,
+    run: Run,
+    data: Dataset,
+    split: Split,
+    learned: Partial | None,
+    watch: Watch,
+) -> tuple[Trained, bool]:
+    """Train a network, or go on from the run's checkpoint.
+
+    Args:
+        learned: partially labelled slices to learn from as well, or None.
+
+    Returns:
+        The network of the best epoch, and whether the training was interrupted before its end.
+
+    Raises:
+        KeyboardInterrupt: interrupted before the first epoch was finished.
+    """
+    checkpoint = Checkpoint(run.folder / "checkpoint")
+
+    def after_epoch(state: State) -> None:
+        run.save_history(state.history)
+        if watch.epoch is not None:
+            watch.epoch(state)
+
+    interrupted, begun = False, time.monotonic()
+    try:
+        train(
+            settings,
+            make_samples(data.take(split.train), learned),
+            make_samples(data.take(split.validation)),
+            len(data.class_names),
+            checkpoint,
+            watch.batch,
+            after_epoch,
+        )
+    except KeyboardInterrupt:
+        interrupted = True
+        if checkpoint.load() is None:
+            raise
+    run.settings["seconds"] += round(time.monotonic() - begun, 1)
+    best = checkpoint.best()
+    run.save_model(best)
+    return from_network(best), interrupted
+
+
+def learn_classical(
+    settings: ClassicalSettings,
+    run: Run,
+    data: Dataset,
+    split: Split,
+    deep: Path | None,
+    cache: FeatureCache | None,
+    watch: Watch,
+) -> Trained:
+    """Fit a classical model on features of the training side.
+
+    Args:
+        deep: the run whose network gives the feature set `deep`.
+        cache: where features are kept and looked for, or None.
+
+    Raises:
+        DataError, UsageError: see `network_for`.
+    """
+    network = digest = None
+    if DEEP in settings.features:
+        if deep is None:
+            raise UsageError("deep features come from a trained network: name its run, deep:RUN")
+        source = network_for(deep, data, split, run.settings["seed"])
+        content = (source.folder / "model.keras").read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        write_bytes(run.folder / "deep.keras", content)
+        network = run.load_model("deep.keras", digest)
+    extractor = make_extractor(
+        settings.features, run.preprocess.size, network, digest, cache, watch.features
+    )
+    side = data.take(split.train)
+    features = extractor(side.images)
+    begun = time.monotonic()
+    model, chosen = fit_classical(settings, features, side.labels, side.groups)
+    run.settings["seconds"] += round(time.monotonic() - begun, 1)
+    run.settings |= {
+        "features": {
+            "sets": list(settings.features),
+            "size": run.preprocess.size,
+            "length": len(extractor.names),
+            "deep_sha256": digest,
+        },
+        "search": chosen,
+        "model_sha256": model.save(run.folder / "model.skops"),
+    }
+    return from_classical(Classical(model, extractor, network))
+
+
+def network_for(folder: Path, data: Dataset, split: Split, seed: int) -> Run:
+    """The trained network in `folder` (a run, or a cross-validation of several) whose features
+    may be used on a split: one that learned from the split's training side and nothing else.
+
+    Features that were learned from a slice know its label, so any other network would make the
+    figures worthless.
+
+    Raises:
+        DataError: there is none.
+    """
+    run = Run.open(folder)
+    count = run.settings.get("folds")
+    candidates = [Run.open(folder / f"fold-{n}") for n in range(1, count + 1)] if count else [run]
+    measured = split.test if split.test.size else split.validation
+    wanted = {
+        "sha256": data.sha256,
+        "groups": len(set(data.groups)),
+        "training": len(split.train),
+        "validation": len(split.validation),
+    }
+    paths = {data.paths[i] for i in measured}
+    for candidate in candidates:
+        known = candidate.settings.get("data") or {}
+        if (
+            candidate.settings["status"] == "finished"
+            and candidate.settings["seed"] == seed
+            and candidate.settings["protocol"] == split.protocol
+            and candidate.labels == data.class_names
+            and all(known.get(key) == value for key, value in wanted.items())
+            and candidate.measured_paths() == paths
+        ):
+            return candidate
+    raise DataError(
+        f"{folder} holds no network for these slices: it must have been trained on the same data "
+        "with the same --groups, --protocol, --folds and --seed, or it would know what is tested"
+    )
