@@ -17,6 +17,7 @@ from edge_runtime.files import write_text
 from trainer.evaluation.controls import CONTROLS
 from trainer.evaluation.report import percent
 from trainer.run import Run, dump_json
+from trainer.trained import CNN, kind_of
 
 KEPT = ("n", "groups", "accuracy", "balanced_accuracy", "interval95")
 HEAD = (
@@ -49,17 +50,23 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
 def command_of(run: Run) -> str:
     """The command that made a run, with what is not at its default."""
     settings, training = run.settings, run.settings["training"]
-    recipe = training["recipe"]
+    network = kind_of(settings) == CNN
     words = ["btc-train DATA --groups groups.csv"]
     if settings["data"]["boxes"]:
         words.append("--boxes boxes.csv")
     if settings["partial"]:
         words.append("--partial tumor-untyped.zip --partial-groups tumor-untyped.csv")
-    words.append(f"--recipe {recipe['name']} --protocol {settings['protocol']}")
+    if network:
+        words.append(f"--recipe {training['recipe']['name']}")
+    else:
+        words.append(f"--model {training['model']} --features {','.join(training['features'])}")
+    words.append(f"--protocol {settings['protocol']}")
     if settings.get("folds"):
         words.append(f"--folds {settings['folds']}")
-    if training["epochs"] != recipe["epochs"]:
+    if network and training["epochs"] != training["recipe"]["epochs"]:
         words.append(f"--epochs {training['epochs']}")
+    if training.get("search"):
+        words.append("--search")
     return " ".join([*words, f"--seed {settings['seed']}"])
 
 

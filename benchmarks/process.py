@@ -48,6 +48,19 @@ def launch(
     return float(wall), float(peak)
 
 
+def run_tool(command: Sequence[str | Path]) -> None:
+    """Run one of the installed console scripts to its end, its messages shown.
+
+    Raises:
+        BtcError: it failed.
+    """
+    beside = Path(sys.executable).with_name(str(command[0]))
+    words = [str(beside) if beside.exists() else str(command[0]), *map(str, command[1:])]
+    code = subprocess.run(words, stdout=subprocess.DEVNULL).returncode
+    if code != 0:
+        raise BtcError(f"{command[0]} failed with exit code {code}")
+
+
 def clean_environment() -> dict[str, str]:
     """The environment without Python's own variables, which could point at another's packages."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

@@ -28,9 +28,10 @@ from trainer.data.partial import NO_TUMOR
 from trainer.data.stress import STRESSES
 from trainer.evaluation.metrics import compute_metrics, share_of, study_probabilities
 from trainer.evaluation.outcome import Outcome, read_outcome
-from trainer.evaluation.predict import Observed, observe_file, observer
+from trainer.evaluation.predict import Observed, observe_file
 from trainer.evaluation.report import percent
 from trainer.run import Run, dump_json
+from trainer.trained import open_trained
 
 TUMORS = ("glioma", "meningioma", "pituitary")
 TYPED_SOURCE = "cheng"
@@ -102,7 +103,7 @@ def stress_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]:
     where the run holds such a file."""
     outcome, options = outcome_of(run), run.preprocess
     grays = [decode(source.read(path)) for path in outcome.texts("path")]
-    look, labels = observer(run.load_model()), outcome.labels
+    look, labels = open_trained(run).look, outcome.labels
     images = np.stack([preprocess(gray, options) for gray in grays])
     hits = {"clean": look(images).logits.argmax(axis=1) == labels}
     hits |= stress_hits(look, grays, labels, options)

@@ -1,0 +1,242 @@
+"""Every model on the same folds and protocols: the network and the classical ones.
+
+    python -m benchmarks.models DATA RUNS --groups CSV --boxes CSV --partial ZIP \\
+        --partial-groups CSV
+
+Trains what RUNS lacks (RUNS/NAME/folds and RUNS/NAME/source for each contender, with `btc-train`;
+what was stopped goes on), exports the first fold for a device where that is possible and times it,
+and compares: accuracy over 5 folds of groups and on a source that training never saw, each with its
+interval and its paired difference from the network. Writes models.json, models.md and models.png,
+and RUNS/models.html, which also shows what the models look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+
+from benchmarks.models_page import chart, write_page
+from benchmarks.models_time import device_file, latencies
+from benchmarks.process import run_tool
+from benchmarks.robust import confident_errors, outcome_of
+from edge_runtime.files import write_text
+from trainer.evaluation.figures import save_figure
+from trainer.evaluation.metrics import group_interval
+from trainer.evaluation.outcome import Outcome
+from trainer.evaluation.report import percent
+from trainer.run import Run, dump_json
+
+DEVICE_SETS = "histogram,glcm,lbp,hog"
+ALL_SETS = "histogram,glcm,lbp,hog,gabor,region"
+SOURCE = "other"
+FOLDS = 5
+HEAD = (
+    "| model | features | 5 folds of groups % | minus the network, points | per study % "
+    f"| trained without `{SOURCE}`, tested on it % | minus the network, points "
+    "| its tumours called notumor % | training s | file KiB | p50 ms |\n"
+    "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+)
+
+
+class Contender(NamedTuple):
+    """A model with its features; `deep` stands for those of the network of the same fold."""
+
+    model: str
+    features: str
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        few = {"": "", ALL_SETS: "-all", DEVICE_SETS: "-device"}
+        return self.model + few.get(self.features, f"-{self.features}")
+
+
+NETWORK = Contender("cnn", "")
+CONTENDERS = (
+    NETWORK,
+    *(Contender(model, "deep") for model in ("svm", "logistic", "random-forest", "knn")),
+    *(Contender(model, ALL_SETS) for model in ("svm", "logistic", "random-forest", "knn")),
+    Contender("svm", DEVICE_SETS),
+    *(Contender("svm", name) for name in ALL_SETS.split(",")),
+)
+
+
+def train_missing(
+    contender: Contender, runs: Path, data: Path, tables: Sequence[str | Path], seed: int
+) -> None:
+    """Train a contender's two runs, or go on with them; finished ones stay."""
+    for part, protocol in (
+        ("folds", ["grouped", "--folds", str(FOLDS)]),
+        ("source", [f"source:{SOURCE}"]),
+    ):
+        out = runs / contender.name / part
+        started = (out / "run.json").is_file()
+        if started and Run.open(out).settings["status"] == "finished":
+            continue
+        words: list[str | Path] = ["btc-train", data, *tables, "--out", out, "--seed", str(seed)]
+        words += ["--protocol", *protocol]
+        if contender.features:
+            deep = f"deep:{runs / NETWORK.name / part}"
+            words += ["--model", contender.model]
+            words += ["--features", contender.features.replace("deep", deep)]
+        click.echo(f"training {contender.name}, {part}", err=True)
+        run_tool([*words, *(["--resume"] if started else [])])
+
+
+def figures_of(folds: Run, source: Run, network: dict[str, Outcome]) -> dict[str, Any]:
+    """What a contender reaches, beside the network's calls on the same slices."""
+    pooled, moved = outcome_of(folds), outcome_of(source)
+    metrics, shifted = folds.metrics(), source.metrics()
+    parts = [Run.open(folds.folder / f"fold-{n + 1}") for n in range(FOLDS)]
+    studies = metrics["per_study"]
+    return {
+        "grouped": _share(metrics),
+        "grouped_gap": gap(pooled, network["folds"]),
+        "studies": None if studies is None else _share(studies),
+        "shift": _share(shifted),
+        "shift_gap": gap(moved, network["source"]),
+        "missed": confident_errors(moved)["tumors_called_clear"],
+        "partial": (metrics["partial"] or {}).get("outside"),
+        "seconds": np.mean([part.settings["seconds"] for part in parts]).item(),
+        "values": (parts[0].settings.get("features") or {}).get("length"),
+        "importance": metrics.get("importance"),
+    }
+
+
+def _share(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "n": metrics["n"],
+        "share": metrics["accuracy"],
+        "interval95": metrics["interval95"]["accuracy"],
+        "balanced": metrics["balanced_accuracy"],
+    }
+
+
+def gap(mine: Outcome, other: Outcome) -> dict[str, Any]:
+    """Accuracy of `mine` minus that of `other` on the same slices, its interval over groups."""
+    right = {
+        path: float(a == b)
+        for path, a, b in zip(other.texts("path"), other.labels, other.predicted, strict=True)
+    }
+    theirs = np.array([right[path] for path in mine.texts("path")])
+    difference = (mine.labels == mine.predicted) - theirs
+    return {
+        "n": len(difference),
+        "share": float(difference.mean()),
+        "interval95": group_interval(difference, mine.texts("group")),
+    }
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The table that the README shows."""
+    lines = [HEAD]
+    for row in result["rows"]:
+        first = row["model"] == NETWORK.model
+        size, speed = row["kib"], row["p50_ms"]
+        lines.append(
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {:.0f} | {} | {} |".format(
+                "the network" if first else row["model"],
+                _words(row),
+                _cell(row["grouped"]),
+                "" if first else _cell(row["grouped_gap"], "+"),
+                _cell(row["studies"]),
+                _cell(row["shift"]),
+                "" if first else _cell(row["shift_gap"], "+"),
+                _cell(row["missed"]),
+                row["seconds"],
+                "–" if size is None else f"{size:.0f}",
+                f"{speed:.1f}" if row["on_device"] else f"({speed:.1f})",
+            )
+        )
+    first = result["rows"][0]
+    lines += [
+        "",
+        f"{first['grouped']['n']} slices over unseen groups, {first['shift']['n']} of the unseen "
+        "source; 95 % intervals bootstrapped over groups, differences paired by slice. Training: "
+        "seconds a fold, without computing features. p50: from JPEG bytes to the answer of the "
+        f"exported file, one thread, the models in turn over {result['timed']} slices; in brackets "
+        "where the features need the workstation: there the run itself. "
+        f"{result['processor']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _words(row: dict[str, Any]) -> str:
+    if not row["features"]:
+        return "its own head"
+    names = {ALL_SETS: "all six sets", DEVICE_SETS: "histogram, GLCM, LBP, HOG"}
+    name = names.get(row["features"], row["features"])
+    return f"{'deep features' if name == 'deep' else name} ({row['values']})"
+
+
+def _cell(figure: dict[str, Any] | None, sign: str = "") -> str:
+    if figure is None or figure["share"] is None:
+        return "–"
+    low, high = (format(100 * v, f"{sign}.1f") for v in figure["interval95"])
+    middle = format(100 * figure["share"], f"{sign}.1f") if sign else percent(figure["share"])
+    return f"{middle} ({low} to {high})" if sign else f"{middle} ({low}–{high})"
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--groups", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--boxes", type=click.Path(exists=True, path_type=Path))
+@click.option("--partial", type=click.Path(exists=True, path_type=Path))
+@click.option("--partial-groups", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--only", multiple=True, help="These alone (RUNS/NAME); compared if cnn is among them."
+)
+@click.option("--timed", type=click.IntRange(10), default=200, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+def main(
+    data: Path, runs: Path, groups: Path, boxes: Path | None, partial: Path | None,
+    partial_groups: Path | None, only: tuple[str, ...], timed: int, seed: int, out: Path,
+) -> None:  # fmt: skip
+    """Train every model that RUNS lacks on DATA, and compare them."""
+    tables: list[str | Path] = ["--groups", groups]
+    for name, path in (
+        ("--boxes", boxes), ("--partial", partial), ("--partial-groups", partial_groups)
+    ):  # fmt: skip
+        tables += [name, path] if path is not None else []
+    unknown = set(only) - {c.name for c in CONTENDERS}
+    if unknown:
+        raise click.BadParameter(f"--only {unknown.pop()}: none of the contenders")
+    chosen = [c for c in CONTENDERS if not only or c.name in only]
+    for contender in chosen:
+        train_missing(contender, runs, data, tables, seed)
+    if NETWORK not in chosen:
+        return
+    opened = {
+        c: {part: Run.open(runs / c.name / part) for part in ("folds", "source")} for c in chosen
+    }
+    network = {part: outcome_of(run) for part, run in opened[NETWORK].items()}
+    rows = [
+        {**c._asdict(), **figures_of(both["folds"], both["source"], network)}
+        for c, both in opened.items()
+    ]
+    firsts = [runs / c.name / "folds" / "fold-1" for c in chosen]
+    files = [device_file(first) for first in firsts]
+    spans, processor = latencies(firsts, files, data, timed)
+    for row, file, span in zip(rows, files, spans, strict=True):
+        row |= {"on_device": file is not None, "p50_ms": span}
+        row["kib"] = None if file is None else file.stat().st_size / 1024
+    result = {"rows": rows, "timed": timed, "processor": processor, "seed": seed}
+    write_text(out / "models.json", dump_json(result))
+    write_text(out / "models.md", as_markdown(result))
+    figure = chart(result)
+    write_page(runs / "models.html", result, as_markdown(result), figure, firsts)
+    save_figure(figure, out / "models.png")
+    click.echo(as_markdown(result))
+
+
+if __name__ == "__main__":
+    from edge_runtime.commands import run_command
+
+    run_command(main, "benchmarks.models", extra="export,onnx")

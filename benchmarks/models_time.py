@@ -1,0 +1,71 @@
+"""Files of trained models for a device, and how long each takes for a slice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.process import run_tool
+from edge_runtime.benchmark.machine import machine_facts
+from edge_runtime.classifier import Classifier
+from edge_runtime.features import DEVICE_SETS
+from edge_runtime.images import decode
+from edge_runtime.preprocess import preprocess
+from trainer.data.archive import open_source
+from trainer.models.features import DEEP
+from trainer.run import Run
+from trainer.trained import CNN, kind_of, open_trained
+
+WARM_UP = 5
+
+
+def device_file(folder: Path) -> Path | None:
+    """The ONNX file of a run, exported where it is not there yet; None where the run's features
+    need the workstation."""
+    run = Run.open(folder)
+    if kind_of(run.settings) != CNN:
+        sets = run.settings["features"]["sets"]
+        if sets != [DEEP] and not set(sets) <= set(DEVICE_SETS):
+            return None
+    path = folder / "export" / "brain-mri-onnx.onnx"
+    if not path.is_file():
+        run_tool(["btc-export", folder, "--onnx"])
+    return path
+
+
+def latencies(
+    folders: Sequence[Path], files: Sequence[Path | None], data: Path, count: int
+) -> tuple[list[float], str]:
+    """Median milliseconds from JPEG bytes to an answer for each model, and the processor.
+
+    Args:
+        folders: runs.
+        files: what `device_file` gave for each; where that is None, the run itself is timed.
+        data: zip or folder that the slices come from.
+        count: how many slices; each passes through all models in turn.
+    """
+    calls = [_caller(*both) for both in zip(folders, files, strict=True)]
+    source = open_source(data)
+    names = source.names()
+    chosen = np.random.default_rng(0).permutation(len(names))[: count + WARM_UP]
+    spans: list[list[float]] = [[] for _ in calls]
+    for number, index in enumerate(chosen):
+        content = source.read(names[index])
+        for call, mine in zip(calls, spans, strict=True):
+            begun = time.perf_counter()
+            call(content)
+            if number >= WARM_UP:
+                mine.append((time.perf_counter() - begun) * 1e3)
+    facts = machine_facts()
+    return [float(np.median(mine)) for mine in spans], f"{facts['cpu']}, {facts['cores']} cores"
+
+
+def _caller(folder: Path, file: Path | None) -> Callable[[bytes], object]:
+    if file is not None:
+        return Classifier(file).classify
+    run = Run.open(folder)
+    trained, options = open_trained(run), run.preprocess
+    return lambda content: trained.look(preprocess(decode(content), options)[None])
