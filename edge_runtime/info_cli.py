@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_runtime.errors import printable
 from edge_runtime.options import model_option
+
+if TYPE_CHECKING:
+    from edge_runtime.model_info import ModelInfo
 
 
 @click.command()
@@ -20,6 +23,7 @@ from edge_runtime.options import model_option
 def info(model: Path | None, style: str) -> None:
     """Print what a model says of itself."""
     from edge_runtime.model_file import read_model
+    from edge_runtime.preprocess import steps_in_words
 
     file = read_model(model)
     if style == "json":
@@ -32,8 +36,8 @@ def info(model: Path | None, style: str) -> None:
         ("size", f"{file.bytes / 1024:.0f} KiB, sha256 {file.sha256}"),
         ("created", about.created),
         ("labels", ", ".join(about.labels)),
-        ("input", f"{about.input['dtype']} {'x'.join(map(str, about.input['shape']))}, 0-255"),
-        ("preprocessing", ", ".join(f"{k} {v}" for k, v in about.preprocess.to_json().items())),
+        ("input", _input(about)),
+        ("preprocessing", "; ".join(steps_in_words(about.preprocess))),
         ("temperature", f"{about.temperature:.3f}"),
         ("answers", _answers(about.thresholds, about.max_error)),
         ("refuses", "pictures unlike the training slices" if about.unfamiliar else "nothing"),
@@ -43,6 +47,14 @@ def info(model: Path | None, style: str) -> None:
     lines += [("measured", _measured(figure)) for figure in about.metrics]
     for name, text in lines:
         click.echo(f"{name:<14} {printable(str(text))}")
+
+
+def _input(about: ModelInfo) -> str:
+    """What the graph takes."""
+    tensor = f"{about.input['dtype']} {'x'.join(map(str, about.input['shape']))}"
+    if about.features is None:
+        return f"{tensor}, 0-255"
+    return f"{tensor}, features of the preprocessed slice: {', '.join(about.features['sets'])}"
 
 
 def _answers(thresholds: Mapping[str, float] | None, max_error: float | None) -> str:

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edge_runtime.errors import BackendError, ModelError, one_line
+from edge_runtime.graphs import OnnxGraph, TfliteGraph
 from edge_runtime.model_file import ModelFile
 
 if TYPE_CHECKING:
@@ -49,7 +50,15 @@ class Graph(Protocol):
     backend_version: str
 
     def run(self, pixels: Gray) -> Floats:
-        """Logits (C values) of one preprocessed slice (uint8, size×size)."""
+        """Logits (C values) of one preprocessed slice (uint8, size×size): `enter`, `answer`."""
+        ...
+
+    def enter(self, pixels: Gray) -> None:
+        """Set a preprocessed slice; its features are computed where the model takes those."""
+        ...
+
+    def answer(self) -> Floats:
+        """Logits (C values) of the slice set last."""
         ...
 
     def class_maps(self) -> Floats | None:
@@ -81,8 +90,8 @@ def open_graph(model: ModelFile, backend: str = "auto", threads: int = 1) -> Gra
     try:
         with quiet_stderr():
             if name in _ONNX:
-                return _OnnxGraph(model, threads)
-            return _TfliteGraph(model, name, threads)
+                return OnnxGraph(model, threads)
+            return TfliteGraph(model, name, threads, *_tflite_class(name))
     except ModelError:
         raise
     except Exception as error:  # interpreters raise whatever they like
@@ -133,109 +142,6 @@ def _choose(kind: str, backend: str) -> str:
     return backend
 
 
-class _TfliteGraph:
-    def __init__(self, model: ModelFile, backend: str, threads: int) -> None:
-        self.backend = backend
-        interpreter_class, self.backend_version = _tflite_class(backend)
-        self._interpreter: Any = interpreter_class(model_content=model.graph, num_threads=threads)
-        self._interpreter.allocate_tensors()
-        (entry,) = self._interpreter.get_input_details()
-        info = model.info
-        if (
-            list(entry["shape"]) != list(info.input["shape"])
-            or np.dtype(entry["dtype"]).name != info.input["dtype"]
-        ):
-            raise ModelError("the graph's input is not what its metadata says")
-        self._input, self._dtype = entry["index"], entry["dtype"]
-        self._shape = tuple(info.input["shape"])
-        details = self._interpreter.get_output_details()
-        self._outputs = {name: _output(details, i) for name, i in info.outputs.items()}
-        _check_shapes({n: d["shape"] for n, d in self._outputs.items()}, len(info.labels))
-
-    def run(self, pixels: Gray) -> Floats:
-        self._interpreter.set_tensor(
-            self._input, pixels.reshape(self._shape).astype(self._dtype, copy=False)
-        )
-        self.invoke()
-        return _finite(self._read("logits"))
-
-    def class_maps(self) -> Floats | None:
-        return self._read("class_maps") if "class_maps" in self._outputs else None
-
-    def features(self) -> Floats | None:
-        return self._read("features") if "features" in self._outputs else None
-
-    def invoke(self) -> None:
-        try:
-            self._interpreter.invoke()
-        except Exception as error:
-            raise ModelError(f"{self.backend} failed on the model: {one_line(error)}") from None
-
-    def _read(self, name: str) -> Floats:
-        """An output of the last slice, without the batch axis."""
-        output = self._outputs[name]
-        raw = self._interpreter.get_tensor(output["index"])[0]
-        scale, zero = output["quantization"]
-        if raw.dtype.kind == "f":
-            floats: Floats = raw.astype(np.float32, copy=False)
-            return floats
-        dequantised: Floats = (raw.astype(np.float32) - zero) * np.float32(scale)
-        return dequantised
-
-
-class _OnnxGraph:
-    backend = "onnxruntime"
-
-    def __init__(self, model: ModelFile, threads: int) -> None:
-        import onnxruntime
-
-        self.backend_version = str(onnxruntime.__version__)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4
-        self._session = onnxruntime.InferenceSession(
-            model.graph, options, providers=["CPUExecutionProvider"]
-        )
-        info = model.info
-        (entry,) = self._session.get_inputs()
-        outputs = self._session.get_outputs()
-        if entry.type != "tensor(float)" or list(entry.shape) != list(info.input["shape"]):
-            raise ModelError("the graph's input is not what its metadata says")
-        if max(info.outputs.values()) >= len(outputs):
-            raise ModelError(WRONG_OUTPUTS)
-        _check_shapes(
-            {name: outputs[i].shape for name, i in info.outputs.items()}, len(info.labels)
-        )
-        self._name = entry.name
-        self._shape = tuple(info.input["shape"])
-        self._outputs = dict(info.outputs)
-        self._feed: dict[str, Any] = {}
-        self._last: list[Any] = []
-
-    def run(self, pixels: Gray) -> Floats:
-        self._feed = {self._name: pixels.reshape(self._shape).astype(np.float32)}
-        self.invoke()
-        return _finite(self._read("logits"))
-
-    def class_maps(self) -> Floats | None:
-        return self._read("class_maps") if "class_maps" in self._outputs else None
-
-    def features(self) -> Floats | None:
-        return self._read("features") if "features" in self._outputs else None
-
-    def _read(self, name: str) -> Floats:
-        """An output of the last slice, without the batch axis."""
-        values: Floats = self._last[self._outputs[name]][0]
-        return values
-
-    def invoke(self) -> None:
-        try:
-            self._last = self._session.run(None, self._feed)
-        except Exception as error:
-            raise ModelError(f"{self.backend} failed on the model: {one_line(error)}") from None
-
-
 def _tflite_class(backend: str) -> tuple[Any, str]:
     if backend == "tensorflow":
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -252,35 +158,6 @@ def _tflite_class(backend: str) -> tuple[Any, str]:
     module = import_module(f"{package}.interpreter")
     version = getattr(import_module(package), "__version__", "")
     return module.Interpreter, str(version)
-
-
-WRONG_OUTPUTS = "the graph's outputs are not what its metadata says"
-
-
-def _output(outputs: list[dict[str, Any]], index: int) -> dict[str, Any]:
-    if index >= len(outputs):
-        raise ModelError(WRONG_OUTPUTS)
-    return outputs[index]
-
-
-def _check_shapes(shapes: Mapping[str, Any], classes: int) -> None:
-    """Logits are 1×C, class maps 1×H×W×C, features 1×F; axes without a fixed size are refused."""
-    rank = {"logits": 2, "class_maps": 4, "features": 2}
-    for name, shape in shapes.items():
-        sizes = list(shape)
-        if (
-            len(sizes) != rank.get(name, len(sizes))
-            or sizes[:1] != [1]
-            or not all(isinstance(n, (int, np.integer)) and n > 0 for n in sizes)
-            or (name in ("logits", "class_maps") and sizes[-1] != classes)
-        ):
-            raise ModelError(WRONG_OUTPUTS)
-
-
-def _finite(logits: Floats) -> Floats:
-    if not np.isfinite(logits).all():
-        raise ModelError("the model answered with values that are not numbers")
-    return logits.astype(np.float32, copy=False)
 
 
 _stderr_lock = threading.Lock()

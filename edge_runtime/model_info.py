@@ -21,7 +21,8 @@ class ModelInfo:
     Attributes:
         labels: class names in the order of the logits.
         preprocess: how a slice becomes the input.
-        input: dtype, shape (batch, height, width, channel) and value range of the graph's input.
+        input: dtype, shape (batch, height, width, channel) and value range of the graph's input;
+            the shape is (batch, feature) and the range None where `features` are given.
         outputs: name -> index of the graph's outputs; `logits` always, `features` (the
             penultimate ones) and `class_maps` (a map per class) where the network gives them.
         quantization: scheme (`float32`, `float16`, `dynamic`, `int8-full`), calibration.
@@ -32,6 +33,8 @@ class ModelInfo:
         metrics: figures, each with the protocol that gave it.
         data: digest and counts of the training data.
         graph_sha256: digest of the graph's bytes, checked before an interpreter sees them.
+        features: `sets` (of `edge_runtime.features`, in order) and `length` (values of all
+            together) that the graph takes in place of the slice; None where it takes the slice.
     """
 
     name: str
@@ -43,6 +46,7 @@ class ModelInfo:
     outputs: Mapping[str, int]
     quantization: Mapping[str, Any]
     graph_sha256: str = ""
+    features: Mapping[str, Any] | None = None
     temperature: float = 1.0
     thresholds: Mapping[str, float] | None = None
     unfamiliar: Mapping[str, Any] | None = None
@@ -96,6 +100,9 @@ class ModelInfo:
 
     def _check(self) -> None:
         size = self.preprocess.size
+        length = self._features_length()
+        shape = [1, size, size, 1] if length is None else [1, length]
+        dtypes = ["uint8", "float32"] if length is None else ["float32"]
         checks = {
             "labels": 2 <= len(self.labels) <= 1000
             and len(set(self.labels)) == len(self.labels)
@@ -106,8 +113,7 @@ class ModelInfo:
             "graph_sha256": isinstance(self.graph_sha256, str) and len(self.graph_sha256) == 64,
             "temperature": isinstance(self.temperature, (int, float))
             and 1e-6 <= self.temperature <= 1e6,
-            "input": self.input["dtype"] in ("uint8", "float32")
-            and list(self.input["shape"]) == [1, size, size, 1],
+            "input": self.input["dtype"] in dtypes and list(self.input["shape"]) == shape,
             "outputs": "logits" in self.outputs
             and all(isinstance(i, int) and 0 <= i < 8 for i in self.outputs.values()),
             "quantization": isinstance(self.quantization["scheme"], str),
@@ -125,3 +131,35 @@ class ModelInfo:
         wrong = [name for name, fine in checks.items() if not fine]
         if wrong:
             raise ModelError(f"the model's metadata has an impossible value: {', '.join(wrong)}")
+
+    def _features_length(self) -> int | None:
+        """How many features the graph takes; None where it takes the slice.
+
+        Raises:
+            ModelError: sets that this version lacks, or another number than they give.
+        """
+        if self.features is None:
+            return None
+        from edge_runtime.features import DEVICE_SETS, names_of
+
+        sets, length = self.features["sets"], self.features["length"]
+        if (
+            not isinstance(sets, list)
+            or not sets
+            or not all(isinstance(name, str) for name in sets)
+            or len(set(sets)) != len(sets)
+        ):
+            raise ModelError("the model's metadata has an impossible value: features")
+        for name in sets:
+            if name not in DEVICE_SETS:
+                raise ModelError(
+                    f"the model takes the features {name[:40]!r}, which this version cannot "
+                    "compute: update btc-edge"
+                )
+        given = len(names_of(sets, self.preprocess.size))
+        if type(length) is not int or length != given:
+            raise ModelError(
+                f"the model takes another number of features than the {given} that this version "
+                "computes: update btc-edge or export the model again"
+            )
+        return given

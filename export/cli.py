@@ -69,10 +69,11 @@ def _format_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--public-key", type=FILE, help="For --verify: whose signature it must be.")
 @click.version_option(edge_runtime.__version__, prog_name="btc-export")
 def command(run: Path | None, **options: Any) -> None:
-    """Write the model of RUN for devices, and prove that it still agrees with Keras.
+    """Write the model of RUN for devices, and prove that it still answers as it was trained to.
 
     Each file is run as a device would run it, on the run's held-out images. A file outside its
-    tolerance is kept aside as *.rejected and the command exits 1.
+    tolerance is kept aside as *.rejected and the command exits 1. A classical model has one
+    format, --onnx.
     """
     if options["verify"] is not None:
         if run is not None:
@@ -92,7 +93,7 @@ def command(run: Path | None, **options: Any) -> None:
         raise UsageError(f"--name {options['name']!r}: use letters, digits, - and _")
     if options["c_array"] and FORMATS["int8"] not in wanted:
         raise UsageError("--c-array writes the int8 graph: add --int8")
-    _export(run, wanted, options)
+    _export(run, [form.name for form in wanted], options)
 
 
 def _key(name: str) -> str:
@@ -112,14 +113,41 @@ def _verify(file: Path, signature: Path | None, public_key: Path | None) -> None
         click.echo(f"{what:<14} {finding}")
 
 
-def _export(run: Path, wanted: list[Format], options: dict[str, Any]) -> None:
+def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any]) -> list[Format]:
+    """The formats to write, of those that a run's kind of model has.
+
+    Raises:
+        UsageError: it does not have one that was asked for by name.
+    """
+    from export.formats import formats_of
+    from trainer.trained import CNN, kind_of
+
+    kind = kind_of(settings)
+    known = formats_of(kind)
+    asked = [name for name in wanted if name in known or not options["everything"]]
+    others = [name for name in asked if name not in known]
+    if kind != CNN:
+        others += [name for name in ("diagnose", "c-array") if options[_key(name)]]
+    if others:
+        flags = ", ".join(f"--{name}" for name in others)
+        raise UsageError(
+            f"a classical model ({kind}) is exported with --onnx; for networks only: {flags}"
+        )
+    return [known[name] for name in asked]
+
+
+def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
     from edge_runtime.files import write_text
     from export.pipeline import Exporter, ExportSettings
     from export.tables import print_diagnosis, print_exports
     from trainer.quiet import import_tensorflow
     from trainer.run import Run, dump_json
+    from trainer.trained import needs_keras
 
-    import_tensorflow()
+    opened = Run.open(run)
+    forms = _forms(opened.settings, wanted, options)
+    if needs_keras(opened.settings):
+        import_tensorflow()
     folder = options["out"] or run / "export"
     settings = ExportSettings(
         out=folder,
@@ -132,15 +160,15 @@ def _export(run: Path, wanted: list[Format], options: dict[str, Any]) -> None:
     )
     done: list[Exported] = []
     with redirect_stdout(io.StringIO()):  # the converters print there, and it is for the table
-        exporter = Exporter(Run.open(run), settings)
-        for form in wanted:
+        exporter = Exporter(opened, settings)
+        for form in forms:
             click.echo(f"{form.name}: {form.about}", err=True)
             done.append(exporter.export(_with_tolerance(form, options)))
             _beside(done[-1], options)
         layers = _diagnose(exporter) if options["diagnose"] else None
     if done:
         write_text(folder / "export.json", dump_json([entry.to_json() for entry in done]))
-        print_exports(done, (run / "model.keras").stat().st_size)
+        print_exports(done, exporter.trained_bytes)
     if layers is not None:
         print_diagnosis(layers, folder)
     failed = [entry for entry in done if not entry.gate.passed]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What an exported file must keep of the Keras model, on held-out images.
+    """What an exported file must keep of the trained model, on held-out images.
 
     On a small sample one and a half images are always allowed, for each of the shares.
 
@@ -90,3 +90,24 @@ FORMATS = {
                ("onnxruntime",), _INT8, calibrated=True),
     )
 }  # fmt: skip
+
+# A forest and neighbours answer in steps: a component that lies on an edge within the rounding of
+# 32 bits may fall to either side, and one neighbour of fifteen is a step of 0.07 before the
+# temperature makes it steeper. Labels and accuracies are held to what the other floats are.
+_IN_STEPS = replace(_FLOAT, probability=0.25)
+
+
+def formats_of(kind: str) -> dict[str, Format]:
+    """The formats that a kind of model has, by name.
+
+    Args:
+        kind: `cnn` or a classical model, see `trainer.trained.kind_of`.
+    """
+    from trainer.models.classical import KINDS
+    from trainer.trained import CNN
+
+    if kind == CNN:
+        return FORMATS
+    form = replace(FORMATS["onnx"], about="ONNX, the classifier and its projection in floats")
+    in_steps = kind in KINDS and KINDS[kind].floor > 0
+    return {form.name: replace(form, tolerance=_IN_STEPS) if in_steps else form}

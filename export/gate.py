@@ -1,4 +1,5 @@
-"""The gate: an exported file is run as a device would run it, and compared with Keras."""
+"""The gate: an exported file is run as a device would run it, and compared with the model as it
+was trained."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ class Reference:
 
     Attributes:
         labels: the run's, in the order of its logits.
-        logits: of the Keras model on the held-out images, N×C.
-        temperature: of the Keras model.
+        logits: of the trained model (Keras, scikit-learn) on the held-out images, N×C.
+        temperature: of the trained model.
         float32: the run as a float32 TFLite file, which latencies are compared with; None where
             there is none.
     """
@@ -45,16 +46,17 @@ class GateResult:
     """What the gate measured on `n` held-out images.
 
     Attributes:
-        agreement: share of images with the same top class as Keras.
-        accuracy, accuracy_float: of the file and of Keras.
+        agreement: share of images with the same top class as the trained model.
+        accuracy, accuracy_float: of the file and of the trained model.
         difference: accuracy minus accuracy_float.
         interval95: of the paired difference, bootstrapped over groups, or over images where
             the group is unknown.
         max_abs_probability, mean_abs_probability: differences of probabilities.
-        per_class: label -> recall of the file and of Keras, their paired difference and its
-            interval, number of images.
+        per_class: label -> recall of the file and of the trained model, their paired difference and
+            its interval, number of images.
         ece: expected calibration error of the file with temperature 1 (before), with its own
-            (after), and of Keras (float). The temperatures were fitted on the same images.
+            (after), and of the trained model (float). The temperatures were fitted on the same
+            images.
         latency: median of the paired ratio of the bare interpreter call to that of the float32
             file, with its interval, and both medians in ms; None where there is no such file.
         failures: what lies outside the tolerance, in words; empty means passed.
@@ -91,7 +93,7 @@ def run_gate(
     tolerance: Tolerance,
     progress: Callable[[int, int], None] | None = None,
 ) -> GateResult:
-    """Compare a model file with Keras on the run's held-out images.
+    """Compare a model file with the trained model on the run's held-out images.
 
     Classes are compared by name: a file whose labels stand in another order than its logits is
     wrong, however well its numbers agree.
@@ -141,7 +143,7 @@ def _failures(figures: dict[str, Any], tolerance: Tolerance) -> list[str]:
     largest = figures["max_abs_probability"]
     failures = []
     if agreement < tolerance.needed_agreement(n):
-        failures.append(f"agrees with Keras on {agreement:.2%} of {n} images, "
+        failures.append(f"agrees with the trained model on {agreement:.2%} of {n} images, "
                         f"below {tolerance.needed_agreement(n):.2%}")  # fmt: skip
     if difference < -tolerance.allowed_drop(n):
         failures.append(f"loses {-100 * difference:.2f} points of accuracy, "

@@ -38,14 +38,18 @@ def convert_onnx(graph: keras.Model, outputs: dict[str, int]) -> bytes:
     try:
         with quiet_stderr():
             proto, _ = tf2onnx.convert.from_keras(graph, input_signature=signature, opset=OPSET)
-        _canonical_names(proto.graph, sorted(outputs, key=outputs.__getitem__))
-        return _checked(proto)
+        canonical_names(proto.graph, "pixels", sorted(outputs, key=outputs.__getitem__))
+        return checked(proto)
     except Exception as error:  # converters raise whatever their parts raise
         raise ModelError(f"the ONNX conversion failed: {one_line(error)}") from None
 
 
-def _checked(proto: Any) -> bytes:
-    """The bytes of a model without anything that says when or with what it was made."""
+def checked(proto: Any) -> bytes:
+    """The bytes of a model without anything that says when or with what it was made.
+
+    Raises:
+        Exception: whatever the checker raises on a model that is not in order.
+    """
     import onnx
 
     del proto.metadata_props[:]
@@ -92,17 +96,17 @@ def quantize_onnx(data: bytes, calibration: npt.NDArray[np.uint8]) -> bytes:
                 weight_type=QuantType.QInt8,
                 activation_type=QuantType.QInt8,
             )
-            return _checked(onnx.load(path))
+            return checked(onnx.load(path))
     except Exception as error:  # as above
         raise ModelError(f"the ONNX quantisation failed: {one_line(error)}") from None
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _canonical_names(graph: Any, outputs: list[str]) -> None:
+def canonical_names(graph: Any, entry: str, outputs: list[str]) -> None:
     """Rename everything by its place: tf2onnx numbers by a counter that never starts again, so
-    that two exports of one run would differ. Outputs are called what they are."""
-    names = {graph.input[0].name: "pixels", "": ""}
+    that two exports of one run would differ. Input and outputs are called what they are."""
+    names = {graph.input[0].name: entry, "": ""}
     names |= {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
     for i, node in enumerate(graph.node):
         node.name = f"{node.op_type}_{i}"
@@ -125,7 +129,7 @@ def _canonical_names(graph: Any, outputs: list[str]) -> None:
 
 
 def onnx_facts(data: bytes) -> tuple[dict[str, int], int]:
-    """Op -> how often, and the multiply-accumulates of convolutions and dense layers."""
+    """Op -> how often, and the multiply-accumulates of convolutions, dense layers and kernels."""
     from collections import Counter
 
     import onnx
@@ -143,4 +147,7 @@ def onnx_facts(data: bytes) -> tuple[dict[str, int], int]:
             macs += int(np.prod(shapes[node.input[1]]) * np.prod(shapes[node.output[0]][2:]))
         elif node.op_type in ("Gemm", "MatMul"):
             macs += int(np.prod(shapes[node.input[1]]))
+        for attribute in node.attribute:
+            if attribute.name in ("support_vectors", "coefficients"):
+                macs += len(attribute.floats)
     return dict(sorted(Counter(node.op_type for node in graph.node).items())), macs

@@ -11,20 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 import edge_runtime
-from edge_runtime.errors import DataError, ModelError
+from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
 from edge_runtime.model_file import ModelFile, pack_model, parse_model
 from edge_runtime.model_info import ModelInfo
-from export.bias import correct_bias
 from export.calibration import choose_calibration, digest, read_calibration, record
 from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
-from export.graph import export_graph
-from export.kinds import graph_kinds
-from export.onnx import convert_onnx, onnx_facts, quantize_onnx
-from export.tflite import convert_tflite, graph_facts, output_order
+from export.sources import Network, open_source
 from trainer.evaluation.judgement import Judgement, fit_judgement
-from trainer.evaluation.predict import observe_file, observer
+from trainer.evaluation.predict import observe_file
 from trainer.run import Run
 
 if TYPE_CHECKING:
@@ -63,7 +59,8 @@ class Exported:
     Attributes:
         ops, macs: op -> how often; multiply-accumulates.
         calibration: the images that the quantiser saw, see `calibration.record`; None without.
-        size_ratio: of the graph to that of the run as float32 TFLite, both without metadata.
+        size_ratio: of the graph to that of the run as float32 TFLite, both without metadata;
+            None where the run has no such graph.
     """
 
     format: Format
@@ -74,7 +71,7 @@ class Exported:
     macs: int
     temperature: float
     calibration: dict[str, Any] | None
-    size_ratio: float
+    size_ratio: float | None
     gate: GateResult
 
     def to_json(self) -> dict[str, Any]:
@@ -95,27 +92,36 @@ class Exported:
 
 
 class Exporter:
-    """Exports formats of one run; the Keras model is loaded and run once.
+    """Exports formats of one run; the trained model is loaded and run once.
 
     Raises:
         DataError: the run holds no held-out images to prove an export on.
+        ModelError: the run's model cannot be used.
+        UsageError: a classical model over features that a device cannot compute.
     """
 
     def __init__(self, run: Run, settings: ExportSettings) -> None:
         self._run, self._settings = run, settings
-        self._model = run.load_model()
-        self._graph, self._outputs = export_graph(self._model)
+        self._source = open_source(run)
         self._held = run.validation()
         if len(self._held.labels) == 0:
             raise DataError("the run holds no held-out images to prove an export on")
-        logits = observer(self._model)(self._held.pixels).logits
-        plain = parse_model(self.packed(FORMATS["float32"], None))
-        self._reference = Reference(run.labels, logits, self.keras_temperature, plain)
+        logits = self._source.logits(self._held.pixels)
+        plain = None
+        if isinstance(self._source, Network):
+            plain = parse_model(self.packed(FORMATS["float32"], None))
+        temperature = float(run.settings["temperature"] or 1.0)  # fitted when it was trained
+        self._reference = Reference(run.labels, logits, temperature, plain)
 
     @property
     def graph(self) -> keras.Model:
-        """The graph that is converted."""
-        return self._graph
+        """The network's graph that is converted."""
+        return self._network.graph
+
+    @property
+    def trained_bytes(self) -> int:
+        """Size of the trained model's files."""
+        return self._source.bytes
 
     def export(self, form: Format, progress: Progress | None = None) -> Exported:
         """Convert, pack and prove one format.
@@ -127,7 +133,7 @@ class Exporter:
             ModelError: the conversion itself fails.
         """
         calibration = self._calibration() if form.calibrated else None
-        graph, outputs, ops, macs = self._convert(form, calibration)
+        graph, outputs, ops, macs = self._source.convert(form, calibration)
         info = self._describe(form, outputs, calibration)
         info = self._with_judgement(parse_model(pack_model(graph, info, form.kind)))
         data = pack_model(graph, info, form.kind)
@@ -151,7 +157,7 @@ class Exporter:
             macs=macs,
             temperature=file.info.temperature,
             calibration=None if calibration is None else record(calibration),
-            size_ratio=len(file.graph) / len(plain.graph) if plain else 1.0,
+            size_ratio=len(file.graph) / len(plain.graph) if plain else None,
             gate=gate,
         )
 
@@ -162,7 +168,7 @@ class Exporter:
 
     def int8_graph(self) -> bytes:
         """The int8 flatbuffer alone, whether or not its file would pass."""
-        return self._tflite("int8", self._calibration())
+        return self._network.tflite("int8", self._calibration())
 
     @property
     def reference(self) -> Reference:
@@ -171,13 +177,14 @@ class Exporter:
 
     def packed(self, form: Format, calibration: npt.NDArray[np.uint8] | None) -> bytes:
         """A file without what is fitted on its answers (temperature, thresholds, familiarity)."""
-        graph, outputs, _, _ = self._convert(form, calibration)
+        graph, outputs, _, _ = self._source.convert(form, calibration)
         return pack_model(graph, self._describe(form, outputs, calibration), form.kind)
 
     @property
-    def keras_temperature(self) -> float:
-        """Of the Keras model, fitted when it was trained."""
-        return float(self._run.settings["temperature"] or 1.0)
+    def _network(self) -> Network:
+        if not isinstance(self._source, Network):
+            raise UsageError("the run's model is no network")
+        return self._source
 
     def _with_judgement(self, file: ModelFile) -> ModelInfo:
         """The file's metadata with temperature, thresholds and the check for unfamiliar inputs,
@@ -205,27 +212,6 @@ class Exporter:
             return read_calibration(own, self._run.preprocess, count)
         return choose_calibration(self._run.calibration(), count, self._settings.seed)
 
-    def _convert(
-        self, form: Format, calibration: npt.NDArray[np.uint8] | None
-    ) -> tuple[bytes, dict[str, int], dict[str, int], int]:
-        if form.kind == "onnx":
-            data = convert_onnx(self._graph, self._outputs)
-            if calibration is not None:
-                data = quantize_onnx(data, calibration)
-            return data, self._outputs, *onnx_facts(data)
-        data = self._tflite(form.name, calibration)
-        facts = graph_facts(data)
-        found = graph_kinds(data).scheme
-        if found != form.scheme:
-            raise ModelError(f"the converter was asked for {form.scheme} and gave {found}")
-        return data, output_order(data, self._outputs), facts.ops, facts.macs
-
-    def _tflite(self, name: str, calibration: npt.NDArray[np.uint8] | None) -> bytes:
-        data = convert_tflite(self._graph, name, calibration)
-        if name == "int8" and calibration is not None:
-            return correct_bias(self._graph, data, calibration)
-        return data
-
     def _describe(
         self,
         form: Format,
@@ -233,14 +219,20 @@ class Exporter:
         calibration: npt.NDArray[np.uint8] | None,
     ) -> ModelInfo:
         settings = self._run.settings
-        size = self._run.preprocess.size
+        size, features = self._run.preprocess.size, self._source.features
+        entry: dict[str, Any] = {
+            "dtype": form.dtype, "shape": [1, size, size, 1], "range": [0, 255]
+        }  # fmt: skip
+        if features is not None:
+            entry |= {"shape": [1, features["length"]], "range": None}
         return ModelInfo(
             name=self._settings.name,
             version=edge_runtime.__version__,
             created=settings["created"],
             labels=self._run.labels,
             preprocess=self._run.preprocess,
-            input={"dtype": form.dtype, "shape": [1, size, size, 1], "range": [0, 255]},
+            input=entry,
+            features=features,
             outputs=outputs,
             quantization={
                 "scheme": form.scheme,
@@ -248,15 +240,15 @@ class Exporter:
                 "calibration_sha256": None if calibration is None else digest(calibration),
             },
             max_error=self._max_error,
-            metrics=tuple(_figures(self._run.metrics())),
+            metrics=tuple(_figures(self._run.metrics(), self._source.about)),
             data=settings["data"] or {},
             source_commit=settings["source_commit"],
             license=self._settings.license,
         )
 
 
-def _figures(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """The run's figures as `model.json` holds them; all of the Keras model before export."""
+def _figures(metrics: dict[str, Any], measured_on: str) -> list[dict[str, Any]]:
+    """The run's figures as `model.json` holds them; all of the trained model before export."""
     parts = ("without_twins", "without_shared_groups", "per_study")
     sides = [metrics, *(metrics[part] for part in parts if metrics.get(part))]
     return [
@@ -268,7 +260,7 @@ def _figures(metrics: dict[str, Any]) -> list[dict[str, Any]]:
             "balanced_accuracy": side["balanced_accuracy"],
             "interval95": side["interval95"]["accuracy"],
             "recall": {name: c["recall"] for name, c in side["per_class"].items()},
-            "measured_on": "the Keras model",
+            "measured_on": measured_on,
         }
         for side in sides
     ]

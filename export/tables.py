@@ -13,14 +13,14 @@ from rich.table import Table
 from export.pipeline import Exported
 
 
-def print_exports(done: list[Exported], keras_bytes: int) -> None:
+def print_exports(done: list[Exported], trained_bytes: int) -> None:
     """The verdict on each file.
 
     Args:
-        keras_bytes: size of the Keras model.
+        trained_bytes: size of the trained model.
     """
     table = Table(
-        *("format", "KiB", "of Keras", "agrees %", "accuracy %", "difference (95 %)"),
+        *("format", "KiB", "of trained", "agrees %", "accuracy %", "difference (95 %)"),
         *("worst class", "max |Δp|", "ECE %", "time of float32", "verdict"),
     )
     for entry in done:
@@ -31,7 +31,7 @@ def print_exports(done: list[Exported], keras_bytes: int) -> None:
         table.add_row(
             entry.format.name,
             f"{entry.bytes / 1024:.0f}",
-            f"{entry.bytes / keras_bytes:.2f}",
+            f"{entry.bytes / trained_bytes:.2f}",
             f"{100 * gate.agreement:.2f}",
             f"{100 * gate.accuracy:.2f}",
             f"{100 * gate.difference:+.2f} ({low:+.2f} to {high:+.2f})",

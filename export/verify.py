@@ -22,6 +22,7 @@ from export.signing import check_signature, key_digest, signature_path
 
 Findings = list[tuple[str, str]]
 
+MAX_ML_OPSET = 3  # ONNX's operators of classical models
 MAX_IR_VERSION = 9  # of ONNX; 8 goes with OPSET, ONNX Runtime 1.17 reads up to 9
 
 
@@ -139,11 +140,15 @@ def _onnx_names(file: ModelFile, form: Format) -> Findings:
     if scheme != form.scheme or kinds.keys() - allowed:
         found = ", ".join(name.lower() for name in sorted(kinds))
         raise ModelError(f"its metadata say {form.scheme}, its weights are {found}: mislabelled")
-    if any(":" in op for op in ops) or opsets.get("ai.onnx", 0) > OPSET:
-        raise ModelError(f"its operators are not those of ONNX opset {OPSET} or older")
+    newest = {"ai.onnx": OPSET, "ai.onnx.ml": MAX_ML_OPSET}
+    if any(version > newest.get(domain, 0) for domain, version in opsets.items()):
+        raise ModelError(
+            f"its operators are not those of ONNX opset {OPSET} or older (ai.onnx.ml: "
+            f"{MAX_ML_OPSET})"
+        )
     if proto.ir_version > MAX_IR_VERSION:
         raise ModelError(f"ONNX IR version {proto.ir_version}; readers know up to {MAX_IR_VERSION}")
-    versions = f"opset {opsets['ai.onnx']}, IR version {proto.ir_version}"
+    versions = f"opset {opsets.get('ai.onnx', 0)}, IR version {proto.ir_version}"
     return [
         ("scheme", f"{scheme}, as the graph is; {versions}, passes onnx.checker in full"),
         ("ops", ", ".join(f"{name} {n}" for name, n in sorted(ops.items()))),

@@ -115,6 +115,7 @@ def benchmark(
 
     The models take turns on each image, and each answers for at least --seconds and --queries.
     The first float32 model is what the others are compared with, or the first of all.
+    Features, for a model that takes those, count as preprocessing.
     """
     from edge_runtime.benchmark.plot import SUFFIXES, write_plot
     from edge_runtime.benchmark.rules import parse_rule, pick, violations

@@ -158,15 +158,19 @@ def turns(n: int, number: int) -> list[int]:
 
 
 def ask(subject: Subject, data: bytes) -> tuple[tuple[float, ...], str]:
-    """Time one query: the seconds of each of STEPS, and the label that was called."""
+    """Time one query: the seconds of each of STEPS, and the label that was called.
+
+    The features of a model that takes those are part of `preprocess`, as the rest of what is done
+    to a slice before the interpreter is called.
+    """
     clock = time.perf_counter
     try:
         t0 = clock()
         gray = decode(data)
         t1 = clock()
-        pixels = preprocess(gray, subject.file.info.preprocess)
+        subject.graph.enter(preprocess(gray, subject.file.info.preprocess))
         t2 = clock()
-        logits = subject.graph.run(pixels)
+        logits = subject.graph.answer()
         t3 = clock()
     except ModelError as error:
         raise ModelError(f"model {subject.path.name}: {error}") from None

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_runtime import Classifier
 from edge_runtime.errors import ModelError
+from edge_runtime.features import DEVICE_SETS, extract, names_of
+from edge_runtime.interpreters import open_graph
 from edge_runtime.model_file import bundled_model, pack_model, parse_model, read_model
 from edge_runtime.model_info import ModelInfo
 from edge_runtime.preprocess import Preprocess
@@ -133,3 +138,115 @@ def test_bundled_model_says_what_it_is() -> None:
 def test_missing_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         read_model(tmp_path / "no.tflite")
+
+
+HISTOGRAM = len(names_of(["histogram"], 128))
+
+
+def with_features(features: object, shape: list[int], dtype: str = "float32") -> str:
+    """Metadata of a model that takes features, as JSON."""
+    whole = json.loads(replace(INFO, graph_sha256="0" * 64).to_json())
+    return json.dumps(
+        whole | {"features": features, "input": {"dtype": dtype, "shape": shape, "range": None}}
+    )
+
+
+def test_features_go_round() -> None:
+    for sets in (["histogram"], list(DEVICE_SETS), ["hog", "glcm"]):
+        length = len(names_of(sets, 128))
+        features = {"sets": sets, "length": length}
+        info = ModelInfo.from_json(with_features(features, [1, length]))
+        assert info.features == features
+        assert ModelInfo.from_json(info.to_json()) == info
+    assert ModelInfo.from_json(replace(INFO, graph_sha256="0" * 64).to_json()).features is None
+
+
+@pytest.mark.parametrize(
+    "features",
+    [{}, [], 3, "histogram", True, ["histogram"], {"sets": ["histogram"]}, {"length": HISTOGRAM},
+     {"sets": [], "length": 0}, {"sets": "histogram", "length": HISTOGRAM},
+     {"sets": {"histogram": 1}, "length": HISTOGRAM}, {"sets": [1], "length": HISTOGRAM},
+     {"sets": [["histogram"]], "length": HISTOGRAM}, {"sets": [None], "length": HISTOGRAM},
+     {"sets": ["histogram", "histogram"], "length": 2 * HISTOGRAM},
+     {"sets": ["histogram"] * 100_000, "length": HISTOGRAM},
+     {"sets": ["histogram"], "length": HISTOGRAM + 1}, {"sets": ["histogram"], "length": True},
+     {"sets": ["histogram"], "length": float(HISTOGRAM)}, {"sets": ["histogram"], "length": None},
+     {"sets": ["histogram"], "length": str(HISTOGRAM)}, {"sets": ["histogram"], "length": -1},
+     {"sets": ["histogram"], "length": 10**400}, {"sets": ["histogram"], "length": [HISTOGRAM]}],
+)  # fmt: skip
+def test_impossible_features_are_refused(features: object) -> None:
+    with pytest.raises(ModelError):
+        ModelInfo.from_json(with_features(features, [1, HISTOGRAM]))
+
+
+@pytest.mark.parametrize("name", ["gabor", "", "\x1b[31m", "x" * 100_000])
+def test_unknown_features_ask_for_an_update(name: str) -> None:
+    features = {"sets": ["histogram", name], "length": HISTOGRAM}
+    with pytest.raises(ModelError, match="this version cannot compute: update btc-edge") as caught:
+        ModelInfo.from_json(with_features(features, [1, HISTOGRAM]))
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [([1, 128, 128, 1], "float32"), ([1, HISTOGRAM], "uint8"), ([2, HISTOGRAM], "float32"),
+     ([HISTOGRAM], "float32"), ([1, HISTOGRAM, 1], "float32"), ([1, 10**9], "float32"),
+     ([1, None], "float32")],
+)  # fmt: skip
+def test_features_want_an_input_of_their_own(shape: list[int], dtype: str) -> None:
+    features = {"sets": ["histogram"], "length": HISTOGRAM}
+    assert ModelInfo.from_json(with_features(features, [1, HISTOGRAM])).features == features
+    with pytest.raises(ModelError):
+        ModelInfo.from_json(with_features(features, shape, dtype))
+
+
+def field(number: int, content: int | str | bytes) -> bytes:
+    """One protobuf field."""
+
+    def varint(value: int) -> bytes:
+        small = value & 0x7F
+        return bytes([small | 0x80]) + varint(value >> 7) if value >> 7 else bytes([small])
+
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    data = content.encode() if isinstance(content, str) else content
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def linear_onnx(weights: np.ndarray) -> bytes:
+    """An ONNX graph that multiplies `features` (1×F) by weights (F×C), written by hand."""
+
+    def value(name: str, n: int) -> bytes:
+        shape = b"".join(field(1, field(1, size)) for size in (1, n))
+        return field(1, name) + field(2, field(1, field(1, 1) + field(2, shape)))
+
+    node = field(1, "features") + field(1, "weights") + field(2, "logits") + field(4, "MatMul")
+    rows, columns = weights.shape
+    tensor = field(1, rows) + field(1, columns) + field(2, 1) + field(8, "weights")
+    tensor += field(9, struct.pack(f"<{weights.size}f", *weights.ravel()))
+    graph = field(1, node) + field(2, "linear") + field(5, tensor)
+    graph += field(11, value("features", rows)) + field(12, value("logits", columns))
+    return field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 17))
+
+
+def test_a_graph_is_fed_the_features_of_the_slice(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(HISTOGRAM, 2)).astype(np.float32)
+    features = {"sets": ["histogram"], "length": HISTOGRAM}
+    info = ModelInfo.from_json(with_features(features, [1, HISTOGRAM]))
+    path = tmp_path / "linear.onnx"
+    path.write_bytes(pack_model(linear_onnx(weights), info, "onnx"))
+    file = read_model(path)
+    graph = open_graph(file)
+    for _ in range(3):
+        pixels = rng.integers(0, 256, (128, 128), np.uint8)
+        expected = extract(pixels, ["histogram"]) @ weights
+        np.testing.assert_allclose(graph.run(pixels), expected, atol=1e-4)
+        graph.enter(pixels)
+        np.testing.assert_allclose(graph.answer(), expected, atol=1e-4)
+    assert Classifier(file).classify(pixels).raw_label == "ab"[int(expected.argmax())]
+
+    other = linear_onnx(weights[1:])
+    with pytest.raises(ModelError, match="input is not what its metadata says"):
+        open_graph(parse_model(pack_model(other, info, "onnx")))

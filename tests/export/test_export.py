@@ -199,7 +199,7 @@ def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:
 
     labels = (*good.info.labels[1:], good.info.labels[0])
     shuffled = failures(good.graph, replace(good.info, labels=labels), "int8")
-    assert "agrees with Keras" in shuffled
+    assert "agrees with the trained model" in shuffled
     assert "points of glioma's recall" in shuffled
     renamed = replace(good.info, labels=("other", *good.info.labels[1:]), thresholds=None)
     assert failures(good.graph, renamed, "int8").startswith("labels that are not the run's: glio")
@@ -209,14 +209,14 @@ def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:
         np.random.default_rng(0).integers(0, 3, (8, 32, 32), np.uint8),
     ):
         graph = convert_tflite(exporter.graph, "int8", pictures)
-        assert "agrees with Keras" in failures(graph, good.info, "int8")
+        assert "agrees with the trained model" in failures(graph, good.info, "int8")
 
     import keras
 
     scaled = keras.models.clone_model(exporter.graph)
     scaled.set_weights([w * 0.5 for w in exporter.graph.get_weights()])
     graph = convert_tflite(scaled, "float32")
-    assert "agrees with Keras" in failures(graph, float_info(exporter), "float32")
+    assert "agrees with the trained model" in failures(graph, float_info(exporter), "float32")
     tenth = failures(
         convert_tflite(exporter.graph, "float32"),
         replace(float_info(exporter), temperature=10.0),
@@ -383,7 +383,7 @@ def test_command_rejects(tiny_run: Run, tmp_path: Path) -> None:
     save_images(folder / "calibration.npz", np.zeros((8, 32, 32), np.uint8), np.arange(8) % 4)
     done = export(folder, "--int8", "--out", tmp_path / "models")
     assert done.returncode == 1
-    assert "btc-export: int8 rejected: agrees with Keras" in done.stderr
+    assert "btc-export: int8 rejected: agrees with the trained model" in done.stderr
     assert "REJECTED" in done.stdout
     names = {p.name for p in (tmp_path / "models").iterdir()}
     assert names == {"brain-mri-int8.tflite" + REJECTED, "export.json"}
@@ -391,7 +391,7 @@ def test_command_rejects(tiny_run: Run, tmp_path: Path) -> None:
     assert entry["passed"] is False
     options = ("--min-agreement", 0, "--max-accuracy-drop", 1, "--max-class-drop", 1)
     lenient = export(folder, "--int8", "--out", tmp_path / "models", *options)
-    assert "agrees with Keras" not in lenient.stderr
+    assert "agrees with the trained model" not in lenient.stderr
     assert "points of" not in lenient.stderr
     assert "a probability differs" in lenient.stderr
     assert export(folder, "--int8", "--out", tmp_path / "models", *options, "--max-probability", 1

@@ -11,9 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
-from export.formats import FORMATS
+from export.formats import FORMATS, formats_of
+from export.pipeline import Exporter, ExportSettings
 from tests.device.test_environments import ROOT, find_python, outside, run, wheel  # noqa: F401
+from tests.export.test_classical import make_run
 from trainer.data.phantom import CLASSES, draw_phantom
+from trainer.models.classical import KINDS
+from trainer.run import Run
 
 TOOL = Path(sys.executable).parent / "btc-edge"
 BACKENDS = ("tflite-runtime", "onnxruntime")
@@ -28,7 +32,7 @@ def answers(tool: Path, pictures: Path, model: Path, *words: str) -> list[dict]:
 
 @pytest.mark.slow
 def test_oldest_runtimes_load_what_is_promised_to_them(
-    files: dict[str, Path], wheel: Path, tmp_path: Path  # noqa: F811
+    files: dict[str, Path], tiny_run: Run, wheel: Path, tmp_path: Path  # noqa: F811
 ) -> None:  # fmt: skip
     python = find_python("3.11")
     if python is None:
@@ -55,6 +59,13 @@ def test_oldest_runtimes_load_what_is_promised_to_them(
             )
             tried.append((name, backend))
     assert {name for name, _ in tried} == {"float32", "float16", "int8", "onnx", "onnx-int8"}
+    for kind in KINDS:
+        trained = make_run(tmp_path / kind, tiny_run, kind)
+        form = formats_of(kind)["onnx"]
+        path = Exporter(trained, ExportSettings(tmp_path / kind, kind)).export(form).path
+        old = answers(inside / "btc-edge", pictures, path)
+        new = answers(TOOL, pictures, path)
+        assert [a["raw_label"] for a in old] == [a["raw_label"] for a in new], kind
     refused = subprocess.run(
         [inside / "btc-edge", "classify", pictures / "00.png", "--model", files["int16x8"]],
         capture_output=True, text=True, env=outside(), cwd=tmp_path,

@@ -1,0 +1,182 @@
+"""A graph in an interpreter: how a slice goes in and how answers come out.
+
+Open them with `edge_runtime.interpreters.open_graph`, whose `Graph` they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_runtime.errors import ModelError, one_line
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from edge_runtime.model_file import ModelFile
+    from edge_runtime.model_info import ModelInfo
+
+    Gray = npt.NDArray[np.uint8]
+    Floats = npt.NDArray[np.float32]
+
+WRONG_OUTPUTS = "the graph's outputs are not what its metadata says"
+
+
+class _Graph:
+    """What both kinds of graph share: the way in and the way out."""
+
+    backend: str
+    backend_version: str
+
+    def __init__(self, info: ModelInfo) -> None:
+        self._shape = tuple(info.input["shape"])
+        self._dtype = np.dtype(info.input["dtype"])
+        self._sets = None if info.features is None else list(info.features["sets"])
+        self._outputs: dict[str, Any] = dict(info.outputs)
+
+    def enter(self, pixels: Gray) -> None:
+        values: npt.NDArray[Any] = pixels
+        if self._sets is not None:
+            from edge_runtime.features import extract
+
+            values = extract(pixels, self._sets)
+        self._set(values.reshape(self._shape).astype(self._dtype, copy=False))
+
+    def answer(self) -> Floats:
+        self.invoke()
+        return _finite(self._read("logits"))
+
+    def run(self, pixels: Gray) -> Floats:
+        self.enter(pixels)
+        return self.answer()
+
+    def class_maps(self) -> Floats | None:
+        return self._read("class_maps") if "class_maps" in self._outputs else None
+
+    def features(self) -> Floats | None:
+        return self._read("features") if "features" in self._outputs else None
+
+    def invoke(self) -> None:
+        try:
+            self._call()
+        except Exception as error:
+            raise ModelError(f"{self.backend} failed on the model: {one_line(error)}") from None
+
+    def _set(self, values: npt.NDArray[Any]) -> None:
+        """Keep or copy the input."""
+        raise NotImplementedError
+
+    def _call(self) -> None:
+        """The bare call; raises whatever the interpreter raises."""
+        raise NotImplementedError
+
+    def _read(self, name: str) -> Floats:
+        """An output of the last slice, without the batch axis."""
+        raise NotImplementedError
+
+
+class TfliteGraph(_Graph):
+    """A .tflite in an interpreter of `interpreter_class`."""
+
+    def __init__(
+        self, model: ModelFile, backend: str, threads: int, interpreter_class: Any, version: str
+    ) -> None:
+        info = model.info
+        super().__init__(info)
+        self.backend, self.backend_version = backend, version
+        self._interpreter: Any = interpreter_class(model_content=model.graph, num_threads=threads)
+        self._interpreter.allocate_tensors()
+        (entry,) = self._interpreter.get_input_details()
+        if tuple(entry["shape"]) != self._shape or np.dtype(entry["dtype"]) != self._dtype:
+            raise ModelError("the graph's input is not what its metadata says")
+        self._input = entry["index"]
+        details = self._interpreter.get_output_details()
+        self._outputs = {name: _output(details, i) for name, i in info.outputs.items()}
+        _check_shapes({n: d["shape"] for n, d in self._outputs.items()}, len(info.labels))
+
+    def _set(self, values: npt.NDArray[Any]) -> None:
+        self._interpreter.set_tensor(self._input, values)
+
+    def _call(self) -> None:
+        self._interpreter.invoke()
+
+    def _read(self, name: str) -> Floats:
+        output = self._outputs[name]
+        raw = self._interpreter.get_tensor(output["index"])[0]
+        scale, zero = output["quantization"]
+        if raw.dtype.kind == "f":
+            floats: Floats = raw.astype(np.float32, copy=False)
+            return floats
+        dequantised: Floats = (raw.astype(np.float32) - zero) * np.float32(scale)
+        return dequantised
+
+
+class OnnxGraph(_Graph):
+    """An .onnx in ONNX Runtime."""
+
+    backend = "onnxruntime"
+
+    def __init__(self, model: ModelFile, threads: int) -> None:
+        import onnxruntime
+
+        info = model.info
+        super().__init__(info)
+        self.backend_version = str(onnxruntime.__version__)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(
+            model.graph, options, providers=["CPUExecutionProvider"]
+        )
+        (entry,) = self._session.get_inputs()
+        outputs = self._session.get_outputs()
+        if entry.type != "tensor(float)" or tuple(entry.shape) != self._shape:
+            raise ModelError("the graph's input is not what its metadata says")
+        if max(info.outputs.values()) >= len(outputs):
+            raise ModelError(WRONG_OUTPUTS)
+        _check_shapes(
+            {name: outputs[i].shape for name, i in info.outputs.items()}, len(info.labels)
+        )
+        self._dtype = np.dtype(np.float32)
+        self._name = entry.name
+        self._feed: dict[str, Any] = {}
+        self._last: list[Any] = []
+
+    def _set(self, values: npt.NDArray[Any]) -> None:
+        self._feed = {self._name: values}
+
+    def _call(self) -> None:
+        self._last = self._session.run(None, self._feed)
+
+    def _read(self, name: str) -> Floats:
+        values: Floats = self._last[self._outputs[name]][0]
+        return values
+
+
+def _output(outputs: list[dict[str, Any]], index: int) -> dict[str, Any]:
+    if index >= len(outputs):
+        raise ModelError(WRONG_OUTPUTS)
+    return outputs[index]
+
+
+def _check_shapes(shapes: Mapping[str, Any], classes: int) -> None:
+    """Logits are 1×C, class maps 1×H×W×C, features 1×F; axes without a fixed size are refused."""
+    rank = {"logits": 2, "class_maps": 4, "features": 2}
+    for name, shape in shapes.items():
+        sizes = list(shape)
+        if (
+            len(sizes) != rank.get(name, len(sizes))
+            or sizes[:1] != [1]
+            or not all(isinstance(n, (int, np.integer)) and n > 0 for n in sizes)
+            or (name in ("logits", "class_maps") and sizes[-1] != classes)
+        ):
+            raise ModelError(WRONG_OUTPUTS)
+
+
+def _finite(logits: Floats) -> Floats:
+    if not np.isfinite(logits).all():
+        raise ModelError("the model answered with values that are not numbers")
+    return logits.astype(np.float32, copy=False)

@@ -1,0 +1,175 @@
+"""What an export starts from: a trained model of either kind, behind the same few questions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_runtime.errors import ModelError, UsageError
+from edge_runtime.features import DEVICE_SETS
+from export.bias import correct_bias
+from export.classical import OUTPUTS, convert_classical
+from export.formats import Format
+from export.graph import export_graph, features_graph
+from export.kinds import graph_kinds
+from export.onnx import convert_onnx, onnx_facts, quantize_onnx
+from export.tflite import convert_tflite, graph_facts, output_order
+from trainer.evaluation.predict import observer
+from trainer.models.features import DEEP
+from trainer.run import Run
+from trainer.trained import CNN, kind_of, open_trained
+
+if TYPE_CHECKING:
+    import keras
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+class Converted(NamedTuple):
+    """A graph without metadata.
+
+    Attributes:
+        outputs: name -> index, as `ModelInfo` holds them.
+        ops, macs: op -> how often; multiply-accumulates.
+    """
+
+    graph: bytes
+    outputs: dict[str, int]
+    ops: dict[str, int]
+    macs: int
+
+
+class Source(Protocol):
+    """A run's trained model.
+
+    Attributes:
+        about: what it is, for the figures in model.json.
+        features: what `ModelInfo.features` says; None where the graph takes slices.
+        bytes: of its files in the run.
+    """
+
+    about: str
+    features: dict[str, Any] | None
+    bytes: int
+
+    def logits(self, pixels: Pixels) -> Floats:
+        """N×C, of uint8 slices N×S×S."""
+        ...
+
+    def convert(self, form: Format, calibration: Pixels | None) -> Converted:
+        """Write it in one of its formats.
+
+        Args:
+            calibration: what the quantiser sees; None where the format is not calibrated.
+
+        Raises:
+            ModelError: the conversion fails.
+        """
+        ...
+
+
+def open_source(run: Run) -> Source:
+    """The model of a finished run.
+
+    Raises:
+        ModelError: none yet, an altered one, or one that cannot be read safely.
+        UsageError: it looks at features that a device cannot compute.
+    """
+    return Network(run) if kind_of(run.settings) == CNN else Classical(run)
+
+
+class Network:
+    """A Keras network.
+
+    Attributes:
+        graph: what is converted.
+    """
+
+    about: str = "the Keras model"
+    features: dict[str, Any] | None = None
+
+    def __init__(self, run: Run) -> None:
+        self._model = run.load_model()
+        self.bytes = (run.folder / "model.keras").stat().st_size
+        self.graph: keras.Model
+        self.graph, self._outputs = export_graph(self._model)
+
+    def logits(self, pixels: Pixels) -> Floats:
+        """See `Source`."""
+        return observer(self._model)(pixels).logits
+
+    def convert(self, form: Format, calibration: Pixels | None) -> Converted:
+        """See `Source`."""
+        if form.kind == "onnx":
+            data = convert_onnx(self.graph, self._outputs)
+            if calibration is not None:
+                data = quantize_onnx(data, calibration)
+            return Converted(data, self._outputs, *onnx_facts(data))
+        data = self.tflite(form.name, calibration)
+        facts = graph_facts(data)
+        found = graph_kinds(data).scheme
+        if found != form.scheme:
+            raise ModelError(f"the converter was asked for {form.scheme} and gave {found}")
+        return Converted(data, output_order(data, self._outputs), facts.ops, facts.macs)
+
+    def tflite(self, name: str, calibration: Pixels | None) -> bytes:
+        """The flatbuffer of a format."""
+        data = convert_tflite(self.graph, name, calibration)
+        if name == "int8" and calibration is not None:
+            return correct_bias(self.graph, data, calibration)
+        return data
+
+
+class Classical:
+    """A classical model over features of a slice, or over a network's features."""
+
+    about: str = "the scikit-learn model"
+
+    def __init__(self, run: Run) -> None:
+        sets = list((run.settings.get("features") or {}).get("sets", ()))
+        _check_sets(sets)
+        self._trained = open_trained(run)
+        assert self._trained.classical is not None  # since run.json names no network
+        self._parts = self._trained.classical
+        self._classes = len(run.labels)
+        self.features: dict[str, Any] | None = None
+        if self._parts.network is None:
+            self.features = {"sets": sets, "length": len(self._parts.extractor.names)}
+        files = ["model.skops", *(["deep.keras"] if self._parts.network is not None else [])]
+        self.bytes = sum((run.folder / name).stat().st_size for name in files)
+
+    def logits(self, pixels: Pixels) -> Floats:
+        """See `Source`."""
+        return self._trained.look(pixels).logits
+
+    def convert(self, form: Format, calibration: Pixels | None) -> Converted:
+        """See `Source`."""
+        network = None
+        if self._parts.network is not None:
+            network = convert_onnx(*features_graph(self._parts.network))
+        data = convert_classical(self._parts.model, self._classes, network)
+        return Converted(data, OUTPUTS, *onnx_facts(data))
+
+
+def _check_sets(sets: list[str]) -> None:
+    """Refuse what a device cannot compute.
+
+    Raises:
+        UsageError: such sets, or a network's features beside others.
+    """
+    there = ",".join(DEVICE_SETS)
+    away = [name for name in sets if name not in DEVICE_SETS and name != DEEP]
+    if away:
+        verb = "is" if len(away) == 1 else "are"
+        raise UsageError(
+            f"{', '.join(away)} {verb} computed on the workstation only; for a device train with "
+            f"--features {there} or some of them, or with deep:RUN alone"
+        )
+    if DEEP in sets and len(sets) > 1:
+        raise UsageError(
+            "a network's features leave only by themselves, with the network in front of the "
+            f"classifier; for a device train with --features deep:RUN, or with {there}"
+        )
