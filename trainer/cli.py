@@ -100,6 +100,14 @@ def _window(
     "features of a trained network.  [default: histogram,glcm,lbp,hog]",
 )
 @click.option(
+    "--list-features",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, wanted: _list_features(context) if wanted else None,
+    help="Say what each set of features measures, and stop.",
+)
+@click.option(
     "--search", is_flag=True, help="Choose a classifier's parameters by group cross-validation."
 )
 @click.option(
@@ -199,6 +207,20 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
         raise SystemExit(ExitCode.INTERRUPTED) from None
     print_metrics(run.metrics())
     click.echo(f"Run: {out}  (report.html, confusion.png, metrics.json)")
+
+
+def _list_features(context: click.Context) -> None:
+    """Name, length, range, source and place of each set."""
+    from edge_runtime.features import DEVICE_SETS
+    from trainer.job_options import CLASSICAL_SIZE
+    from trainer.models.features import SETS
+
+    for each in SETS.values():
+        where = "on a device too" if each.name in DEVICE_SETS else "on the workstation only"
+        values = len(each.names(CLASSICAL_SIZE))
+        click.echo(f"{each.name}: {values} values, {each.value_range}; computed {where}")
+        click.echo(click.wrap_text(each.about, 88, "    ", "    ") + "\n")
+    context.exit()
 
 
 def _kept(job: Job) -> str:

@@ -191,6 +191,16 @@ def test_options_that_do_not_go_together(
     assert not (tmp_path / "run").exists()
 
 
+def test_sets_are_explained() -> None:
+    done = train("--list-features")
+    assert done.returncode == 0
+    for name, values in (("histogram", 43), ("glcm", 78), ("lbp", 486), ("hog", 1764)):
+        assert f"{name}: {values} values" in done.stdout
+    assert done.stdout.count("on the workstation only") == 2
+    for source in ("Haralick", "Ojala", "Dalal", "Otsu", "Gabor"):
+        assert source in done.stdout
+
+
 SMALL = ("--size", 64, "--features", "histogram,hog")
 
 
