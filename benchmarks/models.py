@@ -37,8 +37,9 @@ FOLDS = 5
 HEAD = (
     "| model | features | 5 folds of groups % | minus the network, points | per study % "
     f"| trained without `{SOURCE}`, tested on it % | minus the network, points "
-    "| its tumours called notumor % | training s | file KiB | p50 ms |\n"
-    "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    "| its tumours called notumor % | untyped tumours of unseen groups called notumor % "
+    "| training s | file KiB | p50 ms |\n"
+    "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
 
 
@@ -138,7 +139,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         first = row["model"] == NETWORK.model
         size, speed = row["kib"], row["p50_ms"]
         lines.append(
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {:.0f} | {} | {} |".format(
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.1f} | {} | {} |".format(
                 "the network" if first else row["model"],
                 _words(row),
                 _cell(row["grouped"]),
@@ -147,6 +148,7 @@ def as_markdown(result: dict[str, Any]) -> str:
                 _cell(row["shift"]),
                 "" if first else _cell(row["shift_gap"], "+"),
                 _cell(row["missed"]),
+                _cell(row["partial"]),
                 row["seconds"],
                 "–" if size is None else f"{size:.0f}",
                 f"{speed:.1f}" if row["on_device"] else f"({speed:.1f})",
@@ -157,7 +159,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         "",
         f"{first['grouped']['n']} slices over unseen groups, {first['shift']['n']} of the unseen "
         "source; 95 % intervals bootstrapped over groups, differences paired by slice. Training: "
-        "seconds a fold, without computing features. p50: from JPEG bytes to the answer of the "
+        "median seconds a fold, without computing features; deep features need the network's as "
+        "well. p50: from JPEG bytes to the answer of the "
         f"exported file, one thread, the models in turn over {result['timed']} slices; in brackets "
         "where the features need the workstation: there the run itself. "
         f"{result['processor']}.",

@@ -68,7 +68,7 @@ def chart(result: dict[str, Any]) -> Figure:
     axes.set_yticks(places, [label_of(row) for row in rows])
     axes.set(xlabel="accuracy per slice, % (95 % interval over groups)", xlim=(0, 100))
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower left", fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=9, frameon=False)
     return figure
 
 

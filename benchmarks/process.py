@@ -56,7 +56,8 @@ def run_tool(command: Sequence[str | Path]) -> None:
     """
     beside = Path(sys.executable).with_name(str(command[0]))
     words = [str(beside) if beside.exists() else str(command[0]), *map(str, command[1:])]
-    code = subprocess.run(words, stdout=subprocess.DEVNULL).returncode
+    # Named, since a command of ours sends its own file descriptor 2 to nowhere.
+    code = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=sys.stderr).returncode
     if code != 0:
         raise BtcError(f"{command[0]} failed with exit code {code}")
 
