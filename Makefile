@@ -30,8 +30,9 @@ lint: setup
 quick: setup
 	$(BIN)/python -m pytest
 
+# A file's tests stay in one process: they share what was trained for them.
 test: lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow" -n auto --maxprocesses 4 --dist loadfile
 
 fuzz: setup
 	$(BIN)/python -m pip install --quiet --editable ".[fuzz]"

@@ -9,7 +9,6 @@ import select
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +23,23 @@ OWN = "btc-edge: "
 IMAGE_OPTIONS = ("--format", "jsonl", "--workers", "1", "--max-mib", "64", "--max-pixels",
                  "4000000")  # fmt: skip
 RUNAWAY = 8 << 30  # address space: a process that wants more is not let to take the machine's
+
+
+# Stands between us and the command: a child's peak begins with the size of the one that started it.
+WATCH = """
+import json, os, subprocess, sys, threading, time
+report, limit = int(sys.argv[1]), float(sys.argv[2])
+begun = time.perf_counter()
+child = subprocess.Popen(sys.argv[3:])
+timer = threading.Timer(limit, child.kill)
+timer.start()
+_, status, usage = os.wait4(child.pid, 0)
+seconds = time.perf_counter() - begun
+hung = not timer.is_alive()
+timer.cancel()
+code = os.waitstatus_to_exitcode(status)
+os.write(report, json.dumps([code, seconds, usage.ru_maxrss / 1024, hung]).encode())
+"""
 
 
 class End(NamedTuple):
@@ -60,23 +76,20 @@ def run_model(model: Path, picture: Path, limit: float, *options: str) -> End:
     nothing on stderr is `answered`. Whether the answer is right to be given is the caller's to say.
     """
     command = [tool(), "classify", str(picture), "--format", "jsonl", "--model", str(model)]
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
-        begun = time.perf_counter()
-        child = subprocess.Popen(
-            [*command, *options], stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
-            preexec_fn=_bounded,
+    with (
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as errors,
+        tempfile.TemporaryFile() as report,
+    ):
+        words = [sys.executable, "-I", "-S", "-c", WATCH, str(report.fileno()), str(limit)]
+        subprocess.run(
+            [*words, *command, *options], stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
+            pass_fds=[report.fileno()], preexec_fn=_bounded, check=True,
         )  # fmt: skip
-        timer = threading.Timer(limit, child.kill)
-        timer.start()
-        _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.perf_counter() - begun
-        hung = not timer.is_alive()
-        timer.cancel()
-        child.returncode = code = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        errors.seek(0)
+        for stream in (out, errors, report):
+            stream.seek(0)
         answers, told = out.read().decode(), errors.read().decode(errors="replace")
-    mib = usage.ru_maxrss / 1024
+        code, seconds, mib, hung = json.load(report)
     if hung:
         return End("hang", seconds, mib, told[:500], code)
     if code < 0:

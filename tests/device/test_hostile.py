@@ -64,6 +64,12 @@ def test_altered_models() -> None:
     assert total(table, "refused") == 2 * len(MODEL_KINDS)
 
 
+def test_the_size_of_who_starts_the_command_is_not_its_own() -> None:
+    ballast = np.ones(700 << 20, np.uint8)
+    assert models(1, 550_000).failures == []
+    assert ballast[-1] == 1
+
+
 @pytest.mark.slow
 def test_many_altered_files() -> None:
     assert images(4000, 600_000).failures == []
