@@ -108,7 +108,7 @@ def write_page(
             (first.parent / "report.html").relative_to(path.parent).as_posix(),
         )
         for row, first in zip(result["rows"], firsts, strict=True)
-        if row["importance"]
+        if row["importance"] and len(row["importance"]["sets"]) > 1
     ]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.from_string(PAGE).render(
