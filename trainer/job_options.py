@@ -17,7 +17,7 @@ from trainer.models.recipes import RECIPES
 from trainer.models.training import TrainSettings
 from trainer.pipeline import Job
 from trainer.run import Run
-from trainer.trained import CNN
+from trainer.trained import CNN, kind_of
 
 if TYPE_CHECKING:
     from trainer.models.feature_cache import FeatureCache
@@ -102,7 +102,10 @@ def _classical(job: Job, options: dict[str, Any], given: set[str]) -> Job:
     preprocess = _preprocess(options, options["size"] or CLASSICAL_SIZE)
     if deep is not None:
         _refuse(given & set(SLICE_OPTIONS), "is the network's own where features are deep:RUN")
-        preprocess = Run.open(deep).preprocess
+        source = Run.open(deep)
+        if kind_of(source.settings) != CNN:
+            raise UsageError(f"deep:{deep} is a classical model; deep features are a network's")
+        preprocess = source.preprocess
     return replace(
         job,
         preprocess=preprocess,

@@ -224,6 +224,10 @@ def test_the_command_trains_a_complete_run(phantom_zip: Path, tmp_path: Path) ->
     held = first.validation()
     seen = open_trained(first).look(held.pixels)
     assert (seen.logits.argmax(axis=1) == held.labels).mean() > 0.5
+    words = ("--model", "knn", "--features", f"deep:{first.folder}")
+    done = train(phantom_zip, "--out", tmp_path / "deep", *words)
+    assert done.returncode == 2
+    assert "is a classical model" in done.stderr
     answer = subprocess.run(
         [str(BIN / "btc-evaluate"), str(first.folder), str(phantom_zip), "--format", "json"],
         capture_output=True, text=True, timeout=300,
