@@ -79,7 +79,7 @@ def make_tables(folder: Path) -> None:
     compared = (results / "models.md").read_text("utf-8")
     assert "deep features" in compared
     assert "region (30)" in compared
-    assert "svm, deep features" in (models / "models.html").read_text("utf-8")
+    assert "deep features (80)" in (models / "models.html").read_text("utf-8")
 
 
 @pytest.mark.slow
