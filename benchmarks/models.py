@@ -102,7 +102,7 @@ def figures_of(folds: Run, source: Run, network: dict[str, Outcome]) -> dict[str
         "shift_gap": gap(moved, network["source"]),
         "missed": confident_errors(moved)["tumors_called_clear"],
         "partial": (metrics["partial"] or {}).get("outside"),
-        "seconds": float(np.median([part.settings["seconds"] for part in parts])),
+        "seconds": float(np.median([part.seconds for part in parts])),
         "values": (parts[0].settings.get("features") or {}).get("length"),
         "importance": metrics.get("importance"),
     }

@@ -117,7 +117,7 @@ def complete_folds(run: Run, parts: Sequence[Run]) -> None:
     run.settings["labels"] = list(first.labels)
     run.settings["heatmap"] = first.settings["heatmap"]
     run.settings["features"] = first.settings.get("features")
-    run.settings["seconds"] = sum(part.settings["seconds"] for part in parts)
+    run.settings["seconds"] = round(sum(part.seconds for part in parts), 1)
     tested = [{n: c["test"] for n, c in p.settings["data"]["classes"].items()} for p in parts]
     run.settings["data"] |= {
         "test_with_twin": sum(part.settings["data"]["test_with_twin"] for part in parts),

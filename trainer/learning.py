@@ -81,7 +81,7 @@ def learn_network(
         interrupted = True
         if checkpoint.load() is None:
             raise
-    run.settings["seconds"] += round(time.monotonic() - begun, 1)
+    run.add_seconds(time.monotonic() - begun)
     best = checkpoint.best()
     run.save_model(best)
     return from_network(best), interrupted
@@ -121,7 +121,7 @@ def learn_classical(
     features = extractor(side.images)
     begun = time.monotonic()
     model, chosen = fit_classical(settings, features, side.labels, side.groups)
-    run.settings["seconds"] += round(time.monotonic() - begun, 1)
+    run.add_seconds(time.monotonic() - begun)
     run.settings |= {
         "features": {
             "sets": list(settings.features),

@@ -1,4 +1,4 @@
-"""The whole training job: data -> split -> network -> a complete `Run`."""
+"""The whole training job: data -> split -> model -> a complete `Run`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "scikit-image",
-    "scipy",
+    "scipy", "skops",
 )  # fmt: skip
 
 

@@ -122,6 +122,15 @@ class Run:
         with replacing(self.folder / "model.keras") as part:
             model.save(part)
 
+    @property
+    def seconds(self) -> float:
+        """Time spent on learning; 0 in runs of a version that did not count."""
+        return float(self.settings.get("seconds") or 0.0)
+
+    def add_seconds(self, spent: float) -> None:
+        """Count time spent on learning: that of a resumed training adds up."""
+        self.settings["seconds"] = round(self.seconds + spent, 1)
+
     def save_settings(self) -> None:
         """Write run.json."""
         write_text(self.folder / "run.json", dump_json(self.settings))
