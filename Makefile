@@ -32,7 +32,7 @@ quick: setup
 
 # A file's tests stay in one process: they share what was trained for them.
 test: lint
-	$(BIN)/python -m pytest -m "slow or not slow" -n auto --maxprocesses 4 --dist loadfile \
+	$(BIN)/python -m pytest -m "slow or not slow" -n logical --maxprocesses 4 --dist loadfile \
 		--no-loadscope-reorder
 
 fuzz: setup
