@@ -161,7 +161,10 @@ def _to_uint8(pixels: npt.NDArray[Any], value_range: tuple[float, float] | None 
     if high <= low:
         return np.zeros(values.shape, np.uint8)
     # The half first: the span of large floats is not a float itself.
-    scaled: Gray = np.rint((values / 2 - low / 2) / (high / 2 - low / 2) * 255.0).astype(np.uint8)
+    levels = np.rint((values / 2 - low / 2) / (high / 2 - low / 2) * 255.0)
+    if value_range is not None:  # its ends, as rounded to float32, may lie outside it
+        np.clip(levels, 0, 255, out=levels)
+    scaled: Gray = levels.astype(np.uint8)
     return scaled
 
 

@@ -155,6 +155,13 @@ def test_arrays() -> None:
             as_gray(array)
 
 
+def test_what_lies_beyond_a_narrow_range_does_not_wrap() -> None:
+    """Its upper end, rounded to float32, once came out as 257, which is 1 in 8 bits."""
+    beyond = as_gray(np.zeros((4, 4), np.bool_), (-65537.0, -65537.0 + 0.41796875))
+    assert beyond.min() == 255
+    assert as_gray(np.zeros((4, 4), np.int16), (65537.0, 65537.0 + 0.41796875)).max() == 0
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     dtype=st.sampled_from([np.bool_, np.uint8, np.int8, np.uint16, np.int64, np.float16,
