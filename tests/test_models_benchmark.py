@@ -1,0 +1,65 @@
+"""The comparison of models: paired differences, and rows that can be told apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.models import CONTENDERS, NETWORK, as_markdown, gap
+from benchmarks.models_page import chart, label_of
+from trainer.evaluation.outcome import Outcome
+
+
+def outcome(predicted: str, order: list[int]) -> Outcome:
+    """Six slices in three groups, all of class a, in some order."""
+    names = [f"{i}.jpg" for i in order]
+    table = pd.DataFrame(
+        {
+            "path": names,
+            "group": [f"g{i // 2}" for i in order],
+            "label": ["a"] * 6,
+            "predicted": [predicted[i] for i in order],
+        }
+    )
+    return Outcome(table, ("a", "b"), "grouped", "test")
+
+
+def test_gap_pairs_slices_by_their_path() -> None:
+    mine, other = outcome("aaaabb", [5, 4, 3, 2, 1, 0]), outcome("abaabb", [0, 1, 2, 3, 4, 5])
+    found = gap(mine, other)
+    assert found["n"] == 6
+    assert found["share"] == pytest.approx(1 / 6)
+    low, high = found["interval95"]
+    assert low <= 1 / 6 <= high
+    assert gap(other, mine)["share"] == pytest.approx(-1 / 6)
+    same = gap(mine, mine)
+    assert (same["share"], same["interval95"]) == (0.0, [0.0, 0.0])
+
+
+def test_contenders_have_names_of_their_own() -> None:
+    assert CONTENDERS[0] == NETWORK
+    assert len({c.name for c in CONTENDERS}) == len(CONTENDERS)
+    assert not any("," in c.name for c in CONTENDERS)
+    models = {c.model for c in CONTENDERS if c.features == "deep"}
+    assert models == {"svm", "random-forest", "logistic", "knn"}
+
+
+def test_table_and_chart_have_a_line_a_contender() -> None:
+    figure = {"n": 9, "share": 0.5, "interval95": [0.4, 0.6], "balanced": 0.5}
+    row = dict.fromkeys(("grouped", "grouped_gap", "shift", "shift_gap", "missed"), figure)
+    row |= {"studies": None, "partial": None, "values": 80, "seconds": 1.0, "kib": None,
+            "on_device": False, "p50_ms": 2.0}  # fmt: skip
+    rows = [{**c._asdict(), **row} for c in CONTENDERS]
+    result = {"rows": rows, "timed": 10, "processor": "P"}
+    text = as_markdown(result)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == len(CONTENDERS) + 2
+    assert len({line.count("|") for line in lines}) == 1
+    assert "+50.0 (+40.0 to +60.0)" in lines[-1]
+    assert "(2.0)" in lines[-1]
+    labels = [label_of(each) for each in rows]
+    assert len(set(labels)) == len(labels)
+    axes = chart(result).axes[0]
+    assert [t.get_text() for t in axes.get_yticklabels()] == labels
+    assert np.allclose(axes.get_xlim(), (0, 100))
