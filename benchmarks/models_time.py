@@ -11,11 +11,11 @@ import numpy as np
 from benchmarks.process import run_tool
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.classifier import Classifier
-from edge_runtime.features import DEVICE_SETS
+from edge_runtime.errors import UsageError
 from edge_runtime.images import decode
 from edge_runtime.preprocess import preprocess
+from export.sources import check_sets
 from trainer.data.archive import open_source
-from trainer.models.features import DEEP
 from trainer.run import Run
 from trainer.trained import CNN, kind_of, open_trained
 
@@ -27,8 +27,9 @@ def device_file(folder: Path) -> Path | None:
     need the workstation."""
     run = Run.open(folder)
     if kind_of(run.settings) != CNN:
-        sets = run.settings["features"]["sets"]
-        if sets != [DEEP] and not set(sets) <= set(DEVICE_SETS):
+        try:
+            check_sets(run.settings["features"]["sets"])
+        except UsageError:
             return None
     path = folder / "export" / "brain-mri-onnx.onnx"
     if not path.is_file():

@@ -54,8 +54,7 @@ def run_tool(command: Sequence[str | Path]) -> None:
     Raises:
         BtcError: it failed.
     """
-    beside = Path(sys.executable).with_name(str(command[0]))
-    words = [str(beside) if beside.exists() else str(command[0]), *map(str, command[1:])]
+    words = [str(Path(sys.executable).parent / command[0]), *map(str, command[1:])]
     # Named, since a command of ours sends its own file descriptor 2 to nowhere.
     code = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=sys.stderr).returncode
     if code != 0:

@@ -130,7 +130,7 @@ class Classical:
 
     def __init__(self, run: Run) -> None:
         sets = list((run.settings.get("features") or {}).get("sets", ()))
-        _check_sets(sets)
+        check_sets(sets)
         self._trained = open_trained(run)
         assert self._trained.classical is not None  # since run.json names no network
         self._parts = self._trained.classical
@@ -154,7 +154,7 @@ class Classical:
         return Converted(data, OUTPUTS, *onnx_facts(data))
 
 
-def _check_sets(sets: list[str]) -> None:
+def check_sets(sets: list[str]) -> None:
     """Refuse what a device cannot compute.
 
     Raises:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from edge_runtime.errors import DataError, UsageError
+from edge_runtime.features import DEVICE_SETS
 from edge_runtime.preprocess import Preprocess
 from trainer.models.classical import ClassicalSettings
-from trainer.models.features import DEEP, SETS
+from trainer.models.feature_cache import FeatureCache, default_folder
+from trainer.models.features import DEEP, check_sets
 from trainer.models.networks import SIZES
 from trainer.models.recipes import RECIPES
 from trainer.models.training import TrainSettings
@@ -19,15 +21,12 @@ from trainer.pipeline import Job
 from trainer.run import Run
 from trainer.trained import CNN, kind_of
 
-if TYPE_CHECKING:
-    from trainer.models.feature_cache import FeatureCache
-
 NETWORK_ONLY = (
     "recipe", "network", "epochs", "batch_size", "learning_rate", "patience", "augment",
 )  # fmt: skip
 CLASSICAL_ONLY = ("features", "search", "cache", "no_cache")
 SLICE_OPTIONS = ("size", "crop", "window", "denoise", "contrast")
-DEFAULT_FEATURES = "histogram,glcm,lbp,hog"  # those that a device computes too
+DEFAULT_FEATURES = ",".join(DEVICE_SETS)
 CLASSICAL_SIZE = 128  # pixels
 
 
@@ -116,8 +115,6 @@ def _classical(job: Job, options: dict[str, Any], given: set[str]) -> Job:
 
 
 def _cache(options: dict[str, Any], given: set[str]) -> FeatureCache | None:
-    from trainer.models.feature_cache import FeatureCache, default_folder
-
     if options["no_cache"]:
         _refuse(given & {"cache"}, "and --no-cache exclude each other")
         return None
@@ -134,16 +131,13 @@ def parse_features(text: str) -> tuple[tuple[str, ...], Path | None]:
     """
     names, deep = [], None
     for word in text.split(","):
-        name, colon, folder = word.strip().partition(":")
-        if name == DEEP and folder:
-            deep = Path(folder)
-            if not deep.is_dir():
-                raise DataError(f"{folder}: no such run")
-        elif name == DEEP or colon or name not in SETS:
-            raise UsageError(
-                f"--features {word.strip()!r}: there are {', '.join(SETS)} and deep:RUN"
-            )
-        names.append(name)
-    if len(set(names)) != len(names):
-        raise UsageError(f"--features {text!r} names a set twice")
+        name, _, folder = word.strip().partition(":")
+        if name == DEEP:
+            deep = Path(folder) if folder else None
+        names.append(name if name == DEEP else word.strip())
+    check_sets(names)
+    if DEEP in names and deep is None:
+        raise UsageError("deep features come from a trained network: name its run, deep:RUN")
+    if deep is not None and not deep.is_dir():
+        raise DataError(f"{deep}: no such run")
     return tuple(names), deep

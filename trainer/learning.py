@@ -125,7 +125,6 @@ def learn_classical(
     run.settings |= {
         "features": {
             "sets": list(settings.features),
-            "size": run.preprocess.size,
             "length": len(extractor.names),
             "deep_sha256": digest,
         },

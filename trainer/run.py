@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError, ModelError, one_line
 from edge_runtime.files import replacing, write_text
 from edge_runtime.preprocess import Preprocess
+from trainer.arrays import opened_npz
 
 if TYPE_CHECKING:
     import keras
@@ -197,16 +197,14 @@ class Run:
         return self._images("validation")
 
     def _images(self, name: str) -> Images:
-        try:
-            with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
-                images = Images(
-                    file["pixels"],
-                    file["labels"],
-                    tuple(file["groups"].tolist()),
-                    tuple(file["sources"].tolist()),
-                )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            raise DataError(f"{self.folder}: no readable {name}.npz") from None
+        path = self.folder / f"{name}.npz"
+        with opened_npz(path, f"{self.folder}: no readable {name}.npz") as file:
+            images = Images(
+                file["pixels"],
+                file["labels"],
+                tuple(file["groups"].tolist()),
+                tuple(file["sources"].tolist()),
+            )
         size = self.preprocess.size
         if images.pixels.dtype != np.uint8 or images.pixels.shape[1:] != (size, size):
             raise DataError(f"{name}.npz does not hold slices of {size}×{size}")

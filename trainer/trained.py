@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
 from trainer.evaluation.predict import Observed, network_outputs, observer
+from trainer.models.classical import ClassicalModel
+from trainer.models.features import Extractor
 from trainer.run import Run
 
 if TYPE_CHECKING:
     import keras
 
     from trainer.data.dataset import Progress
-    from trainer.models.classical import ClassicalModel
     from trainer.models.feature_cache import FeatureCache
-    from trainer.models.features import Extractor
 
 CNN = "cnn"  # what `--model` and run.json call the network
 Pixels = npt.NDArray[np.uint8]
@@ -93,8 +93,6 @@ def open_trained(
     """
     if kind_of(run.settings) == CNN:
         return from_network(run.load_model())
-    from trainer.models.classical import ClassicalModel
-
     run.check_single()
     features = run.settings.get("features")
     if features is None:
@@ -126,8 +124,6 @@ def make_extractor(
 ) -> Extractor:
     """The extractor of some feature sets; `deep` among them is the penultimate features of
     `network`."""
-    from trainer.models.features import Extractor
-
     if network is None:
         return Extractor(sets, size, cache=cache, progress=progress)
     deep, length = deep_features(network)

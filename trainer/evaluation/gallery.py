@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import DataError
 from edge_runtime.files import replacing
+from trainer.arrays import opened_npz
 
 ERRORS, RIGHT_PER_CLASS = 12, 2
 BEFORE = 128  # pixels: side of the pictures of whole slices
@@ -52,13 +51,10 @@ class Gallery:
         Raises:
             DataError: missing or damaged.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                rows = file["rows"]
-                before = file["before"] if "before" in file else whole_pictures([None] * len(rows))
-                return cls(rows, file["pixels"], file["heat"], file["boxes"], before)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            raise DataError(f"{path.name} cannot be read") from None
+        with opened_npz(path, f"{path.name} cannot be read") as file:
+            rows = file["rows"]
+            before = file["before"] if "before" in file else whole_pictures([None] * len(rows))
+            return cls(rows, file["pixels"], file["heat"], file["boxes"], before)
 
 
 def whole_pictures(slices: Sequence[Gray | None]) -> Gray:

@@ -10,7 +10,6 @@ where another stands in for it.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import DataError
 from edge_runtime.files import replacing
+from trainer.arrays import opened_npz
 from trainer.evaluation.components import ComponentChange, caller
 from trainer.evaluation.gallery import one_a_group
 from trainer.evaluation.predict import Floats
+from trainer.models.features import DEEP
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
@@ -34,7 +34,6 @@ SET_REPEATS, PART_REPEATS = 5, 3  # shuffles of a unit
 MOST_SLICES, MOST_PARTS = 1000, 150  # they bound the work
 SHOWN = 20  # parts that metrics.json tells
 PICTURED, EACH = 4, 3  # parts with pictures, and slices at each end of a part's values
-OF_ITS_OWN = "deep"  # a set whose parts are not the same features in another fold
 
 Doubles = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -78,11 +77,8 @@ class Importance:
         Raises:
             DataError: missing or damaged.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(json.loads(str(file["facts"])), file["pixels"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            raise DataError(f"{path.name} cannot be read") from None
+        with opened_npz(path, f"{path.name} cannot be read") as file:
+            return cls(json.loads(str(file["facts"])), file["pixels"])
 
 
 def measure_importance(
@@ -153,7 +149,7 @@ def pool_importance(folds: Sequence[Importance]) -> Importance:
             "columns": p["columns"],
         }
         for p in first["parts"]
-        if all(p["part"] in each for each in drops) and p["part"].split(":")[0] != OF_ITS_OWN
+        if all(p["part"] in each for each in drops) and p["part"].split(":")[0] != DEEP
     ]
     parts.sort(key=lambda p: -p["drop"])
     known = {p["part"].split(":")[0] for p in parts}

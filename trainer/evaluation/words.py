@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-NETWORK = "cnn"  # what run.json calls a network; one without `model` is of a network too
+from trainer.models.features import DEEP
+from trainer.trained import CNN, kind_of
+
 KINDS = {
     "svm": "SVM",
     "random-forest": "random forest",
@@ -15,7 +17,7 @@ KINDS = {
 
 def model_noun(settings: dict[str, Any]) -> str:
     """`network`, or `model` for a classical model."""
-    return "network" if settings.get("model", NETWORK) == NETWORK else "model"
+    return "network" if kind_of(settings) == CNN else "model"
 
 
 def model_words(settings: dict[str, Any]) -> str:
@@ -30,7 +32,7 @@ def model_words(settings: dict[str, Any]) -> str:
     """
     if model_noun(settings) == "network":
         return f"{settings['network']} network"
-    kind = str(settings["model"])
+    kind = kind_of(settings)
     sets = (settings.get("features") or {}).get("sets") or []
-    named = ["deep features" if name == "deep" else str(name) for name in sets]
+    named = ["deep features" if name == DEEP else str(name) for name in sets]
     return KINDS.get(kind, kind) + (f" on {', '.join(named)}" if named else "")

@@ -31,6 +31,21 @@ BATCH_BYTES = 2**19  # of them at most: joblib writes larger arrays to files
 DEEP_BATCH = 256  # slices between two writes to the cache
 
 
+def check_sets(sets: Sequence[str]) -> None:
+    """Refuse what is not one or more of SETS and `deep`, each at most once.
+
+    Raises:
+        UsageError: no set, an unknown one, or one twice.
+    """
+    unknown = [name for name in sets if name not in SETS and name != DEEP]
+    if unknown or not sets:
+        what = f"unknown features {unknown[0]!r}" if unknown else "no features"
+        raise UsageError(f"{what}; there are {', '.join([*SETS, DEEP])}")
+    if len(set(sets)) < len(sets):
+        twice = next(name for name in sets if list(sets).count(name) > 1)
+        raise UsageError(f"features {twice!r} given twice")
+
+
 class Extractor:
     """Slices -> features, in parallel, cached by content.
 
@@ -69,14 +84,7 @@ class Extractor:
         Raises:
             UsageError: no set, an unknown one, one twice, or `deep` without a network.
         """
-        there = ", ".join([*SETS, DEEP])
-        unknown = [name for name in sets if name not in SETS and name != DEEP]
-        if unknown or not sets:
-            what = f"unknown features {unknown[0]!r}" if unknown else "no features"
-            raise UsageError(f"{what}; there are {there}")
-        if len(set(sets)) < len(sets):
-            twice = next(name for name in sets if list(sets).count(name) > 1)
-            raise UsageError(f"features {twice!r} given twice")
+        check_sets(sets)
         if DEEP in sets and (deep is None or not deep_key or deep_length < 1):
             raise UsageError(f"features {DEEP!r} need a network")
         self.sets = tuple(sets)
