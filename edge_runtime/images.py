@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MIB = 1 << 20
+SAMPLE = 1_000_000  # values that a value range is taken from
+RANGE = (0.1, 99.9)  # percentiles of the values that become black and white
 MAX_SCANS = 100  # a progressive JPEG has about ten; each costs a pass over the whole picture
 
 
@@ -142,6 +144,27 @@ def load_gray(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Gray
         return as_gray(source)
     data = source if isinstance(source, bytes) else read_file(source, limits)
     return decode(data, limits)
+
+
+@np.errstate(all="ignore")
+def robust_range(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """The values that become black and white where nothing says which: two percentiles of a
+    sample (RANGE), so that one bright pixel does not darken all others.
+
+    Args:
+        values: a picture (H×W) or a whole volume (N×H×W), of any real dtype; what is not finite
+            does not count.
+
+    Raises:
+        InputError: no finite value.
+    """
+    step = max(1, round((values.size / SAMPLE) ** (1 / values.ndim)))
+    sample = values[(slice(None, None, step),) * values.ndim].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    if sample.size == 0:
+        raise InputError("pixels that are not finite numbers")
+    low, high = np.percentile(sample, RANGE)
+    return float(low), float(high)
 
 
 @np.errstate(all="ignore")  # odd floats; what is no number is refused below

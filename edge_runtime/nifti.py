@@ -19,16 +19,13 @@ import nibabel
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.images import MIB, ImageLimits, as_gray
+from edge_runtime.images import MIB, ImageLimits, as_gray, robust_range
 from edge_runtime.slices import PLANES, square_pixels
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Gray = npt.NDArray[np.uint8]
-
-SAMPLE = 1_000_000  # voxels that the value range is taken from
-RANGE = (0.1, 99.9)  # percentiles of the volume that become black and white
 
 # What nibabel and NumPy have to say of odd headers is of no use on stderr.
 logging.getLogger("nibabel.global").disabled = True
@@ -75,7 +72,7 @@ def _cut(
     scaling: tuple[float, float],
 ) -> Iterator[Gray]:
     slope, intercept = scaling
-    low, high = _value_range(stack)
+    low, high = robust_range(stack)
     if slope < 0:
         low, high = high, low
     limits = (low * slope + intercept, high * slope + intercept)
@@ -85,18 +82,6 @@ def _cut(
         values = values[:: -1 if turned[0] else 1, :: -1 if turned[1] else 1]
         gray = as_gray(values, limits if limits[0] < limits[1] else None)
         yield square_pixels(gray, *sides)
-
-
-@np.errstate(all="ignore")
-def _value_range(stack: npt.NDArray[Any]) -> tuple[float, float]:
-    """Two percentiles of a sample: one bright voxel must not darken the volume."""
-    step = max(1, round((stack.size / SAMPLE) ** (1 / 3)))
-    sample = stack[::step, ::step, ::step].astype(np.float64)
-    sample = sample[np.isfinite(sample)]
-    if sample.size == 0:
-        raise InputError("pixels that are not finite numbers")
-    low, high = np.percentile(sample, RANGE)
-    return float(low), float(high)
 
 
 def _header(data: bytes) -> Any:

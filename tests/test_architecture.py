@@ -18,9 +18,3 @@ def test_no_slice_or_archive_is_in_the_repository() -> None:
     weights = ROOT / "trainer" / "models" / "start.npz"
     assert {p for p in tracked() if p.suffix.lower() in images} == {weights}
     assert all(p.parent.name in {"docs", "results"} for p in tracked() if p.suffix == ".png")
-
-
-def test_modules_stay_small() -> None:
-    for package in ("edge_runtime", "trainer", "export", "benchmarks"):
-        for path in (ROOT / package).rglob("*.py"):
-            assert len(path.read_text("utf-8").splitlines()) <= 320, path
