@@ -22,9 +22,11 @@ from benchmarks.processors import (
     RUNTIMES,
     Job,
     answers,
+    as_markdown,
     compare,
     emulator,
 )
+from edge_runtime.errors import UsageError
 from edge_runtime.interpreters import open_graph
 from edge_runtime.model_file import ModelFile, pack_model, parse_model, read_model
 from export.formats import FORMATS
@@ -166,3 +168,16 @@ def test_every_format_says_the_same_as_on_another_processor(
         assert row["differ"] == 0, (name, runtime)
         exact = "int8" in name
         assert row["max_steps"] <= (0 if exact else 1e-3), (name, runtime)
+
+
+def test_the_benchmark_counts_labels_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = np.array([[0.0, 1.0], [2.0, 0.0], [0.0, 3.0]], np.float32)
+    there = here + np.array([[0.5, 0.0], [-3.0, 0.0], [0.0, 0.0]], np.float32)
+    found = compare(here, there, 0.5)
+    assert found == {"same": 2, "differ": 1, "max_steps": 6.0}
+    row = {"file": "a.onnx", "runtime": PLAIN, "processor": "Haswell"} | found
+    table = as_markdown({"n": 3, "features": "avx2", "rows": [row]})
+    assert f"| a.onnx | {PLAIN} | Haswell (AVX2) | 2 | 1 | 6.00 steps |" in table
+    monkeypatch.setattr("benchmarks.processors.emulator", lambda: None)
+    with pytest.raises(UsageError, match="apt-get install qemu-user"):
+        answers([], "Haswell")
