@@ -99,6 +99,15 @@ class _Answers(io.TextIOWrapper):
     """stdout, which says what is wrong with it and then leads nowhere: what it still holds must
     not be tried again at exit."""
 
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        super().__init__(
+            stream.buffer,
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=stream.line_buffering,
+        )
+        self._replaced = stream  # its end would close the buffer that both write to
+
     def write(self, text: str, /) -> int:
         try:
             return super().write(text)
@@ -160,11 +169,7 @@ def _mend_streams() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace" if number else "surrogateescape")
     if type(sys.stdout) is io.TextIOWrapper:
-        old = sys.stdout
-        encoding, errors, by_line = old.encoding, old.errors, old.line_buffering
-        sys.stdout = _Answers(
-            old.detach(), encoding=encoding, errors=errors, line_buffering=by_line
-        )
+        sys.stdout = _Answers(sys.stdout)
 
 
 def _hush() -> None:
