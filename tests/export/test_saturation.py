@@ -166,8 +166,10 @@ def test_every_format_says_the_same_as_on_another_processor(
         if (name, runtime) in {("onnx-int8", OPENCV), ("old", OPENCV)}:
             continue  # not promised: its kernels for VNNI are wrong on some shapes
         assert row["differ"] == 0, (name, runtime)
-        exact = "int8" in name
-        assert row["max_steps"] <= (0 if exact else 1e-3), (name, runtime)
+        # Integers are the same; floats are added in another order. Where those are rounded to
+        # integers while the graph runs, one on an edge may fall to the next step.
+        bound = 0.0 if "int8" in name else {"dynamic": 0.02}.get(name, 1e-3)
+        assert row["max_steps"] <= bound, (name, runtime)
 
 
 def test_the_benchmark_counts_labels_and_steps(monkeypatch: pytest.MonkeyPatch) -> None:
