@@ -174,8 +174,15 @@ def as_markdown(result: dict[str, Any]) -> str:
 @click.argument("models", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--images", type=click.IntRange(1), default=50, show_default=True)
+@click.option(
+    "--runtime",
+    "chosen",
+    type=click.Choice(sorted({name for names in RUNTIMES.values() for name in names})),
+    multiple=True,
+    help="Only these, repeatable; TensorFlow alone takes minutes to start, emulated.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
-def main(models: Path, data: Path, images: int, out: Path) -> None:
+def main(models: Path, data: Path, images: int, chosen: tuple[str, ...], out: Path) -> None:
     """Run every model file of a folder on slices of DATA as on other processors."""
     grays = read_slices(data, images)
     paths = sorted(p for p in models.iterdir() if p.suffix in (".tflite", ".onnx"))
@@ -186,7 +193,8 @@ def main(models: Path, data: Path, images: int, out: Path) -> None:
         file = read_model(path)
         steps[path] = step_of(file)
         slices = np.stack([preprocess(gray, file.info.preprocess) for gray in grays])
-        jobs += [Job(path, name, slices) for name in RUNTIMES[file.format]]
+        names = [name for name in RUNTIMES[file.format] if not chosen or name in chosen]
+        jobs += [Job(path, name, slices) for name in names]
     here = answers(jobs, None)
     rows = []
     for processor in PROCESSORS:
