@@ -125,7 +125,7 @@ def attack_images(count: int, first: int, table: Table, make: Callable[[int], Ca
             ends = run_images(list(files), folder, CAP)
             for path, case in files.items():
                 end = ends[path]
-                if end.seconds and end.outcome in FINE and is_slow_alone(path, folder):
+                if end.seconds and end.outcome in FINE and is_slow_alone(path):
                     end = end._replace(outcome="hang")
                 table.add("image", case, end)
 

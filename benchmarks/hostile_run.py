@@ -15,31 +15,95 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+# Of a processor, not by the clock: a busy machine makes every file wait.
 MODEL_LIMIT = 2.0  # seconds above a run with a good model
 FILE_LIMIT = 2.0  # seconds for one file …
 SLICE_LIMIT = 0.01  # … and for each of its slices that is answered
-PATIENCE = 30.0  # seconds without any answer: the process is stopped
+PATIENCE = 30.0  # seconds of work, or of sleep, without any answer: the process is stopped
 OWN = "btc-edge: "
 IMAGE_OPTIONS = ("--format", "jsonl", "--workers", "1", "--max-mib", "64", "--max-pixels",
                  "4000000")  # fmt: skip
 RUNAWAY = 8 << 30  # address space: a process that wants more is not let to take the machine's
 
 
+ROOT = Path(__file__).resolve().parents[1]
 # Stands between us and the command: a child's peak begins with the size of the one that started it.
 WATCH = """
-import json, os, subprocess, sys, threading, time
-report, limit = int(sys.argv[1]), float(sys.argv[2])
-begun = time.perf_counter()
-child = subprocess.Popen(sys.argv[3:])
-timer = threading.Timer(limit, child.kill)
-timer.start()
-_, status, usage = os.wait4(child.pid, 0)
-seconds = time.perf_counter() - begun
-hung = not timer.is_alive()
-timer.cancel()
-code = os.waitstatus_to_exitcode(status)
-os.write(report, json.dumps([code, seconds, usage.ru_maxrss / 1024, hung]).encode())
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from benchmarks.hostile_run import watch
+watch()
 """
+
+
+class Pulse:
+    """What a process and its descendants have spent since `again`: seconds of a processor, and
+    seconds asleep. Time in which they wait for a processor is neither: on a busy machine that is
+    no fault of a file."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._seen = self.processor()
+        self.again()
+
+    def again(self) -> None:
+        """Count from now on."""
+        self._begun = self._seen = self.processor()
+        self._asleep, self._looked = 0.0, time.monotonic()
+
+    def processor(self) -> float:
+        """Seconds of a processor since they began."""
+        return sum(ticks for ticks, _ in self._family()) / os.sysconf("SC_CLK_TCK")
+
+    def spent(self) -> tuple[float, float]:
+        """Seconds of a processor and seconds asleep since `again`; to be asked every second."""
+        family, now = self._family(), time.monotonic()
+        used = sum(ticks for ticks, _ in family) / os.sysconf("SC_CLK_TCK")
+        if used == self._seen and all(state == "S" for _, states in family for state in states):
+            self._asleep += now - self._looked
+        self._seen, self._looked = used, now
+        return used - self._begun, self._asleep
+
+    def _family(self) -> list[tuple[int, str]]:
+        """Of each process the ticks it has used, and the states of its threads."""
+        found, left = [], [self._pid]
+        while left:
+            tasks = Path(f"/proc/{left.pop()}/task")
+            states, ticks = "", 0
+            with suppress(OSError):  # it may end under our eyes
+                for task in tasks.iterdir():
+                    fields = (task / "stat").read_text().rpartition(")")[2].split()
+                    states, ticks = states + fields[0], ticks + int(fields[11]) + int(fields[12])
+                    left += map(int, (task / "children").read_text().split())
+            found.append((ticks, states))
+        return found
+
+
+def to_its_end(child: subprocess.Popen[bytes], limit: float) -> tuple[int, float, float, bool]:
+    """Wait for a process, and stop it when it has used a processor for more than `limit` seconds or
+    slept for more than PATIENCE.
+
+    Returns:
+        Exit code, seconds of a processor, peak memory in MiB, whether it was stopped.
+    """
+    pulse, hung = Pulse(child.pid), False
+    while True:
+        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+        if pid:
+            code = child.returncode = os.waitstatus_to_exitcode(status)
+            return code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, hung
+        used, asleep = pulse.spent()
+        if not hung and (used > limit or asleep > PATIENCE):
+            child.kill()
+            hung = True
+        time.sleep(0.02)
+
+
+def watch() -> None:
+    """Run the command of `sys.argv[3:]` and tell its end to the descriptor `sys.argv[1]`."""
+    report, limit = int(sys.argv[1]), float(sys.argv[2])
+    ended = to_its_end(subprocess.Popen(sys.argv[3:]), limit)
+    os.write(report, json.dumps(ended).encode())
 
 
 class End(NamedTuple):
@@ -48,7 +112,7 @@ class End(NamedTuple):
     Attributes:
         outcome: `refused`, `answered`, or what must not be: `crash`, `hang`, `noise` (on a
             stream: a traceback, native messages, no answer), `wrong code`.
-        seconds: of a model's process; of an image beyond what it may take.
+        seconds: of a processor, of a model's process; of an image beyond what it may take.
         mib: peak memory of the process.
         told: the first lines on stderr.
     """
@@ -81,7 +145,8 @@ def run_model(model: Path, picture: Path, limit: float, *options: str) -> End:
         tempfile.TemporaryFile() as errors,
         tempfile.TemporaryFile() as report,
     ):
-        words = [sys.executable, "-I", "-S", "-c", WATCH, str(report.fileno()), str(limit)]
+        words = [sys.executable, "-I", "-S", "-c", WATCH, str(ROOT)]
+        words += [str(report.fileno()), str(limit)]
         subprocess.run(
             [*words, *command, *options], stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
             pass_fds=[report.fileno()], preexec_fn=_bounded, check=True,
@@ -117,15 +182,19 @@ class Stream:
             command, stdin=self._listing, stdout=subprocess.PIPE, stderr=self.errors,
             preexec_fn=_bounded,
         )  # fmt: skip
+        self.pulse = Pulse(self.process.pid)
         self._rest = b""
 
     def line(self) -> bytes | None:
         """The next line of stdout; None where the process ended; TimeoutError after PATIENCE."""
         assert self.process.stdout is not None
         descriptor = self.process.stdout.fileno()
+        self.pulse.again()
         while b"\n" not in self._rest:
-            if not select.select([descriptor], [], [], PATIENCE)[0]:
-                raise TimeoutError
+            if not select.select([descriptor], [], [], 0.5)[0]:
+                if max(self.pulse.spent()) > PATIENCE:
+                    raise TimeoutError
+                continue
             block = os.read(descriptor, 1 << 20)
             if not block:
                 return None
@@ -187,10 +256,10 @@ def run_images(paths: Sequence[Path], folder: Path, cap: float) -> dict[Path, En
 
 def _follow(stream: Stream, paths: Sequence[Path], ends: dict[Path, End], cap: float) -> bool:
     """Read answers until the process ends; whether it hung."""
-    before, current, slices, wait = time.perf_counter(), "", 0, 0.0
+    before, current, slices, wait = stream.pulse.processor(), "", 0, 0.0
     try:
         while (line := stream.line()) is not None:
-            now = time.perf_counter()
+            now = stream.pulse.processor()
             answer = json.loads(line)
             path, refused = answer["input"], answer["status"] == "error"
             if path != current:  # the wait is for the whole file: its answers come together
@@ -204,7 +273,7 @@ def _follow(stream: Stream, paths: Sequence[Path], ends: dict[Path, End], cap: f
             # Beyond that it may have hung, see `is_slow_alone`.
             beyond = max(0.0, wait - SLICE_LIMIT * slices - FILE_LIMIT)
             ends[Path(path)] = End(outcome, beyond, max(mib, known.mib if known else 0))
-            before = time.perf_counter()
+            before = stream.pulse.processor()
     except TimeoutError:
         return True
     return False
@@ -228,17 +297,16 @@ def _blame(told: str, paths: Sequence[Path], ends: dict[Path, End]) -> None:
         ends[last] = ends[last]._replace(outcome="noise", told="\n".join(strange)[:500])
 
 
-def is_slow_alone(path: Path, folder: Path) -> bool:
-    """Whether a file that was slow is so again by itself: a busy machine makes others wait."""
-    good = min(_alone(Path(os.devnull), folder) for _ in range(2))
-    return min(_alone(path, folder) for _ in range(2)) - good > FILE_LIMIT
+def is_slow_alone(path: Path) -> bool:
+    """Whether a file that was slow is so again by itself: answers come in blocks, so that it may
+    have been another's work."""
+    good = min(_alone(Path(os.devnull)) for _ in range(2))
+    return min(_alone(path) for _ in range(2)) - good > FILE_LIMIT
 
 
-def _alone(path: Path, folder: Path) -> float:
-    begun = time.perf_counter()
+def _alone(path: Path) -> float:
+    """Seconds of a processor that one file takes in a process of its own."""
     command = [tool(), "classify", str(path), *IMAGE_OPTIONS]
-    try:
-        subprocess.run(command, capture_output=True, timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        return PATIENCE
-    return time.perf_counter() - begun
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, seconds, _, hung = to_its_end(child, PATIENCE)
+    return max(seconds, PATIENCE) if hung else seconds

@@ -34,10 +34,10 @@ def runners(file: ModelFile) -> dict[str, Runner]:
     """What reads the file here: name -> the logits of one preprocessed slice."""
     if file.format == "tflite":
         return {name: open_graph(file, name).run for name in ("litert", "tensorflow")}
-    return {"onnxruntime": open_graph(file, "onnxruntime").run, "OpenCV DNN": _opencv(file)}
+    return {"onnxruntime": open_graph(file, "onnxruntime").run, "OpenCV DNN": opencv_runner(file)}
 
 
-def _opencv(file: ModelFile) -> Runner:
+def opencv_runner(file: ModelFile) -> Runner:
     import cv2
 
     net = cv2.dnn.readNetFromONNX(np.frombuffer(file.graph, np.uint8))

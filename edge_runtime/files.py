@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -23,24 +25,38 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`.
 
     When the body raises (Ctrl-C included), `path` is as it was and the temporary file is gone.
+    An `OSError` of a full disk names `path`.
     The temporary name keeps the suffix, since writers such as Keras choose the format by it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-", suffix=target.suffix)
-    os.close(handle)
-    part = Path(name)
+    part = _new_beside(target)
     try:
         yield part
         with open(part, "rb+") as stream:
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp makes private files; outputs are ordinary ones
         os.replace(part, target)
         _fsync_folder(target.parent)
+    except OSError as error:
+        # Neither a write nor fsync says which file, and nobody knows the temporary one.
+        if error.filename in (None, str(part)) and error.errno in _OF_WRITING:
+            error.filename, error.filename2 = str(target), None
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def _new_beside(target: Path) -> Path:
+    """A new, empty file beside `target`, with the permissions of an ordinary one.
+
+    The system applies the umask, which a process cannot read without changing it for all threads;
+    `tempfile` makes private files.
+    """
+    while True:
+        part = target.with_name(f".part-{os.urandom(6).hex()}{target.suffix}")
+        with suppress(FileExistsError):
+            os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            return part
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_runtime.errors import printable
-from edge_runtime.options import model_option
+from edge_runtime.options import allow_unsigned_option, model_option
 
 if TYPE_CHECKING:
     from edge_runtime.model_info import ModelInfo
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @model_option
+@allow_unsigned_option
 @click.option(
     "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
 )
-def info(model: Path | None, style: str) -> None:
+def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
     """Print what a model says of itself."""
     from edge_runtime.model_file import read_model
     from edge_runtime.preprocess import steps_in_words
 
-    file = read_model(model)
+    file = read_model(model, allow_unsigned=allow_unsigned)
     if style == "json":
         click.echo(file.info.to_json())
         return

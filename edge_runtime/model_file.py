@@ -74,6 +74,7 @@ def read_model(
             its own, see `edge_runtime.unsigned`.
 
     Raises:
+        UnsignedModelError: no digest, and `allow_unsigned` is off.
         ModelError: missing, unreadable, truncated, altered, without metadata, or unknown.
     """
     source = bundled_model() if path is None else Path(path)
@@ -85,7 +86,7 @@ def read_model(
         return parse_model(data)
     except UnsignedModelError as error:
         if not allow_unsigned:
-            raise ModelError(f"model {source.name}: {error}") from None
+            raise UnsignedModelError(f"model {source.name}: {error}") from None
     except ModelError as error:
         raise ModelError(f"model {source.name}: {error}") from None
     from edge_runtime.unsigned import try_unsigned

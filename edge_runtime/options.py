@@ -1,15 +1,22 @@
-"""Options that the commands of `btc-edge` share."""
+"""Options that the commands share."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 EXIT_CODES = (
     "\b\nExit codes: 0 every input answered, 1 some inputs were errors, 2 usage, "
     "3 the model cannot be used, 130 interrupted."
 )
+
+
+def is_given(context: click.Context, parameter: str) -> bool:
+    """Whether a parameter was named on the command line."""
+    return context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+
 
 model_option = click.option(
     "--model", type=click.Path(path_type=Path), help="Model file; default: the bundled one."

@@ -13,6 +13,7 @@ import click
 
 import edge_runtime
 from edge_runtime.errors import ExitCode, UsageError
+from edge_runtime.options import is_given
 from export.formats import FORMATS, Format
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ EXIT_CODES = (
     "used, 2 usage or a missing package, 3 a conversion failed or a verified file is not in order, "
     "130 interrupted."
 )
+_OF_VERIFY = ("verify", "signature", "public_key")
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -68,7 +70,8 @@ def _format_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--signature", type=FILE, help="For --verify; default: FILE.sig where it is.")
 @click.option("--public-key", type=FILE, help="For --verify: whose signature it must be.")
 @click.version_option(edge_runtime.__version__, prog_name="btc-export")
-def command(run: Path | None, **options: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, run: Path | None, **options: Any) -> None:
     """Write the model of RUN for devices, and prove that it still answers as it was trained to.
 
     Each file is run as a device would run it, on the run's held-out images. A file outside its
@@ -76,8 +79,7 @@ def command(run: Path | None, **options: Any) -> None:
     format, --onnx.
     """
     if options["verify"] is not None:
-        if run is not None:
-            raise UsageError("--verify FILE takes no RUN")
+        _refuse_besides_verify(context)
         _verify(options["verify"], options["signature"], options["public_key"])
         return
     if options["signature"] or options["public_key"]:
@@ -94,6 +96,21 @@ def command(run: Path | None, **options: Any) -> None:
     if options["c_array"] and FORMATS["int8"] not in wanted:
         raise UsageError("--c-array writes the int8 graph: add --int8")
     _export(run, [form.name for form in wanted], options)
+
+
+def _refuse_besides_verify(context: click.Context) -> None:
+    """Nothing is exported beside --verify: what asks for that must not be passed over.
+
+    Raises:
+        UsageError: RUN or another option was given.
+    """
+    words = {p.name: p.opts[0] for p in context.command.params if p.name not in _OF_VERIFY}
+    given = [word for name, word in words.items() if name and is_given(context, name)]
+    if given:
+        names = ", ".join("RUN" if word == "run" else word for word in given)
+        raise UsageError(
+            f"--verify FILE checks a file and exports nothing; it does not take {names}"
+        )
 
 
 def _key(name: str) -> str:
@@ -137,6 +154,7 @@ def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any])
 
 
 def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
+    from edge_runtime.commands import to_the_reader
     from edge_runtime.files import write_text
     from export.pipeline import Exporter, ExportSettings
     from export.tables import print_diagnosis, print_exports
@@ -168,9 +186,11 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
         layers = _diagnose(exporter) if options["diagnose"] else None
     if done:
         write_text(folder / "export.json", dump_json([entry.to_json() for entry in done]))
-        print_exports(done, exporter.trained_bytes)
-    if layers is not None:
-        print_diagnosis(layers, folder)
+    with to_the_reader():
+        if done:
+            print_exports(done, exporter.trained_bytes)
+        if layers is not None:
+            print_diagnosis(layers, folder)
     failed = [entry for entry in done if not entry.gate.passed]
     for entry in failed:
         for words in entry.gate.failures:

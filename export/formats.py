@@ -86,7 +86,7 @@ FORMATS = {
         Format("onnx", "onnx", "float32", "float32", "ONNX, float weights and activations",
                ("onnxruntime",), _FLOAT),
         Format("onnx-int8", "onnx", "qdq-int8", "float32",
-               "ONNX, int8 weights and activations between floats at both ends (QDQ)",
+               "ONNX, 7-bit weights and int8 activations between floats at both ends (QDQ)",
                ("onnxruntime",), _INT8, calibrated=True),
     )
 }  # fmt: skip

@@ -15,6 +15,7 @@ from edge_runtime.benchmark.figures import paired_ratio
 from edge_runtime.interpreters import Graph, open_graph
 from edge_runtime.model_file import ModelFile
 from export.formats import Tolerance
+from export.saturation import differs_by_processor
 from trainer.evaluation.calibration import expected_calibration_error
 from trainer.evaluation.metrics import group_interval
 from trainer.evaluation.predict import observe_file, softmax
@@ -96,7 +97,8 @@ def run_gate(
     """Compare a model file with the trained model on the run's held-out images.
 
     Classes are compared by name: a file whose labels stand in another order than its logits is
-    wrong, however well its numbers agree.
+    wrong, however well its numbers agree. What is measured here must hold on every processor:
+    a graph whose weights allow other answers elsewhere is rejected, see `export.saturation`.
 
     Args:
         file: the packed, checked file.
@@ -134,6 +136,8 @@ def run_gate(
     }
     failures = [f"labels that are not the run's: {', '.join(sorted(strangers))}"] * bool(strangers)
     failures += _failures(figures, tolerance)
+    if file.format == "onnx" and (doubt := differs_by_processor(file.graph)) is not None:
+        failures.append(doubt)
     return GateResult(**figures, tolerance=tolerance, failures=tuple(failures))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -69,7 +71,9 @@ def quantize_onnx(data: bytes, calibration: npt.NDArray[np.uint8]) -> bytes:
 
     Static quantisation by ONNX Runtime's own quantiser in its QDQ form: every int8 tensor stands
     between QuantizeLinear and DequantizeLinear, which a runtime fuses. Input and outputs stay
-    floats. Signed on both sides: unsigned activations saturate on x86 without VNNI.
+    floats. Weights use seven of their eight bits: with all eight, ONNX Runtime answers otherwise
+    on x86-64 without VNNI, see `export.saturation`. Unsigned weights would be right there too,
+    and take seven times as long in depthwise convolutions.
 
     Args:
         data: from `convert_onnx`.
@@ -79,28 +83,128 @@ def quantize_onnx(data: bytes, calibration: npt.NDArray[np.uint8]) -> bytes:
         ModelError: the quantiser or the checker refuses it.
     """
     import onnx
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    feeds = ({"pixels": image[None, ..., None].astype(np.float32)} for image in calibration)
-    reader = SimpleNamespace(get_next=lambda: next(feeds, None))
     logging.disable(logging.WARNING)  # it recommends a tool that needs another package
     try:
-        with quiet_stderr(), tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "quantised.onnx"
-            quantize_static(
-                onnx.load_from_string(data),
-                path,
-                reader,
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                weight_type=QuantType.QInt8,
-                activation_type=QuantType.QInt8,
-            )
-            return checked(onnx.load(path))
+        with quiet_stderr():
+            proto = onnx.load_from_string(data)
+            first = _quantized(proto, calibration)
+            _correct_bias(proto, first, calibration)
+            return checked(_quantized(proto, calibration))
     except Exception as error:  # as above
         raise ModelError(f"the ONNX quantisation failed: {one_line(error)}") from None
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _quantized(proto: Any, calibration: npt.NDArray[np.uint8]) -> Any:
+    """The graph in QDQ form; `proto` stays as it is."""
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    feeds = iter(_feeds(calibration))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "quantised.onnx"
+        quantize_static(
+            onnx.load_from_string(proto.SerializeToString()),  # it changes what it is given
+            path,
+            SimpleNamespace(get_next=lambda: next(feeds, None)),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QInt8,
+        )
+        return onnx.load(path)
+
+
+def _feeds(images: npt.NDArray[np.uint8]) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
+    return ({"pixels": image[None, ..., None].astype(np.float32)} for image in images)
+
+
+def _correct_bias(proto: Any, quantized: Any, calibration: npt.NDArray[np.uint8]) -> None:
+    """Take the mean error that rounded weights make off each convolution's bias, in place.
+
+    As `export.bias` does for TFLite, and needed more with weights of seven bits. On 803 validation
+    slices, the mean of three sets of 64 calibration images, it brought the logits' mean error from
+    0.118 to 0.069 (weights of eight bits without it: 0.074), the largest error of a probability
+    from 0.22 to 0.14 and agreement with float from 98.6 to 99.3 %.
+
+    Args:
+        proto: the float graph.
+        quantized: the same in QDQ form.
+    """
+    import onnx
+    import onnxruntime
+
+    probe, biases = _probe(proto, _rounded_weights(quantized))
+    if not biases:
+        return
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    known = {tensor.name: tensor for tensor in proto.graph.initializer}
+    rows = [session.run(list(biases), feed) for feed in _feeds(calibration)]
+    for i, bias in enumerate(biases.values()):
+        lost = np.mean([row[i] for row in rows], axis=0, dtype=np.float64)
+        mended = (onnx.numpy_helper.to_array(known[bias]) + lost).astype(np.float32)
+        known[bias].CopyFrom(onnx.numpy_helper.from_array(mended, bias))
+
+
+def _probe(proto: Any, rounded: dict[str, npt.NDArray[np.float32]]) -> tuple[Any, dict[str, str]]:
+    """The float graph with outputs that tell what rounding loses: each convolution once more, with
+    the difference of its weights, averaged over places. A layer without a bias, or with one that
+    another shares, has none.
+
+    Returns:
+        The graph, and output -> name of the bias that the loss (a value per channel) belongs to.
+    """
+    import onnx
+
+    known = {tensor.name: tensor for tensor in proto.graph.initializer}
+    users = Counter(value for node in proto.graph.node for value in node.input)
+    probe = onnx.load_from_string(proto.SerializeToString())
+    biases: dict[str, str] = {}
+    for node in proto.graph.node:
+        entry, weight, bias = [*node.input, "", "", ""][:3]
+        if node.op_type != "Conv" or weight not in rounded or bias not in known or users[bias] > 1:
+            continue
+        lost = f"lost_{len(biases)}"
+        difference = onnx.numpy_helper.to_array(known[weight]) - rounded[weight]
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        del twin.input[:], twin.output[:]
+        twin.name = f"{lost}_conv"
+        twin.input.extend([entry, f"{lost}_weight"])
+        twin.output.append(f"{lost}_map")
+        mean = onnx.helper.make_node(
+            "ReduceMean", [f"{lost}_map"], [lost], f"{lost}_mean", axes=[0, 2, 3], keepdims=0
+        )
+        probe.graph.initializer.append(onnx.numpy_helper.from_array(difference, f"{lost}_weight"))
+        probe.graph.node.extend([twin, mean])
+        kind = onnx.TensorProto.FLOAT
+        probe.graph.output.append(onnx.helper.make_tensor_value_info(lost, kind, None))
+        biases[lost] = bias
+    return probe, biases
+
+
+def _rounded_weights(quantized: Any) -> dict[str, npt.NDArray[np.float32]]:
+    """Name -> the weights of the float graph as a QDQ graph holds them."""
+    import onnx
+
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in quantized.graph.initializer}
+    suffix = "_quantized"
+    found = {}
+    for node in quantized.graph.node:
+        name = node.input[0]
+        if node.op_type != "DequantizeLinear" or name not in held or held[name].ndim < 2:
+            continue
+        values, scales = held[name].astype(np.float32), held[node.input[1]]
+        across = (len(values), *[1] * (values.ndim - 1)) if scales.ndim else ()
+        found[name.removesuffix(suffix)] = values * scales.reshape(across)  # symmetric: no zeros
+    return found
 
 
 def canonical_names(graph: Any, entry: str, outputs: list[str]) -> None:
@@ -130,8 +234,6 @@ def canonical_names(graph: Any, entry: str, outputs: list[str]) -> None:
 
 def onnx_facts(data: bytes) -> tuple[dict[str, int], int]:
     """Op -> how often, and the multiply-accumulates of convolutions, dense layers and kernels."""
-    from collections import Counter
-
     import onnx
 
     proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(data))

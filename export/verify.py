@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.errors import ModelError, UsageError, one_line
+from edge_runtime.errors import ModelError, UnsignedModelError, UsageError, one_line
 from edge_runtime.interpreters import open_graph
 from edge_runtime.model_file import ModelFile, read_model
 from export.formats import FORMATS, Format
 from export.kinds import graph_kinds
 from export.onnx import OPSET
+from export.saturation import differs_by_processor
 from export.signing import check_signature, key_digest, signature_path
 
 Findings = list[tuple[str, str]]
@@ -42,13 +43,19 @@ def verify_file(
         What was looked at and what was found, for a table.
 
     Raises:
-        ModelError: damaged, altered, not what its metadata or its name says, does not run, or
-            without the valid signature that was asked for.
+        ModelError: damaged, altered, not what its metadata or its name says, does not run,
+            answers otherwise on another processor, or is without the valid signature that was
+            asked for.
         UsageError: `signature` without `public_key`, or a package is missing.
     """
     if signature is not None and public_key is None:
         raise UsageError("a signature is checked with the key that made it: --public-key PEM")
-    file = read_model(path)
+    try:
+        file = read_model(path)
+    except UnsignedModelError:
+        raise ModelError(
+            f"model {path.name} has no digest: truncated, altered or not from btc-export"
+        ) from None
     signed = _signature(path, signature, public_key)
     try:
         form = _form(file, path.name)
@@ -148,6 +155,8 @@ def _onnx_names(file: ModelFile, form: Format) -> Findings:
         )
     if proto.ir_version > MAX_IR_VERSION:
         raise ModelError(f"ONNX IR version {proto.ir_version}; readers know up to {MAX_IR_VERSION}")
+    if (doubt := differs_by_processor(file.graph)) is not None:
+        raise ModelError(f"{doubt}; export it again")
     versions = f"opset {opsets.get('ai.onnx', 0)}, IR version {proto.ir_version}"
     return [
         ("scheme", f"{scheme}, as the graph is; {versions}, passes onnx.checker in full"),

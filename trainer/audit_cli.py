@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import edge_runtime
+from edge_runtime.commands import to_the_reader
 from edge_runtime.errors import ExitCode, UsageError, printable
 from trainer.progress import add_bar, progress_bars
 
@@ -62,10 +63,11 @@ def audit_command(
     for problem in found.result["unreadable"]:
         click.echo(f"{printable(problem['path'])}: {problem['reason']}; skipped", err=True)
     write_audit(found, open_source(data), out)
-    if style == "json":
-        click.echo(dump_json(found.result), nl=False)
-    else:
-        _print_audit(found.result, out)
+    with to_the_reader():
+        if style == "json":
+            click.echo(dump_json(found.result), nl=False)
+        else:
+            _print_audit(found.result, out)
     context.exit(int(ExitCode.FAILED if found.leaks else ExitCode.OK))
 
 

@@ -7,8 +7,22 @@ from pathlib import Path
 import click
 
 import edge_runtime
+from edge_runtime.errors import UsageError
+from edge_runtime.options import (
+    allow_unsigned_option,
+    backend_option,
+    is_given,
+    threads_option,
+)
 from trainer.progress import add_bar, progress_bars
 from trainer.terminal import EXISTING, EXIT_CODES, enter, print_metrics, say_problem
+
+# Parameter -> option, of those that a run folder has no use for.
+_OF_FILES = {
+    "backend": "--backend",
+    "threads": "--threads",
+    "allow_unsigned": "--allow-unsigned",
+}
 
 
 @click.command("btc-evaluate", epilog=EXIT_CODES)
@@ -23,8 +37,9 @@ from trainer.terminal import EXISTING, EXIT_CODES, enter, print_metrics, say_pro
 )
 @click.option("--groups", type=EXISTING, help="CSV (path, group, …), for honest intervals.")
 @click.option("--boxes", type=EXISTING, help="CSV of tumours' boxes, as for btc-train.")
-@click.option("--backend", default="auto", show_default=True, help="Interpreter of a model file.")
-@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True)
+@backend_option
+@threads_option
+@allow_unsigned_option
 @click.option(
     "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
 )
@@ -34,7 +49,10 @@ from trainer.terminal import EXISTING, EXIT_CODES, enter, print_metrics, say_pro
     help="Folder for metrics.json, predictions.csv, report.html and pictures.",
 )
 @click.version_option(edge_runtime.__version__, prog_name="btc-evaluate")
+@click.pass_context
 def evaluate_command(
+    context: click.Context,
+    /,
     model: Path,
     data: Path,
     split: str,
@@ -42,10 +60,16 @@ def evaluate_command(
     boxes: Path | None,
     backend: str,
     threads: int,
+    allow_unsigned: bool,
     style: str,
     out: Path | None,
 ) -> None:
     """Measure MODEL (a run folder, a .tflite or an .onnx file) on labelled DATA (zip or folder)."""
+    if model.is_dir():
+        given = [option for name, option in _OF_FILES.items() if is_given(context, name)]
+        if given:
+            raise UsageError(f"{', '.join(given)}: for a model file, not for a run folder")
+
     from trainer.evaluation.evaluate import Options, evaluate
     from trainer.quiet import import_tensorflow
     from trainer.run import Run, dump_json
@@ -57,7 +81,7 @@ def evaluate_command(
         metrics = evaluate(
             model,
             data,
-            Options(split, groups, boxes, backend, threads, out),
+            Options(split, groups, boxes, backend, threads, out, allow_unsigned),
             reading=add_bar(bars, "Reading"),
             predicting=add_bar(bars, "Classifying"),
             on_problem=say_problem,

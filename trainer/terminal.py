@@ -30,7 +30,14 @@ def say_problem(path: str, reason: str) -> None:
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """metrics.json as a table and sentences."""
+    """metrics.json as a table and sentences, as far as somebody reads them."""
+    from edge_runtime.commands import to_the_reader
+
+    with to_the_reader():
+        _print_metrics(metrics)
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from edge_runtime.commands import to_the_reader
 from edge_runtime.errors import ExitCode, UsageError
 from edge_runtime.options import allow_unsigned_option, backend_option
 
@@ -142,7 +143,8 @@ def benchmark(
     if wants_pick:
         result["pick"], doubts = pick(result, keep)
         result["warnings"] += doubts
-    click.echo(_as_text(result, style))
+    with to_the_reader():
+        click.echo(_as_text(result, style))
     if plot is not None:
         write_plot(plot, result)
     if broken := violations(rules, result):

@@ -138,9 +138,11 @@ def test_info() -> None:
 
 def test_broken_pipe_is_quiet(slices: Path) -> None:
     done = subprocess.run(
-        f"'{TOOL}' classify -r '{slices}' '{slices}' --format jsonl | head -n 1",
-        shell=True, capture_output=True, text=True,
+        ["bash", "-o", "pipefail", "-c",
+         f"'{TOOL}' classify -r '{slices}' '{slices}' --format jsonl | head -n 1"],
+        capture_output=True, text=True,
     )  # fmt: skip
+    assert done.returncode == 0, "of the command, not of head"
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
 

@@ -99,7 +99,7 @@ def test_interrupt() -> None:
         tool.stdin, waiting = None, tool.stdin
         tool.stdout.read(1)  # it runs
         tool.send_signal(signal.SIGINT)
-        _, problems = tool.communicate(timeout=30)
+        _, problems = tool.communicate(timeout=300)
         waiting.close()
     assert tool.returncode == 130
     assert "Traceback" not in problems

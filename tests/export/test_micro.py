@@ -257,7 +257,7 @@ def test_the_array_compiles_and_is_the_graph(
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
-    dumped = subprocess.run([tmp_path / "dump"], capture_output=True, timeout=60)
+    dumped = subprocess.run([tmp_path / "dump"], capture_output=True, timeout=300)
     assert dumped.returncode == 0
     assert dumped.stdout == read_model(files[name]).graph
     assert hashlib.sha256(dumped.stdout).hexdigest() == read_model(files[name]).info.graph_sha256

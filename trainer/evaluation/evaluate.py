@@ -40,6 +40,7 @@ class Options:
         groups_csv, boxes_csv: tables beside the data, or None.
         backend, threads: of the interpreter of a model file.
         out: folder for metrics.json, predictions.csv, report.html and pictures, or None.
+        allow_unsigned: also take a model file without digest, after a trial.
     """
 
     split: str = "auto"
@@ -48,6 +49,7 @@ class Options:
     backend: str = "auto"
     threads: int = 1
     out: Path | None = None
+    allow_unsigned: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _open(path: Path, options: Options, predicting: Progress | None) -> _Subject
             max_error=run.settings.get("max_error"),
             heatmap=method_of(trained.network),
         )
-    file = read_model(path)
+    file = read_model(path, allow_unsigned=options.allow_unsigned)
     info = file.info
     return _Subject(
         tag=file.tag,

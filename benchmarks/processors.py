@@ -1,0 +1,220 @@
+"""Does every exported file say the same on every processor?
+
+    python -m benchmarks.processors RUN/export DATA --out benchmarks/results
+
+Runtimes choose their kernels by what the processor can. The same slices go through each file in
+each runtime, here and in processes that QEMU's user emulation (Debian: qemu-user) runs as if on
+older processors; it knows SSE and AVX2, not AVX-512 and VNNI. Writes processors.json and
+processors.md.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.process import clean_environment
+from benchmarks.runtimes import FLOAT_STEP, Runner, opencv_runner, read_slices, step_of
+from edge_runtime.errors import BtcError, DataError, UsageError
+from edge_runtime.files import write_text
+from edge_runtime.interpreters import open_graph
+from edge_runtime.model_file import ModelFile, read_model
+from edge_runtime.preprocess import preprocess
+from trainer.run import dump_json
+
+Floats = npt.NDArray[np.float32]
+EMULATOR = "qemu-x86_64"
+PROCESSORS = {"Haswell": "AVX2", "Nehalem": "SSE4.2"}
+OPENCV = "OpenCV DNN"
+PLAIN = "onnxruntime, its own defaults"  # without the options of our session
+RUNTIMES = {"tflite": ("litert", "tensorflow"), "onnx": ("onnxruntime", PLAIN, OPENCV)}
+NEEDS_AVX = ("tensorflow",)  # its packages do not start without
+ROOT = Path(__file__).resolve().parents[1]
+CHILD = "from benchmarks.processors import child; child()"
+
+
+def emulator() -> str | None:
+    """The emulator's path, or None where it is not installed."""
+    return shutil.which(EMULATOR)
+
+
+class Job(NamedTuple):
+    """A file in a runtime, on slices (N×size×size, uint8) that are preprocessed for it."""
+
+    path: Path
+    runtime: str
+    slices: npt.NDArray[np.uint8]
+
+
+def runner(file: ModelFile, name: str) -> Runner:
+    """The logits of one preprocessed slice in the runtime `name`, one of RUNTIMES."""
+    if name == PLAIN:
+        return _plain(file)
+    return opencv_runner(file) if name == OPENCV else open_graph(file, name).run
+
+
+def _plain(file: ModelFile) -> Runner:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(file.graph, options, providers=["CPUExecutionProvider"])
+
+    def run(pixels: npt.NDArray[np.uint8]) -> Floats:
+        feed = {"pixels": pixels[None, ..., None].astype(np.float32)}
+        answer: Floats = session.run(["logits"], feed)[0][0]
+        return answer
+
+    return run
+
+
+def child() -> None:
+    """In a process that may be an emulated one: run the jobs of `sys.argv[3:]` (file and runtime in
+    turn) on the slices of one NPZ file and leave their logits in another."""
+    given, left, *words = sys.argv[1:]
+    with np.load(given) as slices:
+        logits = {}
+        for i, (path, name) in enumerate(zip(words[::2], words[1::2], strict=True)):
+            run = runner(read_model(path), name)
+            logits[str(i)] = np.stack([run(pixels) for pixels in slices[str(i)]])
+    np.savez(left, **logits)  # type: ignore[arg-type]
+
+
+def answers(jobs: Sequence[Job], processor: str | None) -> list[Floats]:
+    """Logits of each job, N×C, from a process of its own.
+
+    Args:
+        processor: one of PROCESSORS, emulated; None for the one that is here.
+
+    Raises:
+        BtcError: the process failed.
+        UsageError: no emulator.
+    """
+    words: list[str] = []
+    if processor is not None:
+        found = emulator()
+        if found is None:
+            raise UsageError(f"{EMULATOR} is missing: apt-get install qemu-user")
+        words = [found, "-cpu", processor]
+    with tempfile.TemporaryDirectory() as folder:
+        given, left = Path(folder, "given.npz"), Path(folder, "left.npz")
+        np.savez(given, **{str(i): job.slices for i, job in enumerate(jobs)})  # type: ignore[arg-type]
+        words += [sys.executable, "-c", CHILD, str(given), str(left)]
+        words += [word for job in jobs for word in (str(job.path), job.runtime)]
+        one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            words, capture_output=True, text=True, cwd=ROOT,
+            env=clean_environment() | one_thread | {"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise BtcError(
+                f"a process on {processor or 'this processor'} ended with code "
+                f"{done.returncode}: {done.stderr.strip()[-300:]}"
+            )
+        with np.load(left) as logits:
+            return [logits[str(i)] for i in range(len(jobs))]
+
+
+def compare(here: Floats, there: Floats, step: float) -> dict[str, Any]:
+    """How far the answers of two processors lie apart, N×C each.
+
+    Returns:
+        Images with the same label, with another one, and the largest difference in steps.
+    """
+    same = here.argmax(axis=1) == there.argmax(axis=1)
+    return {
+        "same": int(same.sum()),
+        "differ": int((~same).sum()),
+        "max_steps": float(np.abs(here - there).max() / step),
+    }
+
+
+def features_here() -> str:
+    """What this processor can, of what the kernels are chosen by."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "unknown"
+    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    known = ("sse4_2", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
+    return ", ".join(flag for flag in known if flag in flags) or "none of those known"
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The table of the results."""
+    lines = [
+        "| file | runtime | as on | same label | another label | largest difference |",
+        "|---|---|---|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {row['file']} | {row['runtime']} | {row['processor']} ({PROCESSORS[row['processor']]})"
+        f" | {row['same']} | {row['differ']} | {row['max_steps']:.2f} steps |"
+        for row in result["rows"]
+    ]
+    lines += [
+        "",
+        f"{result['n']} slices; each emulated processor against the one here "
+        f"({result['features']}). A step is the quantisation step of the logits ({FLOAT_STEP:g} "
+        "where they are floats).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("models", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--images", type=click.IntRange(1), default=50, show_default=True)
+@click.option(
+    "--runtime",
+    "chosen",
+    type=click.Choice(sorted({name for names in RUNTIMES.values() for name in names})),
+    multiple=True,
+    help="Only these, repeatable; TensorFlow alone takes minutes to start, emulated.",
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+def main(models: Path, data: Path, images: int, chosen: tuple[str, ...], out: Path) -> None:
+    """Run every model file of a folder on slices of DATA as on other processors."""
+    grays = read_slices(data, images)
+    paths = sorted(p for p in models.iterdir() if p.suffix in (".tflite", ".onnx"))
+    if not paths:
+        raise DataError(f"{models}: no model file")
+    jobs, steps = [], {}
+    for path in paths:
+        file = read_model(path)
+        steps[path] = step_of(file)
+        slices = np.stack([preprocess(gray, file.info.preprocess) for gray in grays])
+        names = [name for name in RUNTIMES[file.format] if not chosen or name in chosen]
+        jobs += [Job(path, name, slices) for name in names]
+    here = answers(jobs, None)
+    rows = []
+    for processor in PROCESSORS:
+        click.echo(f"as on {processor} …", err=True)
+        able = [i for i, job in enumerate(jobs)
+                if processor != "Nehalem" or job.runtime not in NEEDS_AVX]  # fmt: skip
+        there = answers([jobs[i] for i in able], processor)
+        rows += [
+            {"file": jobs[i].path.name, "runtime": jobs[i].runtime, "processor": processor}
+            | compare(here[i], logits, steps[jobs[i].path])
+            for i, logits in zip(able, there, strict=True)
+        ]
+    rows.sort(key=lambda row: (row["file"], row["runtime"]))
+    result = {"n": len(grays), "features": features_here(), "rows": rows}
+    write_text(out / "processors.json", dump_json(result))
+    write_text(out / "processors.md", as_markdown(result))
+    click.echo(as_markdown(result))
+
+
+if __name__ == "__main__":
+    from edge_runtime.commands import run_command
+
+    run_command(main, "benchmarks.processors", extra="export")
