@@ -16,6 +16,7 @@ import click
 from edge_runtime.files import write_text
 from edge_runtime.model_file import ModelFile, read_model
 from export.tflite import graph_facts
+from trainer.evaluation.intervals import in_words
 from trainer.evaluation.report import percent
 from trainer.run import Run
 
@@ -137,13 +138,15 @@ def _class_row(name: str, figures: dict[str, Any]) -> str:
 
 
 def _cell(figures: dict[str, Any], key: str) -> str:
-    low, high = figures["interval95"][key]
-    return f"{percent(figures[key])} % ({percent(low)}–{percent(high)})"
+    if figures[key] is None:
+        return "–"
+    return f"{percent(figures[key])} % ({in_words(figures['interval95'][key], percent)})"
 
 
 def _share(figure: dict[str, Any]) -> str:
-    low, high = figure["interval95"]
-    return f"{percent(figure['share'])} % ({percent(low)}–{percent(high)})"
+    if figure["share"] is None:
+        return "none"
+    return f"{percent(figure['share'])} % ({in_words(figure['interval95'], percent)})"
 
 
 @click.command()

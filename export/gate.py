@@ -16,7 +16,7 @@ from edge_runtime.interpreters import Graph, open_graph
 from edge_runtime.model_file import ModelFile
 from export.formats import Tolerance
 from trainer.evaluation.calibration import expected_calibration_error
-from trainer.evaluation.metrics import group_interval
+from trainer.evaluation.intervals import difference_interval
 from trainer.evaluation.predict import observe_file, softmax
 from trainer.run import Images
 
@@ -49,8 +49,8 @@ class GateResult:
         agreement: share of images with the same top class as the trained model.
         accuracy, accuracy_float: of the file and of the trained model.
         difference: accuracy minus accuracy_float.
-        interval95: of the paired difference, bootstrapped over groups, or over images where
-            the group is unknown.
+        interval95: of the paired difference, over groups, or over images where the group is
+            unknown; None where it cannot be told.
         max_abs_probability, mean_abs_probability: differences of probabilities.
         per_class: label -> recall of the file and of the trained model, their paired difference and
             its interval, number of images.
@@ -67,7 +67,7 @@ class GateResult:
     accuracy: float
     accuracy_float: float
     difference: float
-    interval95: list[float]
+    interval95: list[float] | None
     max_abs_probability: float
     mean_abs_probability: float
     per_class: dict[str, dict[str, Any]]
@@ -121,7 +121,7 @@ def run_gate(
         "accuracy": float(right.mean()),
         "accuracy_float": float(right_float.mean()),
         "difference": float((right - right_float).mean()),
-        "interval95": group_interval(right - right_float, groups),
+        "interval95": difference_interval(right - right_float, groups),
         "max_abs_probability": float(gap.max()),
         "mean_abs_probability": float(gap.mean()),
         "per_class": _per_class(right, right_float, held.labels, groups, reference.labels),
@@ -175,7 +175,7 @@ def _per_class(
                 "recall": float(right[here].mean()),
                 "recall_float": float(right_float[here].mean()),
                 "difference": float(gain.mean()),
-                "interval95": group_interval(gain, [groups[int(i)] for i in here]),
+                "interval95": difference_interval(gain, [groups[int(i)] for i in here]),
             }
     return rows
 

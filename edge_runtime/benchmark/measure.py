@@ -203,6 +203,7 @@ def _row(subject: Subject, reference: Subject, truths: Sequence[str | None]) -> 
     # A run over images without labels may end before the last of them.
     right = [c == t for c, t in zip(subject.called, truths, strict=False) if t is not None]
     same = [a == b for a, b in zip(subject.called, reference.called, strict=True)]
+    known = share(right)
     return {
         "name": subject.name,
         "model": subject.file.tag,
@@ -218,8 +219,8 @@ def _row(subject: Subject, reference: Subject, truths: Sequence[str | None]) -> 
         **{f"{step}_ms": percentiles(subject.times[step]) for step in STEPS},
         "n": len(subject.times["total"]),
         "seconds": subject.seconds,
-        "accuracy": share(right),
-        "interval95": wilson(right),
+        "accuracy": known,
+        "interval95": None if known is None else wilson(known, len(right)),
         "agreement": share(same),
     }
 
