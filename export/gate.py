@@ -16,7 +16,7 @@ from edge_runtime.interpreters import Graph, open_graph
 from edge_runtime.model_file import ModelFile
 from export.formats import Tolerance
 from trainer.evaluation.calibration import expected_calibration_error
-from trainer.evaluation.intervals import difference_interval
+from trainer.evaluation.intervals import difference_interval, own_groups
 from trainer.evaluation.predict import observe_file, softmax
 from trainer.run import Images
 
@@ -113,8 +113,7 @@ def run_gate(
     right = (shares.argmax(axis=1) == held.labels).astype(np.float64)
     right_float = (expected.argmax(axis=1) == held.labels).astype(np.float64)
     gap = np.abs(shares - expected)
-    # An image of unknown group stands for itself; one group of all would have no spread.
-    groups = [group or f"image {i}" for i, group in enumerate(held.groups)]
+    groups = own_groups(held.groups)
     figures: dict[str, Any] = {
         "n": len(held.labels),
         "agreement": float(same.mean()),
@@ -142,17 +141,18 @@ def _failures(figures: dict[str, Any], tolerance: Tolerance) -> list[str]:
     n, agreement, difference = figures["n"], figures["agreement"], figures["difference"]
     largest = figures["max_abs_probability"]
     failures = []
-    if agreement < tolerance.needed_agreement(n):
+    # Each the other way round than it reads: what is no number lies outside too.
+    if not agreement >= tolerance.needed_agreement(n):
         failures.append(f"agrees with the trained model on {agreement:.2%} of {n} images, "
                         f"below {tolerance.needed_agreement(n):.2%}")  # fmt: skip
-    if difference < -tolerance.allowed_drop(n):
+    if not difference >= -tolerance.allowed_drop(n):
         failures.append(f"loses {-100 * difference:.2f} points of accuracy, "
                         f"over {100 * tolerance.allowed_drop(n):.2f}")  # fmt: skip
-    if largest > tolerance.probability:
+    if not largest <= tolerance.probability:
         failures.append(f"a probability differs by {largest:.3f}, over {tolerance.probability}")
     for label, row in figures["per_class"].items():
         allowed = tolerance.allowed_class_drop(row["n"])
-        if row["difference"] < -allowed:
+        if not row["difference"] >= -allowed:
             failures.append(f"loses {-100 * row['difference']:.2f} points of {label}'s recall, "
                             f"over {100 * allowed:.2f}")  # fmt: skip
     return failures

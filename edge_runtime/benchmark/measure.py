@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_runtime.benchmark.figures import (
     STEPS,
     noise_warnings,
@@ -174,6 +176,8 @@ def ask(subject: Subject, data: bytes) -> tuple[tuple[float, ...], str]:
         t3 = clock()
     except ModelError as error:
         raise ModelError(f"model {subject.path.name}: {error}") from None
+    if not np.isfinite(logits).all():
+        raise ModelError(f"model {subject.path.name}: gives no finite numbers for an image")
     return (t1 - t0, t2 - t1, t3 - t2, t3 - t0), subject.file.info.labels[int(logits.argmax())]
 
 

@@ -33,6 +33,12 @@ FEWEST_GROUPS = 5  # resamples of fewer take a handful of values
 NOT_ESTIMABLE = "not estimable"
 
 
+def own_groups(groups: Sequence[str]) -> list[str]:
+    """The groups, where a slice of unknown (empty) group stands for itself: one group of all those
+    would have no spread."""
+    return [group or f"slice {i}" for i, group in enumerate(groups)]
+
+
 def design_effect(values: npt.NDArray[Any], member: Labels) -> float:
     """By how much groups make the mean of `values` less certain than independent values would.
 
@@ -124,8 +130,10 @@ def mean_of_shares(shares: Sequence[float], intervals: Sequence[Interval]) -> In
 def mean_interval(values: npt.NDArray[Any], groups: Sequence[str], seed: int = 0) -> Interval:
     """Of the mean of any N values: BCa over groups, see `bca_intervals`."""
     _, member = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.stack([np.bincount(member, weights=values.astype(np.float64)), np.bincount(member)])
-    return bca_intervals(sums.T, lambda s: {"mean": s[..., 0] / s[..., 1]}, seed)["mean"]
+    whole = values.astype(np.float64)
+    each = (np.bincount(member, weights=v) for v in (whole, np.ones_like(whole)))
+    sums: Floats = np.stack(list(each), axis=1).astype(np.float64)
+    return bca_intervals(sums, lambda s: {"mean": s[..., 0] / s[..., 1]}, seed)["mean"]
 
 
 def bca_intervals(

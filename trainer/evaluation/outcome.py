@@ -167,7 +167,9 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         **whole,
         **_controls(outcome),
         **without,
-        "selective": selective_figures(status == "ok", correct, groups) if judged else None,
+        "selective": selective_figures(status == "ok", correct, groups, outcome.texts("predicted"))
+        if judged
+        else None,
         "unfamiliar": share_of(status == "unfamiliar", groups) if judged else None,
         "heatmap": pointing_figures(
             outcome.numbers("heat_in_box"), outcome.numbers("box_share"), groups

@@ -96,6 +96,15 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
             f"{percent(answered['error']['share'])} % wrong; refuses {percent(refused['share'])} % "
             "as unlike those seen in training."
         )
+        targets = answered.get("target_error") or {}
+        for name, part in (answered.get("per_class") or {}).items():
+            asked = f", {percent(targets[name])} % asked for" if name in targets else ""
+            if part["error"]["n"]:
+                lines.append(
+                    f"{name}: answers {percent(part['coverage']['share'])} % of "
+                    f"{part['coverage']['n']} calls, {percent(part['error']['share'])} % of them "
+                    f"wrong ({in_words(part['error']['interval95'], percent)}{asked})."
+                )
     if partial := metrics.get("partial"):
         spread = in_words(partial["outside"]["interval95"], percent)
         lines.append(

@@ -100,6 +100,12 @@ class Targets:
         return cls(asked["overall"], dict(asked["classes"]), float(asked["confidence"]))
 
 
+def tumour_free_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels that run.json says to mean "no tumour"."""
+    named = settings.get("tumour_free") or ()
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
 def parse_targets(texts: Iterable[str], confidence: float, default: Targets) -> Targets:
     """`--target-error`, given once or more: `0.02`, or `notumor=0.005` for one class; LOWEST in
     place of a number.
@@ -122,6 +128,15 @@ def parse_targets(texts: Iterable[str], confidence: float, default: Targets) -> 
     classes = dict(default.classes) if whole else {}
     classes |= {name: value for name, value in given.items() if name}
     return Targets((whole | given)[""], classes, confidence)
+
+
+def asked_targets(options: Mapping[str, Any], default: Targets) -> Targets:
+    """The targets of a command's options `target_error`, `max_error` (its older name, for all
+    classes) and `confidence`; `default` holds where they say nothing."""
+    older = options["max_error"]
+    texts = [*options["target_error"], *([] if older is None else [repr(older)])]
+    confidence = options["confidence"]
+    return parse_targets(texts, default.confidence if confidence is None else confidence, default)
 
 
 def _share(text: str, number: str) -> float | None:
@@ -176,6 +191,12 @@ class Chosen:
             f"no error under {100 * self.bound:.1f} %; {100 * self.target:.3g} % was asked "
             f"(--target-error {label}={LOWEST} takes what they do support)"
         )
+
+
+def refusals(chosen: Mapping[str, Chosen]) -> list[str]:
+    """A line for each class that is not answered."""
+    lines = (each.refusal(label) for label, each in chosen.items())
+    return [line for line in lines if line is not None]
 
 
 def error_bound(errors: npt.ArrayLike, answers: npt.ArrayLike, confidence: float) -> Floats:
@@ -297,16 +318,19 @@ class _Calls:
 
 
 def _sequence(possible: Labels, size: Floats, target: float, confidence: float) -> list[int]:
-    """Places of the thresholds to try, in order: from where the slices would bear one error, or
-    else none, down to all slices. Empty where all of them would not bear even that.
+    """Places of the thresholds to try, in order, down to all slices.
+
+    They begin where the slices would bear one error, if that is within the surer half of them: a
+    single odd slice then does not end the search. Otherwise where they would bear none. Empty where
+    all of them would not bear even that.
 
     Args:
         possible: places, rising.
         size: effective number of slices answered at each place.
     """
-    for errors in (1.0, 0.0):
+    for errors, within in ((1.0, possible[-1] / 2), (0.0, possible[-1])):
         bearing = possible[error_bound(errors, size[possible], confidence) <= target]
-        if bearing.size:
+        if bearing.size and bearing[0] <= within:
             break
     sequence, reached = [], 0.0
     for place in possible[possible >= bearing[0]].tolist() if bearing.size else ():
@@ -324,10 +348,26 @@ def risk_coverage(probabilities: Floats, labels: Labels) -> tuple[Floats, Floats
     return answered / len(labels), np.cumsum(wrong) / answered
 
 
-def selective_figures(answered: Mask, correct: Mask, groups: Sequence[str]) -> dict[str, Any]:
-    """How many slices get an answer and how many of those answers are wrong."""
-    given = [g for g, a in zip(groups, answered, strict=True) if a]
+def selective_figures(
+    answered: Mask, correct: Mask, groups: Sequence[str], called: Sequence[str]
+) -> dict[str, Any]:
+    """How many slices get an answer and how many of those answers are wrong, of all slices and of
+    those that are called a class.
+
+    Args:
+        called: N labels, the best guesses.
+    """
+    names = np.asarray(called)
+    per_class = {
+        name: _answers(answered, correct, groups, names == name) for name in sorted(set(called))
+    }
+    return _answers(answered, correct, groups, np.ones(len(names), bool)) | {"per_class": per_class}
+
+
+def _answers(answered: Mask, correct: Mask, groups: Sequence[str], among: Mask) -> dict[str, Any]:
+    member = np.asarray(groups)
+    given = answered & among
     return {
-        "coverage": share_of(answered, groups),
-        "error": share_of(~correct[answered], given),
+        "coverage": share_of(answered[among], member[among].tolist()),
+        "error": share_of(~correct[given], member[given].tolist()),
     }
