@@ -129,6 +129,14 @@ def _window(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder that keeps computed features.  [default: btc-edge in the user's cache folder]",
 )
+@click.option(
+    "--cache-limit",
+    type=click.IntRange(1),
+    default=2048,
+    show_default=True,
+    metavar="MIB",
+    help="Size that the kept features may take; those used longest ago go first.",
+)
 @click.option("--no-cache", is_flag=True, help="Keep no features.")
 @click.option(
     "--recipe",

@@ -25,7 +25,7 @@ from trainer.trained import CNN, kind_of
 NETWORK_ONLY = (
     "recipe", "network", "epochs", "batch_size", "learning_rate", "patience", "augment",
 )  # fmt: skip
-CLASSICAL_ONLY = ("features", "search", "cache", "no_cache")
+CLASSICAL_ONLY = ("features", "search", "cache", "no_cache", "cache_limit")
 SLICE_OPTIONS = ("size", "crop", "window", "denoise", "contrast")
 DEFAULT_FEATURES = ",".join(DEVICE_SETS)
 CLASSICAL_SIZE = 128  # pixels
@@ -119,10 +119,12 @@ def _classical(job: Job, options: dict[str, Any], given: set[str]) -> Job:
 
 def _cache(options: dict[str, Any], given: set[str]) -> FeatureCache | None:
     if options["no_cache"]:
-        _refuse(given & {"cache"}, "and --no-cache exclude each other")
+        _refuse(given & {"cache", "cache_limit"}, "and --no-cache exclude each other")
         return None
     return FeatureCache(
-        options["cache"] or default_folder(), lambda words: click.echo(words, err=True)
+        options["cache"] or default_folder(),
+        lambda words: click.echo(words, err=True),
+        limit=options["cache_limit"] << 20,
     )
 
 
