@@ -204,6 +204,13 @@ def recompute_all(table: pd.DataFrame) -> dict[str, float]:
                 values[f"per_source/{source}/recall/{name}/share"] = hit.mean()
     answered = table["status"] == "ok"
     boxed = table[table["box_share"].notna()]
+    for name, calls in table.groupby("predicted"):
+        given = calls[calls["status"] == "ok"]
+        values |= {
+            f"selective/per_class/{name}/coverage/n": len(calls),
+            f"selective/per_class/{name}/coverage/share": len(given) / len(calls),
+            f"selective/per_class/{name}/error/share": (given["label"] != name).mean(),
+        }
     return values | {
         "selective/coverage/share": answered.mean(),
         "selective/error/share": (table["label"] != table["predicted"])[answered].mean(),
