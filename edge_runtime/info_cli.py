@@ -66,7 +66,9 @@ def _answers(about: ModelInfo) -> str:
         target = (about.target_error or {}).get(label)
         wrong = "" if target is None else f" (up to {100 * target:.3g} % wrong)"
         parts.append(f"{label} never" if level >= 1 else f"{label} from {level:.3f}{wrong}")
-    if about.confidence is not None:
+    if all(level >= 1 for level in about.thresholds.values()):
+        pass
+    elif about.confidence is not None:
         parts.append(
             f"each with {100 * about.confidence:g} % confidence for slices like the validation's"
         )

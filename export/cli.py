@@ -148,7 +148,7 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
     from edge_runtime.files import write_text
     from export.pipeline import Exporter, ExportSettings
     from export.tables import print_diagnosis, print_exports
-    from trainer.evaluation.selective import Targets, asked_targets
+    from trainer.evaluation.selective import HINT, Targets, asked_targets
     from trainer.quiet import import_tensorflow
     from trainer.run import Run, checked_name, checked_version, dump_json
     from trainer.trained import needs_keras
@@ -181,9 +181,9 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
         print_exports(done, exporter.trained_bytes)
     if layers is not None:
         print_diagnosis(layers, folder)
-    for entry in done:
-        for line in entry.not_answered:
-            click.echo(f"{entry.format.name}: {line}")
+    lines = [f"{entry.format.name}: {line}" for entry in done for line in entry.not_answered]
+    for line in (*lines, *[HINT] * bool(lines)):
+        click.echo(line)
     failed = [entry for entry in done if not entry.gate.passed]
     for entry in failed:
         for words in entry.gate.failures:

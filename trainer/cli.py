@@ -204,6 +204,7 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
     from trainer.complete import unanswered
+    from trainer.evaluation.selective import HINT
     from trainer.job_options import make_job
     from trainer.models.training import TrainSettings
     from trainer.pipeline import resume_job, run_job, start_run
@@ -229,7 +230,8 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
         click.echo(words, err=True)
         raise SystemExit(ExitCode.INTERRUPTED) from None
     print_metrics(run.metrics())
-    for line in unanswered(run):
+    lines = unanswered(run)
+    for line in (*lines, *[HINT] * bool(lines)):
         click.echo(line)
     click.echo(f"Run: {out}  (report.html, confusion.png, metrics.json)")
 

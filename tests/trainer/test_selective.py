@@ -63,13 +63,13 @@ def test_threshold_by_hand() -> None:
     assert (never.threshold, never.answered) == (1.0, False)
     line = never.refusal("a")
     assert "a: not answered: 300 groups (300 slices) on the validation side" in line
-    assert f"no error under {100 * never.bound:.1f} %; 0.5 % was asked" in line
+    assert f"no error under {100 * never.bound:.1f} %; 0.5 % was asked for" in line
 
 
 def test_one_right_answer_supports_nothing() -> None:
     found = choose(rows(0.9, 0.2), np.array([0, 1]), 0.02)
     assert {name: each.threshold for name, each in found.items()} == {"a": 1.0, "b": 1.0}
-    assert "1 group (1 slices) on the validation side support no error under" in (
+    assert "1 group (1 slice) on the validation side support no error under" in (
         found["a"].refusal("a") or ""
     )
 

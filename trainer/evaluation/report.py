@@ -91,9 +91,10 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
         lines.append(verdict(metrics))
     answered, refused = metrics.get("selective"), metrics.get("unfamiliar")
     if answered and refused:
+        wrong = f", of which {percent(answered['error']['share'])} % wrong"
         lines.append(
-            f"Answers {percent(answered['coverage']['share'])} % of the slices, of which "
-            f"{percent(answered['error']['share'])} % wrong; refuses {percent(refused['share'])} % "
+            f"Answers {percent(answered['coverage']['share'])} % of the slices"
+            f"{wrong if answered['error']['n'] else ''}; refuses {percent(refused['share'])} % "
             "as unlike those seen in training."
         )
         targets = answered.get("target_error") or {}

@@ -185,12 +185,18 @@ class Chosen:
             return None
         if self.bound is None:
             return f"{label}: not answered: no slice of the validation side is called that"
-        size = "1 group" if self.groups == 1 else f"{self.groups} groups"
+        size = f"{self.groups} group{'s' * (self.groups > 1)}"
+        size += f" ({self.slices} slice{'s' * (self.slices > 1)})"
         return (
-            f"{label}: not answered: {size} ({self.slices} slices) on the validation side support "
-            f"no error under {100 * self.bound:.1f} %; {100 * self.target:.3g} % was asked "
-            f"(--target-error {label}={LOWEST} takes what they do support)"
+            f"{label}: not answered: {size} on the validation side support no error under "
+            f"{100 * self.bound:.1f} %; {100 * self.target:.3g} % was asked for"
         )
+
+
+HINT = (
+    f"--target-error CLASS={LOWEST} asks for the lowest rate, up to {100 * LADDER[-1]:g} %, that "
+    "the validation side supports"
+)
 
 
 def refusals(chosen: Mapping[str, Chosen]) -> list[str]:
