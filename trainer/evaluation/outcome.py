@@ -132,6 +132,8 @@ def read_outcome(path: Path, class_names: Sequence[str], protocol: str, split: s
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
         for column in ("confidence", *shares):
             table[column] = pd.to_numeric(table[column])
+            if not np.isfinite(table[column]).all():
+                raise ValueError(f"{column} holds what is no number")
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path.name} cannot be read: {one_line(error)}") from None
     return Outcome(table, tuple(class_names), protocol, split)
