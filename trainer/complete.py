@@ -107,7 +107,11 @@ def unanswered(run: Run) -> list[str]:
     cross-validation's folds begin with the fold."""
     folds = range(1, (run.settings.get("folds") or 0) + 1)
     parts = [(f"fold-{n}: ", Run.open(run.folder / f"fold-{n}")) for n in folds] or [("", run)]
-    return [f"{before}{line}" for before, part in parts for line in part.settings["not_answered"]]
+    return [
+        f"{before}{line}"
+        for before, part in parts
+        for line in part.settings.get("not_answered") or ()
+    ]
 
 
 def _count_classes(data: Dataset, split: Split) -> dict[str, dict[str, int]]:

@@ -161,6 +161,7 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
         boxes_csv=job.boxes_csv,
         progress=watch.reading,
     )
+    job.targets.resolve(data.class_names)  # a class that is not there is said before the training
     partial = None
     if job.partial is not None:
         partial = read_partial(

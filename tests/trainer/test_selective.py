@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import UsageError
 from edge_runtime.prediction import Status, status_of
+from trainer.cli import train_command
 from trainer.evaluation.selective import (
     Targets,
     choose_thresholds,
@@ -240,3 +245,38 @@ def test_figures_by_hand() -> None:
     assert found["per_class"]["b"]["error"]["share"] == pytest.approx(1 / 2)
     nothing = selective_figures(np.zeros(4, bool), correct, list("uvwx"), list("abab"))
     assert nothing["error"] == {"n": 0, "share": None, "interval95": None}
+
+
+def test_a_command_says_what_is_not_answered(phantom_zip: Path, tmp_path: Path) -> None:
+    """From the options to run.json, metrics.json, the report and the lines that are printed."""
+    out = tmp_path / "run"
+    words = [phantom_zip, "--out", out, "--model", "logistic", "--features", "histogram",
+             "--no-cache", "--max-error", "0.3", "--target-error", "notumor=0.6",
+             "--confidence", "0.6", "--name", "mine", "--model-version", "3"]  # fmt: skip
+    done = CliRunner().invoke(train_command, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    settings = json.loads((out / "run.json").read_text("utf-8"))
+    asked = {"glioma": 0.3, "meningioma": 0.3, "notumor": 0.6, "pituitary": 0.3}
+    assert (settings["target_error"], settings["confidence"]) == (asked, 0.6)
+    assert (settings["name"], settings["version"]) == ("mine", "3")
+    assert settings["thresholds"]["notumor"] < 1, "the default asks too much of ten slices"
+    for line in settings["not_answered"]:
+        assert line in done.output
+        assert "not answered" in line
+    assert len(settings["not_answered"]) == sum(t == 1 for t in settings["thresholds"].values())
+    assert "asks for the lowest rate" in done.output
+    told = json.loads((out / "metrics.json").read_text("utf-8"))["selective"]
+    assert (told["target_error"], told["confidence"]) == (asked, 0.6)
+    page = (out / "report.html").read_text("utf-8")
+    assert "asked for, %" in page
+    assert settings["not_answered"][0] in page
+
+
+def test_a_class_that_is_not_there_is_said_before_the_training(
+    phantom_zip: Path, tmp_path: Path
+) -> None:
+    words = [phantom_zip, "--out", tmp_path / "run", "--target-error", "lung=0.1"]
+    done = CliRunner().invoke(train_command, [str(word) for word in words])
+    assert isinstance(done.exception, UsageError)
+    assert "no class of that name" in str(done.exception)
+    assert not (tmp_path / "run" / "history.csv").exists()
