@@ -109,7 +109,7 @@ def status_of(confidence: float, threshold: float | None, strange: bool) -> Stat
 def below_threshold(threshold: float | None, label: str) -> str:
     """Why an answer is uncertain, by `status_of`."""
     if threshold is not None and threshold >= 1:
-        return f"this model never answers {label}"
+        return f"{label} is never answered: its threshold is 1"
     return f"confidence below {threshold:.3f}, the threshold of {label}"
 
 

@@ -179,4 +179,4 @@ def test_a_class_that_is_never_answered_says_so() -> None:
         draw_slice(3)
     )
     assert answer.status in (Status.UNCERTAIN, Status.UNFAMILIAR)
-    assert below_threshold(1.0, "glioma") == "this model never answers glioma"
+    assert below_threshold(1.0, "glioma") == "glioma is never answered: its threshold is 1"

@@ -441,7 +441,7 @@ def test_command_rejects(tiny_run: Run, tmp_path: Path) -> None:
     assert "btc-export: int8 rejected: agrees with the trained model" in done.stderr
     assert "REJECTED" in done.stdout
     names = {p.name for p in (tmp_path / "models").iterdir()}
-    assert names == {"brain-mri-int8.tflite" + REJECTED, "export.json"}
+    assert names == {"tiny-int8.tflite" + REJECTED, "export.json"}
     (entry,) = json.loads((tmp_path / "models" / "export.json").read_text())
     assert entry["passed"] is False
     options = ("--min-agreement", 0, "--max-accuracy-drop", 1, "--max-class-drop", 1)
