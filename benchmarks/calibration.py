@@ -23,7 +23,7 @@ from edge_runtime.model_file import parse_model
 from export.calibration import choose_calibration
 from export.formats import FORMATS
 from export.pipeline import Exporter, ExportSettings
-from trainer.evaluation.metrics import group_interval
+from trainer.evaluation.intervals import in_words, mean_interval
 from trainer.evaluation.predict import observe_file, softmax
 from trainer.run import Run, dump_json
 
@@ -66,7 +66,7 @@ def _row(
         "images": count,
         "seeds": len(shares),
         "difference": float(gain.mean()),
-        "interval95": group_interval(gain.mean(axis=0), groups),
+        "interval95": mean_interval(gain.mean(axis=0), groups),
         "worst_difference": float(gain.mean(axis=1).min()),
         "agreement": float(agreement.mean()),
         "worst_agreement": float(agreement.min()),
@@ -83,9 +83,9 @@ def as_markdown(result: Row) -> str:
         "|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in result["rows"]:
-        low, high = (100 * v for v in row["interval95"])
+        spread = in_words(row["interval95"], lambda end: f"{100 * end:+.2f}", " to ")
         lines.append(
-            f"| {row['images']} | {100 * row['difference']:+.2f} ({low:+.2f} to {high:+.2f}) "
+            f"| {row['images']} | {100 * row['difference']:+.2f} ({spread}) "
             f"| {100 * row['worst_difference']:+.2f} | {100 * row['agreement']:.2f} "
             f"| {100 * row['worst_agreement']:.2f} | {row['mean_abs_probability']:.4f} "
             f"| {row['max_abs_probability']:.3f} |"

@@ -3,7 +3,8 @@
     python -m benchmarks.card MODEL RUN --out docs/model-card.md
 
 RUN is the training that MODEL was exported from. Follows Mitchell et al., Model Cards for Model
-Reporting, 2019. The robustness table is that of `benchmarks.robust` in --results.
+Reporting, 2019. The robustness table is that of `benchmarks.robust` in --results, and the table of
+thresholds that of `benchmarks.rethreshold`, if it is about MODEL.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import click
 
 from edge_runtime.files import write_text
 from edge_runtime.model_file import ModelFile, read_model
+from edge_runtime.model_info import ModelInfo
 from export.tflite import graph_facts
+from trainer.evaluation.intervals import in_words
 from trainer.evaluation.report import percent
 from trainer.run import Run
 
@@ -66,6 +69,10 @@ like tumours; the labels were left as they are.
 It answers {coverage} of these slices, and {error} of the answers are wrong; it refuses {refused} as
 unlike any slice seen in training. {heatmap}{partial}
 
+## When it answers
+
+{answers}
+
 ## The recipe on unseen groups, under stress and on an unseen source
 
 From trainings of the same recipe on other sides of the data:
@@ -83,8 +90,48 @@ From trainings of the same recipe on other sides of the data:
 """
 
 
-def describe(model: ModelFile, run: Run, robust: str) -> str:
-    """The card's text."""
+ANSWERS = """\
+A class is answered from the confidence on at which the validation slices support an error rate,
+with {confidence} % confidence for each class by itself: by the binomial bound of selective
+classification (Geifman and El-Yaniv, 2017), slices of a group counted as what they are worth
+together.
+
+| class | answered from | error rate asked for, % | supported, % |
+|---|--:|--:|--:|
+{rows}
+
+The same slices chose the epoch, the temperature and, where the lowest rate was asked for that they
+support, that rate too. It holds for slices like theirs, not for another scanner, and for single
+slices: a study's answer passes the same thresholds, but no rate of wrong studies was asked for.
+
+{table}"""
+
+
+def answers(info: ModelInfo, table: str) -> str:
+    """From which confidence on each class is answered, and what that is worth.
+
+    Args:
+        table: of `benchmarks.rethreshold`, or nothing.
+    """
+    if info.confidence is None or not info.thresholds:
+        return "The thresholds carry no guarantee."
+    bounds, targets = info.error_bound or {}, info.target_error or {}
+    rows = [
+        f"| {label} | {'never' if level >= 1 else f'{level:.3f}'} | {percent(targets.get(label))} "
+        f"| {percent(bounds.get(label))} |"
+        for label, level in info.thresholds.items()
+    ]
+    return ANSWERS.format(
+        confidence=f"{100 * info.confidence:g}", rows="\n".join(rows), table=table
+    ).rstrip()
+
+
+def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> str:
+    """The card's text.
+
+    Args:
+        robust, thresholds: tables of the benchmarks.
+    """
     metrics, settings, info = run.metrics(), run.settings, model.info
     facts = graph_facts(model.graph)
     study, heat, partial = (metrics.get(key) for key in ("per_study", "heatmap", "partial"))
@@ -124,6 +171,7 @@ def describe(model: ModelFile, run: Run, robust: str) -> str:
         partial=f"Of {partial['n']} tumours of unknown type that it did not learn from, "
         f"{_share(partial['outside'])} are called tumour-free, "
         f"{_share(partial['outside_answered'])} with an answer." if partial else "",
+        answers=answers(info, thresholds),
         robust=robust,
     )  # fmt: skip
 
@@ -137,13 +185,15 @@ def _class_row(name: str, figures: dict[str, Any]) -> str:
 
 
 def _cell(figures: dict[str, Any], key: str) -> str:
-    low, high = figures["interval95"][key]
-    return f"{percent(figures[key])} % ({percent(low)}–{percent(high)})"
+    if figures[key] is None:
+        return "–"
+    return f"{percent(figures[key])} % ({in_words(figures['interval95'][key], percent)})"
 
 
 def _share(figure: dict[str, Any]) -> str:
-    low, high = figure["interval95"]
-    return f"{percent(figure['share'])} % ({percent(low)}–{percent(high)})"
+    if figure["share"] is None:
+        return "none"
+    return f"{percent(figure['share'])} % ({in_words(figure['interval95'], percent)})"
 
 
 @click.command()
@@ -154,7 +204,11 @@ def _share(figure: dict[str, Any]) -> str:
 def main(model: Path, run: Path, results: Path, out: Path) -> None:
     """Write the card of MODEL, which was exported from RUN."""
     robust = (results / "robust.md").read_text(encoding="utf-8")
-    write_text(out, describe(read_model(model), Run.open(run), robust))
+    file, table = read_model(model), results / "rethreshold.md"
+    thresholds = table.read_text(encoding="utf-8") if table.is_file() else ""
+    if file.tag not in thresholds:  # of another model
+        thresholds = ""
+    write_text(out, describe(file, Run.open(run), robust, thresholds))
     click.echo(out)
 
 

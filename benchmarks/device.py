@@ -36,6 +36,7 @@ from edge_runtime.images import SUFFIXES, decode, load_gray
 from edge_runtime.interpreters import Graph, open_graph
 from edge_runtime.preprocess import Preprocess, preprocess
 from trainer.data.phantom import CLASSES, draw_phantom
+from trainer.evaluation.intervals import in_words
 from trainer.run import dump_json
 
 Gray = npt.NDArray[np.uint8]
@@ -100,9 +101,10 @@ def open_bare(classifier: Classifier, data: bytes) -> Graph:
 
 def ratio_bar(what: str, over: Sequence[float], under: Sequence[float], bar: float) -> Row:
     """The median of paired ratios against the most that is allowed."""
-    ratio, (low, high) = paired_ratio(under, over)
+    ratio, interval = paired_ratio(under, over)
+    spread = in_words(interval, lambda end: f"{end:.3f}")
     parts = f"{np.median(over):.2f} ms against {np.median(under):.2f} ms"
-    return row_of(what, ratio, "", bar, f"{low:.3f}–{high:.3f}; {parts}")
+    return row_of(what, ratio, "", bar, f"{spread}; {parts}")
 
 
 def latency(classifier: Classifier, pictures: list[Gray], rounds: int) -> Iterator[Row]:

@@ -28,7 +28,7 @@ from edge_runtime.files import write_text
 from edge_runtime.interpreters import open_graph
 from edge_runtime.model_file import read_model
 from trainer.data.dataset import Dataset, read_dataset
-from trainer.evaluation.metrics import group_interval
+from trainer.evaluation.intervals import in_words, share_interval
 from trainer.evaluation.predict import observer
 from trainer.run import Run, dump_json
 
@@ -116,7 +116,7 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
                     "runtime": graphs[name].backend if name in graphs else "keras predict",
                     "bytes": file.stat().st_size,
                     "accuracy": float(right.mean()),
-                    "interval95": group_interval(right, side.groups),
+                    "interval95": share_interval(right, side.groups),
                     "agreement": float((called[name] == reference).mean()),
                     "latency_ms": {
                         f"p{p}": float(np.percentile(times[name], p)) for p in (50, 90, 99)
@@ -145,22 +145,22 @@ def as_markdown(result: dict[str, Any]) -> str:
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in result["formats"]:
-        low, high = row["interval95"]
+        spread = in_words(row["interval95"], lambda end: f"{100 * end:.1f}")
         lines.append(
             f"| {row['format']} | {row['runtime']} | {row['bytes'] / 1024:.0f} "
-            f"| {100 * row['accuracy']:.1f} ({100 * low:.1f}–{100 * high:.1f}) "
+            f"| {100 * row['accuracy']:.1f} ({spread}) "
             f"| {100 * row['agreement']:.1f} | {row['latency_ms']['p50']:.2f} "
             f"| {row['latency_ms']['p99']:.2f} | {row['cold_start_ms']:.0f} "
             f"| {row['peak_mib']:.0f} |"
         )
     ratio = result["float32_over_int8"]
-    low, high = ratio["interval95"]
+    spread = in_words(ratio["interval95"], lambda end: f"{end:.2f}")
     lines += [
         "",
         f"Protocol '{result['protocol']}', {result['n']} slices of {result['groups']} groups that "
         f"training never saw; latency over {result['latency_images']} slices, one thread, formats "
         f"in turn; {result['machine']['cpu']}. float32 ÷ int8 latency: {ratio['ratio']:.2f} "
-        f"({low:.2f}–{high:.2f}).",
+        f"({spread}).",
         "",
     ]
     return "\n".join(lines)

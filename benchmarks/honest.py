@@ -15,6 +15,7 @@ import click
 
 from edge_runtime.files import write_text
 from trainer.evaluation.controls import CONTROLS
+from trainer.evaluation.intervals import in_words
 from trainer.evaluation.report import percent
 from trainer.run import Run, dump_json
 from trainer.trained import CNN, kind_of
@@ -95,7 +96,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         cells.append(_cell(row, "balanced_accuracy"))
         cells += [_cell(row["controls"].get(name), "accuracy") for name in CONTROLS]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Accuracy with its 95 % interval, bootstrapped over groups. Made by:", ""]
+    lines += ["", "Accuracy with its 95 % interval over groups. Made by:", ""]
     lines += [f"- `{command}`" for command in result["commands"]]
     return "\n".join([*lines, ""])
 
@@ -103,8 +104,7 @@ def as_markdown(result: dict[str, Any]) -> str:
 def _cell(figures: dict[str, Any] | None, key: str) -> str:
     if not figures or figures.get(key) is None:
         return "–"
-    low, high = figures["interval95"][key]
-    return f"{percent(figures[key])} ({percent(low)}–{percent(high)})"
+    return f"{percent(figures[key])} ({in_words(figures['interval95'][key], percent)})"
 
 
 @click.command()

@@ -25,7 +25,7 @@ from benchmarks.process import run_tool
 from benchmarks.robust import confident_errors, outcome_of
 from edge_runtime.files import write_text
 from trainer.evaluation.figures import save_figure
-from trainer.evaluation.metrics import group_interval
+from trainer.evaluation.intervals import difference_interval, in_words
 from trainer.evaluation.outcome import Outcome
 from trainer.evaluation.report import percent
 from trainer.run import Run, dump_json
@@ -128,7 +128,7 @@ def gap(mine: Outcome, other: Outcome) -> dict[str, Any]:
     return {
         "n": len(difference),
         "share": float(difference.mean()),
-        "interval95": group_interval(difference, mine.texts("group")),
+        "interval95": difference_interval(difference, mine.texts("group")),
     }
 
 
@@ -158,7 +158,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"{first['grouped']['n']} slices over unseen groups, {first['shift']['n']} of the unseen "
-        "source; 95 % intervals bootstrapped over groups, differences paired by slice. Training: "
+        "source; 95 % intervals over groups, differences paired by slice. Training: "
         "median seconds a fold, without computing features; deep features need the network's as "
         "well. p50: from JPEG bytes to the answer of the "
         f"exported file, one thread, the models in turn over {result['timed']} slices; in brackets "
@@ -180,9 +180,11 @@ def _words(row: dict[str, Any]) -> str:
 def _cell(figure: dict[str, Any] | None, sign: str = "") -> str:
     if figure is None or figure["share"] is None:
         return "–"
-    low, high = (format(100 * v, f"{sign}.1f") for v in figure["interval95"])
+    spread = in_words(
+        figure["interval95"], lambda end: format(100 * end, f"{sign}.1f"), " to " if sign else "–"
+    )
     middle = format(100 * figure["share"], f"{sign}.1f") if sign else percent(figure["share"])
-    return f"{middle} ({low} to {high})" if sign else f"{middle} ({low}–{high})"
+    return f"{middle} ({spread})"
 
 
 @click.command()

@@ -60,7 +60,8 @@ def chart(result: dict[str, Any]) -> Figure:
         ("shift", "C1", -0.14, "a source that training never saw"),
     ):
         shares = np.array([100 * row[key]["share"] for row in rows])
-        ends = np.array([row[key]["interval95"] for row in rows]).T * 100
+        unknown = [np.nan, np.nan]  # draws no bar
+        ends = np.array([row[key]["interval95"] or unknown for row in rows]).T * 100
         axes.errorbar(
             shares, places + shift, xerr=np.abs(ends - shares), fmt="o", color=colour, ms=4,
             capsize=2, lw=1.2, label=words,

@@ -26,6 +26,7 @@ from edge_runtime.preprocess import Preprocess, preprocess
 from trainer.data.archive import Source, open_source
 from trainer.data.partial import NO_TUMOR
 from trainer.data.stress import STRESSES
+from trainer.evaluation.intervals import difference_interval, in_words
 from trainer.evaluation.metrics import compute_metrics, share_of, study_probabilities
 from trainer.evaluation.outcome import Outcome, read_outcome
 from trainer.evaluation.predict import Observed, observe_file
@@ -127,7 +128,11 @@ def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, 
     int8 = stress.pop("int8", None)
     if int8 is not None:
         difference = hits["int8"].astype(float) - hits["clean"]
-        int8["less_float"] = share_of(difference, groups)
+        int8["less_float"] = {
+            "n": len(difference),
+            "share": float(difference.mean()),
+            "interval95": difference_interval(difference, groups),
+        }
     clean = stress.pop("clean")
     return {
         "grouped": _accuracy(folds.metrics()),
@@ -189,8 +194,7 @@ def _part(result: dict[str, Any], key: str) -> Figure | None:
 
 
 def _cell(figure: Figure) -> str:
-    low, high = figure["interval95"]
-    return f"{percent(figure['share'])} ({percent(low)}–{percent(high)})"
+    return f"{percent(figure['share'])} ({in_words(figure['interval95'], percent)})"
 
 
 @click.command()

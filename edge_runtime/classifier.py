@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from edge_runtime.batch import in_order
-from edge_runtime.errors import InputError, ModelError, one_line
+from edge_runtime.errors import InputError, ModelError, UsageError, one_line
 from edge_runtime.images import DEFAULT_LIMITS, MIB, ImageLimits, as_gray, read_file
 from edge_runtime.inputs import Unusable
 from edge_runtime.interpreters import Graph, open_graph
@@ -58,7 +58,7 @@ class Classifier:
         plane: how a NIfTI volume is cut: axial, coronal or sagittal.
 
     Raises:
-        ModelError: the model cannot be used.
+        ModelError: the model cannot be used. UsageError: a `min_confidence` that is no share.
     """
 
     def __init__(
@@ -73,6 +73,8 @@ class Classifier:
     ) -> None:
         self.model = model if isinstance(model, ModelFile) else read_model(model)
         self._backend, self._threads, self._limits = backend, threads, limits
+        if not 0 <= min_confidence <= 1:
+            raise UsageError(f"min_confidence {min_confidence} is no share between 0 and 1")
         self._min_confidence, self._plane = min_confidence, plane
         self._familiarity = (
             Familiarity.from_json(self.info.unfamiliar) if self.info.unfamiliar else None

@@ -14,6 +14,7 @@ import click
 from edge_runtime.errors import ExitCode, UsageError, printable
 from edge_runtime.options import (
     EXIT_CODES,
+    FiniteRange,
     allow_unsigned_option,
     backend_option,
     model_option,
@@ -44,7 +45,7 @@ DISCLAIMER = "Research use only; not for diagnosis."
 @click.option("--top", type=click.IntRange(1), help="Tell only the N most probable labels.")
 @click.option(
     "--min-confidence",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.0,
     help="Below this probability no label is given, besides the model's own thresholds.",
 )

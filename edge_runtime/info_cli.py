@@ -40,7 +40,7 @@ def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
         ("input", _input(about)),
         ("preprocessing", "; ".join(steps_in_words(about.preprocess))),
         ("temperature", f"{about.temperature:.3f}"),
-        ("answers", _answers(about.thresholds, about.max_error)),
+        ("answers", _answers(about)),
         ("refuses", "pictures unlike the training slices" if about.unfamiliar else "nothing"),
         ("trained on", _counts(about.data)),
         ("licence", about.license or "not stated"),
@@ -58,13 +58,24 @@ def _input(about: ModelInfo) -> str:
     return f"{tensor}, features of the preprocessed slice: {', '.join(about.features['sets'])}"
 
 
-def _answers(thresholds: Mapping[str, float] | None, max_error: float | None) -> str:
-    """From which confidence on a label is given."""
-    if thresholds is None:
+def _answers(about: ModelInfo) -> str:
+    """From which confidence on a label is given, and how many of those answers may be wrong."""
+    if about.thresholds is None:
         return "always"
-    chosen = "" if max_error is None else f", chosen for {100 * max_error:.1f} % errors"
-    levels = (f"{label} from {level:.3f}" for label, level in thresholds.items())
-    return ", ".join(levels) + chosen
+    parts = []
+    for label, level in about.thresholds.items():
+        target = (about.target_error or {}).get(label)
+        wrong = "" if target is None else f" (up to {100 * target:.3g} % wrong)"
+        parts.append(f"{label} never" if level >= 1 else f"{label} from {level:.3f}{wrong}")
+    if all(level >= 1 for level in about.thresholds.values()):
+        pass
+    elif about.confidence is not None:
+        parts.append(
+            f"each with {100 * about.confidence:g} % confidence for slices like the validation's"
+        )
+    elif about.max_error is not None:
+        parts.append(f"chosen for {100 * about.max_error:.1f} % errors seen on validation")
+    return ", ".join(parts)
 
 
 def _counts(data: Mapping[str, Any]) -> str:
@@ -79,8 +90,15 @@ def _measured(figure: Mapping[str, Any]) -> str:
     )
     try:
         text += f"accuracy {100 * figure['accuracy']:.1f} %"
-        low, high = figure["interval95"]
+        interval = figure["interval95"]
+        if interval is None:
+            return text + " (95 % interval not estimable)" + _measured_on(figure)
+        low, high = interval
         text += f" (95 % interval {100 * low:.1f}-{100 * high:.1f})"
     except (KeyError, TypeError, ValueError):
         text += "" if text.endswith("%") else "accuracy unknown"
-    return text + (f", on {figure['measured_on']}" if figure.get("measured_on") else "")
+    return text + _measured_on(figure)
+
+
+def _measured_on(figure: Mapping[str, Any]) -> str:
+    return f", on {figure['measured_on']}" if figure.get("measured_on") else ""

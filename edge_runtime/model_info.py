@@ -29,7 +29,13 @@ class ModelInfo:
         temperature: the logits are divided by it before softmax.
         thresholds: lowest confidence per label that counts as an answer.
         unfamiliar: the check for inputs unlike the training slices, see `Familiarity`.
-        max_error: error rate on validation slices that the thresholds were chosen for.
+        target_error: label -> the share of wrong answers that its threshold was chosen for.
+        confidence: that the share is not exceeded on slices like those of the validation side, for
+            each label.
+        error_bound: label -> the share of wrong answers that the validation side supports at the
+            threshold with that confidence; a label that is never answered has none.
+        max_error: the largest of `target_error`. In a file of an older version, where there is no
+            `confidence`, the error rate on validation slices that all thresholds were chosen for.
         metrics: figures, each with the protocol that gave it.
         data: digest and counts of the training data.
         graph_sha256: digest of the graph's bytes, checked before an interpreter sees them.
@@ -50,6 +56,9 @@ class ModelInfo:
     temperature: float = 1.0
     thresholds: Mapping[str, float] | None = None
     unfamiliar: Mapping[str, Any] | None = None
+    target_error: Mapping[str, float] | None = None
+    confidence: float | None = None
+    error_bound: Mapping[str, float] | None = None
     max_error: float | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -117,14 +126,22 @@ class ModelInfo:
             "outputs": "logits" in self.outputs
             and all(isinstance(i, int) and 0 <= i < 8 for i in self.outputs.values()),
             "quantization": isinstance(self.quantization["scheme"], str),
-            "thresholds": self.thresholds is None
-            or all(
-                label in self.labels and isinstance(t, (int, float)) and 0 <= t <= 1
-                for label, t in self.thresholds.items()
-            ),
+            **{
+                name: shares is None
+                or (
+                    all(label in self.labels for label in shares)
+                    and all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in shares.values())
+                )
+                for name, shares in (
+                    ("thresholds", self.thresholds),
+                    ("target_error", self.target_error),
+                    ("error_bound", self.error_bound),
+                )
+            },
+            "confidence": self.confidence is None or 0 < self.confidence < 1,
             "unfamiliar": self.unfamiliar is None
             or (isinstance(self.unfamiliar, dict) and "features" in self.outputs),
-            "max_error": self.max_error is None or isinstance(self.max_error, (int, float)),
+            "max_error": self.max_error is None or 0 <= self.max_error <= 1,
             "data": isinstance(self.data, dict),
             "metrics": all(isinstance(m, dict) for m in self.metrics),
         }

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds; `nan`, which is within and beyond any, is refused."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a number to go by.", param, ctx)
+        return number
+
 
 EXIT_CODES = (
     "\b\nExit codes: 0 every input answered, 1 some inputs were errors, 2 usage, "

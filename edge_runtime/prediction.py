@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -92,7 +95,7 @@ def status_of(confidence: float, threshold: float | None, strange: bool) -> Stat
     """What an answer is worth: the rule of every model, on the device and in evaluations.
 
     Args:
-        confidence: of the best guess, 0-1.
+        confidence: of the best guess, 0-1; what is no finite number is never sure enough.
         threshold: of its label; None where the model has none. At 1 nothing is sure enough, not
             even a confidence that rounds to 1.
         strange: whether the input is unlike what the model learned from.
@@ -100,17 +103,25 @@ def status_of(confidence: float, threshold: float | None, strange: bool) -> Stat
     if strange:
         return Status.UNFAMILIAR
     sure = threshold is None or (confidence >= threshold and threshold < 1)
-    return Status.OK if sure else Status.UNCERTAIN
+    return Status.OK if sure and math.isfinite(confidence) else Status.UNCERTAIN
 
 
 def below_threshold(threshold: float | None, label: str) -> str:
     """Why an answer is uncertain, by `status_of`."""
+    if threshold is not None and threshold >= 1:
+        return f"{label} is never answered: its threshold is 1"
     return f"confidence below {threshold:.3f}, the threshold of {label}"
 
 
 def probabilities(logits: npt.NDArray[Any], temperature: float = 1.0) -> npt.NDArray[np.float64]:
-    """Softmax of logits divided by a temperature, over the last axis, in float64."""
+    """Softmax of logits divided by a temperature, over the last axis, in float64.
+
+    Raises:
+        InputError: logits that are no finite numbers; they answer nothing.
+    """
     raw = logits.astype(np.float64)
+    if not np.isfinite(raw).all():
+        raise InputError("the model gives no finite numbers for this slice")
     shares = np.exp((raw - raw.max(axis=-1, keepdims=True)) / temperature)
     normalised: npt.NDArray[np.float64] = shares / shares.sum(axis=-1, keepdims=True)
     return normalised

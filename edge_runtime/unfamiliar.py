@@ -62,8 +62,9 @@ class Familiarity:
         return worse
 
     def is_strange(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
-        """Which of the features (…×F) lie above the threshold."""
-        strange: npt.NDArray[np.bool_] = self.score(features) > self.threshold
+        """Which of the features (…×F) do not lie within the threshold: a score that is no number
+        does not."""
+        strange: npt.NDArray[np.bool_] = ~(self.score(features) <= self.threshold)
         return strange
 
     def to_json(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import click
 
 import edge_runtime
 from edge_runtime.errors import ExitCode, UsageError
-from edge_runtime.options import is_given
+from edge_runtime.options import FiniteRange, is_given
 from export.formats import FORMATS, Format
 
 if TYPE_CHECKING:
@@ -41,27 +41,36 @@ def _format_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @_format_options
 @click.option("--all", "everything", is_flag=True, help="All of these.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Default: RUN/export")
-@click.option("--name", default="brain-mri", show_default=True, help="The model's name.")
+@click.option("--name", help="The model's name; default: the run's.")
+@click.option("--model-version", help="The model's version; default: the run's.")
 @click.option("--calibration-images", type=click.IntRange(1, 1024), default=64, show_default=True)
 @click.option(
     "--calibration", type=FOLDER, help="Images of your own for the quantiser; default: the run's."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
-    "--max-error",
-    type=click.FloatRange(0, 1),
-    help="Error rate on validation that the thresholds are chosen for; default: the run's.",
+    "--target-error",
+    multiple=True,
+    metavar="SHARE|CLASS=SHARE",
+    help="The share of wrong answers that thresholds are chosen for, of all classes or of one, as "
+    "for btc-train; repeatable; default: the run's.",
+)
+@click.option("--max-error", type=FiniteRange(0, 1, min_open=True, max_open=True), hidden=True)
+@click.option(
+    "--confidence",
+    type=FiniteRange(0.5, 1, max_open=True),
+    help="That a threshold keeps its target, for each class; default: the run's.",
 )
 @click.option("--license", "licence", help="Licence to state in the model file.")
 @click.option(
     "--min-agreement",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     help="Replaces each tolerance's; 1.5 images are always allowed.",
 )
-@click.option("--max-accuracy-drop", type=click.FloatRange(0, 1), help="Likewise; a share.")
-@click.option("--max-class-drop", type=click.FloatRange(0, 1), help="Likewise, of any class.")
+@click.option("--max-accuracy-drop", type=FiniteRange(0, 1), help="Likewise; a share.")
+@click.option("--max-class-drop", type=FiniteRange(0, 1), help="Likewise, of any class.")
 @click.option(
-    "--max-probability", type=click.FloatRange(0, 1), help="Replaces each tolerance's difference."
+    "--max-probability", type=FiniteRange(0, 1), help="Replaces each tolerance's difference."
 )
 @click.option("--diagnose", is_flag=True, help="Tell what each layer loses as int8.")
 @click.option("--c-array", is_flag=True, help="Also write the int8 graph as C, for controllers.")
@@ -91,8 +100,6 @@ def command(context: click.Context, /, run: Path | None, **options: Any) -> None
     ]
     if not (wanted or options["diagnose"]):
         raise UsageError("name a format: " + ", ".join(f"--{n}" for n in (*FORMATS, "all")))
-    if not options["name"].replace("-", "").replace("_", "").isalnum():
-        raise UsageError(f"--name {options['name']!r}: use letters, digits, - and _")
     if options["c_array"] and FORMATS["int8"] not in wanted:
         raise UsageError("--c-array writes the int8 graph: add --int8")
     _export(run, [form.name for form in wanted], options)
@@ -158,8 +165,9 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
     from edge_runtime.files import write_text
     from export.pipeline import Exporter, ExportSettings
     from export.tables import print_diagnosis, print_exports
+    from trainer.evaluation.selective import HINT, Targets, asked_targets
     from trainer.quiet import import_tensorflow
-    from trainer.run import Run, dump_json
+    from trainer.run import Run, checked_name, checked_version, dump_json
     from trainer.trained import needs_keras
 
     opened = Run.open(run)
@@ -169,11 +177,12 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
     folder = options["out"] or run / "export"
     settings = ExportSettings(
         out=folder,
-        name=options["name"],
+        name=None if options["name"] is None else checked_name(options["name"]),
+        version=checked_version(options["model_version"]),
         calibration_images=options["calibration_images"],
         seed=options["seed"],
         license=options["licence"],
-        max_error=options["max_error"],
+        targets=asked_targets(options, Targets.from_settings(opened.settings)),
         calibration_folder=options["calibration"],
     )
     done: list[Exported] = []
@@ -186,11 +195,14 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
         layers = _diagnose(exporter) if options["diagnose"] else None
     if done:
         write_text(folder / "export.json", dump_json([entry.to_json() for entry in done]))
+    lines = [f"{entry.format.name}: {line}" for entry in done for line in entry.not_answered]
     with to_the_reader():
         if done:
             print_exports(done, exporter.trained_bytes)
         if layers is not None:
             print_diagnosis(layers, folder)
+        for line in (*lines, *[HINT] * bool(lines)):
+            click.echo(line)
     failed = [entry for entry in done if not entry.gate.passed]
     for entry in failed:
         for words in entry.gate.failures:

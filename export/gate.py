@@ -17,7 +17,7 @@ from edge_runtime.model_file import ModelFile
 from export.formats import Tolerance
 from export.saturation import differs_by_processor
 from trainer.evaluation.calibration import expected_calibration_error
-from trainer.evaluation.metrics import group_interval
+from trainer.evaluation.intervals import difference_interval, own_groups
 from trainer.evaluation.predict import observe_file, softmax
 from trainer.run import Images
 
@@ -50,8 +50,8 @@ class GateResult:
         agreement: share of images with the same top class as the trained model.
         accuracy, accuracy_float: of the file and of the trained model.
         difference: accuracy minus accuracy_float.
-        interval95: of the paired difference, bootstrapped over groups, or over images where
-            the group is unknown.
+        interval95: of the paired difference, over groups, or over images where the group is
+            unknown; None where it cannot be told.
         max_abs_probability, mean_abs_probability: differences of probabilities.
         per_class: label -> recall of the file and of the trained model, their paired difference and
             its interval, number of images.
@@ -68,7 +68,7 @@ class GateResult:
     accuracy: float
     accuracy_float: float
     difference: float
-    interval95: list[float]
+    interval95: list[float] | None
     max_abs_probability: float
     mean_abs_probability: float
     per_class: dict[str, dict[str, Any]]
@@ -115,15 +115,14 @@ def run_gate(
     right = (shares.argmax(axis=1) == held.labels).astype(np.float64)
     right_float = (expected.argmax(axis=1) == held.labels).astype(np.float64)
     gap = np.abs(shares - expected)
-    # An image of unknown group stands for itself; one group of all would have no spread.
-    groups = [group or f"image {i}" for i, group in enumerate(held.groups)]
+    groups = own_groups(held.groups)
     figures: dict[str, Any] = {
         "n": len(held.labels),
         "agreement": float(same.mean()),
         "accuracy": float(right.mean()),
         "accuracy_float": float(right_float.mean()),
         "difference": float((right - right_float).mean()),
-        "interval95": group_interval(right - right_float, groups),
+        "interval95": difference_interval(right - right_float, groups),
         "max_abs_probability": float(gap.max()),
         "mean_abs_probability": float(gap.mean()),
         "per_class": _per_class(right, right_float, held.labels, groups, reference.labels),
@@ -146,17 +145,18 @@ def _failures(figures: dict[str, Any], tolerance: Tolerance) -> list[str]:
     n, agreement, difference = figures["n"], figures["agreement"], figures["difference"]
     largest = figures["max_abs_probability"]
     failures = []
-    if agreement < tolerance.needed_agreement(n):
+    # Each the other way round than it reads: what is no number lies outside too.
+    if not agreement >= tolerance.needed_agreement(n):
         failures.append(f"agrees with the trained model on {agreement:.2%} of {n} images, "
                         f"below {tolerance.needed_agreement(n):.2%}")  # fmt: skip
-    if difference < -tolerance.allowed_drop(n):
+    if not difference >= -tolerance.allowed_drop(n):
         failures.append(f"loses {-100 * difference:.2f} points of accuracy, "
                         f"over {100 * tolerance.allowed_drop(n):.2f}")  # fmt: skip
-    if largest > tolerance.probability:
+    if not largest <= tolerance.probability:
         failures.append(f"a probability differs by {largest:.3f}, over {tolerance.probability}")
     for label, row in figures["per_class"].items():
         allowed = tolerance.allowed_class_drop(row["n"])
-        if row["difference"] < -allowed:
+        if not row["difference"] >= -allowed:
             failures.append(f"loses {-100 * row['difference']:.2f} points of {label}'s recall, "
                             f"over {100 * allowed:.2f}")  # fmt: skip
     return failures
@@ -179,7 +179,7 @@ def _per_class(
                 "recall": float(right[here].mean()),
                 "recall_float": float(right_float[here].mean()),
                 "difference": float(gain.mean()),
-                "interval95": group_interval(gain, [groups[int(i)] for i in here]),
+                "interval95": difference_interval(gain, [groups[int(i)] for i in here]),
             }
     return rows
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-import edge_runtime
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
 from edge_runtime.model_file import ModelFile, pack_model, parse_model
@@ -19,8 +18,9 @@ from export.calibration import choose_calibration, digest, read_calibration, rec
 from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
 from export.sources import Network, open_source
-from trainer.evaluation.judgement import Judgement, fit_judgement
+from trainer.evaluation.judgement import HeldOut, Judgement, fit_judgement
 from trainer.evaluation.predict import observe_file
+from trainer.evaluation.selective import Targets, refusals, tumour_free_of
 from trainer.run import Run
 
 if TYPE_CHECKING:
@@ -36,19 +36,21 @@ class ExportSettings:
 
     Attributes:
         out: folder for the files.
-        name: the model's name, and the beginning of the files' names.
+        name: the model's name, and the beginning of the files' names; None takes the run's.
+        version: the model's; None takes the run's, see `Run.version`.
         calibration_images: how many images the quantiser sees.
         calibration_folder: images of one's own for it, instead of the run's.
         license: of the model, or None.
-        max_error: error rate that the thresholds are chosen for; None takes the run's.
+        targets: error rates that the thresholds are chosen for; None takes the run's.
     """
 
     out: Path
-    name: str
+    name: str | None = None
+    version: str | None = None
     calibration_images: int = 64
     seed: int = 0
     license: str | None = None
-    max_error: float | None = None
+    targets: Targets | None = None
     calibration_folder: Path | None = None
 
 
@@ -61,6 +63,7 @@ class Exported:
         calibration: the images that the quantiser saw, see `calibration.record`; None without.
         size_ratio: of the graph to that of the run as float32 TFLite, both without metadata;
             None where the run has no such graph.
+        not_answered: a line for each class that the file never answers.
     """
 
     format: Format
@@ -73,6 +76,7 @@ class Exported:
     calibration: dict[str, Any] | None
     size_ratio: float | None
     gate: GateResult
+    not_answered: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """One entry of export.json; the path is relative to its folder."""
@@ -85,6 +89,7 @@ class Exported:
             "ops": self.ops,
             "macs": self.macs,
             "temperature": self.temperature,
+            "not_answered": list(self.not_answered),
             "runtimes": list(self.format.runtimes),
             "size_ratio": self.size_ratio,
             "calibration": self.calibration,
@@ -135,11 +140,12 @@ class Exporter:
         calibration = self._calibration() if form.calibrated else None
         graph, outputs, ops, macs = self._source.convert(form, calibration)
         info = self._describe(form, outputs, calibration)
-        info = self._with_judgement(parse_model(pack_model(graph, info, form.kind)))
+        judgement = self._judgement(parse_model(pack_model(graph, info, form.kind)))
+        info = replace(info, **judgement.to_settings())
         data = pack_model(graph, info, form.kind)
         file = parse_model(data)
         gate = run_gate(file, self._held, self._reference, form.tolerance, progress)
-        path = self._settings.out / form.file_name(self._settings.name)
+        path = self._settings.out / form.file_name(self._name)
         aside = path.with_name(path.name + REJECTED)
         if gate.passed:
             write_bytes(path, data)
@@ -159,6 +165,7 @@ class Exporter:
             calibration=None if calibration is None else record(calibration),
             size_ratio=len(file.graph) / len(plain.graph) if plain else None,
             gate=gate,
+            not_answered=tuple(refusals(judgement.chosen)),
         )
 
     @property
@@ -186,25 +193,23 @@ class Exporter:
             raise UsageError("the run's model is no network")
         return self._source
 
-    def _with_judgement(self, file: ModelFile) -> ModelInfo:
-        """The file's metadata with temperature, thresholds and the check for unfamiliar inputs,
-        all fitted on what the file itself answers."""
-        held = observe_file(file, self._held.pixels)
-        judgement: Judgement = fit_judgement(
+    def _judgement(self, file: ModelFile) -> Judgement:
+        """Temperature, thresholds and the check for unfamiliar inputs, all fitted on what the file
+        itself answers."""
+        seen = observe_file(file, self._held.pixels)
+        return fit_judgement(
             lambda images: observe_file(file, images),
             self._run.calibration(),
-            held,
-            self._held.labels,
+            HeldOut(seen, self._held.labels, self._held.groups),
             file.info.labels,
             file.info.preprocess,
-            self._max_error,
+            self._settings.targets or Targets.from_settings(self._run.settings),
+            tumour_free_of(self._run.settings),
         )
-        return replace(file.info, **judgement.to_settings())
 
     @property
-    def _max_error(self) -> float:
-        chosen = self._settings.max_error
-        return float(self._run.settings["max_error"] if chosen is None else chosen)
+    def _name(self) -> str:
+        return self._settings.name or str(self._run.settings["name"])
 
     def _calibration(self) -> npt.NDArray[np.uint8]:
         own, count = self._settings.calibration_folder, self._settings.calibration_images
@@ -226,8 +231,8 @@ class Exporter:
         if features is not None:
             entry |= {"shape": [1, features["length"]], "range": None}
         return ModelInfo(
-            name=self._settings.name,
-            version=edge_runtime.__version__,
+            name=self._name,
+            version=self._settings.version or self._run.version,
             created=settings["created"],
             labels=self._run.labels,
             preprocess=self._run.preprocess,
@@ -239,7 +244,6 @@ class Exporter:
                 "calibration_images": None if calibration is None else len(calibration),
                 "calibration_sha256": None if calibration is None else digest(calibration),
             },
-            max_error=self._max_error,
             metrics=tuple(_figures(self._run.metrics(), self._source.about)),
             data=settings["data"] or {},
             source_commit=settings["source_commit"],

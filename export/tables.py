@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from export.pipeline import Exported
+from trainer.evaluation.intervals import in_words
 
 
 def print_exports(done: list[Exported], trained_bytes: int) -> None:
@@ -25,7 +26,7 @@ def print_exports(done: list[Exported], trained_bytes: int) -> None:
     )
     for entry in done:
         gate = entry.gate
-        low, high = (100 * v for v in gate.interval95)
+        spread = in_words(gate.interval95, lambda end: f"{100 * end:+.2f}", " to ")
         worst = min(gate.per_class, key=lambda name: gate.per_class[name]["difference"])
         latency = gate.latency
         table.add_row(
@@ -34,7 +35,7 @@ def print_exports(done: list[Exported], trained_bytes: int) -> None:
             f"{entry.bytes / trained_bytes:.2f}",
             f"{100 * gate.agreement:.2f}",
             f"{100 * gate.accuracy:.2f}",
-            f"{100 * gate.difference:+.2f} ({low:+.2f} to {high:+.2f})",
+            f"{100 * gate.difference:+.2f} ({spread})",
             f"{100 * gate.per_class[worst]['difference']:+.1f} {worst}",
             f"{gate.max_abs_probability:.3f}",
             f"{100 * gate.ece['before']:.1f} → {100 * gate.ece['after']:.1f}",

@@ -96,9 +96,10 @@ def test_bars() -> None:
     assert not device.row_of("a", 1.16, "", 1.15, "")["holds"]
     assert device.row_of("a", 0.9, "", 0.9, "", at="least")["holds"]
     assert not device.row_of("a", 0.89, "", 0.9, "", at="least")["holds"]
-    row = device.ratio_bar("a", [2.0, 4.0, 6.0], [1.0, 2.0, 3.0], 1.5)
+    row = device.ratio_bar("a", [2.0, 4.0, 6.0] * 2, [1.0, 2.0, 3.0] * 2, 1.5)
     assert (row["value"], row["holds"]) == (2.0, False)
     assert "2.000–2.000; 4.00 ms against 2.00 ms" in row["note"]
+    assert "not estimable; " in device.ratio_bar("a", [2.0], [1.0], 1.5)["note"]
 
 
 def test_reduced_decoding_is_compared_where_it_leaves_enough_pixels() -> None:

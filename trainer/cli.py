@@ -11,6 +11,7 @@ import click
 
 import edge_runtime
 from edge_runtime.errors import ExitCode
+from edge_runtime.options import FiniteRange
 from trainer.progress import add_bar, progress_bars
 from trainer.terminal import EXISTING, EXIT_CODES, enter, print_metrics, say_problem
 
@@ -80,11 +81,24 @@ def _window(
 )
 @click.option("--partial-groups", type=EXISTING, help="CSV (path, group, …) for --partial.")
 @click.option(
-    "--max-error",
-    type=click.FloatRange(0, 1),
-    default=0.02,
-    show_default=True,
-    help="Error rate on validation that the thresholds for answering are chosen for.",
+    "--target-error",
+    multiple=True,
+    metavar="SHARE|CLASS=SHARE",
+    help="The share of wrong answers that thresholds are chosen for, of all classes or of one; "
+    "repeatable. A class that the validation side cannot support it for is never answered; "
+    "`lowest` in place of a number takes what it does support.  [default: 0.02, and a quarter of "
+    "it for notumor]",
+)
+@click.option("--max-error", type=FiniteRange(0, 1, min_open=True, max_open=True), hidden=True)
+@click.option(
+    "--confidence",
+    type=FiniteRange(0.5, 1, max_open=True),
+    help="That a threshold keeps its target, for each class.  [default: 0.9]",
+)
+@click.option("--name", default="brain-mri", show_default=True, help="The model's name.")
+@click.option(
+    "--model-version",
+    help="The model's version.  [default: the date and the beginning of the weights' digest]",
 )
 @click.option(
     "--model",
@@ -115,6 +129,14 @@ def _window(
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder that keeps computed features.  [default: btc-edge in the user's cache folder]",
 )
+@click.option(
+    "--cache-limit",
+    type=click.IntRange(1),
+    default=2048,
+    show_default=True,
+    metavar="MIB",
+    help="Size that the kept features may take; those used longest ago go first.",
+)
 @click.option("--no-cache", is_flag=True, help="Keep no features.")
 @click.option(
     "--recipe",
@@ -131,7 +153,7 @@ def _window(
 @click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     help="Adam's highest rate. Default: the recipe's.",
 )
 @click.option(
@@ -181,6 +203,8 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
 
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
+    from trainer.complete import unanswered
+    from trainer.evaluation.selective import HINT
     from trainer.job_options import make_job
     from trainer.models.training import TrainSettings
     from trainer.pipeline import resume_job, run_job, start_run
@@ -206,6 +230,9 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
         click.echo(words, err=True)
         raise SystemExit(ExitCode.INTERRUPTED) from None
     print_metrics(run.metrics())
+    lines = unanswered(run)
+    for line in (*lines, *[HINT] * bool(lines)):
+        click.echo(line)
     click.echo(f"Run: {out}  (report.html, confusion.png, metrics.json)")
 
 

@@ -16,7 +16,7 @@ from trainer.evaluation.explain import method_of
 from trainer.evaluation.gallery import Gallery, choose_cases, pool_galleries, take_cases
 from trainer.evaluation.importance import FILE as IMPORTANCE
 from trainer.evaluation.importance import Importance, measure_importance, pool_importance
-from trainer.evaluation.judgement import fit_judgement
+from trainer.evaluation.judgement import HeldOut, fit_judgement
 from trainer.evaluation.measure import Measure
 from trainer.evaluation.outcome import (
     Outcome,
@@ -32,6 +32,7 @@ from trainer.evaluation.partial import (
     write_calls,
 )
 from trainer.evaluation.report import Material, write_report
+from trainer.evaluation.selective import Targets, refusals, tumour_free_of
 from trainer.run import Run, dump_json
 from trainer.trained import Trained, kind_of
 
@@ -63,13 +64,17 @@ def complete_run(
     judgement = fit_judgement(
         look,
         run.calibration(),
-        held_seen,
-        held.labels,
+        HeldOut(held_seen, held.labels, held.groups),
         data.class_names,
         run.preprocess,
-        run.settings["max_error"],
+        Targets.from_settings(run.settings),
+        tumour_free_of(run.settings),
     )
-    run.settings |= judgement.to_settings() | {"heatmap": method_of(trained.network)}
+    run.settings |= judgement.to_settings() | {
+        "heatmap": method_of(trained.network),
+        "not_answered": refusals(judgement.chosen),
+        "version": run.version,
+    }
     measure = Measure(look, judgement, split.protocol, trained.network)
     beside = None if split.test.size else data.take(split.train)  # controls where it is reported
     validation, gallery = measure.side(held, "validation", beside, held_seen)
@@ -77,6 +82,7 @@ def complete_run(
     if split.test.size:
         outcome, gallery = measure.side(data.take(split.test), "test", data.take(split.learned))
     metrics = figures(outcome)
+    metrics["selective"] |= {key: run.settings[key] for key in ("target_error", "confidence")}
     metrics["partial"] = None
     if partial is not None and len(partial):
         calls = call_partial(partial, look, judgement, data.class_names)
@@ -94,6 +100,18 @@ def complete_run(
         "classes": _count_classes(data, split),
     }
     _write(run, outcome, metrics, gallery, [run.history()], importance)
+
+
+def unanswered(run: Run) -> list[str]:
+    """A line for each class that a finished run's model never answers; those of a
+    cross-validation's folds begin with the fold."""
+    folds = range(1, (run.settings.get("folds") or 0) + 1)
+    parts = [(f"fold-{n}: ", Run.open(run.folder / f"fold-{n}")) for n in folds] or [("", run)]
+    return [
+        f"{before}{line}"
+        for before, part in parts
+        for line in part.settings.get("not_answered") or ()
+    ]
 
 
 def _count_classes(data: Dataset, split: Split) -> dict[str, dict[str, int]]:
@@ -140,6 +158,9 @@ def complete_folds(run: Run, parts: Sequence[Run]) -> None:
         [groups[i] for i in among],
     )  # fmt: skip
     metrics = figures(outcome)
+    asked = [{key: p.settings.get(key) for key in ("target_error", "confidence")} for p in parts]
+    if all(each == asked[0] for each in asked):  # the lowest that is supported may differ
+        metrics["selective"] |= asked[0]
     tables = [part.folder / PARTIAL_TABLE for part in parts]
     metrics["partial"] = None
     if all(table.is_file() for table in tables):

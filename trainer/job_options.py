@@ -11,6 +11,7 @@ import click
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.features import DEVICE_SETS
 from edge_runtime.preprocess import Preprocess
+from trainer.evaluation.selective import Targets, asked_targets
 from trainer.models.classical import ClassicalSettings
 from trainer.models.feature_cache import FeatureCache, default_folder
 from trainer.models.features import DEEP, check_sets
@@ -18,13 +19,13 @@ from trainer.models.networks import SIZES
 from trainer.models.recipes import RECIPES
 from trainer.models.training import TrainSettings
 from trainer.pipeline import Job
-from trainer.run import Run
+from trainer.run import Run, checked_name, checked_version
 from trainer.trained import CNN, kind_of
 
 NETWORK_ONLY = (
     "recipe", "network", "epochs", "batch_size", "learning_rate", "patience", "augment",
 )  # fmt: skip
-CLASSICAL_ONLY = ("features", "search", "cache", "no_cache")
+CLASSICAL_ONLY = ("features", "search", "cache", "no_cache", "cache_limit")
 SLICE_OPTIONS = ("size", "crop", "window", "denoise", "contrast")
 DEFAULT_FEATURES = ",".join(DEVICE_SETS)
 CLASSICAL_SIZE = 128  # pixels
@@ -55,7 +56,9 @@ def make_job(data: Path, out: Path, options: dict[str, Any], given: set[str]) ->
         protocol=options["protocol"],
         groups_csv=options["groups"],
         boxes_csv=options["boxes"],
-        max_error=options["max_error"],
+        targets=asked_targets(options, Targets()),
+        name=checked_name(options["name"]),
+        version=checked_version(options["model_version"]),
         folds=options["folds"],
         partial=options["partial"],
         partial_groups_csv=options["partial_groups"],
@@ -116,10 +119,12 @@ def _classical(job: Job, options: dict[str, Any], given: set[str]) -> Job:
 
 def _cache(options: dict[str, Any], given: set[str]) -> FeatureCache | None:
     if options["no_cache"]:
-        _refuse(given & {"cache"}, "and --no-cache exclude each other")
+        _refuse(given & {"cache", "cache_limit"}, "and --no-cache exclude each other")
         return None
     return FeatureCache(
-        options["cache"] or default_folder(), lambda words: click.echo(words, err=True)
+        options["cache"] or default_folder(),
+        lambda words: click.echo(words, err=True),
+        limit=options["cache_limit"] << 20,
     )
 
 

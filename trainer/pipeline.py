@@ -20,7 +20,7 @@ from trainer.complete import complete_folds, complete_run
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.partial import Partial, divide, read_partial
 from trainer.data.split import Split, fold_splits, split_dataset
-from trainer.evaluation.selective import MAX_ERROR
+from trainer.evaluation.selective import Targets
 from trainer.learning import Watch, learn_classical, learn_network
 from trainer.models.checkpoint import Checkpoint
 from trainer.models.classical import ClassicalSettings
@@ -47,7 +47,9 @@ class Job:
         protocol: see `split_dataset`.
         groups_csv: table of groups, or None.
         boxes_csv: table of the tumours' boxes for the report, or None.
-        max_error: error rate on validation that the thresholds are chosen for.
+        targets: error rates that the thresholds are chosen for.
+        name: the model's.
+        version: the model's; None derives one, see `Run.version`.
         folds: trainings of a group cross-validation, each in a folder of its own; None for one
             training.
         preprocess: what is done to every slice.
@@ -63,7 +65,9 @@ class Job:
     boxes_csv: Path | None = None
     partial: Path | None = None
     partial_groups_csv: Path | None = None
-    max_error: float = MAX_ERROR
+    targets: Targets = field(default_factory=Targets)
+    name: str = "brain-mri"
+    version: str | None = None
     folds: int | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
     settings: TrainSettings | ClassicalSettings = field(default_factory=TrainSettings)
@@ -102,7 +106,8 @@ def _new_run(job: Job, folder: Path) -> Run:
         {
             "schema": SCHEMA,
             "status": "started",
-            "name": "brain-mri",
+            "name": job.name,
+            "model_version": job.version,
             "created": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "model": CNN if isinstance(settings, TrainSettings) else settings.model,
             "network": network,
@@ -110,7 +115,7 @@ def _new_run(job: Job, folder: Path) -> Run:
             "preprocess": job.preprocess.to_json(),
             "training": asdict(settings),
             "seed": settings.seed,
-            "max_error": job.max_error,
+            "targets": job.targets.to_json(),
             "labels": [],
             "data": None,
             "partial": None,
@@ -132,7 +137,9 @@ def resume_job(job: Job) -> tuple[Run, Job]:
     started = replace(
         job,
         protocol=run.settings["protocol"],
-        max_error=run.settings["max_error"],
+        targets=Targets.from_settings(run.settings),
+        name=run.settings["name"],
+        version=run.settings.get("model_version"),
         folds=run.settings.get("folds"),
         preprocess=run.preprocess,
         settings=kind.from_json(run.settings["training"]),
@@ -154,6 +161,7 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
         boxes_csv=job.boxes_csv,
         progress=watch.reading,
     )
+    job.targets.resolve(data.class_names)  # a class that is not there is said before the training
     partial = None
     if job.partial is not None:
         partial = read_partial(

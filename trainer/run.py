@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import DataError, ModelError, one_line
+from edge_runtime.errors import DataError, ModelError, UsageError, one_line
 from edge_runtime.files import replacing, write_text
 from edge_runtime.preprocess import Preprocess
 from trainer.arrays import opened_npz
@@ -82,6 +83,24 @@ class Run:
     def preprocess(self) -> Preprocess:
         """How a slice becomes the network's input."""
         return Preprocess.from_json(self.settings["preprocess"])
+
+    @property
+    def version(self) -> str:
+        """The model's version: the one that was asked for, or its day and the beginning of the
+        digest of its weights' file, as `2026.1.31+1a2b3c4d`. So two trainings never share one.
+
+        Raises:
+            ModelError: there is no model yet.
+        """
+        given = self.settings.get("model_version")
+        if given:
+            return str(given)
+        for name in ("model.keras", "model.skops"):
+            path = self.folder / name
+            if path.is_file():
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                return dated_version(self.settings["created"], digest)
+        raise ModelError(f"{self.folder}: no model; the training has not finished")
 
     def check_single(self) -> None:
         """Refuse a cross-validation, which holds several models.
@@ -209,6 +228,39 @@ class Run:
         if images.pixels.dtype != np.uint8 or images.pixels.shape[1:] != (size, size):
             raise DataError(f"{name}.npz does not hold slices of {size}×{size}")
         return images
+
+
+def dated_version(created: str, digest: str) -> str:
+    """A version that a training has for itself: `2026.1.31+1a2b3c4d`.
+
+    Args:
+        created: time of the training, beginning with its date, YYYY-MM-DD.
+        digest: of what was learned, hexadecimal.
+    """
+    day = ".".join(str(int(part)) for part in created[:10].split("-"))
+    return f"{day}+{digest[:8]}"
+
+
+def checked_name(name: str) -> str:
+    """A model's name, which is the beginning of its files' names too.
+
+    Raises:
+        UsageError: other characters than letters, digits, - and _.
+    """
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise UsageError(f"--name {name!r}: use letters, digits, - and _")
+    return name
+
+
+def checked_version(version: str | None) -> str | None:
+    """A model's version, which stands in its tag as one word; None where none is given.
+
+    Raises:
+        UsageError: other characters than letters, digits and . + - _.
+    """
+    if version is not None and not re.fullmatch(r"[A-Za-z0-9.+_-]{1,64}", version):
+        raise UsageError(f"--model-version {version!r}: use letters, digits and . + - _")
+    return version
 
 
 def dump_json(content: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 
 from edge_runtime.commands import to_the_reader
 from edge_runtime.errors import ExitCode, UsageError
-from edge_runtime.options import allow_unsigned_option, backend_option
+from edge_runtime.options import FiniteRange, allow_unsigned_option, backend_option
 
 EXIT_CODES = (
     "\b\nExit codes: 0 measured, 1 a --fail-if was met, 2 usage, 3 a model cannot be used, "
@@ -24,12 +23,6 @@ def _thread_counts(_context: click.Context, _option: click.Parameter, text: str)
     if not all(w.isascii() and w.isdigit() and 1 <= int(w[:4]) <= 256 for w in words):
         raise click.BadParameter(f"{text!r} is not a list of numbers from 1 to 256, as 1,2,4")
     return tuple(dict.fromkeys(map(int, words)))
-
-
-def _finite(_context: click.Context, _option: click.Parameter, value: float) -> float:
-    if not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a number to measure by")
-    return value
 
 
 @click.command(epilog=EXIT_CODES)
@@ -54,8 +47,7 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, 86_400),
-    callback=_finite,
+    type=FiniteRange(0, 86_400),
     default=10.0,
     show_default=True,
     help="Measured time per model at least.",
@@ -82,8 +74,7 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
 )
 @click.option(
     "--keep",
-    type=click.FloatRange(0, 1),
-    callback=_finite,
+    type=FiniteRange(0, 1),
     default=0.99,
     show_default=True,
     help="For --pick: the share of the float model's accuracy that is enough.",

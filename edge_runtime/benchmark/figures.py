@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 STEPS = ("decode", "preprocess", "invoke", "total")
 PERCENTILES = (50, 90, 95, 99)
 RESAMPLES = 1000
+FEWEST = 6  # queries: the median of fewer lies beyond all of them in more than 5 % of cases
 
 # When figures are not to be believed, and why:
 MAX_SPREAD = 1.5  # p90 / p50 of the graph alone, whose work is the same on every image
@@ -33,25 +34,27 @@ def share(right: Sequence[bool]) -> float | None:
     return float(np.mean(right)) if right else None
 
 
-def wilson(right: Sequence[bool]) -> list[float] | None:
-    """Wilson's 95 % interval of a share, as if the images were independent of each other."""
-    n = len(right)
-    if n == 0:
-        return None
+def wilson(share: float, n: float) -> list[float]:
+    """Wilson's 95 % interval of a share of `n` independent images (Probable inference, the law of
+    succession, and statistical inference, 1927); it holds at 0 and 1 too.
+
+    Args:
+        n: above 0; no whole number where it is an effective size.
+    """
     z = 1.96
-    p = sum(right) / n
-    middle = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return [
-        max(0.0, (middle - half) / (1 + z * z / n)),
-        min(1.0, (middle + half) / (1 + z * z / n)),
-    ]
+    middle = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return [max(0.0, min(low, share)), min(1.0, max(high, share))]  # rounding aside
 
 
-def paired_ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float, list[float]]:
-    """Median of b/a, query by query, with a 95 % bootstrap interval."""
+def paired_ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float, list[float] | None]:
+    """Median of b/a, query by query, with a 95 % bootstrap interval; None of fewer than FEWEST
+    queries, whose resamples do not tell of another one."""
     ratios: npt.NDArray[Any] = np.asarray(b) / np.asarray(a)
     rng, n = np.random.default_rng(0), len(ratios)
+    if n < FEWEST:
+        return float(np.median(ratios)), None
     # One draw at a time: all at once would take gigabytes after a long run.
     medians = [np.median(ratios[rng.integers(n, size=n)]) for _ in range(RESAMPLES)]
     low, high = np.percentile(medians, [2.5, 97.5])

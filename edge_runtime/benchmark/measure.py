@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge_runtime.benchmark.figures import (
     STEPS,
     noise_warnings,
@@ -174,6 +176,8 @@ def ask(subject: Subject, data: bytes) -> tuple[tuple[float, ...], str]:
         t3 = clock()
     except ModelError as error:
         raise ModelError(f"model {subject.path.name}: {error}") from None
+    if not np.isfinite(logits).all():
+        raise ModelError(f"model {subject.path.name}: gives no finite numbers for an image")
     return (t1 - t0, t2 - t1, t3 - t2, t3 - t0), subject.file.info.labels[int(logits.argmax())]
 
 
@@ -203,6 +207,7 @@ def _row(subject: Subject, reference: Subject, truths: Sequence[str | None]) -> 
     # A run over images without labels may end before the last of them.
     right = [c == t for c, t in zip(subject.called, truths, strict=False) if t is not None]
     same = [a == b for a, b in zip(subject.called, reference.called, strict=True)]
+    known = share(right)
     return {
         "name": subject.name,
         "model": subject.file.tag,
@@ -218,8 +223,8 @@ def _row(subject: Subject, reference: Subject, truths: Sequence[str | None]) -> 
         **{f"{step}_ms": percentiles(subject.times[step]) for step in STEPS},
         "n": len(subject.times["total"]),
         "seconds": subject.seconds,
-        "accuracy": share(right),
-        "interval95": wilson(right),
+        "accuracy": known,
+        "interval95": None if known is None else wilson(known, len(right)),
         "agreement": share(same),
     }
 

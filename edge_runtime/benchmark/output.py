@@ -109,9 +109,10 @@ def _sentences(result: dict[str, Any], clean: Clean) -> list[str]:
 
     lines = []
     for pair in result["pairs"]:
-        low, high = pair["interval95"]
+        ends = pair["interval95"]
+        spread = "interval not estimable" if ends is None else f"{ends[0]:.2f}-{ends[1]:.2f}"
         lines.append(
-            f"{name(pair['b'])} takes {pair['ratio']:.2f} ({low:.2f}-{high:.2f}) of the time of "
+            f"{name(pair['b'])} takes {pair['ratio']:.2f} ({spread}) of the time of "
             f"{name(pair['a'])}"
         )
     lines += [f"warning: {clean(warning)}" for warning in result["warnings"]]

@@ -339,10 +339,10 @@ def test_percentiles_and_intervals() -> None:
             *range(101),
         ]
     ) == {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
-    low, high = wilson([True] * 90 + [False] * 10)
+    low, high = wilson(0.9, 100)
     assert (low, high) == (pytest.approx(0.8256, abs=1e-3), pytest.approx(0.9448, abs=1e-3))
-    assert wilson([True] * 5)[1] == 1
-    assert wilson([]) is None
+    assert wilson(1.0, 5)[1] == 1
+    assert paired_ratio([1.0] * 5, [2.0] * 5) == (2.0, None), "so few tell of no other query"
 
 
 def test_a_drift_of_the_machine_leaves_the_ratio_alone() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edge_runtime import Classifier
 from edge_runtime.errors import ModelError
 from edge_runtime.features import DEVICE_SETS, extract, names_of
+from edge_runtime.info_cli import _answers
 from edge_runtime.interpreters import open_graph
 from edge_runtime.model_file import bundled_model, pack_model, parse_model, read_model
 from edge_runtime.model_info import ModelInfo
@@ -102,13 +103,34 @@ def test_any_bytes_are_refused_with_a_model_error(data: bytes) -> None:
      {"temperature": "1"}, {"outputs": {}}, {"outputs": {"logits": -1}},
      {"input": {"dtype": "int8", "shape": [1, 128, 128, 1]}}, {"input": None},
      {"input": {"dtype": "uint8", "shape": [1, 64, 64, 1]}}, {"thresholds": {"x": 0.5}},
-     {"thresholds": {"a": 7}}, {"quantization": {}}, {"metrics": [3]}, {"graph_sha256": "00"}],
+     {"thresholds": {"a": 7}}, {"thresholds": {"a": float("nan")}},
+     {"target_error": {"x": 0.1}},
+     {"target_error": {"a": -1}},
+     {"error_bound": {"a": "1"}}, {"confidence": 1.5},
+     {"confidence": float("nan")}, {"max_error": float("nan")}, {"max_error": "2"},
+     {"quantization": {}}, {"metrics": [3]}, {"graph_sha256": "00"}],
 )  # fmt: skip
 def test_impossible_metadata_is_refused(change: dict) -> None:
     shape = json.loads(replace(INFO, graph_sha256="0" * 64).to_json())
     assert ModelInfo.from_json(json.dumps(shape)).labels == ("a", "b")
     with pytest.raises(ModelError):
         ModelInfo.from_json(json.dumps(shape | change))
+
+
+def test_targets_are_kept_and_an_older_file_has_one_error_rate() -> None:
+    info = replace(INFO, thresholds={"a": 0.5, "b": 1.0}, target_error={"a": 0.02, "b": 0.005},
+                   confidence=0.9, error_bound={"a": 0.015}, max_error=0.02)  # fmt: skip
+    back = parse_model(pack_model(GRAPHS["tflite"], info, "tflite")).info
+    assert (back.target_error, back.confidence) == ({"a": 0.02, "b": 0.005}, 0.9)
+    assert (back.error_bound, back.max_error) == ({"a": 0.015}, 0.02)
+    text = _answers(back)
+    assert "a from 0.500 (up to 2 % wrong), b never, each with 90 % confidence" in text
+    shape = json.loads(replace(info, graph_sha256="0" * 64).to_json())
+    older = {k: v for k, v in shape.items()
+             if k not in ("target_error", "confidence", "error_bound")}  # fmt: skip
+    old = ModelInfo.from_json(json.dumps(older))
+    assert (old.max_error, old.target_error, old.confidence) == (0.02, None, None)
+    assert "chosen for 2.0 % errors seen on validation" in _answers(old)
 
 
 def test_missing_fields_and_unknown_fields() -> None:
@@ -132,6 +154,11 @@ def test_bundled_model_says_what_it_is() -> None:
     for figure in file.info.metrics:
         assert figure["interval95"][0] < figure["accuracy"] <= figure["interval95"][1]
     assert set(file.info.thresholds or {}) == set(file.info.labels)
+    assert file.info.confidence == 0.9
+    for label, bound in (file.info.error_bound or {}).items():
+        assert bound <= (file.info.target_error or {})[label]
+    assert (file.info.thresholds or {})["notumor"] > 0.5, "no answer without a guard"
+    assert file.info.version == "2026.11.24+71e8d1a4"
     assert file.info.unfamiliar is not None
 
 

@@ -108,7 +108,12 @@ def test_interrupt() -> None:
 
 def test_a_model_that_says_little(tmp_path: Path) -> None:
     file = read_model()
-    metrics = ({}, {"accuracy": 0.5, "n": 3}, {"accuracy": "high", "interval95": None})
+    metrics = (
+        {},
+        {"accuracy": 0.5, "n": 3},
+        {"accuracy": "high", "interval95": None},
+        {"accuracy": 0.25, "interval95": None},
+    )
     info = replace(file.info, metrics=metrics, data={}, license=None, intended_use="\x1b[2J x")
     path = tmp_path / "terse.tflite"
     path.write_bytes(pack_model(file.graph, info, "tflite"))
@@ -117,6 +122,7 @@ def test_a_model_that_says_little(tmp_path: Path) -> None:
     assert "\x1b" not in done.stdout
     assert "accuracy 50.0 %" in done.stdout
     assert "accuracy unknown" in done.stdout
+    assert "accuracy 25.0 % (95 % interval not estimable)" in done.stdout
 
 
 def test_a_command_alone_is_a_usage_error() -> None:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime import Classifier, ModelError
+from edge_runtime import Classifier, InputError, ModelError
+from edge_runtime.errors import UsageError
 from edge_runtime.model_file import read_model
 from edge_runtime.model_info import ModelInfo
-from edge_runtime.prediction import Status, status_of
+from edge_runtime.prediction import Status, below_threshold, status_of
 from edge_runtime.unfamiliar import Familiarity
 from tests.device.conftest import draw_slice
 
@@ -119,3 +120,63 @@ def test_a_refused_slice_keeps_its_best_guess() -> None:
     assert answer.label is None
     assert answer.raw_label in file.info.labels
     assert "unlike" in (answer.reason or "")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_no_numbers_are_unfamiliar(value: float) -> None:
+    f = familiarity(threshold=1e9)
+    x = np.random.default_rng(1).normal(size=(3, 5))
+    x[1, 2] = value
+    with np.errstate(invalid="ignore"):
+        assert f.is_strange(x).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("confidence", [np.nan, np.inf])
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.5])
+def test_a_confidence_that_is_no_number_is_never_enough(
+    confidence: float, threshold: float | None
+) -> None:
+    assert status_of(confidence, threshold, False) is Status.UNCERTAIN
+    assert status_of(0.9, np.nan, False) is Status.UNCERTAIN
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_an_error_of_the_slice(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = Classifier()
+    monkeypatch.setattr(
+        "edge_runtime.graphs._Graph.run",
+        lambda self, pixels: np.array([0, value, 0, 1], np.float32),
+    )
+    monkeypatch.setattr(Familiarity, "is_strange", lambda self, features: np.array(False))
+    with pytest.raises(InputError, match="finite"):
+        classifier.classify(draw_slice(3))
+    answers = list(classifier.classify_many([draw_slice(3)]))
+    assert [a.status for a in answers] == [Status.ERROR]
+
+
+@pytest.mark.parametrize("least", [np.nan, -0.1, 1.5])
+def test_a_least_confidence_that_is_no_share_is_refused(least: float) -> None:
+    with pytest.raises(UsageError, match="min_confidence"):
+        Classifier(min_confidence=least)
+
+
+def test_an_option_that_is_no_number_is_refused() -> None:
+    from click.testing import CliRunner
+
+    from edge_runtime.cli import command
+
+    done = CliRunner().invoke(command, ["classify", "--min-confidence", "nan", "x.png"])
+    assert done.exit_code == 2
+    assert "nan" in done.output
+
+
+def test_a_class_that_is_never_answered_says_so() -> None:
+    file = read_model()
+    never = dict.fromkeys(file.info.labels, 1.0)
+    answer = Classifier(replace(file, info=replace(file.info, thresholds=never))).classify(
+        draw_slice(3)
+    )
+    assert answer.status in (Status.UNCERTAIN, Status.UNFAMILIAR)
+    assert below_threshold(1.0, "glioma") == "glioma is never answered: its threshold is 1"

@@ -346,7 +346,7 @@ def test_all_commands_take_the_file(runs: dict[str, Run], pictures: Path, tmp_pa
     assert done.stdout.count("passed") == 1
     (entry,) = json.loads((tmp_path / "export.json").read_text())
     assert (entry["format"], entry["passed"]) == ("onnx", True)
-    model = tmp_path / "brain-mri-onnx.onnx"
+    model = tmp_path / entry["path"]
 
     paths = sorted(pictures.rglob("*.png"))
     done = tool("btc-edge", "classify", *paths, "--model", model, "--format", "json")

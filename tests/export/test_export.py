@@ -13,14 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from edge_runtime import Classifier
-from edge_runtime.errors import DataError
+from edge_runtime.errors import DataError, ModelError, UsageError
 from edge_runtime.model_file import pack_model, parse_model, read_model
 from edge_runtime.model_info import ModelInfo
 from export.calibration import choose_calibration
+from export.cli import command
 from export.formats import FORMATS, Tolerance
-from export.gate import run_gate
+from export.gate import _failures, run_gate
 from export.graph import export_graph
 from export.onnx import convert_onnx
 from export.pipeline import REJECTED, Exporter, ExportSettings
@@ -28,6 +30,8 @@ from export.repack import repack
 from export.tflite import convert_tflite, graph_facts, output_order
 from tests.export.conftest import save_images
 from trainer.data.phantom import CLASSES, draw_phantom
+from trainer.evaluation.predict import Observed
+from trainer.evaluation.selective import Targets
 from trainer.models.networks import build_network
 from trainer.run import Images, Run
 
@@ -201,7 +205,8 @@ def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:
     shuffled = failures(good.graph, replace(good.info, labels=labels), "int8")
     assert "agrees with the trained model" in shuffled
     assert "points of glioma's recall" in shuffled
-    renamed = replace(good.info, labels=("other", *good.info.labels[1:]), thresholds=None)
+    untold = dict.fromkeys(("thresholds", "target_error", "error_bound"))
+    renamed = replace(good.info, labels=("other", *good.info.labels[1:]), **untold)
     assert failures(good.graph, renamed, "int8").startswith("labels that are not the run's: glio")
 
     for pictures in (
@@ -292,6 +297,56 @@ def test_a_run_without_held_out_images_proves_nothing(tiny_run: Run, tmp_path: P
 
 def float_info(exporter: Exporter):
     return read_model(exporter.export(FORMATS["float32"]).path).info
+
+
+def test_two_trainings_never_share_a_version(tiny_run: Run, tmp_path: Path) -> None:
+    again = Run.open(shutil.copytree(tiny_run.folder, tmp_path / "run"))
+    assert again.version == tiny_run.version
+    assert again.version.startswith("2026.1.1+")
+    with zipfile.ZipFile(again.folder / "model.keras", "a") as archive:
+        archive.writestr("other", b"weights")
+    assert again.version != tiny_run.version
+    again.settings["model_version"] = "1.2"
+    assert again.version == "1.2"
+
+
+def test_a_model_has_its_runs_name_and_version(tiny_run: Run, tmp_path: Path) -> None:
+    info = read_model(
+        Exporter(tiny_run, ExportSettings(tmp_path)).export(FORMATS["float32"]).path
+    ).info
+    assert (info.name, info.version) == ("tiny", tiny_run.version)
+    settings = ExportSettings(tmp_path, "other", "2.0+x", targets=Targets(None, {"glioma": 0.3}))
+    done = Exporter(tiny_run, settings).export(FORMATS["float32"])
+    assert done.path.name == "other-float32.tflite"
+    info = read_model(done.path).info
+    assert (info.name, info.version, info.confidence) == ("other", "2.0+x", 0.9)
+    assert (info.target_error or {})["glioma"] == 0.3
+    assert info.max_error == max((info.target_error or {}).values())
+    answered = {label for label, level in (info.thresholds or {}).items() if level < 1}
+    assert set(info.error_bound or {}) == answered
+    assert len(done.not_answered) == len(CLASSES) - len(answered)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [(["--target-error", "2"], "--target-error '2'"),
+     (["--target-error", "lung=0.1"], "no class of that name"),
+     (["--max-error", "nan"], "nan"), (["--max-accuracy-drop", "nan"], "nan"),
+     (["--name", "a/b"], "--name"), (["--model-version", "1 2"], "--model-version")],
+)  # fmt: skip
+def test_options_that_are_none_are_refused(tiny_run: Run, words: list[str], says: str) -> None:
+    done = CliRunner().invoke(command, [str(tiny_run.folder), "--float32", *words])
+    assert done.exit_code == 2 or isinstance(done.exception, UsageError)
+    assert says in done.output + str(done.exception)
+
+
+def test_the_gate_refuses_what_is_no_number() -> None:
+    tolerance = FORMATS["float32"].tolerance
+    figures = {"n": 100, "agreement": np.nan, "difference": np.nan, "max_abs_probability": np.nan,
+               "per_class": {"a": {"n": 50, "difference": np.nan}}}  # fmt: skip
+    assert len(_failures(figures, tolerance)) == 4
+    with pytest.raises(ModelError, match="no finite numbers for 1 of 2 slices"):
+        Observed(np.array([[0, 1], [np.nan, 1]], np.float32))
 
 
 def test_a_rejected_file_never_has_the_good_name(
@@ -386,7 +441,7 @@ def test_command_rejects(tiny_run: Run, tmp_path: Path) -> None:
     assert "btc-export: int8 rejected: agrees with the trained model" in done.stderr
     assert "REJECTED" in done.stdout
     names = {p.name for p in (tmp_path / "models").iterdir()}
-    assert names == {"brain-mri-int8.tflite" + REJECTED, "export.json"}
+    assert names == {"tiny-int8.tflite" + REJECTED, "export.json"}
     (entry,) = json.loads((tmp_path / "models" / "export.json").read_text())
     assert entry["passed"] is False
     options = ("--min-agreement", 0, "--max-accuracy-drop", 1, "--max-class-drop", 1)

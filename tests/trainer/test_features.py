@@ -389,3 +389,86 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     for unset in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", unset)
         assert default_folder() == Path.home() / ".cache" / "btc-edge"
+
+
+KIB = 1024
+
+
+def some_keys(count: int) -> list[bytes]:
+    return [bytes([i]) * 16 for i in range(count)]
+
+
+def stored(cache: FeatureCache, keys: list[bytes]) -> set[int]:
+    return {key[0] for key in cache.get(keys, 2048)}
+
+
+def test_the_cache_forgets_what_was_used_longest_ago(tmp_path: Path) -> None:
+    """Values of 8 KiB, a limit of 100 KiB, a clock that goes on by a day with each put."""
+    days = [0.0]
+    cache = FeatureCache(tmp_path, limit=100 * KIB, clock=lambda: 86_400 * days[0])
+    keys, values = some_keys(30), np.ones(2048, np.float32)
+    for i, key in enumerate(keys):
+        days[0] = i
+        cache.put({key: values})
+        assert stored(cache, keys[:1]) == {0}, "looked at every day"
+    left = stored(cache, keys)
+    assert 0 in left
+    assert 29 in left
+    assert 5 <= len(left) <= 12
+    assert left - {0} == set(range(31 - len(left), 30)), "the others by age"
+    assert cache.path.stat().st_size <= 100 * KIB
+    smaller = FeatureCache(tmp_path, limit=40 * KIB, clock=lambda: 86_400 * 30)
+    smaller.put({b"new": values})
+    assert smaller.get([b"new"], 2048)
+    assert cache.path.stat().st_size <= 40 * KIB
+
+
+def test_a_cache_of_an_older_version_is_cut_too(tmp_path: Path) -> None:
+    path = tmp_path / "features.sqlite"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE features (key BLOB PRIMARY KEY, value BLOB NOT NULL)")
+        database.executemany(
+            "INSERT INTO features VALUES (?, ?)", [(key, bytes(8 * KIB)) for key in some_keys(30)]
+        )
+    database.close()
+    lines: list[str] = []
+    cache = FeatureCache(tmp_path, lines.append, limit=100 * KIB)
+    cache.put({b"new": np.ones(2048, np.float32)})
+    assert set(cache.get([b"new", *some_keys(30)], 2048)) > {b"new"}
+    assert len(stored(cache, some_keys(30))) <= 12
+    assert lines == []
+
+
+def test_a_cache_that_may_not_be_written_is_still_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FeatureCache(tmp_path, clock=lambda: 0.0).put({b"k": np.ones(3, np.float32)})
+    lines: list[str] = []
+    cache = FeatureCache(tmp_path, lines.append)
+    connect = sqlite3.connect
+    monkeypatch.setattr(  # the superuser may write whatever the file's mode says
+        sqlite3,
+        "connect",
+        lambda path, **other: connect(f"file:{path}?mode=ro", uri=True, **other),
+    )
+    assert set(cache.get([b"k"], 3)) == {b"k"}
+    assert (cache.works, lines) == (True, [])
+
+
+def fill(folder: str, own: int) -> None:
+    cache = FeatureCache(Path(folder), limit=60 * KIB)
+    for i in range(20):
+        cache.put({bytes([own, i]): np.full(1024, i, np.float32)})
+        cache.get([bytes([own, j]) for j in range(i + 1)], 1024)
+    assert cache.works
+
+
+def test_several_processes_keep_to_the_limit_together(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2) as pool:
+        list(pool.map(fill, [str(tmp_path)] * 2, range(2)))
+    cache = FeatureCache(tmp_path)
+    left = cache.get([bytes([own, i]) for own in range(2) for i in range(20)], 1024)
+    assert left
+    for key, value in left.items():
+        assert (value == key[1]).all()
+    assert cache.path.stat().st_size <= 60 * KIB

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from trainer.evaluation.calibration import expected_calibration_error, fit_temperature
 from trainer.evaluation.metrics import (
     compute_metrics,
-    group_interval,
     per_source,
+    share_of,
     study_probabilities,
 )
 from trainer.evaluation.predict import softmax
@@ -70,9 +70,28 @@ def test_absent_class_is_none_not_invented() -> None:
 
 def test_interval_is_wider_over_groups_than_over_slices() -> None:
     values = np.repeat(np.array([1, 0, 1, 1, 0, 1, 1, 1]), 20)
-    grouped = group_interval(values, [str(i // 20) for i in range(160)])
-    single = group_interval(values, [str(i) for i in range(160)])
+    grouped = share_of(values, [str(i // 20) for i in range(160)])["interval95"]
+    single = share_of(values, [str(i) for i in range(160)])["interval95"]
     assert grouped[1] - grouped[0] > 2 * (single[1] - single[0])
+
+
+def test_an_interval_of_no_width_is_not_given() -> None:
+    """One group knows nothing of another; all right is not right for ever."""
+    one = compute_metrics(PROBABILITIES, LABELS, ("a", "b", "c"), ["g"] * 6,
+                          protocol="p", split="s")  # fmt: skip
+    assert set(one["interval95"].values()) == {None}
+    assert all(set(row["interval95"].values()) == {None} for row in one["per_class"].values())
+    labels = np.arange(80) % 4
+    right = compute_metrics(0.9 * np.eye(4)[labels] + 0.025, labels, tuple("abcd"),
+                            [str(i) for i in range(80)], protocol="p", split="s")  # fmt: skip
+    for key in ("accuracy", "balanced_accuracy"):
+        low, high = right["interval95"][key]
+        assert 0.8 < low < 0.99
+        assert high == 1
+    low, high = right["per_class"]["a"]["interval95"]["recall"]
+    assert (0.7 < low < 0.9, high) == (True, 1)
+    assert right["interval95"]["log_loss"] is None
+    json.loads(dump_json(right))
 
 
 @settings(max_examples=30, deadline=None)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_runtime.errors import UsageError
 from edge_runtime.prediction import Status, status_of
+from trainer.cli import train_command
 from trainer.evaluation.selective import (
+    Targets,
     choose_thresholds,
+    error_bound,
+    parse_targets,
     risk_coverage,
     selective_figures,
 )
@@ -29,36 +38,196 @@ def is_answered(shares: np.ndarray, names: tuple[str, ...], thresholds: dict) ->
     )
 
 
+def choose(shares: np.ndarray, labels: np.ndarray, target: float | None, **other) -> dict:
+    names = tuple("abcdefgh"[: shares.shape[1]])
+    groups = other.pop("groups", [str(i) for i in range(len(labels))])
+    return choose_thresholds(shares, labels, names, groups, dict.fromkeys(names, target), **other)
+
+
+def test_the_bound_is_that_of_the_binomial() -> None:
+    from scipy.stats import binom
+
+    bound = float(error_bound(3, 200, 0.9))
+    assert binom.cdf(3, 200, bound) == pytest.approx(0.1)
+    assert error_bound(0, 100, 0.9) == pytest.approx(1 - 0.1 ** (1 / 100))
+    assert error_bound(5, 5, 0.9) == 1
+
+
 def test_threshold_by_hand() -> None:
-    shares = rows(0.99, 0.95, 0.9, 0.8, 0.7)
-    labels = np.array([0, 0, 0, 1, 0])
-    # Down to 0.9 nothing is wrong; with 0.8 a quarter is; with all, a fifth.
-    assert choose_thresholds(shares, labels, ("a", "b"), 0.1)["a"] == pytest.approx(0.85)
-    assert choose_thresholds(shares, labels, ("a", "b"), 0.2)["a"] == 0.0
-    assert choose_thresholds(shares, labels, ("a", "b"), 0.1)["b"] == 1.0, "never called: unknown"
-    assert choose_thresholds(rows(0.9, 0.9), np.array([0, 1]), ("a", "b"), 0.1)["a"] == 1.0
+    """Of 300 single slices those below 0.7 are wrong half the time."""
+    confidence = np.linspace(0.999, 0.55, 300)
+    labels = ((confidence < 0.7) & (np.arange(300) % 2 == 0)).astype(int)
+    found = choose(rows(*confidence), labels, 0.03)["a"]
+    # 199 slices are right. The first threshold that is tried answers 129, which would bear one
+    # error; from there each answers 5 % more: 195 have no error, 205 have three, which is too many.
+    assert confidence[195] < found.threshold < confidence[194]
+    assert found.bound == pytest.approx(1 - 0.1 ** (1 / 195), rel=1e-3)
+    assert found.effective == pytest.approx(300, rel=0.02)
+    assert choose(rows(*confidence), labels, 0.5)["a"].threshold == 0.0
+    never = choose(rows(*confidence), labels, 0.005)["a"]
+    assert (never.threshold, never.answered) == (1.0, False)
+    line = never.refusal("a")
+    assert "a: not answered: 300 groups (300 slices) on the validation side" in line
+    assert f"no error under {100 * never.bound:.1f} %; 0.5 % was asked for" in line
 
 
-def test_a_class_that_no_confidence_makes_safe_is_never_answered() -> None:
-    assert choose_thresholds(rows(0.9, 0.8), np.array([1, 0]), ("a", "b"), 0.1)["a"] == 1.0
+def test_one_right_answer_supports_nothing() -> None:
+    found = choose(rows(0.9, 0.2), np.array([0, 1]), 0.02)
+    assert {name: each.threshold for name, each in found.items()} == {"a": 1.0, "b": 1.0}
+    assert "1 group (1 slice) on the validation side support no error under" in (
+        found["a"].refusal("a") or ""
+    )
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.integers(2, 4), st.integers(1, 80), st.floats(0, 0.5))
-def test_what_is_answered_keeps_the_rate(seed: int, classes: int, n: int, rate: float) -> None:
+def test_a_class_that_was_never_called_is_never_answered() -> None:
+    found = choose(rows(*[0.9] * 400), np.zeros(400, int), 0.02)
+    assert found["a"].threshold == 0.0
+    assert found["b"].threshold == 1.0
+    assert "no slice of the validation side is called that" in (found["b"].refusal("b") or "")
+
+
+def test_groups_count_not_slices() -> None:
+    shares, labels = rows(*np.linspace(0.99, 0.8, 400)), np.zeros(400, int)
+    assert choose(shares, labels, 0.02)["a"].answered
+    # Nothing is wrong, so nothing tells how slices of a group hang together: 40 units.
+    groups = [str(i % 40) for i in range(400)]
+    grouped = choose(shares, labels, 0.02, groups=groups)["a"]
+    assert not grouped.answered
+    assert (grouped.groups, grouped.effective) == (40, pytest.approx(40))
+    assert grouped.bound == pytest.approx(1 - 0.1 ** (1 / 40))
+    assert choose(shares, labels, 0.06, groups=groups)["a"].answered
+
+
+def test_slices_that_the_check_refuses_are_not_counted() -> None:
+    shares, labels = rows(*[0.9] * 400), (np.arange(400) % 4 == 0).astype(int)
+    assert not choose(shares, labels, 0.05)["a"].answered
+    found = choose(shares, labels, 0.05, familiar=labels == 0)["a"]
+    assert (found.slices, found.answered) == (300, True)
+
+
+def test_equal_confidences_are_answered_together() -> None:
+    shares = rows(*[0.99] * 150, *[0.8] * 100)
+    labels = np.array([0] * 150 + [1] * 50 + [0] * 50)
+    assert choose(shares, labels, 0.03)["a"].threshold == pytest.approx(0.895)
+
+
+def test_the_lowest_error_that_is_supported() -> None:
+    shares, labels = rows(*np.linspace(0.99, 0.8, 100)), np.zeros(100, int)
+    found = choose(shares, labels, None)["a"]
+    assert found.target == 0.03  # 100 slices without an error bound it by 2.3 %
+    assert found.answered
+    nothing = choose(rows(0.9), np.array([1]), None)["a"]
+    assert not nothing.answered
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 4), st.integers(1, 300), st.floats(0.01, 0.5))
+def test_what_is_answered_keeps_the_bound(seed: int, classes: int, n: int, target: float) -> None:
     rng = np.random.default_rng(seed)
-    shares = rng.dirichlet(np.ones(classes), n).round(2)  # ties are common
-    labels = rng.integers(classes, size=n)
-    names = tuple(map(str, range(classes)))
-    thresholds = choose_thresholds(shares, labels, names, rate)
+    shares = rng.dirichlet(np.ones(classes) / 5, n).round(2)  # ties are common
+    labels = np.where(rng.random(n) < 0.8, shares.argmax(axis=1), rng.integers(classes, size=n))
+    found = choose(shares, labels, target, groups=[str(i // 3) for i in range(n)])
+    thresholds = {name: each.threshold for name, each in found.items()}
+    names = tuple(found)
     answered = is_answered(shares, names, thresholds)
     called = shares.argmax(axis=1)
-    for c in range(classes):
+    for c, name in enumerate(names):
         here = answered & (called == c)
+        assert here.any() == (found[name].answered and (called == c).any())
         if here.any():
-            assert (labels[here] != c).mean() <= rate + 1e-12
-    looser = is_answered(shares, names, choose_thresholds(shares, labels, names, rate + 0.2))
-    assert looser.sum() >= answered.sum()
+            assert (labels[here] != c).mean() <= found[name].bound <= target
+
+
+def true_risk(threshold: float, most: float, level: bool) -> float:
+    """Of answers with `draw_calls`: the mean of most (1-u)^1.5 over u above the threshold's."""
+    u = max(0.0, 2 * threshold - 1)
+    return most / 2.5 * (1 if level else (1 - u) ** 1.5)
+
+
+def draw_calls(
+    rng: np.random.Generator, slices: int, size: int, alike: float, most: float, level: bool
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Probabilities of four classes, labels and groups. Confidences, and whether a call is wrong,
+    hang together within a group by Gaussian copulas; surer calls are less often wrong, or
+    (`level`) all alike."""
+    from scipy.special import ndtr
+
+    member = np.repeat(np.arange(slices // size), size)
+    called = rng.integers(4, size=slices // size)[member]
+
+    def uniform() -> np.ndarray:
+        shared = rng.normal(size=slices // size)[member]
+        return ndtr(np.sqrt(alike) * shared + np.sqrt(1 - alike) * rng.normal(size=len(member)))
+
+    u = uniform()
+    rate = np.full(len(member), most / 2.5) if level else most * (1 - u) ** 1.5
+    labels = np.where(uniform() < rate, (called + 1) % 4, called)
+    shares = np.repeat((0.5 - 0.5 * u)[:, None] / 3, 4, axis=1)
+    shares[np.arange(len(member)), called] = 0.5 + 0.5 * u
+    return shares, labels, member.astype(str).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 5, 20])
+@pytest.mark.parametrize("alike", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("level", [False, True])
+def test_the_target_is_kept(size: int, alike: float, level: bool) -> None:
+    """800 slices of four classes. With the observed rate in the bound's place, a target of 5 % is
+    exceeded in up to 50 % of such trials; the confidence allows 10 %."""
+    rng, target, trials = np.random.default_rng(7), 0.05, 60
+    for most in (0.15, 0.3) if not level else (0.135,):  # 0.135: a true rate of 5.4 % throughout
+        beyond = 0
+        for _ in range(trials):
+            shares, labels, groups = draw_calls(rng, 800, size, alike, most, level)
+            for each in choose(shares, labels, target, groups=groups).values():
+                beyond += each.answered and true_risk(each.threshold, most, level) > target
+        assert beyond / (4 * trials) <= 0.1
+
+
+@pytest.mark.parametrize(("size", "alike", "least"), [(1, 0.0, 0.8), (5, 0.3, 0.55), (5, 0.9, 0.2)])
+def test_coverage_stays_useful(size: int, alike: float, least: float) -> None:
+    """Of a model that errs on 1.2 % of its calls, target 5 %."""
+    rng, answered = np.random.default_rng(8), []
+    for _ in range(20):
+        shares, labels, groups = draw_calls(rng, 800, size, alike, 0.03, False)
+        found = choose(shares, labels, 0.05, groups=groups)
+        thresholds = {name: each.threshold for name, each in found.items()}
+        answered.append(is_answered(shares, tuple(found), thresholds).mean())
+    assert np.mean(answered) > least
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("alike", [0.0, 0.9])
+def test_the_lowest_error_keeps_its_confidence(size: int, alike: float) -> None:
+    """Although the slices that support it choose it."""
+    rng, beyond = np.random.default_rng(9), 0
+    for _ in range(40):
+        shares, labels, groups = draw_calls(rng, 800, size, alike, 0.2, False)
+        for each in choose(shares, labels, None, groups=groups).values():
+            beyond += each.answered and true_risk(each.threshold, 0.2, False) > each.target
+    assert beyond / 160 <= 0.1
+
+
+def test_targets_of_classes() -> None:
+    names = ("glioma", "notumor", "b")
+    assert Targets().resolve(names) == {"glioma": 0.02, "notumor": 0.005, "b": 0.02}
+    assert Targets(0.1).resolve(names, ["b"]) == {"glioma": 0.1, "notumor": 0.025, "b": 0.025}
+    asked = parse_targets(["0.05", "notumor=0.01", "glioma=lowest"], 0.8, Targets())
+    assert asked.resolve(names) == {"glioma": None, "notumor": 0.01, "b": 0.05}
+    assert Targets.from_settings({"targets": asked.to_json()}) == asked
+    assert Targets.from_settings({"max_error": 0.04}) == Targets(0.04), "a run of an older version"
+    # A run's targets hold where nothing else is asked.
+    kept = parse_targets(["b=0.3"], 0.8, asked)
+    assert kept.resolve(names) == {"glioma": None, "notumor": 0.01, "b": 0.3}
+    with pytest.raises(UsageError, match="no class of that name"):
+        asked.resolve(("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "texts", [["0"], ["1"], ["nan"], ["=0.1"], ["a="], ["half"], ["0.1", "0.2"], ["a=1", "a=1"]]
+)
+def test_a_target_that_is_none_is_refused(texts: list[str]) -> None:
+    with pytest.raises(UsageError, match="--target-error"):
+        parse_targets(texts, 0.9, Targets())
 
 
 def test_risk_and_coverage_by_hand() -> None:
@@ -69,8 +238,45 @@ def test_risk_and_coverage_by_hand() -> None:
 
 def test_figures_by_hand() -> None:
     answered, correct = np.array([1, 1, 0, 1], bool), np.array([1, 0, 0, 1], bool)
-    found = selective_figures(answered, correct, list("uvwx"))
+    found = selective_figures(answered, correct, list("uvwx"), list("abab"))
     assert (found["coverage"]["n"], found["coverage"]["share"]) == (4, 0.75)
     assert (found["error"]["n"], found["error"]["share"]) == (3, pytest.approx(1 / 3))
-    nothing = selective_figures(np.zeros(4, bool), correct, list("uvwx"))
+    assert found["per_class"]["a"]["coverage"]["share"] == 0.5
+    assert found["per_class"]["b"]["error"]["share"] == pytest.approx(1 / 2)
+    nothing = selective_figures(np.zeros(4, bool), correct, list("uvwx"), list("abab"))
     assert nothing["error"] == {"n": 0, "share": None, "interval95": None}
+
+
+def test_a_command_says_what_is_not_answered(phantom_zip: Path, tmp_path: Path) -> None:
+    """From the options to run.json, metrics.json, the report and the lines that are printed."""
+    out = tmp_path / "run"
+    words = [phantom_zip, "--out", out, "--model", "logistic", "--features", "histogram",
+             "--no-cache", "--max-error", "0.3", "--target-error", "notumor=0.6",
+             "--confidence", "0.6", "--name", "mine", "--model-version", "3"]  # fmt: skip
+    done = CliRunner().invoke(train_command, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    settings = json.loads((out / "run.json").read_text("utf-8"))
+    asked = {"glioma": 0.3, "meningioma": 0.3, "notumor": 0.6, "pituitary": 0.3}
+    assert (settings["target_error"], settings["confidence"]) == (asked, 0.6)
+    assert (settings["name"], settings["version"]) == ("mine", "3")
+    assert settings["thresholds"]["notumor"] < 1, "the default asks too much of ten slices"
+    for line in settings["not_answered"]:
+        assert line in done.output
+        assert "not answered" in line
+    assert len(settings["not_answered"]) == sum(t == 1 for t in settings["thresholds"].values())
+    assert "asks for the lowest rate" in done.output
+    told = json.loads((out / "metrics.json").read_text("utf-8"))["selective"]
+    assert (told["target_error"], told["confidence"]) == (asked, 0.6)
+    page = (out / "report.html").read_text("utf-8")
+    assert "asked for, %" in page
+    assert settings["not_answered"][0] in page
+
+
+def test_a_class_that_is_not_there_is_said_before_the_training(
+    phantom_zip: Path, tmp_path: Path
+) -> None:
+    words = [phantom_zip, "--out", tmp_path / "run", "--target-error", "lung=0.1"]
+    done = CliRunner().invoke(train_command, [str(word) for word in words])
+    assert isinstance(done.exception, UsageError)
+    assert "no class of that name" in str(done.exception)
+    assert not (tmp_path / "run" / "history.csv").exists()

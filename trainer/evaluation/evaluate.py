@@ -66,7 +66,7 @@ class _Subject:
     network: keras.Model | None
     data: dict[str, Any]  # what it was trained on
     protocol: str | None  # of its own figures
-    max_error: float | None
+    targets: dict[str, Any]  # as run.json and model.json hold them
     heatmap: str | None
 
 
@@ -116,6 +116,7 @@ def evaluate(
     measure = Measure(subject.look, subject.judgement, PROTOCOL, subject.network)
     outcome, gallery = measure.side(side, split, learned)
     metrics = {"model": subject.tag, "warnings": _warnings(subject, everything)} | figures(outcome)
+    metrics["selective"] |= {key: subject.targets[key] for key in ("target_error", "confidence")}
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         outcome.write(options.out / "predictions.csv")
@@ -141,7 +142,7 @@ def _open(path: Path, options: Options, predicting: Progress | None) -> _Subject
             network=trained.network,
             data=run.settings["data"] or {},
             protocol=run.settings["protocol"],
-            max_error=run.settings.get("max_error"),
+            targets=_targets(run.settings),
             heatmap=method_of(trained.network),
         )
     file = read_model(path, allow_unsigned=options.allow_unsigned)
@@ -159,9 +160,13 @@ def _open(path: Path, options: Options, predicting: Progress | None) -> _Subject
         network=None,
         data=dict(info.data),
         protocol=next((m.get("protocol") for m in info.metrics), None),
-        max_error=info.max_error,
+        targets=_targets(vars(info)),
         heatmap="class_maps" if "class_maps" in info.outputs else None,
     )
+
+
+def _targets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: settings.get(key) for key in ("target_error", "confidence", "max_error")}
 
 
 def _side(data: Dataset, split: str) -> tuple[npt.NDArray[np.int64], str]:
@@ -197,7 +202,7 @@ def _settings(
         "preprocess": subject.preprocess.to_json(),
         "temperature": subject.judgement.temperature,
         "thresholds": dict(subject.judgement.thresholds),
-        "max_error": subject.max_error,
+        **subject.targets,
         "heatmap": subject.heatmap,
         "data": {
             "sha256": data.sha256,

@@ -7,18 +7,20 @@ check on slices of the training side, temperature and thresholds on held-out one
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.errors import ModelError
 from edge_runtime.prediction import status_of
 from edge_runtime.preprocess import Preprocess
 from edge_runtime.unfamiliar import Familiarity
 from trainer.evaluation.calibration import fit_temperature
+from trainer.evaluation.intervals import own_groups
 from trainer.evaluation.predict import Observed, softmax
-from trainer.evaluation.selective import choose_thresholds
+from trainer.evaluation.selective import Chosen, Targets, choose_thresholds
 from trainer.evaluation.unfamiliar import fit_familiarity
 from trainer.run import Images
 
@@ -31,11 +33,15 @@ class Judgement:
         temperature: divides the logits before softmax.
         thresholds: label -> lowest confidence that counts as an answer.
         familiarity: the check for unfamiliar inputs, or None.
+        chosen: label -> how its threshold was found; empty where that is not known.
+        confidence: that each threshold keeps its target; None where that is not known.
     """
 
     temperature: float
     thresholds: Mapping[str, float]
     familiarity: Familiarity | None
+    chosen: Mapping[str, Chosen] = field(default_factory=dict)
+    confidence: float | None = None
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Judgement:
@@ -48,23 +54,33 @@ class Judgement:
         )
 
     def to_settings(self) -> dict[str, Any]:
-        """Its fields as run.json and model.json hold them."""
+        """Its fields as run.json and model.json hold them; `max_error` is for older readers."""
         return {
             "temperature": self.temperature,
-            "thresholds": dict(self.thresholds),
             "unfamiliar": self.familiarity.to_json() if self.familiarity else None,
-        }
+            "thresholds": dict(self.thresholds),
+        } | (threshold_settings(self.chosen, self.confidence) if self.chosen else {})
 
     def probabilities(self, observed: Observed) -> npt.NDArray[np.float64]:
         """N×C at the temperature."""
         return softmax(observed.logits, self.temperature)
 
+    def familiar(self, observed: Observed) -> npt.NDArray[np.bool_]:
+        """Which of the N slices the check lets pass; all where there is no check.
+
+        Raises:
+            ModelError: a check, and no features to check.
+        """
+        if self.familiarity is None:
+            return np.ones(len(observed.logits), bool)
+        if observed.features is None:
+            raise ModelError("the model gives no features for its check for unfamiliar slices")
+        return ~self.familiarity.is_strange(observed.features)
+
     def statuses(self, observed: Observed, class_names: Sequence[str]) -> list[str]:
         """What the device would answer for each slice: ok, uncertain or unfamiliar."""
         shares = self.probabilities(observed)
-        strange = [False] * len(shares)
-        if self.familiarity is not None and observed.features is not None:
-            strange = self.familiarity.is_strange(observed.features).tolist()
+        strange = (~self.familiar(observed)).tolist()
         names = [class_names[i] for i in shares.argmax(axis=1)]
         return [
             status_of(float(row.max()), self.thresholds.get(name), odd).value
@@ -72,32 +88,70 @@ class Judgement:
         ]
 
 
+def threshold_settings(chosen: Mapping[str, Chosen], confidence: float | None) -> dict[str, Any]:
+    """The fields of run.json and model.json that tell of the thresholds."""
+    targets = {label: each.target for label, each in chosen.items()}
+    return {
+        "thresholds": {label: each.threshold for label, each in chosen.items()},
+        "target_error": targets,
+        "confidence": confidence,
+        "error_bound": {label: each.bound for label, each in chosen.items() if each.answered},
+        "max_error": max(targets.values(), default=None),
+    }
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The validation side as a model saw it: its outputs for N slices, N labels, N groups."""
+
+    seen: Observed
+    labels: npt.NDArray[np.int64]
+    groups: Sequence[str]
+
+
 def fit_judgement(
     run: Callable[[npt.NDArray[np.uint8]], Observed],
     calibration: Images,
-    held: Observed,
-    held_labels: npt.NDArray[np.int64],
+    held: HeldOut,
     class_names: Sequence[str],
     options: Preprocess,
-    max_error: float,
+    targets: Targets,
+    tumour_free: Sequence[str] = (),
 ) -> Judgement:
     """Fit a model's rule.
 
     Args:
         run: the model, as the device runs it.
         calibration: slices of the training side.
-        held, held_labels: outputs and truth of the validation side.
         options: how slices are preprocessed.
-        max_error: error rate that the thresholds are chosen for.
+        targets, tumour_free: what the thresholds are chosen for, see `Targets.resolve`.
     """
-    temperature = fit_temperature(held.logits, held_labels)
     familiarity = None
-    if held.features is not None:
+    if held.seen.features is not None:
         familiarity = fit_familiarity(
-            run, calibration.pixels, calibration.labels, held.features, options
+            run, calibration.pixels, calibration.labels, held.seen.features, options
         )
-    return Judgement(
-        temperature,
-        choose_thresholds(softmax(held.logits, temperature), held_labels, class_names, max_error),
-        familiarity,
+    plain = Judgement(fit_temperature(held.seen.logits, held.labels), {}, familiarity)
+    return with_thresholds(plain, held, class_names, targets, tumour_free)
+
+
+def with_thresholds(
+    judgement: Judgement,
+    held: HeldOut,
+    class_names: Sequence[str],
+    targets: Targets,
+    tumour_free: Sequence[str] = (),
+) -> Judgement:
+    """The rule with thresholds chosen on the validation side, of the slices that its check lets
+    pass; see `choose_thresholds`."""
+    chosen = choose_thresholds(
+        judgement.probabilities(held.seen),
+        held.labels,
+        class_names,
+        own_groups(held.groups),
+        targets.resolve(class_names, tumour_free),
+        targets.confidence,
+        judgement.familiar(held.seen),
     )
+    thresholds = {label: each.threshold for label, each in chosen.items()}
+    return replace(judgement, thresholds=thresholds, chosen=chosen, confidence=targets.confidence)

@@ -1,7 +1,7 @@
 """Figures of a classifier on a labelled set, in the shape of metrics.json.
 
-Intervals are 95 % percentile bootstraps over groups: slices of one study are not independent, so
-whole groups are drawn (Field and Welsh, Bootstrapping clustered data, 2007).
+Their intervals are those of `trainer.evaluation.intervals`: over groups, since slices of one study
+are not independent; None where the data cannot tell one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,15 @@ import numpy.typing as npt
 
 from edge_runtime.study import pooled
 from trainer.evaluation.calibration import expected_calibration_error
+from trainer.evaluation.intervals import (
+    FEWEST_GROUPS,
+    Interval,
+    bca_intervals,
+    mean_interval,
+    mean_of_shares,
+    share_interval,
+)
 
-RESAMPLES = 2000
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
@@ -36,7 +43,7 @@ def compute_metrics(
     Args:
         probabilities: N×C, rows sum to 1.
         labels: N indices into `class_names`.
-        groups: N names; intervals are bootstrapped over them.
+        groups: N names; intervals are over them.
         protocol, split: what was measured on, kept beside the figures.
 
     Returns:
@@ -50,8 +57,7 @@ def compute_metrics(
     predicted = shares.argmax(axis=1)
     confusion = _confusions(labels, predicted, np.zeros(len(labels), np.int64), len(classes))[0]
     overall, per_class = _from_confusion(confusion)
-    drawn = _resampled(labels, predicted, groups, len(classes), seed)
-    drawn_overall, drawn_class = _from_confusion(drawn)
+    whole, each = _intervals(labels, predicted, class_names, groups, seed)
     losses = -np.log(_safe(shares)[np.arange(len(labels)), labels])
     squares = np.square(shares - np.eye(len(classes))[labels]).sum(axis=1)
     return {
@@ -65,7 +71,7 @@ def compute_metrics(
             | _areas(shares[:, c], labels == c)
             | {
                 "n": int(confusion[c].sum()),
-                "interval95": {key: _interval(v[:, c]) for key, v in drawn_class.items()},
+                "interval95": each[c],
             }
             for c, name in enumerate(class_names)
         },
@@ -73,10 +79,10 @@ def compute_metrics(
         "brier": float(squares.mean()),
         "ece": expected_calibration_error(shares, labels),
         "confusion": confusion.astype(int).tolist(),
-        "interval95": {name: _interval(values) for name, values in drawn_overall.items()}
+        "interval95": whole
         | {
-            "log_loss": group_interval(losses, groups, seed),
-            "brier": group_interval(squares, groups, seed),
+            "log_loss": mean_interval(losses, groups, seed),
+            "brier": mean_interval(squares, groups, seed),
         },
     }
 
@@ -102,7 +108,7 @@ def per_source(
             "n": len(right),
             "groups": len(set(owner)),
             "accuracy": float(right.mean()),
-            "interval95": {"accuracy": group_interval(right, owner)},
+            "interval95": {"accuracy": share_interval(right, owner)},
             "recall": {
                 name: share_of(right[truth == c], members[here & (labels == c)].tolist())
                 for c, name in enumerate(class_names)
@@ -113,13 +119,14 @@ def per_source(
 
 
 def share_of(hits: npt.NDArray[Any], groups: Sequence[str]) -> dict[str, Any]:
-    """A share with its size and interval: {"n", "share", "interval95"}; None where n is 0."""
+    """The share of true `hits` with its size and interval: {"n", "share", "interval95"}; None
+    where n is 0, or where no interval can be told."""
     if len(hits) == 0:
         return {"n": 0, "share": None, "interval95": None}
     return {
         "n": len(hits),
         "share": float(hits.mean()),
-        "interval95": group_interval(hits, groups),
+        "interval95": share_interval(hits, groups),
     }
 
 
@@ -142,24 +149,6 @@ def study_probabilities(
     return shares, labels[known[first]], [groups[i] for i in known[first]]
 
 
-def group_interval(
-    values: npt.NDArray[Any], groups: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
-) -> list[float]:
-    """95 % percentile bootstrap interval of the mean of `values`, resampling whole groups."""
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.bincount(member, weights=values.astype(np.float64))
-    counts = np.bincount(member).astype(np.float64)
-    drawn = _draws(len(sums), seed, resamples)
-    means = (drawn @ sums) / (drawn @ counts)
-    return [float(v) for v in np.percentile(means, [2.5, 97.5])]
-
-
-def _draws(groups: int, seed: int, resamples: int = RESAMPLES) -> Floats:
-    """How often each group is drawn in each resample: resamples×groups."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples).astype(np.float64)
-
-
 def _confusions(labels: Labels, predicted: Labels, member: Labels, classes: int) -> Floats:
     """A confusion matrix (true×called) for each member number."""
     shape = (int(member.max(initial=0)) + 1, classes, classes)
@@ -169,13 +158,44 @@ def _confusions(labels: Labels, predicted: Labels, member: Labels, classes: int)
     return counts.reshape(shape).astype(np.float64)
 
 
-def _resampled(
-    labels: Labels, predicted: Labels, groups: Sequence[str], classes: int, seed: int
-) -> Floats:
-    """Confusion matrices of the resamples: RESAMPLES×C×C."""
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
-    each = _confusions(labels, predicted, member, classes).reshape(-1, classes * classes)
-    return (_draws(len(each), seed) @ each).reshape(-1, classes, classes)
+def _intervals(
+    labels: Labels, predicted: Labels, class_names: Sequence[str], groups: Sequence[str], seed: int
+) -> tuple[dict[str, Interval], list[dict[str, Interval]]]:
+    """Intervals of the overall figures of `_from_confusion`, and of those of each class."""
+    classes = range(len(class_names))
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+
+    def share(hits: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_]) -> Interval:
+        return share_interval(hits[among], names[member[among]].tolist()) if among.any() else None
+
+    each: list[dict[str, Interval]] = []
+    for c in classes:
+        real, called = labels == c, predicted == c
+        each.append(
+            {
+                "precision": share(real, called),
+                "recall": share(called, real),
+                "specificity": share(~called, ~real),
+            }
+        )
+    size = len(class_names)
+    sums = _confusions(labels, predicted, member, size).reshape(-1, size * size)
+
+    def figures(summed: Floats) -> dict[str, Floats]:
+        overall, per_class = _from_confusion(summed.reshape(*summed.shape[:-1], size, size))
+        return {"kappa": overall["kappa"]} | {str(c): per_class["f1"][..., c] for c in classes}
+
+    drawn = bca_intervals(sums, figures, seed)
+    for c in classes:
+        few = np.unique(member[labels == c]).size < FEWEST_GROUPS
+        each[c]["f1"] = None if few else drawn[str(c)]
+    there = np.unique(labels).tolist()
+    recalls = [float((predicted == c)[labels == c].mean()) for c in there]
+    return {
+        "accuracy": share(labels == predicted, np.ones(len(labels), bool)),
+        "balanced_accuracy": mean_of_shares(recalls, [each[c]["recall"] for c in there]),
+        "kappa": drawn["kappa"],
+    }, each
 
 
 def _from_confusion(confusion: Floats) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -216,14 +236,6 @@ def _areas(score: Floats, positive: npt.NDArray[np.bool_]) -> dict[str, float | 
 
 def _known(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _interval(values: Floats) -> list[float] | None:
-    """The middle 95 % of the resamples in which the figure is defined."""
-    defined = values[np.isfinite(values)]
-    if defined.size == 0:
-        return None
-    return [float(v) for v in np.percentile(defined, [2.5, 97.5])]
 
 
 def _safe(probabilities: Floats) -> Floats:

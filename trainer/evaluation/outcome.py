@@ -132,6 +132,8 @@ def read_outcome(path: Path, class_names: Sequence[str], protocol: str, split: s
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
         for column in ("confidence", *shares):
             table[column] = pd.to_numeric(table[column])
+            if not np.isfinite(table[column]).all():
+                raise ValueError(f"{column} holds what is no number")
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path.name} cannot be read: {one_line(error)}") from None
     return Outcome(table, tuple(class_names), protocol, split)
@@ -167,7 +169,9 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         **whole,
         **_controls(outcome),
         **without,
-        "selective": selective_figures(status == "ok", correct, groups) if judged else None,
+        "selective": selective_figures(status == "ok", correct, groups, outcome.texts("predicted"))
+        if judged
+        else None,
         "unfamiliar": share_of(status == "unfamiliar", groups) if judged else None,
         "heatmap": pointing_figures(
             outcome.numbers("heat_in_box"), outcome.numbers("box_share"), groups

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.errors import ModelError
 from edge_runtime.model_file import ModelFile
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Observed:
     """Outputs of a network for N slices.
 
     Attributes:
-        logits: N×C.
+        logits: N×C, finite.
         features: N×F, the penultimate features; None where the network gives none.
         class_maps: N×H×W×C; None where the network has no map per class.
     """
@@ -33,6 +34,15 @@ class Observed:
     logits: Floats
     features: Floats | None = None
     class_maps: Floats | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ModelError for logits that are no finite numbers: no figure could tell of them,
+        since each comparison with one is false."""
+        lost = int((~np.isfinite(self.logits).all(axis=1)).sum())
+        if lost:
+            raise ModelError(
+                f"the model gives no finite numbers for {lost} of {len(self.logits)} slices"
+            )
 
 
 def observer(model: keras.Model) -> Callable[[npt.NDArray[np.uint8]], Observed]:

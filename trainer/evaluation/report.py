@@ -23,6 +23,7 @@ from trainer.evaluation.controls import CONTROLS
 from trainer.evaluation.explain import METHODS
 from trainer.evaluation.gallery import Gallery
 from trainer.evaluation.importance import Importance
+from trainer.evaluation.intervals import NOT_ESTIMABLE, in_words
 from trainer.evaluation.outcome import Outcome
 from trainer.evaluation.pages import page_environment
 from trainer.evaluation.words import model_noun, model_words
@@ -63,12 +64,12 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def summary_line(metrics: dict[str, Any], unit: str = "slices") -> str:
     """Protocol, size, accuracy and interval in one sentence."""
-    low, high = metrics["interval95"]["accuracy"]
+    spread = in_words(metrics["interval95"]["accuracy"], percent)
     return (
         f"{metrics['split'].capitalize()} side, protocol '{metrics['protocol']}': "
         f"{metrics['n']} {unit} in {metrics['groups']} groups, "
         f"accuracy {percent(metrics['accuracy'])} % (95 % interval over groups "
-        f"{percent(low)}–{percent(high)}), balanced {percent(metrics['balanced_accuracy'])} %."
+        f"{spread}), balanced {percent(metrics['balanced_accuracy'])} %."
     )
 
 
@@ -81,25 +82,35 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
         if metrics.get(part):
             lines.append(summary_line(metrics[part], unit))
     for name, control in (metrics.get("controls") or {}).items():
-        low, high = control["interval95"]["accuracy"]
+        spread = in_words(control["interval95"]["accuracy"], percent)
         lines.append(
             f"Control, {CONTROLS[name]}: accuracy {percent(control['accuracy'])} % "
-            f"({percent(low)}–{percent(high)}), balanced {percent(control['balanced_accuracy'])} %."
+            f"({spread}), balanced {percent(control['balanced_accuracy'])} %."
         )
     if metrics.get("controls"):
         lines.append(verdict(metrics))
     answered, refused = metrics.get("selective"), metrics.get("unfamiliar")
     if answered and refused:
+        wrong = f", of which {percent(answered['error']['share'])} % wrong"
         lines.append(
-            f"Answers {percent(answered['coverage']['share'])} % of the slices, of which "
-            f"{percent(answered['error']['share'])} % wrong; refuses {percent(refused['share'])} % "
+            f"Answers {percent(answered['coverage']['share'])} % of the slices"
+            f"{wrong if answered['error']['n'] else ''}; refuses {percent(refused['share'])} % "
             "as unlike those seen in training."
         )
+        targets = answered.get("target_error") or {}
+        for name, part in (answered.get("per_class") or {}).items():
+            asked = f", {percent(targets[name])} % asked for" if name in targets else ""
+            if part["error"]["n"]:
+                lines.append(
+                    f"{name}: answers {percent(part['coverage']['share'])} % of "
+                    f"{part['coverage']['n']} calls, {percent(part['error']['share'])} % of them "
+                    f"wrong ({in_words(part['error']['interval95'], percent)}{asked})."
+                )
     if partial := metrics.get("partial"):
-        low, high = partial["outside"]["interval95"]
+        spread = in_words(partial["outside"]["interval95"], percent)
         lines.append(
             f"Of {partial['n']} partly labelled slices it did not learn from, "
-            f"{percent(partial['outside']['share'])} % ({percent(low)}–{percent(high)}) were "
+            f"{percent(partial['outside']['share'])} % ({spread}) were "
             f"called outside their set, {percent(partial['outside_answered']['share'])} % with an "
             "answer."
         )
@@ -113,8 +124,13 @@ def verdict(metrics: dict[str, Any]) -> str:
         return ""
     name, best = max(controls.items(), key=lambda item: item[1]["balanced_accuracy"])
     reached = f"{percent(best['balanced_accuracy'])} %"
-    low = metrics["interval95"]["balanced_accuracy"][0]
-    if low > best["balanced_accuracy"]:
+    interval = metrics["interval95"]["balanced_accuracy"]
+    if interval is None:
+        return (
+            f"The best control ({CONTROLS[name]}) reaches {reached} balanced; whether the model "
+            "beats it cannot be told from so few groups."
+        )
+    if interval[0] > best["balanced_accuracy"]:
         return f"It beats the best control ({CONTROLS[name]}), which reaches {reached} balanced."
     return (
         f"It is not clearly better than a control: {CONTROLS[name]} reaches {reached} balanced. "
@@ -176,7 +192,7 @@ def _environment(metrics: dict[str, Any]) -> Any:
 
     def span(key: str, style: str = "percent") -> Markup:
         if look_up(key) is None:
-            return Markup("")
+            return Markup('<span class="interval">{}</span>').format(NOT_ESTIMABLE)
         low, high = num(f"{key}/0", style), num(f"{key}/1", style)
         return Markup('<span class="interval">{}–{}</span>').format(low, high)
 

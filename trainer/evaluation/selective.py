@@ -1,63 +1,352 @@
-"""Answering only when sure enough: thresholds, and what they cost.
+"""Answering only when sure enough: thresholds for a stated error rate, and what they cost.
 
 After Chow, On optimum recognition error and reject tradeoff (1970), and Geifman and El-Yaniv,
-Selective classification for deep neural networks (2017).
+Selective classification for deep neural networks (2017), whose guarantee is meant: with the stated
+confidence over draws of the validation side, no more than the target share of a class's answers is
+wrong. Three things are done to make that hold:
+
+- The error rate is bounded by the binomial tail (Clopper and Pearson), as in the paper, not taken
+  as it was observed.
+- Slices of a group err together. Errors and answers are divided by the design effect of the
+  errors (`trainer.evaluation.intervals`), estimated over all classes' errors: one class has too
+  few. Where there are no errors to estimate it from, groups count as units.
+- Thresholds are tried from the surest down, and the first that fails ends the search (fixed
+  sequence testing, Angelopoulos et al., Learn then test, 2021), so that no share of the confidence
+  is lost to the number of thresholds tried, as it is in the paper's union bound. Where the search
+  begins and how far it steps depends on numbers of slices and groups only, and on how errors of
+  all classes cluster.
+
+What it does not cover: the validation side has also chosen a network's best epoch and the
+temperature, so that it flatters the model a little; another scanner or population than that of the
+validation side; and the confidence is that of each class by itself, not of all of them at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.errors import UsageError
+from edge_runtime.labels import fold_label
+from trainer.evaluation.intervals import pooled_effect
 from trainer.evaluation.metrics import share_of
 
 Floats = npt.NDArray[np.float64]
-MAX_ERROR = 0.02  # the error rate that thresholds are chosen for by default
+Labels = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+TARGET_ERROR = 0.02  # of the answers of a class
+TUMOUR_FREE = 0.25  # of that where the answer is that there is no tumour: that error costs most
+CONFIDENCE = 0.9
+LOWEST = "lowest"  # the least error rate of a ladder that the validation side supports
+LADDER = (0.002, 0.005, *(step / 100 for step in range(1, 31)))
+STEP = 1.05  # each threshold that is tried answers so many times as many slices as the one before
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The error rates that thresholds are chosen for.
+
+    Attributes:
+        overall: of every class that is not named; a tumour-free class has TUMOUR_FREE of it. None
+            is LOWEST.
+        classes: label -> its own target.
+        confidence: that a threshold keeps its target, 0-1.
+    """
+
+    overall: float | None = TARGET_ERROR
+    classes: Mapping[str, float | None] = field(default_factory=dict)
+    confidence: float = CONFIDENCE
+
+    def resolve(
+        self, labels: Sequence[str], tumour_free: Iterable[str] = ()
+    ) -> dict[str, float | None]:
+        """Label -> target; None is LOWEST.
+
+        Args:
+            tumour_free: labels that mean "no tumour", besides the usual spellings of `notumor`.
+
+        Raises:
+            UsageError: a target for a label that is not there.
+        """
+        for name in self.classes:
+            if name not in labels:
+                raise UsageError(
+                    f"--target-error {name}=…: no class of that name; there are {', '.join(labels)}"
+                )
+        clear = {label for label in labels if fold_label(label) == "notumor"} | set(tumour_free)
+        strict = None if self.overall is None else self.overall * TUMOUR_FREE
+        others = {label: strict if label in clear else self.overall for label in labels}
+        return others | dict(self.classes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The field `targets` of run.json."""
+        return {
+            "overall": self.overall,
+            "classes": dict(self.classes),
+            "confidence": self.confidence,
+        }
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Targets:
+        """What run.json asks for; a run of an older version has one `max_error` for all."""
+        asked = settings.get("targets")
+        if asked is None:
+            return cls(float(settings.get("max_error") or TARGET_ERROR))
+        return cls(asked["overall"], dict(asked["classes"]), float(asked["confidence"]))
+
+
+def tumour_free_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels that run.json says to mean "no tumour"."""
+    named = settings.get("tumour_free") or ()
+    return (named,) if isinstance(named, str) else tuple(named)
+
+
+def parse_targets(texts: Iterable[str], confidence: float, default: Targets) -> Targets:
+    """`--target-error`, given once or more: `0.02`, or `notumor=0.005` for one class; LOWEST in
+    place of a number.
+
+    Args:
+        default: what holds where nothing is given.
+
+    Raises:
+        UsageError: no share below 1, or a repeated one.
+    """
+    given: dict[str, float | None] = {}
+    for text in texts:
+        name, equals, number = (part.strip() for part in text.rpartition("="))
+        if bool(name) != bool(equals):
+            raise UsageError(f"--target-error {text!r}: name the class, as notumor=0.005")
+        if name in given:
+            raise UsageError(f"--target-error {text!r}: this target is given twice")
+        given[name] = _share(text, number)
+    whole = {"": default.overall} if "" not in given else {}
+    classes = dict(default.classes) if whole else {}
+    classes |= {name: value for name, value in given.items() if name}
+    return Targets((whole | given)[""], classes, confidence)
+
+
+def asked_targets(options: Mapping[str, Any], default: Targets) -> Targets:
+    """The targets of a command's options `target_error`, `max_error` (its older name, for all
+    classes) and `confidence`; `default` holds where they say nothing."""
+    older = options["max_error"]
+    texts = [*options["target_error"], *([] if older is None else [repr(older)])]
+    confidence = options["confidence"]
+    return parse_targets(texts, default.confidence if confidence is None else confidence, default)
+
+
+def _share(text: str, number: str) -> float | None:
+    if number == LOWEST:
+        return None
+    try:
+        value = float(number)
+    except ValueError:
+        value = np.nan
+    if not 0 < value < 1:
+        raise UsageError(
+            f"--target-error {text!r}: give a share between 0 and 1, as 0.02, or {LOWEST}"
+        )
+    return value
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was found for one class.
+
+    Attributes:
+        threshold: an answer counts where its confidence is at least that (see `status_of`); 1
+            means never.
+        target: the error rate asked for, or found where the LOWEST is asked for.
+        bound: the error rate that the data support at the threshold; where the class is not
+            answered, the lowest at any threshold (None where validation never called it).
+        slices, groups: validation slices called this class and familiar, and their groups.
+        effective: how many independent slices they are worth.
+    """
+
+    threshold: float
+    target: float
+    bound: float | None
+    slices: int
+    groups: int
+    effective: float
+
+    @property
+    def answered(self) -> bool:
+        """Whether the class is ever answered."""
+        return self.threshold < 1
+
+    def refusal(self, label: str) -> str | None:
+        """Why the class is not answered, in one line; None where it is."""
+        if self.answered:
+            return None
+        if self.bound is None:
+            return f"{label}: not answered: no slice of the validation side is called that"
+        size = f"{self.groups} group{'s' * (self.groups > 1)}"
+        size += f" ({self.slices} slice{'s' * (self.slices > 1)})"
+        return (
+            f"{label}: not answered: {size} on the validation side support no error under "
+            f"{100 * self.bound:.1f} %; {100 * self.target:.3g} % was asked for"
+        )
+
+
+HINT = (
+    f"--target-error CLASS={LOWEST} asks for the lowest rate, up to {100 * LADDER[-1]:g} %, that "
+    "the validation side supports"
+)
+
+
+def refusals(chosen: Mapping[str, Chosen]) -> list[str]:
+    """A line for each class that is not answered."""
+    lines = (each.refusal(label) for label, each in chosen.items())
+    return [line for line in lines if line is not None]
+
+
+def error_bound(errors: npt.ArrayLike, answers: npt.ArrayLike, confidence: float) -> Floats:
+    """The error rate that is not exceeded with the stated confidence (Clopper and Pearson, The use
+    of confidence or fiducial limits illustrated in the case of the binomial, 1934).
+
+    Args:
+        errors, answers: counts of independent slices, of any one shape; no whole numbers where
+            they are effective ones (Korn and Graubard, 1998).
+    """
+    from scipy.special import betaincinv
+
+    wrong, right = np.asarray(errors, float), np.subtract(answers, errors)
+    bound: Floats = np.where(
+        right > 0, betaincinv(wrong + 1, np.maximum(right, 1e-9), confidence), 1.0
+    )
+    return bound
 
 
 def choose_thresholds(
     probabilities: Floats,
-    labels: npt.NDArray[np.int64],
+    labels: Labels,
     class_names: Sequence[str],
-    max_error: float = MAX_ERROR,
-) -> dict[str, float]:
-    """For each class the lowest confidence at which answers of that class err at most so often.
+    groups: Sequence[str],
+    targets: Mapping[str, float | None],
+    confidence: float = CONFIDENCE,
+    familiar: Mask | None = None,
+) -> dict[str, Chosen]:
+    """For each class the lowest confidence at which the validation side supports its target.
 
     Args:
         probabilities: N×C of the validation side.
         labels: N indices.
-        max_error: share of wrong answers among those given (0-1).
-
-    Returns:
-        Label -> threshold: an answer counts where its confidence is at least that (see
-        `status_of`). 1, which means never, where no confidence is safe, or where validation
-        never called the class: then nothing is known.
+        groups: N names; what belongs together errs together.
+        targets: label -> share of wrong answers among those given (0-1). None for the lowest of
+            LADDER that is supported; since the same slices choose it, the confidence is nominal
+            (the simulation in the tests finds it kept).
+        confidence: that the target is kept, for each class (0-1).
+        familiar: which of the N slices the device would not refuse beforehand; None for all.
     """
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    thresholds = {}
+    kept = np.ones(len(labels), bool) if familiar is None else familiar
+    _, member = np.unique(np.asarray(groups), return_inverse=True)
+    predicted, level = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = predicted != labels
+    # Errors that come together: those of one group that are called the same.
+    cells = (member * len(class_names) + predicted)[kept & wrong]
+    bursts = np.bincount(cells).astype(np.float64)
+    chosen = {}
     for c, name in enumerate(class_names):
-        called = predicted == c
-        order = np.argsort(-confidence[called], kind="stable")
-        level = confidence[called][order]
-        errors = np.cumsum((labels[called] != c)[order])
-        rate = errors / np.arange(1, len(level) + 1)
-        # Equal confidences are answered together or not at all.
+        rows = np.flatnonzero(kept & (predicted == c))
+        rows = rows[np.argsort(-level[rows], kind="stable")]
+        calls = _Calls.sorted(level[rows], wrong[rows], member[rows], bursts)
+        target = targets[name]
+        tried = (calls.choose(t, confidence) for t in (LADDER if target is None else (target,)))
+        chosen[name] = _first_answered(tried)
+    return chosen
+
+
+def _first_answered(tried: Iterable[Chosen]) -> Chosen:
+    """The first that is answered, or the last."""
+    for each in tried:
+        if each.answered:
+            break
+    return each
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """The calls of one class on the validation side, the surest first.
+
+    Attributes:
+        level: n confidences, falling.
+        size, errors: n effective numbers of answers, and of errors, down to each.
+        possible: places of the last of equal confidences: these are answered together or not.
+        groups: number of groups.
+    """
+
+    level: Floats
+    size: Floats
+    errors: Floats
+    possible: Labels
+    groups: int
+
+    @classmethod
+    def sorted(cls, level: Floats, wrong: Mask, member: Labels, bursts: Floats) -> _Calls:
+        """From n confidences, falling, whether each call is wrong, and numbers of groups.
+
+        Args:
+            bursts: errors of all classes that come together, see `choose_thresholds`.
+        """
+        firsts = np.zeros(len(level))
+        firsts[np.unique(member, return_index=True)[1]] = 1
+        answers = np.arange(1, len(level) + 1)
+        together, alone = float(np.square(bursts).sum()), float(bursts.sum())
+        effect = pooled_effect(together, alone, answers / np.cumsum(firsts))
         last = np.append(level[1:] < level[:-1], True)[: len(level)]
-        safe = np.flatnonzero((rate <= max_error) & last)
+        return cls(
+            level, answers / effect, np.cumsum(wrong) / effect, np.flatnonzero(last),
+            int(firsts.sum()),
+        )  # fmt: skip
+
+    def choose(self, target: float, confidence: float) -> Chosen:
+        """The lowest threshold that is supported."""
+        if len(self.level) == 0:
+            return Chosen(1.0, target, None, 0, 0, 0.0)
+        bounds = error_bound(self.errors, self.size, confidence)
+        facts = len(self.level), self.groups, float(self.size[-1])
+        supported = None
+        for place in _sequence(self.possible, self.size, target, confidence):
+            if bounds[place] > target:
+                break
+            supported = place
+        if supported is None:
+            return Chosen(1.0, target, float(bounds[self.possible].min()), *facts)
         # Between the lowest confidence that is answered and the next one below.
-        if safe.size == 0:
-            thresholds[name] = 1.0
-        elif safe[-1] + 1 == len(level):
-            thresholds[name] = 0.0
-        else:
-            thresholds[name] = float((level[safe[-1]] + level[safe[-1] + 1]) / 2)
-    return thresholds
+        last = supported + 1 == len(self.level)
+        threshold = 0.0 if last else float(self.level[supported : supported + 2].mean())
+        return Chosen(threshold, target, float(bounds[supported]), *facts)
 
 
-def risk_coverage(probabilities: Floats, labels: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+def _sequence(possible: Labels, size: Floats, target: float, confidence: float) -> list[int]:
+    """Places of the thresholds to try, in order, down to all slices.
+
+    They begin where the slices would bear one error, if that is within the surer half of them: a
+    single odd slice then does not end the search. Otherwise where they would bear none. Empty where
+    all of them would not bear even that.
+
+    Args:
+        possible: places, rising.
+        size: effective number of slices answered at each place.
+    """
+    for errors, within in ((1.0, possible[-1] / 2), (0.0, possible[-1])):
+        bearing = possible[error_bound(errors, size[possible], confidence) <= target]
+        if bearing.size and bearing[0] <= within:
+            break
+    sequence, reached = [], 0.0
+    for place in possible[possible >= bearing[0]].tolist() if bearing.size else ():
+        if place + 1 >= reached or place == possible[-1]:
+            sequence.append(place)
+            reached = STEP * (place + 1)
+    return sequence
+
+
+def risk_coverage(probabilities: Floats, labels: Labels) -> tuple[Floats, Floats]:
     """Coverage and error rate (N each) when only the surest 1, 2, … N slices are answered."""
     order = np.argsort(-probabilities.max(axis=1), kind="stable")
     wrong = (probabilities.argmax(axis=1) != labels)[order]
@@ -66,11 +355,25 @@ def risk_coverage(probabilities: Floats, labels: npt.NDArray[np.int64]) -> tuple
 
 
 def selective_figures(
-    answered: npt.NDArray[np.bool_], correct: npt.NDArray[np.bool_], groups: Sequence[str]
+    answered: Mask, correct: Mask, groups: Sequence[str], called: Sequence[str]
 ) -> dict[str, Any]:
-    """How many slices get an answer and how many of those answers are wrong."""
-    given = [g for g, a in zip(groups, answered, strict=True) if a]
+    """How many slices get an answer and how many of those answers are wrong, of all slices and of
+    those that are called a class.
+
+    Args:
+        called: N labels, the best guesses.
+    """
+    names = np.asarray(called)
+    per_class = {
+        name: _answers(answered, correct, groups, names == name) for name in sorted(set(called))
+    }
+    return _answers(answered, correct, groups, np.ones(len(names), bool)) | {"per_class": per_class}
+
+
+def _answers(answered: Mask, correct: Mask, groups: Sequence[str], among: Mask) -> dict[str, Any]:
+    member = np.asarray(groups)
+    given = answered & among
     return {
-        "coverage": share_of(answered, groups),
-        "error": share_of(~correct[answered], given),
+        "coverage": share_of(answered[among], member[among].tolist()),
+        "error": share_of(~correct[given], member[given].tolist()),
     }

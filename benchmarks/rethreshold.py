@@ -1,0 +1,189 @@
+"""New thresholds for a model file, on the validation slices of the split that it was trained on.
+
+    python -m benchmarks.rethreshold MODEL DATA --groups groups.csv --protocol grouped --seed 1 \\
+        --target-error lowest --out MODEL --measure
+
+The run that MODEL came from is not needed: DATA is split again, and must give the digest and the
+counts that MODEL states. The graph, the temperature and the check for unfamiliar slices stay as
+they are; the file's digest changes with its metadata. `--measure` then looks at the held-out side,
+with the thresholds that MODEL had and with the new ones, and writes rethreshold.json and
+rethreshold.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from edge_runtime.errors import DataError
+from edge_runtime.files import write_bytes, write_text
+from edge_runtime.model_file import ModelFile, pack_model, parse_model, read_model
+from edge_runtime.options import FiniteRange
+from trainer.data.dataset import Dataset, read_dataset
+from trainer.data.split import Split, split_dataset
+from trainer.evaluation.intervals import in_words
+from trainer.evaluation.judgement import HeldOut, Judgement, with_thresholds
+from trainer.evaluation.predict import Observed, observe_file
+from trainer.evaluation.report import percent
+from trainer.evaluation.selective import Targets, asked_targets, refusals, selective_figures
+from trainer.run import checked_version, dump_json
+
+COUNTS = ("sha256", "images", "groups", "training", "validation", "test")
+
+
+def facts_of(data: Dataset, split: Split) -> dict[str, Any]:
+    """What a model file states of the data and the split that it was trained on."""
+    return {
+        "sha256": data.sha256,
+        "images": len(data),
+        "groups": len(set(data.groups)),
+        "training": len(split.train),
+        "validation": len(split.validation),
+        "test": len(split.test),
+        "classes": {
+            name: {
+                "training": int((data.labels[split.train] == c).sum()),
+                "validation": int((data.labels[split.validation] == c).sum()),
+                "test": int((data.labels[split.test] == c).sum()),
+            }
+            for c, name in enumerate(data.class_names)
+        },
+    }
+
+
+def split_of(file: ModelFile, data: Dataset, protocol: str, seed: int) -> Split:
+    """The split that the file's network was trained on.
+
+    Raises:
+        DataError: other data, or another split.
+    """
+    split = split_dataset(data, protocol, seed)
+    stated, found = file.info.data, facts_of(data, split)
+    others = [key for key in (*COUNTS, "classes") if stated.get(key) != found[key]]
+    if others:
+        raise DataError(
+            f"this is not the split that the model was trained on: {', '.join(others)} differ"
+        )
+    return split
+
+
+def look(file: ModelFile, side: Dataset) -> HeldOut:
+    """What a file answers on a side of the data."""
+    return HeldOut(observe_file(file, side.images), side.labels, side.groups)
+
+
+def refit(
+    file: ModelFile, held: HeldOut, targets: Targets, version: str | None = None
+) -> tuple[bytes, Judgement]:
+    """The same model with new thresholds: the bytes of its file, and its rule."""
+    info = file.info
+    judgement = with_thresholds(Judgement.from_settings(vars(info)), held, info.labels, targets)
+    changed = replace(info, version=version or info.version, **judgement.to_settings())
+    return pack_model(file.graph, changed, file.format), judgement
+
+
+def measure(judgement: Judgement, side: HeldOut, names: tuple[str, ...]) -> dict[str, Any]:
+    """Coverage and errors of answers, of all slices and of those called each class."""
+    seen: Observed = side.seen
+    status = np.array(judgement.statuses(seen, names))
+    best = judgement.probabilities(seen).argmax(axis=1)
+    return selective_figures(
+        status == "ok", best == side.labels, side.groups, [names[i] for i in best]
+    ) | {"thresholds": dict(judgement.thresholds)}
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The table that the model card shows."""
+    lines = [
+        "| called | asked for % | supported % | old threshold | answered % | wrong % "
+        "| new threshold | answered % | wrong % |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    old, new = result["old"], result["new"]
+    for name in [*new["thresholds"], None]:
+        row = ["all", "", ""] if name is None else [
+            name,
+            percent(result["target_error"][name]),
+            percent(result["error_bound"].get(name)),
+        ]  # fmt: skip
+        for side in (old, new):
+            part = side if name is None else side["per_class"].get(name)
+            row.append("" if name is None else f"{side['thresholds'][name]:.3f}")
+            row += ["–", "–"] if part is None else [_cell(part["coverage"]), _cell(part["error"])]
+        lines.append(f"| {' | '.join(row)} |")
+    lines += [
+        "",
+        f"{result['n']} held-out slices of {result['groups']} groups; thresholds from "
+        f"{result['validation']} other slices; supported: with {100 * result['confidence']:g} % "
+        f"confidence for each class. {result['model']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(figure: dict[str, Any]) -> str:
+    if figure["share"] is None:
+        return "–"
+    return f"{percent(figure['share'])} ({in_words(figure['interval95'], percent)})"
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option("--groups", type=click.Path(exists=True, path_type=Path))
+@click.option("--protocol", default="grouped", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--target-error", multiple=True, metavar="SHARE|CLASS=SHARE|lowest")
+@click.option("--max-error", type=FiniteRange(0, 1), hidden=True)
+@click.option("--confidence", type=FiniteRange(0.5, 1, max_open=True))
+@click.option("--model-version", help="Default: the file's own.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@click.option("--measure", "measured", is_flag=True, help="Look at the held-out side too.")
+@click.option("--results", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+def main(
+    model: Path, data: Path, groups: Path | None, protocol: str, seed: int,
+    model_version: str | None, out: Path, measured: bool, results: Path, **options: Any,
+) -> None:  # fmt: skip
+    """Choose new thresholds for MODEL on the slices of DATA that chose its old ones."""
+    file = read_model(model)
+    names = file.info.labels
+    everything = read_dataset(data, file.info.preprocess, class_names=names, groups_csv=groups)
+    split = split_of(file, everything, protocol, seed)
+    held = look(file, everything.take(split.validation))
+    targets = asked_targets(options, Targets())
+    packed, judgement = refit(file, held, targets, checked_version(model_version))
+    write_bytes(out, packed)
+    made = parse_model(packed)
+    click.echo(made.tag)
+    for label, each in judgement.chosen.items():
+        click.echo(
+            f"{label}: threshold {each.threshold:.3f}, {100 * each.target:g} % asked for, "
+            f"{percent(each.bound)} % supported by {each.slices} slices in {each.groups} groups, "
+            f"which are worth {each.effective:.0f}"
+        )
+    for line in refusals(judgement.chosen):
+        click.echo(line)
+    if measured:
+        side = look(file, everything.take(split.test))
+        result = {
+            "model": made.tag,
+            "n": len(side.labels),
+            "groups": len(set(side.groups)),
+            "validation": len(held.labels),
+            **{key: vars(made.info)[key] for key in ("target_error", "error_bound", "confidence")},
+            "old": measure(Judgement.from_settings(vars(file.info)), side, names),
+            "new": measure(judgement, side, names),
+        }
+        write_text(results / "rethreshold.json", dump_json(result))
+        write_text(results / "rethreshold.md", as_markdown(result))
+        click.echo(as_markdown(result))
+
+
+if __name__ == "__main__":
+    from edge_runtime.commands import run_command
+
+    run_command(main, "benchmarks.rethreshold", extra="train")
