@@ -30,6 +30,7 @@ class Header(NamedTuple):
         unsupported: the feature, in words, for which it cannot be decoded; empty where none is
             known.
         rare: a feature that not every OpenCV decodes.
+        scans: passes over a JPEG's picture, at most.
     """
 
     format: str
@@ -40,6 +41,7 @@ class Header(NamedTuple):
     memory: int = 0
     unsupported: str = ""
     rare: str = ""
+    scans: int = 1
 
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
@@ -78,10 +80,14 @@ _JPEG_RARE = {0xC3: "a lossless JPEG", 0xC9: "an arithmetic-coded JPEG",
 def _jpeg(data: bytes) -> Header | None:
     at, frame, turned = 2, None, False
     for _ in range(MAX_SEGMENTS):
-        found = _MARKER.search(data, at, at + STRAY)
-        if found is None:
-            return None
-        at, marker = found.end(), data[found.end() - 1]
+        marker = data[at + 1]
+        if data[at] == 0xFF and 0x00 < marker < 0xFF:
+            at += 2
+        else:
+            found = _MARKER.search(data, at, at + STRAY)
+            if found is None:
+                return None
+            at, marker = found.end(), data[found.end() - 1]
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
             continue
         if marker in _SOF:
@@ -93,35 +99,35 @@ def _jpeg(data: bytes) -> Header | None:
         elif marker == 0xE1 and data.startswith(b"Exif", at + 2):
             turned = True
         at += int.from_bytes(data[at : at + 2], "big")
-    return Header(
-        "jpeg", 1, 1, unsupported=f"a JPEG of more than {MAX_SEGMENTS:,} segments before the "
-        "picture",
-    )  # fmt: skip
+    words = f"a JPEG of more than {MAX_SEGMENTS:,} segments before the picture"
+    return Header("jpeg", 1, 1, unsupported=words)
 
 
 def _jpeg_frame(data: bytes, marker: int, at: int, scan: int, turned: bool) -> Header | None:
     """The header that a frame (its marker and place) and the first scan's place tell."""
     bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
-    unsupported = ""
-    if marker == 0xF7:
+    if bits == 8 and marker in (0xC0, 0xC1, 0xC2) and channels in (1, 3, 4):
+        unsupported = ""
+    elif marker == 0xF7:
         unsupported = "a JPEG-LS picture"
     elif bits != 8:
         unsupported = f"a JPEG of {bits} bits a sample"
-    elif marker & 3 and marker not in (0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB):
-        unsupported = "a hierarchical JPEG"
     elif channels not in (1, 3, 4):
         unsupported = f"a JPEG of {channels} components"
-    memory = width * height * (2 if turned else 1) + 256 * width
+    else:
+        unsupported = "" if marker in _JPEG_RARE else "a hierarchical JPEG"
+    memory, scans = width * height * (2 if turned else 1) + 256 * width, 1
     if marker not in _SEQUENTIAL or data[scan + 2] < channels:
         factors = [divmod(data[at + 9 + 3 * i], 16) for i in range(channels)]
         across, down = (max((f[i] for f in factors), default=0) for i in (0, 1))
         if not across or not down:
             return None
+        scans = data.count(b"\xff\xda")
         # Each block of 64 coefficients of 16 bits is kept until the last scan has been read.
         units = -(-width // (8 * across)) * -(-height // (8 * down))
         memory += units * 128 * sum(one * other for one, other in factors)
     rare = _JPEG_RARE.get(marker, "")
-    return Header("jpeg", width, height, channels, bits, memory, unsupported, rare)
+    return Header("jpeg", width, height, channels, bits, memory, unsupported, rare, scans)
 
 
 _BMP_MASKS = {  # of a pixel's bits: red, green, blue

@@ -183,7 +183,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Gray:
         pixels = None
     if pixels is None:
         raise InputError(_undecoded(header, cv2))
-    return _to_uint8(pixels)
+    return pixels if pixels.dtype == np.uint8 else _to_uint8(pixels)
 
 
 def _check(header: Header, data: bytes, limits: ImageLimits) -> None:
@@ -203,10 +203,8 @@ def _check(header: Header, data: bytes, limits: ImageLimits) -> None:
             f"{header.width}x{header.height} pixels of this kind need {-(-need // MIB)} MiB to "
             f"decode: over the limit of {limits.max_memory // MIB} MiB"
         )
-    if header.format == "jpeg":
-        scans = data.count(b"\xff\xda")
-        if scans > MAX_SCANS or (scans > 1 and scans * pixels > MAX_SCANNED):
-            raise InputError(f"a JPEG of {scans} scans: more than are decoded at this size")
+    if header.scans > 1 and (header.scans > MAX_SCANS or header.scans * pixels > MAX_SCANNED):
+        raise InputError(f"a JPEG of {header.scans} scans: more than are decoded at this size")
 
 
 def _foreign(data: bytes) -> str:
@@ -289,23 +287,37 @@ def robust_range(values: npt.NDArray[Any]) -> tuple[float, float]:
         InputError: no finite value.
     """
     step = max(1, round((values.size / SAMPLE) ** (1 / values.ndim)))
-    sample = values[(slice(None, None, step),) * values.ndim].astype(_wide(values.dtype))
-    sample = sample[np.isfinite(sample)] if values.dtype.kind == "f" else sample
+    sample = values[(slice(None, None, step),) * values.ndim].ravel()
+    if values.dtype.kind == "f":
+        sample = sample[np.isfinite(sample)]
     if sample.size == 0:
         raise InputError("pixels that are not finite numbers")
-    low, high = (float(limit) for limit in np.percentile(sample, RANGE))
+    low, high = _percentiles(sample)
     if low < high:
         return low, high
     ends = [_ends(values[i : i + n]) for i, n in _pieces(values)]
     return min(end[0] for end in ends), max(end[1] for end in ends)
 
 
+def _percentiles(sample: npt.NDArray[Any]) -> tuple[float, float]:
+    """The percentiles RANGE of N values, linear between two neighbours as `np.percentile` has it;
+    whole numbers of 16 bits are counted, which is ten times as fast."""
+    if sample.dtype.kind == "f" or sample.dtype.itemsize > 2:
+        low, high = np.percentile(sample.astype(np.float64), RANGE)
+        return float(low), float(high)
+    least = int(sample.min())
+    reached = np.cumsum(np.bincount(sample.astype(np.intp) - least))
+    places = np.array(RANGE) / 100 * (sample.size - 1)
+    below, above = (reached.searchsorted(f(places), side="right") for f in (np.floor, np.ceil))
+    low, high = least + below + (above - below) * (places % 1)
+    return float(low), float(high)
+
+
 def _ends(values: npt.NDArray[Any]) -> tuple[float, float]:
     """The smallest and the largest finite value; inf and -inf where there is none."""
-    finite = np.isfinite(values)
-    wide = values.dtype.type
     if values.dtype.kind != "f":
         return float(values.min()), float(values.max())
+    finite, wide = np.isfinite(values), values.dtype.type
     return (
         float(values.min(where=finite, initial=wide(np.inf))),
         float(values.max(where=finite, initial=wide(-np.inf))),

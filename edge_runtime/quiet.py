@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from functools import lru_cache
 from typing import Any
 
 
@@ -24,33 +23,24 @@ class _Quiet:
         self._lock = threading.Lock()
         self._inside = 0
         self._told: int | None = None
+        self._variable, self._nowhere = _streams()
 
     def __enter__(self) -> None:
-        streams = _streams()
-        if streams is None:
-            return
         with self._lock:
             self._inside += 1
-            if self._inside == 1:
-                self._told, streams[0].value = streams[0].value, streams[1]
+            if self._inside == 1 and self._variable is not None:
+                self._told, self._variable.value = self._variable.value, self._nowhere
 
     def __exit__(self, *_: object) -> None:
-        streams = _streams()
-        if streams is None:
-            return
         with self._lock:
             self._inside -= 1
-            if not self._inside:
-                streams[0].value = self._told
+            if self._inside == 0 and self._variable is not None:
+                self._variable.value = self._told
 
 
-quiet = _Quiet()
-
-
-@lru_cache(maxsize=1)
-def _streams() -> tuple[Any, int] | None:
-    """The C library's variable `stderr`, and a stream to nowhere; None where there is no such
-    variable."""
+def _streams() -> tuple[Any, int | None]:
+    """The C library's variable `stderr`, and a stream to nowhere; None for both where there is
+    no such variable."""
     try:
         library = ctypes.CDLL(None)
         if hasattr(library, "gnu_get_libc_version"):  # in others it may be a constant
@@ -60,5 +50,8 @@ def _streams() -> tuple[Any, int] | None:
         library.fopen.restype = ctypes.c_void_p
         nowhere = library.fopen(b"/dev/null", b"we")
     except (OSError, TypeError, ValueError, AttributeError):
-        return None
-    return (variable, nowhere) if nowhere else None
+        return None, None
+    return (variable, nowhere) if nowhere else (None, None)
+
+
+quiet = _Quiet()
