@@ -201,7 +201,7 @@ def _webp_frames(data: bytes) -> int:
 
 def _gif(data: bytes) -> Header | None:
     width, height = struct.unpack_from("<HH", data, 6)
-    frames, _ = gif_frames(data)
+    frames, controls = gif_frames(data)
     unsupported = ""
     if frames is None:
         unsupported = f"a GIF of more than {MAX_CHUNKS:,} blocks"
@@ -209,8 +209,8 @@ def _gif(data: bytes) -> Header | None:
         unsupported = f"an animated GIF of {frames} frames"
     elif not frames:
         return None
-    # Indices, colour (3 or 4 bytes) of the frame and of the canvas, gray; a copy without the flag.
-    memory = width * height * 10 + len(data)
+    # Indices, colour of the frame and gray; a copy of the file without the flag of transparency.
+    memory = width * height * 7 + (len(data) if controls else 0)
     return Header("gif", width, height, 3, 8, memory, unsupported)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from edge_runtime.errors import InputError
 from edge_runtime.headers import FORMATS, Header, read_header
 from edge_runtime.mended import mended
+from edge_runtime.preprocess import NARROW
 from edge_runtime.quiet import quiet
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ MAX_SCANS = 100  # a progressive JPEG has about ten; each costs a pass over the 
 MAX_SCANNED = 500_000_000  # pixels times scans
 AT_ONCE = 1 << 18  # values that are converted together
 PIECE = 1 << 16  # bytes that are read at once where a size is not known
-SHRUNK = 4096  # pixels: side of the largest square that a slice is padded to, see `preprocess`
 
 
 @dataclass(frozen=True)
@@ -138,12 +138,12 @@ def decode_memory(header: Header) -> int:
         header: from `read_header`.
     """
     pixels = header.width * header.height
-    if header.bits > 8 or header.format == "tiff":  # its own depth and the gray slice
-        converted = header.memory + pixels + 16 * AT_ONCE + 16 * SAMPLE * (header.bits > 8)
-    else:
-        converted = header.memory
+    # What has a depth of its own: the sample that its range is taken from, then the gray slice.
+    each = 0 if header.bits <= 8 and header.format != "tiff" else 12 if header.bits <= 16 else 26
+    ranged = each * min(pixels, 9 * SAMPLE // 4)
+    converted = header.memory + max(ranged, pixels + 16 * AT_ONCE if each else 0)
     # The slice, the mask of the head, and the square that it is padded to.
-    follows = 2 * pixels + min(max(header.width, header.height), SHRUNK) ** 2
+    follows = 2 * pixels + min(max(header.width, header.height), NARROW) ** 2
     return max(converted, follows)
 
 

@@ -93,10 +93,9 @@ def tiff_header(data: bytes) -> Header | None:
     if layout is None:
         return None
     channels = 3 if layout.photometric == PALETTE else layout.samples
-    return Header(
-        "tiff", layout.width, layout.height, channels, layout.bits, _memory(layout),
-        layout.unsupported,
-    )  # fmt: skip
+    memory = 0 if layout.unsupported else _memory(layout)
+    size = (layout.width, layout.height, channels, layout.bits)
+    return Header("tiff", *size, memory, layout.unsupported)
 
 
 def read_layout(data: bytes) -> Layout | None:
@@ -217,12 +216,12 @@ def _memory(layout: Layout) -> int:
     pixels = layout.block[0] * layout.block[1]
     packed = max(layout.counts[:MAX_BLOCKS], default=0)
     if layout.compression == JPEG:
-        return size + 10 * pixels + packed + len(layout.tables) + 16 * AT_ONCE
+        return size + 10 * pixels + packed + len(layout.tables) + 8 * AT_ONCE
     if layout.compression == NONE:
-        return size + 16 * AT_ONCE
+        return size + 8 * AT_ONCE
     samples = (3 if layout.planes else 1) * (1 if layout.planes else layout.samples)
     # libtiff's own copy, OpenCV's (8 bits pass through RGBA) and the one that is kept of each.
-    return size + -(-pixels * samples * layout.bits // 8) * 6 + packed + 16 * AT_ONCE
+    return size + -(-pixels * samples * layout.bits // 8) * 6 + packed + 8 * AT_ONCE
 
 
 def _dtype(layout: Layout) -> np.dtype[Any]:
@@ -354,7 +353,8 @@ def _alike(packed: list[memoryview], rows: int, stride: int, compression: int) -
     bytes."""
     import cv2
 
-    # As pixels of 16 bits where that divides: OpenCV passes over libtiff's errors in 8.
+    # As pixels of 16 bits where that divides: in 8, OpenCV passes over what libtiff says of data
+    # that ends too early, and gives black.
     if stride % 2 and rows % 2 == 0:
         rows, stride = rows // 2, stride * 2
     bits = 8 if stride % 2 else 16
