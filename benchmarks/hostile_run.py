@@ -1,4 +1,5 @@
-"""The installed command on hostile files: how each ends, how long it takes, what it needs."""
+"""The installed command on hostile files, with its own limits: how each ends, how much processor
+time and memory it needs. The clock would blame a file for what else the machine does."""
 
 from __future__ import annotations
 
@@ -13,31 +14,33 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
-MODEL_LIMIT = 2.0  # seconds above a run with a good model
-FILE_LIMIT = 2.0  # seconds for one file …
+MODEL_LIMIT = 2.0  # seconds of processor time above a run with a good model
+FILE_LIMIT = 2.0  # seconds of processor time for one file …
 SLICE_LIMIT = 0.01  # … and for each of its slices that is answered
-PATIENCE = 30.0  # seconds without any answer: the process is stopped
+PATIENCE = 30.0  # seconds of processor time without any answer: the process is stopped
+ASLEEP = 600.0  # seconds on the clock after which one that only waits is stopped
 OWN = "btc-edge: "
-IMAGE_OPTIONS = ("--format", "jsonl", "--workers", "1", "--max-mib", "64", "--max-pixels",
-                 "4000000")  # fmt: skip
+IMAGE_OPTIONS = ("--format", "jsonl", "--workers", "1")
 RUNAWAY = 8 << 30  # address space: a process that wants more is not let to take the machine's
 
 
 # Stands between us and the command: a child's peak begins with the size of the one that started it.
 WATCH = """
-import json, os, subprocess, sys, threading, time
-report, limit = int(sys.argv[1]), float(sys.argv[2])
-begun = time.perf_counter()
-child = subprocess.Popen(sys.argv[3:])
-timer = threading.Timer(limit, child.kill)
+import json, os, resource, subprocess, sys, threading
+report, limit, asleep = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+child = subprocess.Popen(
+    sys.argv[4:], preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 1,) * 2)
+)
+timer = threading.Timer(asleep, child.kill)
 timer.start()
 _, status, usage = os.wait4(child.pid, 0)
-seconds = time.perf_counter() - begun
 hung = not timer.is_alive()
 timer.cancel()
 code = os.waitstatus_to_exitcode(status)
+seconds = usage.ru_utime + usage.ru_stime
+hung = hung or seconds > limit
 os.write(report, json.dumps([code, seconds, usage.ru_maxrss / 1024, hung]).encode())
 """
 
@@ -48,7 +51,7 @@ class End(NamedTuple):
     Attributes:
         outcome: `refused`, `answered`, or what must not be: `crash`, `hang`, `noise` (on a
             stream: a traceback, native messages, no answer), `wrong code`.
-        seconds: of a model's process; of an image beyond what it may take.
+        seconds: of processor time; of a model's process, or of an image beyond what it may take.
         mib: peak memory of the process.
         told: the first lines on stderr.
     """
@@ -81,15 +84,8 @@ def run_model(model: Path, picture: Path, limit: float, *options: str) -> End:
         tempfile.TemporaryFile() as errors,
         tempfile.TemporaryFile() as report,
     ):
-        words = [sys.executable, "-I", "-S", "-c", WATCH, str(report.fileno()), str(limit)]
-        subprocess.run(
-            [*words, *command, *options], stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
-            pass_fds=[report.fileno()], preexec_fn=_bounded, check=True,
-        )  # fmt: skip
-        for stream in (out, errors, report):
-            stream.seek(0)
+        code, seconds, mib, hung = _watched([*command, *options], limit, out, errors, report)
         answers, told = out.read().decode(), errors.read().decode(errors="replace")
-        code, seconds, mib, hung = json.load(report)
     if hung:
         return End("hang", seconds, mib, told[:500], code)
     if code < 0:
@@ -101,6 +97,21 @@ def run_model(model: Path, picture: Path, limit: float, *options: str) -> End:
     if code == 0 and not lines and len(answers.splitlines()) == 1:
         return End("answered", seconds, mib, "", code)
     return End("noise" if code in (0, 3) else "wrong code", seconds, mib, told[:500], code)
+
+
+def _watched(
+    command: Sequence[str], limit: float, out: IO[bytes], errors: IO[bytes], report: IO[bytes]
+) -> tuple[int, float, float, bool]:
+    """Exit code, processor time in seconds, peak memory in MiB, and whether it was stopped."""
+    words = [sys.executable, "-I", "-S", "-c", WATCH, str(report.fileno()), str(limit)]
+    subprocess.run(
+        [*words, str(ASLEEP), *command], stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
+        pass_fds=[report.fileno()], preexec_fn=_bounded, check=True,
+    )  # fmt: skip
+    for stream in (out, errors, report):
+        stream.seek(0)
+    code, seconds, mib, hung = json.load(report)
+    return code, seconds, mib, hung
 
 
 class Stream:
@@ -123,15 +134,26 @@ class Stream:
         """The next line of stdout; None where the process ended; TimeoutError after PATIENCE."""
         assert self.process.stdout is not None
         descriptor = self.process.stdout.fileno()
+        begun, spent = time.monotonic(), self.seconds()
         while b"\n" not in self._rest:
-            if not select.select([descriptor], [], [], PATIENCE)[0]:
-                raise TimeoutError
+            if not select.select([descriptor], [], [], 1.0)[0]:
+                if self.seconds() - spent > PATIENCE or time.monotonic() - begun > ASLEEP:
+                    raise TimeoutError
+                continue
             block = os.read(descriptor, 1 << 20)
             if not block:
                 return None
             self._rest += block
         line, _, self._rest = self._rest.partition(b"\n")
         return line
+
+    def seconds(self) -> float:
+        """Processor time that the process has used, as far as it can still be asked."""
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
     def peak(self) -> float:
         """Peak memory in MiB since the last `forget`."""
@@ -187,10 +209,10 @@ def run_images(paths: Sequence[Path], folder: Path, cap: float) -> dict[Path, En
 
 def _follow(stream: Stream, paths: Sequence[Path], ends: dict[Path, End], cap: float) -> bool:
     """Read answers until the process ends; whether it hung."""
-    before, current, slices, wait = time.perf_counter(), "", 0, 0.0
+    before, current, slices, wait = 0.0, "", 0, 0.0
     try:
         while (line := stream.line()) is not None:
-            now = time.perf_counter()
+            now = stream.seconds()
             answer = json.loads(line)
             path, refused = answer["input"], answer["status"] == "error"
             if path != current:  # the wait is for the whole file: its answers come together
@@ -204,7 +226,7 @@ def _follow(stream: Stream, paths: Sequence[Path], ends: dict[Path, End], cap: f
             # Beyond that it may have hung, see `is_slow_alone`.
             beyond = max(0.0, wait - SLICE_LIMIT * slices - FILE_LIMIT)
             ends[Path(path)] = End(outcome, beyond, max(mib, known.mib if known else 0))
-            before = time.perf_counter()
+            before = stream.seconds()
     except TimeoutError:
         return True
     return False
@@ -228,17 +250,15 @@ def _blame(told: str, paths: Sequence[Path], ends: dict[Path, End]) -> None:
         ends[last] = ends[last]._replace(outcome="noise", told="\n".join(strange)[:500])
 
 
-def is_slow_alone(path: Path, folder: Path) -> bool:
-    """Whether a file that was slow is so again by itself: a busy machine makes others wait."""
-    good = min(_alone(Path(os.devnull), folder) for _ in range(2))
-    return min(_alone(path, folder) for _ in range(2)) - good > FILE_LIMIT
+def is_slow_alone(path: Path) -> bool:
+    """Whether a file that was slow is so again by itself, more than one that is refused at once:
+    even processor time grows when a busy machine's caches are cold."""
+    good = min(_alone(Path(os.devnull)) for _ in range(2))
+    return min(_alone(path) for _ in range(2)) - good > FILE_LIMIT
 
 
-def _alone(path: Path, folder: Path) -> float:
-    begun = time.perf_counter()
-    command = [tool(), "classify", str(path), *IMAGE_OPTIONS]
-    try:
-        subprocess.run(command, capture_output=True, timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        return PATIENCE
-    return time.perf_counter() - begun
+def _alone(path: Path) -> float:
+    """Processor time of the command on one file."""
+    with tempfile.TemporaryFile() as nowhere, tempfile.TemporaryFile() as report:
+        command = [tool(), "classify", str(path), *IMAGE_OPTIONS]
+        return _watched(command, PATIENCE, nowhere, nowhere, report)[1]

@@ -27,6 +27,7 @@ class Header(NamedTuple):
             tell.
         bits: of each component; 0 where the header does not tell.
         memory: bytes that a decoder takes at most to make it gray, beside the file.
+        depth: bytes of each of the values that it then has.
         unsupported: the feature, in words, for which it cannot be decoded; empty where none is
             known.
         rare: a feature that not every OpenCV decodes.
@@ -39,6 +40,7 @@ class Header(NamedTuple):
     channels: int = 0
     bits: int = 0
     memory: int = 0
+    depth: int = 1
     unsupported: str = ""
     rare: str = ""
     scans: int = 1
@@ -52,7 +54,8 @@ def _png(data: bytes) -> Header | None:
     if data[12:16] != b"IHDR":
         return None
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
-    size = width * height * (2 if bits > 8 else 1)
+    depth = 2 if bits > 8 else 1
+    size = width * height * depth
     at, turned, more, unsupported = 8, False, False, ""
     for _ in range(MAX_CHUNKS):
         kind = data[at + 4 : at + 8]
@@ -65,7 +68,8 @@ def _png(data: bytes) -> Header | None:
     else:
         unsupported = f"a PNG of more than {MAX_CHUNKS:,} chunks"
     memory = size * (2 if turned else 1) + 32 * width + (len(data) if more else 0)
-    return Header("png", width, height, _PNG_CHANNELS.get(colour, 0), bits, memory, unsupported)
+    channels = _PNG_CHANNELS.get(colour, 0)
+    return Header("png", width, height, channels, bits, memory, depth, unsupported)
 
 
 # Start-of-frame markers; C4 (tables), C8 (reserved) and CC (arithmetic conditioning) are not.
@@ -127,7 +131,7 @@ def _jpeg_frame(data: bytes, marker: int, at: int, scan: int, turned: bool) -> H
         units = -(-width // (8 * across)) * -(-height // (8 * down))
         memory += units * 128 * sum(one * other for one, other in factors)
     rare = _JPEG_RARE.get(marker, "")
-    return Header("jpeg", width, height, channels, bits, memory, unsupported, rare, scans)
+    return Header("jpeg", width, height, channels, bits, memory, 1, unsupported, rare, scans)
 
 
 _BMP_MASKS = {  # of a pixel's bits: red, green, blue
@@ -155,7 +159,7 @@ def _bmp(data: bytes) -> Header | None:
     # A negative height means top-down rows. Up to 8 bits a pixel is an index into a palette.
     pixels = max(width, 0) * abs(height)
     memory = pixels + 16 * max(width, 0) + (len(data) if how == 3 and depth == 16 else 0)
-    return Header("bmp", width, abs(height), 4 if depth == 32 else 3, 8, memory, unsupported)
+    return Header("bmp", width, abs(height), 4 if depth == 32 else 3, 8, memory, 1, unsupported)
 
 
 def _webp(data: bytes) -> Header | None:
@@ -181,7 +185,7 @@ def _webp(data: bytes) -> Header | None:
     # In colour first (3 or 4 bytes), then gray; a lossless one is unpacked to 4 bytes before.
     each = channels + 1 + (0 if chunk == b"VP8 " else 4)
     memory = width * height * each + copied + 256 * width
-    return Header("webp", width, height, channels, 8, memory, unsupported)
+    return Header("webp", width, height, channels, 8, memory, 1, unsupported)
 
 
 def webp_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
@@ -211,7 +215,7 @@ def _gif(data: bytes) -> Header | None:
         return None
     # Indices, colour of the frame and gray; a copy of the file without the flag of transparency.
     memory = width * height * 7 + (len(data) if controls else 0)
-    return Header("gif", width, height, 3, 8, memory, unsupported)
+    return Header("gif", width, height, 3, 8, memory, 1, unsupported)
 
 
 def gif_frames(data: bytes) -> tuple[int | None, list[int]]:

@@ -139,12 +139,12 @@ def decode_memory(header: Header) -> int:
     """
     pixels = header.width * header.height
     # What has a depth of its own: the sample that its range is taken from, then the gray slice.
-    each = 0 if header.bits <= 8 and header.format != "tiff" else 12 if header.bits <= 16 else 26
-    ranged = each * min(pixels, 9 * SAMPLE // 4)
-    converted = header.memory + max(ranged, pixels + 16 * AT_ONCE if each else 0)
+    each = 0 if header.bits <= 8 and header.format != "tiff" else 12 if header.depth <= 2 else 26
+    ranged = pixels * header.depth + each * min(pixels, 9 * SAMPLE // 4)
+    scaled = pixels * (header.depth + 1) + 16 * AT_ONCE if each else 0
     # The slice, the mask of the head, and the square that it is padded to.
     follows = 2 * pixels + min(max(header.width, header.height), NARROW) ** 2
-    return max(converted, follows)
+    return max(header.memory, ranged, scaled, follows)
 
 
 def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Gray:

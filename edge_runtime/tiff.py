@@ -93,9 +93,10 @@ def tiff_header(data: bytes) -> Header | None:
     if layout is None:
         return None
     channels = 3 if layout.photometric == PALETTE else layout.samples
-    memory = 0 if layout.unsupported else _memory(layout)
     size = (layout.width, layout.height, channels, layout.bits)
-    return Header("tiff", *size, memory, layout.unsupported)
+    if layout.unsupported:
+        return Header("tiff", *size, unsupported=layout.unsupported)
+    return Header("tiff", *size, _memory(layout), _dtype(layout).itemsize)
 
 
 def read_layout(data: bytes) -> Layout | None:
@@ -219,9 +220,11 @@ def _memory(layout: Layout) -> int:
         return size + 10 * pixels + packed + len(layout.tables) + 8 * AT_ONCE
     if layout.compression == NONE:
         return size + 8 * AT_ONCE
-    samples = (3 if layout.planes else 1) * (1 if layout.planes else layout.samples)
-    # libtiff's own copy, OpenCV's (8 bits pass through RGBA) and the one that is kept of each.
-    return size + -(-pixels * samples * layout.bits // 8) * 6 + packed + 8 * AT_ONCE
+    samples = min(layout.samples, 3) if layout.planes else layout.samples
+    unpacked = -(-pixels * samples * layout.bits // 8)
+    # zlib's pieces and their sum; or what libtiff and OpenCV have, of 8 bits as RGBA besides.
+    stages = 2 if layout.compression in (DEFLATE, OLD_DEFLATE) else 3 if unpacked % 2 == 0 else 7
+    return size + stages * unpacked + 2 * packed + 8 * AT_ONCE
 
 
 def _dtype(layout: Layout) -> np.dtype[Any]:
