@@ -66,7 +66,7 @@ def png_chunks(count: int) -> bytes:
 def jpeg_segments(segment: bytes, count: int) -> bytes:
     """A small JPEG with a segment, or bytes between segments, so many times."""
     data = pillow_bytes(draw(1), "JPEG")
-    return data[:2] + segment * count + data[2:]
+    return data[:20] + segment * count + data[20:]  # behind its first segment, JFIF
 
 
 def gif_blocks(count: int) -> bytes:
