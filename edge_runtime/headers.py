@@ -18,6 +18,9 @@ MAX_SEGMENTS = 1000  # of a JPEG before its picture; one with every kind of meta
 MAX_CHUNKS = 65_536  # of a PNG, a WebP or a GIF; a PNG of 100 MB has 13,000
 STRAY = 65_536  # bytes between two segments of a JPEG that are passed over
 
+# What reading numbers raises where they are missing, or point nowhere.
+TOO_SHORT = (struct.error, IndexError, ValueError, OverflowError)
+
 
 class Header(NamedTuple):
     """What the first bytes of an image say: `format` in lower case, sizes in pixels.
@@ -272,7 +275,7 @@ def read_header(data: bytes) -> Header | None:
         if data.startswith(signature) and (name != "webp" or data[8:12] == b"WEBP"):
             try:
                 header = read(data)
-            except (struct.error, IndexError, ValueError):
+            except TOO_SHORT:
                 header = None
             return header or Header(name, 0, 0)
     return None

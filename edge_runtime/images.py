@@ -167,26 +167,34 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Gray:
     header = read_header(data)
     if header is None:
         raise InputError(_foreign(data))
-    _check(header, data, limits)
+    _check(header, limits)
     import cv2
 
     _silence(cv2)
-    if header.format == "tiff":
-        from edge_runtime.tiff import read_tiff
-
-        return _to_uint8(read_tiff(data))
-    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
     try:
         with quiet:
-            pixels = cv2.imdecode(np.frombuffer(mended(data, header.format), np.uint8), flags)
+            pixels = _decoded(data, header.format, cv2)
     except cv2.error:
         pixels = None
     if pixels is None:
         raise InputError(_undecoded(header, cv2))
-    return pixels if pixels.dtype == np.uint8 else _to_uint8(pixels)
+    if pixels.dtype == np.uint8 and pixels.flags.c_contiguous:
+        gray: Gray = pixels
+        return gray
+    return _to_uint8(pixels)
 
 
-def _check(header: Header, data: bytes, limits: ImageLimits) -> None:
+def _decoded(data: bytes, format: str, cv2: Any) -> Any:
+    """The values of a picture in their own depth, or None."""
+    if format == "tiff":
+        from edge_runtime.tiff import read_tiff
+
+        return read_tiff(data)
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
+    return cv2.imdecode(np.frombuffer(mended(data, format), np.uint8), flags)
+
+
+def _check(header: Header, limits: ImageLimits) -> None:
     """Refuse what is damaged, not supported or too costly, before a decoder runs."""
     if header.width <= 0 or header.height <= 0:
         raise InputError(f"truncated or damaged {header.format} image")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.headers import Header, read_header
+from edge_runtime.headers import TOO_SHORT, Header, read_header
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -87,7 +87,7 @@ def tiff_header(data: bytes) -> Header | None:
     """The header of a TIFF; None where it is damaged.
 
     Raises:
-        struct.error, IndexError, ValueError: it ends too early, or a tag points outside.
+        headers.TOO_SHORT: it ends too early, or a tag points outside.
     """
     layout = read_layout(data)
     if layout is None:
@@ -103,7 +103,7 @@ def read_layout(data: bytes) -> Layout | None:
     """What the first directory of a TIFF says; None where it contradicts itself.
 
     Raises:
-        struct.error, IndexError, ValueError: as `tiff_header`.
+        headers.TOO_SHORT: as `tiff_header`.
     """
     order = "<" if data[:2] == b"II" else ">"
     tags = _tags(data, order)
@@ -124,6 +124,8 @@ def read_layout(data: bytes) -> Layout | None:
     if min(width, height, samples, *block) < 1 or max(block) > 1 << 24:
         return None
     bits, kinds = tags.get(258, [1]), tags.get(339, [1])
+    if not bits or not kinds or min(bits) < 1:
+        return None
     colours = np.array(tags.get(320, []), np.uint16)
     layout = Layout(
         order, width, height, samples, bits[0], KINDS.get(kinds[0], ""), photometric,
@@ -237,6 +239,7 @@ def _dtype(layout: Layout) -> np.dtype[Any]:
     return np.dtype(np.float32 if stored == np.float16 else np.float64)
 
 
+@np.errstate(all="ignore")  # odd floats; what is no number is refused when they become gray
 def read_tiff(data: bytes) -> Values:
     """The first picture of a TIFF that `tiff_header` has found readable.
 
@@ -260,7 +263,7 @@ def read_tiff(data: bytes) -> Values:
             row, column = number // across * tall + top, number % across * wide
             room = values[row : row + len(block), column : column + wide]
             room[...] = block[: room.shape[0], : room.shape[1]]
-    except (ValueError, IndexError, struct.error, zlib.error):
+    except (*TOO_SHORT, zlib.error):
         raise InputError("truncated or damaged tiff image") from None
     if layout.photometric == WHITE_IS_ZERO:
         _invert(values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from contextlib import suppress
 from typing import Any
 
 import cv2
@@ -214,3 +215,32 @@ def test_data_that_ends_too_early_is_damaged(dtype: str, compression: str | None
         ).tobytes()
         with pytest.raises(InputError, match="truncated or damaged tiff image"):
             decode(bytes(data))
+
+
+def test_places_beyond_any_file_are_damage() -> None:
+    data = bytearray(written(values("u1", False), photometric="minisblack", bigtiff=True))
+    directory = int.from_bytes(data[8:16], "little")
+    entries = range(directory + 8, directory + 8 + 20 * data[directory], 20)
+    for place in [8, *(at + 12 for at in entries), *(at + 4 for at in entries)]:
+        for number in (2**63 - 1, 2**64 - 1, 2**32, 0):
+            altered = bytearray(data)
+            altered[place : place + 8] = number.to_bytes(8, "little")
+            with suppress(InputError):  # and nothing else
+                decode(bytes(altered))
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_numbers_and_damaged_data_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    colour = values("f8", True)
+    colour[3, 3], colour[4, 4] = np.inf, np.nan
+    with pytest.raises(InputError, match="finite"):
+        decode(written(colour, photometric="rgb"))
+    for compression in ("jpeg", "lzw"):
+        data = bytearray(written(values("u1", False), photometric="minisblack",
+                                 compression=compression, rowsperstrip=HEIGHT))  # fmt: skip
+        page = tifffile.TiffFile(io.BytesIO(bytes(data))).pages[0]
+        middle = page.dataoffsets[0] + page.databytecounts[0] // 2
+        data[middle : middle + 60] = b"\xff\xd9" * 30
+        with suppress(InputError):
+            decode(bytes(data))
+    assert capfd.readouterr().err == ""
