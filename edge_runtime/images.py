@@ -6,6 +6,7 @@ capped before a decoder runs, and whatever a decoder refuses becomes an `InputEr
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Callable
@@ -116,17 +117,22 @@ def _read_all(read: Callable[[int], Any], first: int, limits: ImageLimits) -> by
     Args:
         first: bytes to ask for first; a file may have grown since its size was looked up.
     """
-    pieces: list[bytes] = []
-    size, wanted = 0, first
+    whole, buffer, wanted = b"", None, first
     while True:
+        size = len(whole) if buffer is None else buffer.tell()
         piece = read(min(wanted, limits.max_bytes + 1 - size))
         if not isinstance(piece, bytes):
             raise InputError("a stream that gives no bytes: open it in binary mode")
         if not piece:
-            return b"".join(pieces)
-        pieces.append(piece)
-        size += len(piece)
-        _check_size(size, limits)
+            return whole if buffer is None else buffer.getvalue()
+        _check_size(size + len(piece), limits)
+        if not whole:  # all of a file, as a rule
+            whole = piece
+        else:
+            if buffer is None:
+                buffer = io.BytesIO()
+                buffer.write(whole)
+            buffer.write(piece)
         wanted = PIECE
 
 

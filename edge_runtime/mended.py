@@ -8,7 +8,7 @@ import struct
 from edge_runtime.headers import PNG_KEPT, gif_frames, webp_chunks
 
 
-def mended(data: bytes, format: str) -> bytes:
+def mended(data: bytes, format: str) -> bytes | bytearray:
     """A picture whose header has been read, as OpenCV is to get it.
 
     Args:
@@ -22,11 +22,12 @@ def plain_png(data: bytes) -> bytes:
     """A PNG without the chunks that change how it is read: colour would be turned to gray in
     linear light where gAMA, sRGB or iCCP say how it is meant, which no other format does; of an
     animated one the still picture is left."""
-    at, parts, all_kept = 8, [data[:8]], True
+    view = memoryview(data)  # so that one copy is made, not two
+    at, parts, all_kept = 8, [view[:8]], True
     while at + 12 <= len(data):
         kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
         if kind in PNG_KEPT:
-            parts.append(data[at:end])
+            parts.append(view[at:end])
         else:
             all_kept = False
         if kind == b"IEND":
@@ -41,7 +42,7 @@ def plain_bmp(data: bytes) -> bytes:
     header, depth = struct.unpack_from("<I", data, 14)[0], data[28:30]
     if header <= 40 or depth != b"\x10\x00" or data[30:34] != b"\x03\x00\x00\x00":
         return data
-    pixels = data[struct.unpack_from("<I", data, 10)[0] :]
+    pixels = memoryview(data)[struct.unpack_from("<I", data, 10)[0] :]
     begin = 14 + 40 + 12
     head = struct.pack("<2sIII", b"BM", begin + len(pixels), 0, begin)
     return b"".join([head, struct.pack("<I", 40), data[18:66], pixels])
@@ -58,12 +59,13 @@ def bare_exif(data: bytes) -> bytes:
             end = begin + size + size % 2
             chunk = kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
             length = len(data) - (end - begin + 8) + len(chunk)
-            head = data[:4] + struct.pack("<I", length - 8) + data[8 : begin - 8]
-            return b"".join([head, chunk, data[end:]])
+            view = memoryview(data)
+            head = data[:4] + struct.pack("<I", length - 8)
+            return b"".join([head, view[8 : begin - 8], chunk, view[end:]])
     return data
 
 
-def opaque_gif(data: bytes) -> bytes:
+def opaque_gif(data: bytes) -> bytes | bytearray:
     """A GIF without transparency, which is ignored in every format."""
     _, controls = gif_frames(data)
     if not any(data[place] & 1 for place in controls):
@@ -71,4 +73,4 @@ def opaque_gif(data: bytes) -> bytes:
     changed = bytearray(data)
     for place in controls:
         changed[place] &= 0xFE
-    return bytes(changed)
+    return changed

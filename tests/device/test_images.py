@@ -638,6 +638,17 @@ def test_a_stream_is_read_to_the_limit_and_no_further() -> None:
     assert stream.most <= MIB
 
 
+def test_a_stream_is_kept_once() -> None:
+    stream = io.BytesIO(bytes(16 * MIB))
+    tracemalloc.start()
+    try:
+        assert len(read_source(stream)) == 16 * MIB
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 24 * MIB
+
+
 def test_a_small_file_needs_no_room_for_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "small.bin"
     path.write_bytes(b"x" * 1000)
