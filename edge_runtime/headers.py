@@ -50,7 +50,7 @@ class Header(NamedTuple):
 
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
-PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"eXIf"))  # see `mended.plain_png`
+PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))  # see `mended.plain_png`
 
 
 def _png(data: bytes) -> Header | None:
@@ -167,15 +167,13 @@ def _bmp(data: bytes) -> Header | None:
 
 def _webp(data: bytes) -> Header | None:
     chunk = data[12:16]
-    unsupported, copied = "", 0
+    unsupported = ""
     if chunk == b"VP8X":
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
         channels = 4 if data[20] & 0x10 else 3
         frames = _webp_frames(data) if data[20] & 0x02 else 1
         if frames != 1:
             unsupported = f"an animated WebP of {frames} frames"
-        if data[20] & 0x08:  # EXIF: a copy of the file, and one of the picture that is turned
-            copied = len(data) + width * height
     elif chunk == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
         width, height = (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
@@ -187,7 +185,7 @@ def _webp(data: bytes) -> Header | None:
         return None
     # In colour first (3 or 4 bytes), then gray; a lossless one is unpacked to 4 bytes before.
     each = channels + 1 + (0 if chunk == b"VP8 " else 4)
-    memory = width * height * each + copied + 256 * width
+    memory = width * height * each + 256 * width
     return Header("webp", width, height, channels, 8, memory, 1, unsupported)
 
 

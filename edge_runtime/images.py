@@ -197,7 +197,15 @@ def _decoded(data: bytes, format: str, cv2: Any) -> Any:
 
         return read_tiff(data)
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
-    return cv2.imdecode(np.frombuffer(mended(data, format), np.uint8), flags)
+    if format == "webp":  # some versions of OpenCV turn it, and only some files
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    plain, turn = mended(data, format)
+    pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), flags)
+    if turn == 1 or pixels is None:
+        return pixels
+    from edge_runtime.tiff import turned
+
+    return turned(pixels, turn)
 
 
 def _check(header: Header, limits: ImageLimits) -> None:
@@ -236,7 +244,10 @@ def _undecoded(header: Header, cv2: Any) -> str:
     if header.format == "gif":
         one = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
         if cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_GRAYSCALE) is None:
-            return "a GIF needs the package opencv-python-headless 4.11 or newer"
+            return (
+                "a GIF needs a newer package opencv-python-headless than this one "
+                f"({cv2.__version__}): 5.0 reads it"
+            )
     if header.rare:
         return f"damaged, or not supported by OpenCV {cv2.__version__}: {header.rare}"
     return f"truncated or damaged {header.format} image"

@@ -1,39 +1,70 @@
-"""Pictures that OpenCV reads wrongly or not at all although they are valid, written anew so that
-it reads them right. Each function gives the bytes back as they are where nothing is to be done."""
+"""Pictures that OpenCV reads wrongly or not at all although they are valid, in some of its versions
+or in all, written anew so that it reads them right."""
 
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from edge_runtime.headers import PNG_KEPT, gif_frames, webp_chunks
 
 
-def mended(data: bytes, format: str) -> bytes | bytearray:
+class Mended(NamedTuple):
+    """A picture as OpenCV is to get it, and how what it then gives has to be turned (as the tag
+    Orientation of EXIF says; 1 is not at all)."""
+
+    data: bytes | bytearray
+    turn: int = 1
+
+
+def mended(data: bytes, format: str) -> Mended:
     """A picture whose header has been read, as OpenCV is to get it.
 
     Args:
         format: as `headers.Header` tells it.
     """
-    change = {"png": plain_png, "bmp": plain_bmp, "webp": bare_exif, "gif": opaque_gif}
-    return change[format](data) if format in change else data
+    if format == "jpeg":
+        return Mended(data)  # which OpenCV turns by itself
+    if format == "png":
+        return plain_png(data)
+    if format == "webp":
+        return Mended(data, _webp_turn(data))
+    return Mended({"bmp": plain_bmp, "gif": opaque_gif}[format](data))
 
 
-def plain_png(data: bytes) -> bytes:
+def plain_png(data: bytes) -> Mended:
     """A PNG without the chunks that change how it is read: colour would be turned to gray in
     linear light where gAMA, sRGB or iCCP say how it is meant, which no other format does; of an
-    animated one the still picture is left."""
+    animated one the still picture is left; and not every OpenCV looks for EXIF."""
     view = memoryview(data)  # so that one copy is made, not two
-    at, parts, all_kept = 8, [view[:8]], True
+    at, parts, all_kept, turn = 8, [view[:8]], True, 1
     while at + 12 <= len(data):
         kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
         if kind in PNG_KEPT:
             parts.append(view[at:end])
         else:
             all_kept = False
+        if kind == b"eXIf":
+            turn = _turn(data[at + 8 : end - 4])
         if kind == b"IEND":
             break
         at = end
-    return data if all_kept else b"".join(parts)
+    return Mended(data if all_kept else b"".join(parts), turn)
+
+
+def _webp_turn(data: bytes) -> int:
+    if data[12:16] != b"VP8X" or not data[20] & 0x08:
+        return 1
+    for kind, begin, size in webp_chunks(data):
+        if kind == b"EXIF":
+            return _turn(data[begin : begin + size])
+    return 1
+
+
+def _turn(exif: bytes) -> int:
+    from edge_runtime.tiff import orientation
+
+    return orientation(exif.removeprefix(b"Exif\0\0"))  # which belongs to JPEG only
 
 
 def plain_bmp(data: bytes) -> bytes:
@@ -46,23 +77,6 @@ def plain_bmp(data: bytes) -> bytes:
     begin = 14 + 40 + 12
     head = struct.pack("<2sIII", b"BM", begin + len(pixels), 0, begin)
     return b"".join([head, struct.pack("<I", 40), data[18:66], pixels])
-
-
-def bare_exif(data: bytes) -> bytes:
-    """A WebP whose EXIF begins with the prefix that belongs to JPEG, without it: OpenCV looks for
-    the turn at the very beginning."""
-    if data[12:16] != b"VP8X" or not data[20] & 0x08:
-        return data
-    for kind, begin, size in webp_chunks(data):
-        if kind == b"EXIF" and data.startswith(b"Exif\0\0", begin):
-            body = data[begin + 6 : begin + size]
-            end = begin + size + size % 2
-            chunk = kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
-            length = len(data) - (end - begin + 8) + len(chunk)
-            view = memoryview(data)
-            head = data[:4] + struct.pack("<I", length - 8)
-            return b"".join([head, view[8 : begin - 8], chunk, view[end:]])
-    return data
 
 
 def opaque_gif(data: bytes) -> bytes | bytearray:

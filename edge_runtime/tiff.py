@@ -267,7 +267,7 @@ def read_tiff(data: bytes) -> Values:
         raise InputError("truncated or damaged tiff image") from None
     if layout.photometric == WHITE_IS_ZERO:
         _invert(values)
-    return _turned(values, layout.turn)
+    return turned(values, layout.turn)
 
 
 def _invert(values: Values) -> None:
@@ -278,8 +278,20 @@ def _invert(values: Values) -> None:
         np.invert(values, out=values)  # the largest of its type less the value, also if signed
 
 
-def _turned(values: Values, turn: int) -> Values:
-    """As the tag Orientation (TIFF 6.0, page 36) says: where row 0 and column 0 are."""
+def orientation(exif: bytes) -> int:
+    """The tag Orientation of EXIF, which is a TIFF without a picture; 1 where it is not told."""
+    if exif[:4] not in (b"II*\0", b"MM\0*"):
+        return 1
+    try:
+        tags = _tags(exif, "<" if exif[:2] == b"II" else ">")
+    except TOO_SHORT:
+        return 1
+    return (tags or {}).get(274, [1])[0]
+
+
+def turned(values: Values, turn: int) -> Values:
+    """A view of a picture as the tag Orientation (TIFF 6.0, page 36) says: where row 0 and
+    column 0 are. What it does not know is not turned."""
     if turn in (5, 6, 7, 8):
         values = values.T
     rows = -1 if turn in (3, 4, 7, 8) else 1

@@ -317,14 +317,44 @@ def webp_with_exif(picture: np.ndarray, body: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
 
 
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    0: lambda p: p, 1: lambda p: p, 2: np.fliplr, 3: lambda p: np.rot90(p, 2), 4: np.flipud,
+    5: lambda p: p.T, 6: lambda p: np.rot90(p, -1), 7: lambda p: np.rot90(p, 2).T, 8: np.rot90,
+    9: lambda p: p,
+}  # fmt: skip
+
+
+def exif_of(turn: int, order: str = "<") -> bytes:
+    mark = b"II" if order == "<" else b"MM"
+    return struct.pack(order + "2sHIHHHIHHI", mark, 42, 8, 1, 0x0112, 3, 1, turn, 0, 0)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("prefix", [b"", b"Exif\0\0"])
-@pytest.mark.parametrize("odd", [b"", b"\0"])
-def test_a_webp_is_turned_with_and_without_the_prefix(prefix: bytes, odd: bytes) -> None:
+def test_exif_turns_every_format_alike(turn: int, order: str, prefix: bytes) -> None:
+    picture, exif = draw_slice(8)[:150, :181], exif_of(turn, order)
+    for odd in (b"", b"\0"):
+        webp = webp_with_exif(picture, prefix + exif + odd)
+        plain = decode(encode(picture, ".webp"))
+        np.testing.assert_array_equal(decode(webp), TURNS[turn](plain))
+    for deep in (picture, picture.astype(np.uint16) * 257):
+        png = encode(deep, ".png")
+        turned = decode(with_chunks(png, png_chunk(b"eXIf", prefix + exif)))
+        np.testing.assert_array_equal(turned, TURNS[turn](decode(png)))
+    if prefix and 0 < turn < 9:
+        jpeg = encode(picture)
+        turned = decode(jpeg[:2] + segment(0xE1, prefix + exif) + jpeg[2:])
+        np.testing.assert_array_equal(turned, TURNS[turn](decode(jpeg)))
+
+
+@pytest.mark.parametrize("exif", [b"", b"II*\0", b"MM\0*\xff\xff\xff\xff", b"nonsense" * 9])
+def test_damaged_exif_turns_nothing(exif: bytes) -> None:
     picture = draw_slice(8)[:150, :181]
-    exif = struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 0x0112, 3, 1, 6, 0) + odd
-    turned = decode(webp_with_exif(picture, prefix + exif))
+    png = with_chunks(encode(picture, ".png"), png_chunk(b"eXIf", exif))
+    np.testing.assert_array_equal(decode(png), picture)
     plain = decode(encode(picture, ".webp"))
-    np.testing.assert_array_equal(turned, cv2.rotate(plain, cv2.ROTATE_90_CLOCKWISE))
+    np.testing.assert_array_equal(decode(webp_with_exif(picture, exif)), plain)
 
 
 def gif_bytes(picture: np.ndarray, frames: int = 1, transparent: int | None = None) -> bytes:
