@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.headers import FORMATS, Header, read_header
+from edge_runtime.headers import FORMATS, Header, read_header, volume_format
 from edge_runtime.mended import mended
 from edge_runtime.preprocess import NARROW
 from edge_runtime.quiet import quiet
@@ -233,6 +233,9 @@ def _foreign(data: bytes) -> str:
     """The reason to refuse what no reader knows."""
     from edge_runtime.foreign import foreign_format
 
+    kind = volume_format(data)
+    if kind is not None and not data.startswith(b"\x1f\x8b"):
+        return f"not supported here: a {kind.upper()} file; btc-edge and Classifier read it"
     name = foreign_format(data)
     if name is not None:
         return f"not supported: {name}"

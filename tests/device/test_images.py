@@ -440,6 +440,13 @@ def test_kinds_of_jpeg_that_are_not_read_are_named() -> None:
             decode(data)
 
 
+def test_a_kind_that_not_every_opencv_decodes_is_named() -> None:
+    """Damage cannot be told from it, so both are said."""
+    data = encode(draw_slice(5)).replace(b"\xff\xc0", b"\xff\xca", 1)
+    with pytest.raises(InputError, match=r"not supported by OpenCV .*: an arithmetic-coded JPEG"):
+        decode(data)
+
+
 def many(data: bytes, at: int, piece: bytes, count: int) -> bytes:
     return data[:at] + piece * count + data[at:]
 
@@ -522,6 +529,12 @@ def test_other_formats_are_named(name: str) -> None:
 def test_the_list_of_formats_is_the_whole_one() -> None:
     with pytest.raises(InputError, match=r"\(jpeg, png, bmp, tiff, webp, gif, dicom, nifti\)"):
         decode(b"nothing that anyone knows")
+
+
+def test_a_volume_is_no_picture() -> None:
+    for data in (bytes(128) + b"DICM", bytes(344) + b"n+1\0"):
+        with pytest.raises(InputError, match=r"(DICOM|NIFTI) file; btc-edge and Classifier read"):
+            decode(data)
 
 
 def with_a_hot_pixel(dtype: type) -> np.ndarray:
