@@ -3,9 +3,10 @@
     python -m benchmarks.hostile --models 2000 --images 20000 --out benchmarks/results
 
 Every altered model must be refused with exit code 3 and one line, before an interpreter sees it;
-every altered image must be refused or answered. Whatever else happens is counted: a crash, a hang
-(over 2 s for a file, 10 ms more for each of its slices), memory over the cap, output that is not
-ours, and a model that was used although it is not the original. A case is made again by its seed
+every altered image must be refused or answered, within the command's own limits. Whatever else
+happens is counted: a crash, a hang (over 2 s of processor time for a file, 10 ms more for each of
+its slices), memory of the whole process over the cap, output that is not ours, and a model that
+was used although it is not the original. A case is made again by its seed
 (`hostile_alter.alter`, `hostile_models.alter_model`). Writes hostile.json and hostile.md.
 """
 
@@ -37,7 +38,7 @@ from edge_runtime.model_file import bundled_model, parse_model
 from edge_runtime.unsigned import SECONDS
 from trainer.run import dump_json
 
-CAP = 512.0  # MiB, for images with --max-mib 64 --max-pixels 4000000 and for models
+CAP = 512.0  # MiB: the whole process, with the default limits
 PIECE = 1000  # images on disk at once
 FINE = ("refused", "answered")
 BAD = ("crash", "hang", "noise", "wrong code", "wrong model", "over memory")
@@ -139,10 +140,10 @@ def as_markdown(result: dict[str, Any]) -> str:
         total = {name: total[name] + row[name] for name in COLUMNS}
     lines += [f"| **all** | {' | '.join(f'**{total[name]}**' for name in COLUMNS)} |", ""]
     lines += [
-        f"Seeds from {result['seed']} on. Hang: over {result['file_limit_s']:g} s for a file (and "
-        f"{1000 * SLICE_LIMIT:g} ms for each slice of a volume), or a command that takes as much "
-        f"longer than with a good model. Memory: peak over {result['cap_mib']:g} MiB, images with "
-        f"--max-mib 64 --max-pixels 4000000; the largest seen was {result['peak_mib']:.0f} MiB. "
+        f"Seeds from {result['seed']} on, default limits. Hang: over {result['file_limit_s']:g} s "
+        f"of processor time for a file (and {1000 * SLICE_LIMIT:g} ms for each slice of a volume), "
+        "or a command that takes as much more than with a good model. Memory: peak of the process "
+        f"over {result['cap_mib']:g} MiB; the largest seen was {result['peak_mib']:.0f} MiB. "
         "Unsigned models ran with --allow-unsigned, so an answer is no fault there.",
         "",
     ]

@@ -31,25 +31,68 @@ def _pick(rng: Rng, *choices: int) -> int:
     return choices[int(rng.integers(len(choices)))]
 
 
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    check = struct.pack(">I", zlib.crc32(kind + body))
+    return struct.pack(">I", len(body)) + kind + body + check
+
+
+def _zeros_packed(count: int) -> bytes:
+    """So many zeros in zlib's format."""
+    pack, block = zlib.compressobj(6), bytes(1 << 20)
+    parts = [pack.compress(block) for _ in range(count >> 20)]
+    return b"".join([*parts, pack.compress(bytes(count % (1 << 20))), pack.flush()])
+
+
 @lru_cache(maxsize=32)
-def png(width: int, height: int) -> bytes:
-    """A valid black PNG of any size, small on disk."""
+def png(width: int, height: int, bits: int = 8, colour: int = 0) -> bytes:
+    """A valid black PNG of any size, small on disk.
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + body))
-        return struct.pack(">I", len(body)) + kind + body + check
-
-    pack = zlib.compressobj(9)
-    row = bytes(1 + width)
-    body = b"".join([*(pack.compress(row) for _ in range(height)), pack.flush()])
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), chunk(b"IDAT", body), chunk(b"IEND", b"")]
+    Args:
+        colour: the format's colour type: 0 gray, 2 RGB, 6 RGBA.
+    """
+    body = _zeros_packed(height * (1 + width * {0: 1, 2: 3, 6: 4}[colour] * bits // 8))
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    parts = [_chunk(b"IHDR", header), _chunk(b"IDAT", body), _chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def tiff(width: int, height: int, **tags: int) -> bytes:
+@lru_cache(maxsize=32)
+def png_chunks(count: int) -> bytes:
+    """A small PNG with so many empty chunks behind its header."""
+    data = png(64, 64)
+    return data[:33] + _chunk(b"teXt", b"") * count + data[33:]
+
+
+def jpeg_segments(segment: bytes, count: int) -> bytes:
+    """A small JPEG with a segment, or bytes between segments, so many times."""
+    data = pillow_bytes(draw(1), "JPEG")
+    return data[:20] + segment * count + data[20:]  # behind its first segment, JFIF
+
+
+def gif_blocks(count: int) -> bytes:
+    """A small GIF with a comment of so many blocks of one byte."""
+    data = pillow_bytes(draw(1), "GIF")
+    at = data.index(b",\0\0\0\0")
+    return data[:at] + b"!\xfe" + b"\1x" * count + b"\0" + data[at:]
+
+
+@lru_cache(maxsize=16)
+def full_tiff(side: int, bits: int, kind: int, samples: int = 1) -> bytes:
+    """A black TIFF that holds all it claims in one strip: `kind` 1 unsigned, 2 signed, 3 float."""
+    strip = _zeros_packed(side * side * samples * bits // 8)
+    colour = 2 if samples > 1 else 1
+    return tiff(side, side, strip, t258=bits, t262=colour, t277=samples, t339=kind)
+
+
+@lru_cache(maxsize=8)
+def encoded(side: int, how: str, colour: bool, **options: Any) -> bytes:
+    """A black picture, encoded by Pillow."""
+    shape = (side, side, 3) if colour else (side, side)
+    return pillow_bytes(np.zeros(shape, np.uint8), how, **options)
+
+
+def tiff(width: int, height: int, strip: bytes = zlib.compress(bytes(4096)), **tags: int) -> bytes:
     """A TIFF of a few bytes that claims anything; `tags` are `t` and the number of the tag."""
-    strip = zlib.compress(bytes(4096))
     told = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 273: 0, 277: 1, 278: height,
             279: len(strip)}  # fmt: skip
     told |= {int(name[1:]): value for name, value in tags.items()}
@@ -67,6 +110,26 @@ def tiff(width: int, height: int, **tags: int) -> bytes:
 def _tiled(rng: Rng) -> bytes:
     side = _pick(rng, 8192, 16384, 32768, 2**31 - 16)
     return tiff(64, 64, t322=side, t323=_pick(rng, 16, side), t258=_pick(rng, 8, 16, 32))
+
+
+def _deep_tiff(rng: Rng) -> bytes:
+    """All within the limit of pixels, and eight or more times their number in bytes."""
+    side, samples = _pick(rng, 1000, 3900, 7000), _pick(rng, 1, 3)
+    return full_tiff(side, _pick(rng, 16, 32, 64), _pick(rng, 1, 3), samples)
+
+
+def _deep_png(rng: Rng) -> bytes:
+    return png(_pick(rng, 4000, 7000), _pick(rng, 4000, 7000), 16, _pick(rng, 0, 2, 6))
+
+
+def _jpeg_walk(rng: Rng) -> bytes:
+    walk = (b"\xff\xfe\x00\x02", b"\xff\x01", b"\xff\xff", b"\x00")[int(rng.integers(4))]
+    return jpeg_segments(walk, _pick(rng, 900, 100_000, 5_000_000))
+
+
+def _large(rng: Rng) -> bytes:
+    """A progressive JPEG of more coefficients than the memory may hold, or just as many."""
+    return encoded(_pick(rng, 3000, 7000), "JPEG", rng.random() < 0.5, progressive=True)
 
 
 def _tiff(rng: Rng) -> bytes:
@@ -206,6 +269,14 @@ BOMBS: dict[str, Callable[[Rng], bytes]] = {
     "tiff pages": lambda r: _pages("TIFF"),
     "tiff tiles": _tiled,
     "tiff sizes": _tiff,
+    "png 16": _deep_png,
+    "png chunks": lambda r: png_chunks(_pick(r, 1000, 60_000, 1_000_000)),
+    "webp large": lambda r: encoded(_pick(r, 2000, 5000), "WEBP", True, lossless=True, method=0),
+    "gif large": lambda r: encoded(_pick(r, 3000, 5000), "GIF", False),
+    "gif blocks": lambda r: gif_blocks(_pick(r, 1000, 60_000, 5_000_000)),
+    "tiff deep": _deep_tiff,
+    "jpg progressive": _large,
+    "jpg walk": _jpeg_walk,
     "jpg scans": lambda r: many_scans(1900, _pick(r, 3, 90, 2000)),
     "nii.gz zeros": _gzip,
     "nii.gz volume": lambda r: _gzip_volume(_pick(r, 64, 1900), _pick(r, 3, 16)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 SIDE = 96  # pixels: small files are altered where it matters more often
+# EXIF that says no more than that the picture lies on its side.
+TURN = struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 0x0112, 3, 1, 6, 0)
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 
 
@@ -231,6 +234,11 @@ MAKERS: dict[str, Callable[[int], bytes]] = {
     "tiff 16 deflate": lambda s: pillow_bytes(_deep(s), "TIFF", compression="tiff_adobe_deflate"),
     "tiff float": lambda s: cv2_bytes(draw(s).astype(np.float32) / 7, ".tiff"),
     "tiff rgb": lambda s: pillow_bytes(_rgb(s), "TIFF"),
+    "tiff big": lambda s: pillow_bytes(draw(s), "TIFF", big_tiff=True),
+    "tiff jpeg": lambda s: pillow_bytes(_rgb(s), "TIFF", compression="jpeg"),
+    "tiff packbits": lambda s: pillow_bytes(_rgb(s), "TIFF", compression="packbits"),
+    "gif": lambda s: pillow_bytes(draw(s), "GIF"),
+    "webp turned": lambda s: pillow_bytes(_rgb(s), "WEBP", exif=b"Exif\0\0" + TURN),
     "webp": lambda s: cv2_bytes(draw(s), ".webp", cv2.IMWRITE_WEBP_QUALITY, 80),
     "webp lossless": lambda s: cv2_bytes(_rgb(s), ".webp", cv2.IMWRITE_WEBP_QUALITY, 101),
     "dcm": _windowed,

@@ -1,4 +1,5 @@
-"""The installed command on hostile files: how each ends, how long it takes, what it needs."""
+"""The installed command on hostile files, with its own limits: how each ends, how much processor
+time and memory it needs."""
 
 from __future__ import annotations
 
@@ -21,8 +22,7 @@ FILE_LIMIT = 2.0  # seconds for one file …
 SLICE_LIMIT = 0.01  # … and for each of its slices that is answered
 PATIENCE = 30.0  # seconds of work, or of sleep, without any answer: the process is stopped
 OWN = "btc-edge: "
-IMAGE_OPTIONS = ("--format", "jsonl", "--workers", "1", "--max-mib", "64", "--max-pixels",
-                 "4000000")  # fmt: skip
+IMAGE_OPTIONS = ("--format", "jsonl", "--workers", "1")
 RUNAWAY = 8 << 30  # address space: a process that wants more is not let to take the machine's
 
 

@@ -1,23 +1,40 @@
-"""Format and size of an image, read from its first bytes without decoding it.
+"""Format, size and cost of an image, read from its first bytes without decoding it.
 
 OpenCV decides by content and decodes at once; an 80 KB PNG may then become a gigabyte. These
-readers look at the header only, so that the size can be refused before any decoder runs.
+readers look at the header only, so that the size can be refused before any decoder runs. Their
+loops are bounded, since a header may hold millions of segments.
 Layouts: PNG (W3C, 11.2.2), JPEG (ITU T.81, B.2.2), BMP (BITMAPINFOHEADER), WebP (RFC 9649),
-TIFF 6.0 (section 2).
+GIF89a (section 17 on); TIFF in `edge_runtime.tiff`.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
+
+MAX_SEGMENTS = 1000  # of a JPEG before its picture; one with every kind of metadata has some 300
+MAX_CHUNKS = 65_536  # of a PNG, a WebP or a GIF; a PNG of 100 MB has 13,000
+STRAY = 65_536  # bytes between two segments of a JPEG that are passed over
+
+# What reading numbers raises where they are missing, or point nowhere.
+TOO_SHORT = (struct.error, IndexError, ValueError, OverflowError)
 
 
 class Header(NamedTuple):
     """What the first bytes of an image say: `format` in lower case, sizes in pixels.
 
-    `channels` counts the stored colour components (a palette counts as 3), `bits` the bits of
-    each; 0 where the header does not tell.
+    Attributes:
+        channels: stored colour components (a palette counts as 3); 0 where the header does not
+            tell.
+        bits: of each component; 0 where the header does not tell.
+        memory: bytes that a decoder takes at most to make it gray, beside the file.
+        depth: bytes of each of the values that it then has.
+        unsupported: the feature, in words, for which it cannot be decoded; empty where none is
+            known.
+        rare: a feature that not every OpenCV decodes.
+        scans: passes over a JPEG's picture, at most.
     """
 
     format: str
@@ -25,127 +42,240 @@ class Header(NamedTuple):
     height: int
     channels: int = 0
     bits: int = 0
-
-
-_Facts = tuple[int, int, int, int]  # width, height, channels, bits
+    memory: int = 0
+    depth: int = 1
+    unsupported: str = ""
+    rare: str = ""
+    scans: int = 1
 
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
+PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))  # see `mended.plain_png`
 
 
-def _png(data: bytes) -> _Facts | None:
+def _png(data: bytes) -> Header | None:
     if data[12:16] != b"IHDR":
         return None
-    at = 8
-    while at + 12 <= len(data) and data[at + 4 : at + 8] != b"IEND":
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-    if at + 12 > len(data):  # OpenCV would make room for all that a chunk claims to hold
-        return None
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
-    return width, height, _PNG_CHANNELS.get(colour, 0), bits
+    depth = 2 if bits > 8 else 1
+    size = width * height * depth
+    at, turned, more, unsupported = 8, False, False, ""
+    for _ in range(MAX_CHUNKS):
+        kind = data[at + 4 : at + 8]
+        if at + 12 > len(data):  # OpenCV would make room for all that a chunk claims to hold
+            return None
+        if kind == b"IEND":
+            break
+        turned, more = turned or kind == b"eXIf", more or kind not in PNG_KEPT
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    else:
+        unsupported = f"a PNG of more than {MAX_CHUNKS:,} chunks"
+    memory = size * (2 if turned else 1) + 32 * width + (len(data) if more else 0)
+    channels = _PNG_CHANNELS.get(colour, 0)
+    return Header("png", width, height, channels, bits, memory, depth, unsupported)
 
 
 # Start-of-frame markers; C4 (tables), C8 (reserved) and CC (arithmetic conditioning) are not.
 # F7 is the one of JPEG-LS, which stands in DICOM files.
 _SOF = (frozenset(range(0xC0, 0xD0)) | {0xF7}) - {0xC4, 0xC8, 0xCC}
+_MARKER = re.compile(rb"\xff([^\x00\xff])")  # as libjpeg finds it; fill bytes before it are FF
+_SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # the others come in several passes, or whole
+_JPEG_RARE = {0xC3: "a lossless JPEG", 0xC9: "an arithmetic-coded JPEG",
+              0xCA: "an arithmetic-coded JPEG", 0xCB: "a lossless JPEG"}  # fmt: skip
 
 
-def _jpeg(data: bytes) -> _Facts | None:
-    at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            return None
+def _jpeg(data: bytes) -> Header | None:
+    at, frame, turned = 2, None, False
+    for _ in range(MAX_SEGMENTS):
         marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
+        if data[at] == 0xFF and 0x00 < marker < 0xFF:
             at += 2
+        else:
+            found = _MARKER.search(data, at, at + STRAY)
+            if found is None:
+                return None
+            at, marker = found.end(), data[found.end() - 1]
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
             continue
         if marker in _SOF:
-            bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
-            return width, height, channels, bits
-        if marker == 0xDA:  # the scan begins and no frame was seen
+            if frame is not None:
+                return None
+            frame = (marker, at)
+        elif marker == 0xDA:  # the scan begins
+            return None if frame is None else _jpeg_frame(data, *frame, at, turned)
+        elif marker == 0xE1 and data.startswith(b"Exif", at + 2):
+            turned = True
+        at += int.from_bytes(data[at : at + 2], "big")
+    words = f"a JPEG of more than {MAX_SEGMENTS:,} segments before the picture"
+    return Header("jpeg", 1, 1, unsupported=words)
+
+
+def _jpeg_frame(data: bytes, marker: int, at: int, scan: int, turned: bool) -> Header | None:
+    """The header that a frame (its marker and place) and the first scan's place tell."""
+    bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
+    if bits == 8 and marker in (0xC0, 0xC1, 0xC2) and channels in (1, 3, 4):
+        unsupported = ""
+    elif marker == 0xF7:
+        unsupported = "a JPEG-LS picture"
+    elif bits != 8:
+        unsupported = f"a JPEG of {bits} bits a sample"
+    elif channels not in (1, 3, 4):
+        unsupported = f"a JPEG of {channels} components"
+    else:
+        unsupported = "" if marker in _JPEG_RARE else "a hierarchical JPEG"
+    memory, scans = width * height * (2 if turned else 1) + 256 * width, 1
+    if marker not in _SEQUENTIAL or data[scan + 2] < channels:
+        factors = [divmod(data[at + 9 + 3 * i], 16) for i in range(channels)]
+        across, down = (max((f[i] for f in factors), default=0) for i in (0, 1))
+        if not across or not down:
             return None
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
+        scans = data.count(b"\xff\xda")
+        # Each block of 64 coefficients of 16 bits is kept until the last scan has been read.
+        units = -(-width // (8 * across)) * -(-height // (8 * down))
+        memory += units * 128 * sum(one * other for one, other in factors)
+    rare = _JPEG_RARE.get(marker, "")
+    return Header("jpeg", width, height, channels, bits, memory, 1, unsupported, rare, scans)
 
 
-def _bmp(data: bytes) -> _Facts | None:
+_BMP_MASKS = {  # of a pixel's bits: red, green, blue
+    16: ((0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F)),
+    32: ((0xFF0000, 0xFF00, 0xFF),),
+}
+
+
+def _bmp(data: bytes) -> Header | None:
     header_size = struct.unpack_from("<I", data, 14)[0]
+    how = 0
     if header_size == 12:
         width, height, _, depth = struct.unpack_from("<HHHH", data, 18)
     else:
-        width, height, _, depth = struct.unpack_from("<iiHH", data, 18)
+        width, height, _, depth, how = struct.unpack_from("<iiHHI", data, 18)
+    unsupported = ""
+    if how > 3:
+        unsupported = {4: "a BMP that holds a JPEG", 5: "a BMP that holds a PNG"}.get(
+            how, f"a BMP of compression {how}"
+        )
+    elif how == 3 and struct.unpack_from("<III", data, 54) not in _BMP_MASKS.get(depth, ()):
+        unsupported = f"a BMP of {depth} bits a pixel in an unusual order"
+    elif depth not in (1, 4, 8, 16, 24, 32):
+        unsupported = f"a BMP of {depth} bits a pixel"
     # A negative height means top-down rows. Up to 8 bits a pixel is an index into a palette.
-    return width, abs(height), 4 if depth == 32 else 3, 8
+    pixels = max(width, 0) * abs(height)
+    memory = pixels + 16 * max(width, 0) + (len(data) if how == 3 and depth == 16 else 0)
+    return Header("bmp", width, abs(height), 4 if depth == 32 else 3, 8, memory, 1, unsupported)
 
 
-def _webp(data: bytes) -> _Facts | None:
+def _webp(data: bytes) -> Header | None:
     chunk = data[12:16]
+    unsupported = ""
     if chunk == b"VP8X":
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
-        return width, height, 4 if data[20] & 0x10 else 3, 8
-    if chunk == b"VP8L":
+        channels = 4 if data[20] & 0x10 else 3
+        frames = _webp_frames(data) if data[20] & 0x02 else 1
+        if frames != 1:
+            unsupported = f"an animated WebP of {frames} frames"
+    elif chunk == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
-        return (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1, 4 if bits >> 28 & 1 else 3, 8
-    if chunk == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return width & 0x3FFF, height & 0x3FFF, 3, 8
-    return None
-
-
-def _tiff(data: bytes) -> _Facts | None:
-    order = "<" if data[:2] == b"II" else ">"
-    (at,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, at)
-    size: dict[int, int] = {}
-    told = {258: 1, 277: 1}  # BitsPerSample, SamplesPerPixel and their defaults
-    tile = {322: 0, 323: 0}  # TileWidth, TileLength: the decoder's buffer is a whole tile
-    for entry in range(at + 2, at + 2 + 12 * min(count, 512), 12):
-        tag, kind, values = struct.unpack_from(order + "HHI", data, entry)
-        if tag in (256, 257):  # ImageWidth, ImageLength
-            if kind not in (3, 4) or tag in size:  # SHORT or LONG, once: else libtiff may
-                return None  # read another size than this
-            (size[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)
-        elif tag in tile:
-            if kind not in (3, 4):
-                return None
-            (side,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)
-            tile[tag] = max(side, tile[tag])
-        elif tag in told and kind == 3:
-            place = entry + 8
-            if values > 2:  # several values stand elsewhere
-                (place,) = struct.unpack_from(order + "I", data, place)
-            (told[tag],) = struct.unpack_from(order + "H", data, place)
-    if len(size) < 2 or tile[322] * tile[323] > max(4 * size[256] * size[257], 1 << 22):
+        width, height = (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
+        channels = 4 if bits >> 28 & 1 else 3
+    elif chunk == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+        channels = 3
+    else:
         return None
-    return size[256], size[257], told[277], told[258]
+    # In colour first (3 or 4 bytes), then gray; a lossless one is unpacked to 4 bytes before.
+    each = channels + 1 + (0 if chunk == b"VP8 " else 4)
+    memory = width * height * each + 256 * width
+    return Header("webp", width, height, channels, 8, memory, 1, unsupported)
 
 
-_READERS: tuple[tuple[str, bytes, Callable[[bytes], _Facts | None]], ...] = (
+def webp_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
+    """Kind, begin and length of the content of the first chunks of a WebP."""
+    at = 12
+    chunks: list[tuple[bytes, int, int]] = []
+    while at + 8 <= len(data) and len(chunks) < MAX_CHUNKS:
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        chunks.append((data[at : at + 4], at + 8, size))
+        at += 8 + size + size % 2
+    return chunks
+
+
+def _webp_frames(data: bytes) -> int:
+    return sum(kind == b"ANMF" for kind, _, _ in webp_chunks(data))
+
+
+def _gif(data: bytes) -> Header | None:
+    width, height = struct.unpack_from("<HH", data, 6)
+    frames, controls = gif_frames(data)
+    unsupported = ""
+    if frames is None:
+        unsupported = f"a GIF of more than {MAX_CHUNKS:,} blocks"
+    elif frames > 1:
+        unsupported = f"an animated GIF of {frames} frames"
+    elif not frames:
+        return None
+    # Indices, colour of the frame and gray; a copy of the file without the flag of transparency.
+    memory = width * height * 7 + (len(data) if controls else 0)
+    return Header("gif", width, height, 3, 8, memory, 1, unsupported)
+
+
+def gif_frames(data: bytes) -> tuple[int | None, list[int]]:
+    """The frames of a GIF, and where the flags of its control blocks stand; None for the frames
+    where there are too many blocks to know."""
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    frames, controls, blocks = 0, [], 0
+    while at < len(data) and data[at] != 0x3B:
+        if data[at] == 0x21:  # an extension
+            if data[at + 1] == 0xF9:
+                controls.append(at + 3)
+            at += 2
+        elif data[at] == 0x2C:  # a picture, perhaps with colours of its own
+            frames += 1
+            at += 11 + (3 << (data[at + 9] & 7) + 1 if data[at + 9] & 0x80 else 0)
+        else:
+            break
+        while data[at]:
+            at += 1 + data[at]
+            blocks += 1
+            if blocks > MAX_CHUNKS:
+                return None, controls
+        at += 1
+    return frames, controls
+
+
+def _tiff(data: bytes) -> Header | None:
+    from edge_runtime.tiff import tiff_header
+
+    return tiff_header(data)
+
+
+_READERS: tuple[tuple[str, bytes, Callable[[bytes], Header | None]], ...] = (
     ("jpeg", b"\xff\xd8\xff", _jpeg),
     ("png", b"\x89PNG\r\n\x1a\n", _png),
     ("bmp", b"BM", _bmp),
     ("tiff", b"II*\x00", _tiff),
     ("tiff", b"MM\x00*", _tiff),
+    ("tiff", b"II+\x00", _tiff),
+    ("tiff", b"MM\x00+", _tiff),
     ("webp", b"RIFF", _webp),
+    ("gif", b"GIF87a", _gif),
+    ("gif", b"GIF89a", _gif),
 )
-FORMATS = ("jpeg", "png", "bmp", "tiff", "webp")
+FORMATS = ("jpeg", "png", "bmp", "tiff", "webp", "gif", "dicom", "nifti")
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header of an image in one of `FORMATS`; None where the bytes are something else.
+    """The header of an image, a volume excepted; None where the bytes are something else.
 
     A known signature with a damaged header gives a size of 0×0.
     """
     for name, signature, read in _READERS:
         if data.startswith(signature) and (name != "webp" or data[8:12] == b"WEBP"):
             try:
-                facts = read(data)
-            except (struct.error, IndexError):
-                facts = None
-            return Header(name, *(facts or (0, 0)))
+                header = read(data)
+            except TOO_SHORT:
+                header = None
+            return header or Header(name, 0, 0)
     return None
 
 

@@ -25,7 +25,7 @@ CROPS = ("none", "head")
 DENOISE = (None, "median", "non-local-means")
 CONTRAST = (None, "clahe")
 MAX_RATIO = 16  # of the sides: the padding to a square grows with it …
-NARROW = 4096  # … pixels of the longer side, from which on that counts
+NARROW = 4096  # … pixels of the longer side, from which on that counts; larger ones are shrunk
 MEDIAN = 3  # pixels: side of the neighbourhood
 # Non-local means: patches that differ by noise of h gray levels count as alike. Noise of that
 # deviation is nearly gone afterwards, noise of twice it stays.
@@ -124,7 +124,7 @@ def preprocess(gray: Gray, options: Preprocess) -> Gray:
     if max(gray.shape) > max(MAX_RATIO * min(gray.shape), NARROW):
         raise InputError(f"{gray.shape[1]}x{gray.shape[0]} pixels: too narrow for a slice")
     if options.crop == "head":
-        gray = _square(gray[head_box(gray)])
+        gray = _square(_shrunk(gray[head_box(gray)]))
     height, width = gray.shape
     side = options.size
     if (height, width) != (side, side):
@@ -212,6 +212,20 @@ def head_box(gray: Gray) -> tuple[slice, slice]:
             return slice(0, height), slice(0, width)
         box.append(slice(margin + first, margin + beyond))
     return box[0], box[1]
+
+
+def _shrunk(gray: Gray) -> Gray:
+    """Halve (or third, ...) a large slice whose sides differ: padded to a square it would need the
+    square of its longer side."""
+    import cv2
+
+    height, width = gray.shape
+    times = -(-max(height, width) // NARROW)
+    if times == 1 or height == width:
+        return gray
+    size = (max(1, width // times), max(1, height // times))
+    shrunk: Gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+    return shrunk
 
 
 def _square(gray: Gray) -> Gray:

@@ -24,20 +24,19 @@ def draw_slice(seed: int = 0, side: int = 200) -> np.ndarray:
     return np.clip(cv2.GaussianBlur(picture, (0, 0), 1), 0, 255).astype(np.uint8)
 
 
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    check = struct.pack(">I", zlib.crc32(kind + body))
+    return struct.pack(">I", len(body)) + kind + body + check
+
+
 def png_bytes(width: int, height: int) -> bytes:
     """A valid black PNG of any size, small on disk."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + body))
-        return struct.pack(">I", len(body)) + kind + body + check
-
     pack = zlib.compressobj(9)
     row = bytes(1 + width)
     body = b"".join([*(pack.compress(row) for _ in range(height)), pack.flush()])
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-    )
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 def encode(picture: np.ndarray, suffix: str = ".jpg") -> bytes:

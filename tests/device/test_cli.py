@@ -59,8 +59,8 @@ def test_hostile_inputs_each_get_a_line_and_the_rest_is_classified(tmp_path: Pat
         "half.jpg": (good[: len(good) // 2], "truncated or damaged"),
         "empty.jpg": (b"", "empty file"),
         "text.jpg": (b"Dear doctor", "not an image"),
-        "huge.png": (png_bytes(20_000, 20_000), "over the limit"),
-        "archive.zip": (b"PK\x03\x04" + bytes(60), "not an image"),
+        "huge.png": (png_bytes(8_000, 6_251), "over the limit"),
+        "archive.zip": (b"PK\x03\x04" + bytes(60), "not supported: a ZIP archive"),
     }
     for name, (data, _) in bad.items():
         (tmp_path / name).write_bytes(data)

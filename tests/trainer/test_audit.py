@@ -489,7 +489,7 @@ def test_command_with_a_leak_replaces_an_older_audit(clean: Path, tmp_path: Path
     assert json.loads(done.stdout) == json.loads((tmp_path / "out" / "audit.json").read_text())
     assert done.stderr.splitlines() == [
         "Testing/glioma/bad.png: not an image in a supported format "
-        "(jpeg, png, bmp, tiff, webp); skipped"
+        "(jpeg, png, bmp, tiff, webp, gif, dicom, nifti); skipped"
     ]
 
 

@@ -1,0 +1,90 @@
+"""Pictures that OpenCV reads wrongly or not at all although they are valid, in some of its versions
+or in all, written anew so that it reads them right."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from edge_runtime.headers import PNG_KEPT, gif_frames, webp_chunks
+
+
+class Mended(NamedTuple):
+    """A picture as OpenCV is to get it, and how what it then gives has to be turned (as the tag
+    Orientation of EXIF says; 1 is not at all)."""
+
+    data: bytes | bytearray
+    turn: int = 1
+
+
+def mended(data: bytes, format: str) -> Mended:
+    """A picture whose header has been read, as OpenCV is to get it.
+
+    Args:
+        format: as `headers.Header` tells it.
+    """
+    if format == "jpeg":
+        return Mended(data)  # which OpenCV turns by itself
+    if format == "png":
+        return plain_png(data)
+    if format == "webp":
+        return Mended(data, _webp_turn(data))
+    return Mended({"bmp": plain_bmp, "gif": opaque_gif}[format](data))
+
+
+def plain_png(data: bytes) -> Mended:
+    """A PNG without the chunks that change how it is read: colour would be turned to gray in
+    linear light where gAMA, sRGB or iCCP say how it is meant, which no other format does; of an
+    animated one the still picture is left; and not every OpenCV looks for EXIF."""
+    view = memoryview(data)  # so that one copy is made, not two
+    at, parts, all_kept, turn = 8, [view[:8]], True, 1
+    while at + 12 <= len(data):
+        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if kind in PNG_KEPT:
+            parts.append(view[at:end])
+        else:
+            all_kept = False
+        if kind == b"eXIf":
+            turn = _turn(data[at + 8 : end - 4])
+        if kind == b"IEND":
+            break
+        at = end
+    return Mended(data if all_kept else b"".join(parts), turn)
+
+
+def _webp_turn(data: bytes) -> int:
+    if data[12:16] != b"VP8X" or not data[20] & 0x08:
+        return 1
+    for kind, begin, size in webp_chunks(data):
+        if kind == b"EXIF":
+            return _turn(data[begin : begin + size])
+    return 1
+
+
+def _turn(exif: bytes) -> int:
+    from edge_runtime.tiff import orientation
+
+    return orientation(exif.removeprefix(b"Exif\0\0"))  # which belongs to JPEG only
+
+
+def plain_bmp(data: bytes) -> bytes:
+    """A BMP of 16 bits a pixel with one of the longer headers (BITMAPV2INFOHEADER to V5) in the
+    first one, behind which OpenCV looks for the colours' masks."""
+    header, depth = struct.unpack_from("<I", data, 14)[0], data[28:30]
+    if header <= 40 or depth != b"\x10\x00" or data[30:34] != b"\x03\x00\x00\x00":
+        return data
+    pixels = memoryview(data)[struct.unpack_from("<I", data, 10)[0] :]
+    begin = 14 + 40 + 12
+    head = struct.pack("<2sIII", b"BM", begin + len(pixels), 0, begin)
+    return b"".join([head, struct.pack("<I", 40), data[18:66], pixels])
+
+
+def opaque_gif(data: bytes) -> bytes | bytearray:
+    """A GIF without transparency, which is ignored in every format."""
+    _, controls = gif_frames(data)
+    if not any(data[place] & 1 for place in controls):
+        return data
+    changed = bytearray(data)
+    for place in controls:
+        changed[place] &= 0xFE
+    return changed

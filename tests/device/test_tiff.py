@@ -1,0 +1,246 @@
+"""TIFF files of every kind that tifffile writes, against tifffile's own reading."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from contextlib import suppress
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_runtime.errors import InputError
+from edge_runtime.images import as_gray, decode, robust_range
+
+tifffile = pytest.importorskip("tifffile", reason="tifffile writes the files")
+pytest.importorskip("imagecodecs", reason="imagecodecs packs them")
+
+HEIGHT, WIDTH = 75, 61  # neither fills the last strip or tile; rows of bytes are odd
+Y, X = np.mgrid[:HEIGHT, :WIDTH]
+HEAD = ((X - 30) ** 2 + (Y - 32) ** 2 < 25**2) * 0.5 + ((X - 40) ** 2 + (Y - 24) ** 2 < 36) * 0.4
+HEAD = HEAD + (X % 7) / 100
+
+DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"]
+STORED = [{"rowsperstrip": 16}, {"tile": (16, 32)}, {"rowsperstrip": HEIGHT}]
+BYTES = [(order, big) for order in "<>" for big in (False, True)]
+COMPRESSIONS = [None, "lzw", "deflate", "packbits"]
+
+
+def values(dtype: str, colour: bool, seed: int = 0) -> np.ndarray:
+    """A head in a depth: H×W, or H×W×3 whose channels differ."""
+    kind = np.dtype(dtype)
+    share = HEAD if not colour else np.dstack([HEAD, HEAD[::-1] * 0.9, HEAD[:, ::-1] * 0.7])
+    if kind.kind == "f":
+        return (share * 7.5 - 1).astype(kind)
+    limits = np.iinfo(kind)
+    span = min(int(limits.max), 1 << 40)
+    offset = -span // 2 if kind.kind == "i" else 0
+    return (share * span + offset).astype(kind)
+
+
+def written(array: np.ndarray, **options: Any) -> bytes:
+    out = io.BytesIO()
+    tifffile.imwrite(out, array, **options)
+    return out.getvalue()
+
+
+def by_the_rule(data: bytes, white: bool = False) -> np.ndarray:
+    """tifffile's values as the documentation of `decode` says they become gray."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        stored = page.asarray()
+        if page.planarconfig == 2 and stored.ndim == 3:
+            stored = np.moveaxis(stored, 0, 2)
+    if stored.ndim == 3:
+        luma = stored[..., :3].astype(np.float64) @ [0.299, 0.587, 0.114]
+        stored = np.rint(luma).astype(np.uint8) if stored.dtype == np.uint8 else luma
+    gray = as_gray(stored, None if stored.dtype == np.uint8 else robust_range(stored))
+    return 255 - gray if white else gray
+
+
+def check(data: bytes, expected: np.ndarray) -> None:
+    difference = np.abs(decode(data).astype(int) - expected)
+    assert difference.max() <= 1
+    assert expected.std() > 20, "the reference shows nothing"
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gray(dtype: str, compression: str | None) -> None:
+    for (order, big), stored, white in itertools.product(BYTES, STORED, (False, True)):
+        photometric = "miniswhite" if white else "minisblack"
+        data = written(values(dtype, False), photometric=photometric, byteorder=order, bigtiff=big,
+                       compression=compression, **stored)  # fmt: skip
+        check(data, by_the_rule(data, white))
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_colour(dtype: str, compression: str | None) -> None:
+    picture = values(dtype, True)
+    for (order, big), stored, planes in itertools.product(BYTES[1::2], STORED, (False, True)):
+        config = "separate" if planes else "contig"
+        array = np.moveaxis(picture, 2, 0) if planes else picture
+        data = written(array, photometric="rgb", planarconfig=config, byteorder=order, bigtiff=big,
+                       compression=compression, **stored)  # fmt: skip
+        check(data, by_the_rule(data))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "f2", "f4", "f8"])
+@pytest.mark.parametrize("compression", ["lzw", "deflate"])
+def test_predictors(dtype: str, compression: str) -> None:
+    for order, stored, colour in itertools.product("<>", STORED, (False, True)):
+        photometric = "rgb" if colour else "minisblack"
+        data = written(values(dtype, colour), photometric=photometric, byteorder=order,
+                       compression=compression, predictor=True, **stored)  # fmt: skip
+        assert tifffile.TiffFile(io.BytesIO(data)).pages[0].predictor in (2, 3)
+        check(data, by_the_rule(data))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("white", [False, True])
+def test_less_than_a_byte(bits: int, white: bool) -> None:
+    levels = (values("u1", False) // (256 >> bits)).astype(np.uint8)
+    photometric = "miniswhite" if white else "minisblack"
+    expected = levels * (255 // ((1 << bits) - 1))
+    for stored in STORED[::2]:
+        data = written(levels, photometric=photometric, bitspersample=bits, **stored)
+        np.testing.assert_array_equal(decode(data), 255 - expected if white else expected)
+
+
+def test_palettes() -> None:
+    indices = values("u1", False)
+    colours = np.random.default_rng(1).integers(0, 65536, (3, 256)).astype(np.uint16)
+    data = written(indices, photometric="palette", colormap=colours, compression="lzw")
+    luma = np.rint([0.299, 0.587, 0.114] @ (colours >> 8).astype(np.float64))
+    assert np.abs(decode(data) - luma[indices]).max() <= 1
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("space", ["gray", "ycbcr", "rgb"])
+def test_jpeg_inside(space: str, stored: dict[str, Any]) -> None:
+    array = cv2.GaussianBlur(values("u1", space != "gray"), (0, 0), 1)
+    args = {} if space == "gray" else {"outcolorspace": space}
+    data = written(array, photometric="minisblack" if space == "gray" else "rgb",
+                   compression="jpeg", compressionargs=args, **stored)  # fmt: skip
+    difference = np.abs(decode(data).astype(int) - by_the_rule(data))
+    assert difference.mean() < 1.5
+    assert difference.max() < 12  # of luma itself: tifffile goes through RGB and back
+
+
+@pytest.mark.parametrize("alpha", ["unassalpha", "assocalpha", "unspecified"])
+def test_transparency_is_ignored(alpha: str) -> None:
+    colour = np.dstack([values("u2", True), np.full((HEIGHT, WIDTH), 9, np.uint16)])
+    data = written(colour, photometric="rgb", extrasamples=[alpha], compression="deflate")
+    check(data, by_the_rule(data))
+    gray = np.dstack([values("u1", False), np.full((HEIGHT, WIDTH), 9, np.uint8)])
+    data = written(gray, photometric="minisblack", extrasamples=[alpha], planarconfig="contig")
+    if alpha == "unspecified":  # a second channel as likely as not
+        with pytest.raises(InputError, match="not supported: a gray TIFF of 2 samples"):
+            decode(data)
+    else:
+        np.testing.assert_array_equal(decode(data), gray[..., 0])
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_the_orientation_is_obeyed(turn: int) -> None:
+    picture = values("u1", False)
+    data = written(picture, photometric="minisblack", extratags=[(274, 3, 1, turn, True)])
+    rows, columns = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1)}.get(turn, (1, 1))
+    expected = picture[::rows, ::columns]
+    if turn > 4:
+        expected = {5: picture.T, 6: np.rot90(picture, -1), 7: np.rot90(picture, 2).T,
+                    8: np.rot90(picture)}[turn]  # fmt: skip
+    np.testing.assert_array_equal(decode(data), expected)
+
+
+REFUSED = [
+    ({"compression": "zstd"}, "u1", "a TIFF in Zstandard compression"),
+    ({"compression": "lzma"}, "u2", "a TIFF in LZMA compression"),
+    ({"compression": "jpeg2000"}, "u1", "a TIFF in JPEG 2000 compression"),
+    ({"compression": "jpegxl"}, "u1", "a TIFF in JPEG XL compression"),
+    ({"compression": "jpegxr"}, "u1", "a TIFF in JPEG XR compression"),
+    ({"compression": "png"}, "u1", "a TIFF in PNG compression"),
+    ({"compression": "webp", "photometric": "rgb"}, "u1", "a TIFF in WebP compression"),
+    ({"compression": "lerc"}, "f4", "a TIFF in LERC compression"),
+    ({"bitspersample": 12}, "u2", "a TIFF of 12-bit unsigned samples"),
+    ({"photometric": "separated", "planarconfig": "contig"}, "u1", "a TIFF in CMYK"),
+    ({"photometric": "cielab"}, "u1", r"a TIFF in CIE L\*a\*b\*"),
+    ({}, "c8", "a TIFF of complex numbers"),
+]
+
+
+@pytest.mark.parametrize(("options", "dtype", "words"), REFUSED)
+def test_what_is_not_read_is_named(options: dict[str, Any], dtype: str, words: str) -> None:
+    photometric = options.get("photometric", "minisblack")
+    picture = values("f4" if dtype == "c8" else dtype, photometric in ("rgb", "cielab"))
+    if photometric == "separated":
+        picture = np.dstack([values(dtype, True), values(dtype, False)])
+    if "bitspersample" in options:
+        picture = picture >> 4
+    data = written(picture.astype(dtype), **({"photometric": photometric} | options))
+    with pytest.raises(InputError, match=f"^not supported: {words}$"):
+        decode(data)
+
+
+def test_channels_that_are_no_colour_are_refused() -> None:
+    stack = np.moveaxis(values("u2", True), 2, 0)
+    data = written(stack, photometric="minisblack", planarconfig="separate")
+    with pytest.raises(InputError, match="not supported: a gray TIFF of 3 samples"):
+        decode(data)
+
+
+def test_the_first_page_is_read() -> None:
+    first, second = values("u1", False), values("u1", False)[::-1]
+    data = written(np.stack([first, second]), photometric="minisblack")
+    np.testing.assert_array_equal(decode(data), first)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_data_that_ends_too_early_is_damaged(dtype: str, compression: str | None) -> None:
+    """Not black rows at the bottom, in which nobody sees that something is missing."""
+    even = values(dtype, False)[:, :60]  # of an odd number of bytes OpenCV tells no error
+    for stored in STORED:
+        data = bytearray(written(even, photometric="minisblack",
+                                 compression=compression, **stored))  # fmt: skip
+        page = tifffile.TiffFile(io.BytesIO(bytes(data))).pages[0]
+        tag = page.tags["TileByteCounts" if "tile" in stored else "StripByteCounts"]
+        sizes = [size // 2 for size in page.databytecounts]
+        form = {3: "<u2", 4: "<u4"}[int(tag.dtype)]
+        data[tag.valueoffset : tag.valueoffset + tag.valuebytecount] = np.array(
+            sizes, form
+        ).tobytes()
+        with pytest.raises(InputError, match="truncated or damaged tiff image"):
+            decode(bytes(data))
+
+
+def test_places_beyond_any_file_are_damage() -> None:
+    data = bytearray(written(values("u1", False), photometric="minisblack", bigtiff=True))
+    directory = int.from_bytes(data[8:16], "little")
+    entries = range(directory + 8, directory + 8 + 20 * data[directory], 20)
+    for place in [8, *(at + 12 for at in entries), *(at + 4 for at in entries)]:
+        for number in (2**63 - 1, 2**64 - 1, 2**32, 0):
+            altered = bytearray(data)
+            altered[place : place + 8] = number.to_bytes(8, "little")
+            with suppress(InputError):  # and nothing else
+                decode(bytes(altered))
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_numbers_and_damaged_data_say_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    colour = values("f8", True)
+    colour[3, 3], colour[4, 4] = np.inf, np.nan
+    with pytest.raises(InputError, match="finite"):
+        decode(written(colour, photometric="rgb"))
+    for compression in ("jpeg", "lzw"):
+        data = bytearray(written(values("u1", False), photometric="minisblack",
+                                 compression=compression, rowsperstrip=HEIGHT))  # fmt: skip
+        page = tifffile.TiffFile(io.BytesIO(bytes(data))).pages[0]
+        middle = page.dataoffsets[0] + page.databytecounts[0] // 2
+        data[middle : middle + 60] = b"\xff\xd9" * 30
+        with suppress(InputError):
+            decode(bytes(data))
+    assert capfd.readouterr().err == ""
