@@ -84,10 +84,10 @@ def _window(
     "--target-error",
     multiple=True,
     metavar="SHARE|CLASS=SHARE",
-    help="The share of wrong answers that thresholds are chosen for, of all classes or of one; "
-    "repeatable. A class that the validation side cannot support it for is never answered; "
-    "`lowest` in place of a number takes what it does support.  [default: 0.02, and a quarter of "
-    "it for notumor]",
+    help="The share of wrong answers that thresholds are chosen for, of all classes (a quarter of "
+    "it for notumor) or of one; repeatable. A class that the validation side cannot support it for "
+    "is never answered. `lowest` in place of a number takes the lowest that is supported, up to "
+    "0.3, or 0.1 for notumor.  [default: lowest]",
 )
 @click.option("--max-error", type=FiniteRange(0, 1, min_open=True, max_open=True), hidden=True)
 @click.option(

@@ -15,6 +15,8 @@ from edge_runtime.errors import UsageError
 from edge_runtime.prediction import Status, status_of
 from trainer.cli import train_command
 from trainer.evaluation.selective import (
+    LADDER,
+    LADDER_TUMOUR_FREE,
     Targets,
     choose_thresholds,
     error_bound,
@@ -41,7 +43,8 @@ def is_answered(shares: np.ndarray, names: tuple[str, ...], thresholds: dict) ->
 def choose(shares: np.ndarray, labels: np.ndarray, target: float | None, **other) -> dict:
     names = tuple("abcdefgh"[: shares.shape[1]])
     groups = other.pop("groups", [str(i) for i in range(len(labels))])
-    return choose_thresholds(shares, labels, names, groups, dict.fromkeys(names, target), **other)
+    rates = LADDER if target is None else (target,)
+    return choose_thresholds(shares, labels, names, groups, dict.fromkeys(names, rates), **other)
 
 
 def test_the_bound_is_that_of_the_binomial() -> None:
@@ -209,15 +212,21 @@ def test_the_lowest_error_keeps_its_confidence(size: int, alike: float) -> None:
 
 def test_targets_of_classes() -> None:
     names = ("glioma", "notumor", "b")
-    assert Targets().resolve(names) == {"glioma": 0.02, "notumor": 0.005, "b": 0.02}
-    assert Targets(0.1).resolve(names, ["b"]) == {"glioma": 0.1, "notumor": 0.025, "b": 0.025}
+    free = LADDER_TUMOUR_FREE
+    assert Targets().resolve(names, ["b"]) == {"glioma": LADDER, "notumor": free, "b": free}
+    assert free == LADDER[: len(free)], "stricter where the answer is no tumour"
+    assert max(free) < max(LADDER)
+    fixed = {"glioma": (0.1,), "notumor": (0.025,), "b": (0.025,)}
+    assert Targets(0.1).resolve(names, ["b"]) == fixed
     asked = parse_targets(["0.05", "notumor=0.01", "glioma=lowest"], 0.8, Targets())
-    assert asked.resolve(names) == {"glioma": None, "notumor": 0.01, "b": 0.05}
+    assert asked.resolve(names) == {"glioma": LADDER, "notumor": (0.01,), "b": (0.05,)}
     assert Targets.from_settings({"targets": asked.to_json()}) == asked
-    assert Targets.from_settings({"max_error": 0.04}) == Targets(0.04), "a run of an older version"
+    # A run of an older version: what was asked for counts, what nobody asked for does not.
+    assert Targets.from_settings({"max_error": 0.04}) == Targets(0.04)
+    assert Targets.from_settings({"max_error": 0.02}) == Targets.from_settings({}) == Targets()
     # A run's targets hold where nothing else is asked.
     kept = parse_targets(["b=0.3"], 0.8, asked)
-    assert kept.resolve(names) == {"glioma": None, "notumor": 0.01, "b": 0.3}
+    assert kept.resolve(names) == {"glioma": LADDER, "notumor": (0.01,), "b": (0.3,)}
     with pytest.raises(UsageError, match="no class of that name"):
         asked.resolve(("a", "b"))
 
@@ -264,7 +273,7 @@ def test_a_command_says_what_is_not_answered(phantom_zip: Path, tmp_path: Path) 
         assert line in done.output
         assert "not answered" in line
     assert len(settings["not_answered"]) == sum(t == 1 for t in settings["thresholds"].values())
-    assert "asks for the lowest rate" in done.output
+    assert "CLASS=lowest for the lowest" in done.output
     told = json.loads((out / "metrics.json").read_text("utf-8"))["selective"]
     assert (told["target_error"], told["confidence"]) == (asked, 0.6)
     page = (out / "report.html").read_text("utf-8")

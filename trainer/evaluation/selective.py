@@ -39,11 +39,12 @@ Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-TARGET_ERROR = 0.02  # of the answers of a class
-TUMOUR_FREE = 0.25  # of that where the answer is that there is no tumour: that error costs most
+TUMOUR_FREE = 0.25  # of an asked rate, where the answer is no tumour: that error costs most
 CONFIDENCE = 0.9
 LOWEST = "lowest"  # the least error rate of a ladder that the validation side supports
 LADDER = (0.002, 0.005, *(step / 100 for step in range(1, 31)))
+LADDER_TUMOUR_FREE = tuple(rate for rate in LADDER if rate <= 0.1)
+FORMER_TARGET = 0.02  # of runs before there were targets, where nothing else was asked for
 STEP = 1.05  # each threshold that is tried answers so many times as many slices as the one before
 
 
@@ -53,19 +54,20 @@ class Targets:
 
     Attributes:
         overall: of every class that is not named; a tumour-free class has TUMOUR_FREE of it. None
-            is LOWEST.
-        classes: label -> its own target.
+            is LOWEST: the lowest of LADDER that is supported, of a tumour-free class of
+            LADDER_TUMOUR_FREE.
+        classes: label -> its own target, or None.
         confidence: that a threshold keeps its target, 0-1.
     """
 
-    overall: float | None = TARGET_ERROR
+    overall: float | None = None
     classes: Mapping[str, float | None] = field(default_factory=dict)
     confidence: float = CONFIDENCE
 
     def resolve(
         self, labels: Sequence[str], tumour_free: Iterable[str] = ()
-    ) -> dict[str, float | None]:
-        """Label -> target; None is LOWEST.
+    ) -> dict[str, tuple[float, ...]]:
+        """Label -> the rates that will do, the best first.
 
         Args:
             tumour_free: labels that mean "no tumour", besides the usual spellings of `notumor`.
@@ -79,9 +81,16 @@ class Targets:
                     f"--target-error {name}=…: no class of that name; there are {', '.join(labels)}"
                 )
         clear = {label for label in labels if fold_label(label) == "notumor"} | set(tumour_free)
-        strict = None if self.overall is None else self.overall * TUMOUR_FREE
-        others = {label: strict if label in clear else self.overall for label in labels}
-        return others | dict(self.classes)
+        rates = {}
+        for label in labels:
+            asked = self.classes.get(label, self.overall)
+            if asked is None:
+                rates[label] = LADDER_TUMOUR_FREE if label in clear else LADDER
+            elif label in clear and label not in self.classes:
+                rates[label] = (asked * TUMOUR_FREE,)
+            else:
+                rates[label] = (asked,)
+        return rates
 
     def to_json(self) -> dict[str, Any]:
         """The field `targets` of run.json."""
@@ -93,10 +102,12 @@ class Targets:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Targets:
-        """What run.json asks for; a run of an older version has one `max_error` for all."""
+        """What run.json asks for; a run of an older version has one `max_error` for all, which
+        counts where it is not the one that nobody asked for."""
         asked = settings.get("targets")
         if asked is None:
-            return cls(float(settings.get("max_error") or TARGET_ERROR))
+            former = settings.get("max_error") or FORMER_TARGET
+            return cls() if former == FORMER_TARGET else cls(float(former))
         return cls(asked["overall"], dict(asked["classes"]), float(asked["confidence"]))
 
 
@@ -160,7 +171,7 @@ class Chosen:
     Attributes:
         threshold: an answer counts where its confidence is at least that (see `status_of`); 1
             means never.
-        target: the error rate asked for, or found where the LOWEST is asked for.
+        target: the error rate that was taken; the last one tried where the class is not answered.
         bound: the error rate that the data support at the threshold; where the class is not
             answered, the lowest at any threshold (None where validation never called it).
         slices, groups: validation slices called this class and familiar, and their groups.
@@ -194,8 +205,9 @@ class Chosen:
 
 
 HINT = (
-    f"--target-error CLASS={LOWEST} asks for the lowest rate, up to {100 * LADDER[-1]:g} %, that "
-    "the validation side supports"
+    f"--target-error CLASS=RATE asks for another rate, CLASS={LOWEST} for the lowest that the "
+    f"validation side supports, up to {100 * LADDER[-1]:g} % and "
+    f"{100 * LADDER_TUMOUR_FREE[-1]:g} % of a tumour-free class"
 )
 
 
@@ -227,7 +239,7 @@ def choose_thresholds(
     labels: Labels,
     class_names: Sequence[str],
     groups: Sequence[str],
-    targets: Mapping[str, float | None],
+    targets: Mapping[str, Sequence[float]],
     confidence: float = CONFIDENCE,
     familiar: Mask | None = None,
 ) -> dict[str, Chosen]:
@@ -237,9 +249,9 @@ def choose_thresholds(
         probabilities: N×C of the validation side.
         labels: N indices.
         groups: N names; what belongs together errs together.
-        targets: label -> share of wrong answers among those given (0-1). None for the lowest of
-            LADDER that is supported; since the same slices choose it, the confidence is nominal
-            (the simulation in the tests finds it kept).
+        targets: label -> shares of wrong answers among those given (0-1), rising: the first that
+            is supported is taken. Where there are several, the same slices choose, and the
+            confidence is nominal (the simulation in the tests finds it kept).
         confidence: that the target is kept, for each class (0-1).
         familiar: which of the N slices the device would not refuse beforehand; None for all.
     """
@@ -255,9 +267,7 @@ def choose_thresholds(
         rows = np.flatnonzero(kept & (predicted == c))
         rows = rows[np.argsort(-level[rows], kind="stable")]
         calls = _Calls.sorted(level[rows], wrong[rows], member[rows], bursts)
-        target = targets[name]
-        tried = (calls.choose(t, confidence) for t in (LADDER if target is None else (target,)))
-        chosen[name] = _first_answered(tried)
+        chosen[name] = _first_answered(calls.choose(rate, confidence) for rate in targets[name])
     return chosen
 
 
