@@ -2,41 +2,202 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from queue import SimpleQueue
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 4  # items a worker may have waiting: enough that none idles while another is slow
+MOST_WAITING = 4096  # results that may wait for their turn before another item is begun
 
 
 def in_order(
     work: Callable[[Item], Result], items: Iterable[Item | None], workers: int
 ) -> Iterator[Result]:
-    """`work(item)` for each item, in order, on `workers` threads.
+    """`work(item)` for each item, in order, on `workers` threads; see `each_in_order`."""
+
+    def alone(item: Item) -> Generator[Result, None, None]:
+        yield work(item)
+
+    yield from each_in_order(alone, items, workers)
+
+
+def each_in_order(
+    work: Callable[[Item], Generator[Result, None, None]],
+    items: Iterable[Item | None],
+    workers: int,
+) -> Iterator[Result]:
+    """All that `work(item)` yields for each item, in order, on `workers` threads.
+
+    A result is yielded as soon as those before it are, however long the rest of its item takes.
 
     Args:
+        work: runs in one thread from its begin to its end; where it raises, its results so far
+            come first, then the error. It never waits for who takes the results, so it may hold
+            a lock.
         items: taken in this thread, a few ahead of the results. A None among them means that the
             next item may be long in coming: what was begun is finished and yielded first.
 
-    Closing the generator (Ctrl-C, a broken pipe) drops what has not begun.
+    Closing the generator (Ctrl-C, a broken pipe) drops what has not begun and ends what has after
+    its next result.
     """
     if workers == 1:
-        yield from (work(item) for item in items if item is not None)
+        for item in items:
+            if item is not None:
+                with closing(work(item)) as results:
+                    yield from results
         return
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
 
-    waiting: deque[Future[Result]] = deque()
+    line: _Line[Result] = _Line()
+    waiting: deque[SimpleQueue[Result | _End]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
         for item in items:
             if item is not None:
-                waiting.append(pool.submit(work, item))
+                waiting.append(SimpleQueue())
+                pool.submit(_run, work, item, waiting[-1], line)
             while waiting and (item is None or len(waiting) >= AHEAD * workers):
-                yield waiting.popleft().result()
+                yield from line.drain(waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield from line.drain(waiting.popleft())
     finally:
+        line.close()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _End:
+    """Behind an item's last result: the error that ended it, if one did."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class _Line(Generic[Result]):
+    """How many results wait, whose turn it is, and whether anybody still wants them."""
+
+    def __init__(self) -> None:
+        # Queues are unbounded: who makes results never waits for who takes them.
+        self._changed = threading.Condition()
+        self._turn: SimpleQueue[Result | _End] | None = None
+        self._waiting = 0
+        self.closed = False
+
+    def enter(self, results: SimpleQueue[Result | _End]) -> None:
+        """Wait to begin an item while many results wait, unless the next wanted is its own.
+
+        Items are begun in their order, so the one whose turn it is never waits behind another.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.closed or self._turn is results or self._waiting < MOST_WAITING
+            )
+
+    def put(self, results: SimpleQueue[Result | _End], result: Result) -> None:
+        """Add a result to those of its item."""
+        with self._changed:
+            self._waiting += 1
+        results.put(result)
+
+    def drain(self, results: SimpleQueue[Result | _End]) -> Iterator[Result]:
+        """The results of the item whose turn it is, as they come.
+
+        Raises:
+            Exception: what ended it.
+        """
+        with self._changed:
+            self._turn = results
+            self._changed.notify_all()
+        while not isinstance(result := results.get(), _End):
+            with self._changed:
+                self._waiting -= 1
+                self._changed.notify_all()
+            yield result
+        if result.error is not None:
+            raise result.error
+
+    def close(self) -> None:
+        """Nobody wants more."""
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+
+
+def _run(
+    work: Callable[[Item], Generator[Result, None, None]],
+    item: Item,
+    results: SimpleQueue[Result | _End],
+    line: _Line[Result],
+) -> None:
+    """Work on one item, in a thread of the pool."""
+    line.enter(results)
+    try:
+        with closing(work(item)) as made:
+            for result in made:
+                line.put(results, result)
+                if line.closed:
+                    break
+        results.put(_End(None))
+    except BaseException as error:
+        results.put(_End(error))
+
+
+class Budget:
+    """Bytes that threads share: each waits until what it asks for is free, in the order of asking.
+
+    One that asks for more than there is waits until it is alone. Nobody holds some while waiting
+    for more: `Share.become` gives back first.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._changed = threading.Condition()
+        self._total, self._used = total, 0
+        self._line: deque[object] = deque()
+
+    @contextmanager
+    def taken(self, amount: int) -> Iterator[Share]:
+        """Hold an amount for as long as the `with` lasts."""
+        share = Share(self)
+        try:
+            share.become(amount)
+            yield share
+        finally:
+            share.become(0)
+
+    def change(self, held: int, wanted: int) -> None:
+        """Hold less at once; for more, give back what is held and wait."""
+        place = object()
+        with self._changed:
+            self._used -= held
+            if wanted <= held:
+                self._used += wanted
+            else:
+                self._line.append(place)
+                self._changed.notify_all()
+                self._changed.wait_for(
+                    lambda: (
+                        self._line[0] is place
+                        and (self._used == 0 or self._used + wanted <= self._total)
+                    )
+                )
+                self._line.popleft()
+                self._used += wanted
+            self._changed.notify_all()
+
+
+class Share:
+    """What one thread holds of a budget."""
+
+    def __init__(self, of: Budget) -> None:
+        self._of, self._amount = of, 0
+
+    def become(self, amount: int) -> None:
+        """Hold another amount, once it is free."""
+        held, self._amount = self._amount, 0
+        self._of.change(held, amount)
+        self._amount = amount

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edge_runtime.batch import in_order
+from edge_runtime.allocator import give_back
+from edge_runtime.batch import Budget, Share, each_in_order
 from edge_runtime.errors import InputError, ModelError, UsageError, one_line
-from edge_runtime.images import DEFAULT_LIMITS, MIB, ImageLimits, as_gray, read_file
+from edge_runtime.images import DEFAULT_LIMITS, ImageLimits, as_gray
 from edge_runtime.inputs import Unusable
 from edge_runtime.interpreters import Graph, open_graph
 from edge_runtime.model_file import ModelFile, read_model
@@ -27,15 +28,18 @@ from edge_runtime.prediction import (
     status_of,
 )
 from edge_runtime.preprocess import frame_of, preprocess
-from edge_runtime.slices import Slice, slices_of
+from edge_runtime.slices import Slice, numbered, open_slices, read_any, size_of, slices_of
 from edge_runtime.study import study_answer
 from edge_runtime.unfamiliar import Familiarity
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edge_runtime.images import ImageSource
+    from edge_runtime.images import Encoded, ImageSource
     from edge_runtime.model_info import ModelInfo
+
+
+SMALL = 16  # a file that needs less than this part of the limit is let in without being looked at
 
 
 class _Seen(NamedTuple):
@@ -56,6 +60,8 @@ class Classifier:
         limits: what is refused unread.
         min_confidence: below it no label is given, whatever the model's own thresholds.
         plane: how a NIfTI volume is cut: axial, coronal or sagittal.
+        volume: which volume of a NIfTI file of several is meant, from 0; without it such a file
+            is refused.
 
     Raises:
         ModelError: the model cannot be used. UsageError: a `min_confidence` that is no share.
@@ -70,12 +76,14 @@ class Classifier:
         limits: ImageLimits = DEFAULT_LIMITS,
         min_confidence: float = 0.0,
         plane: str = "axial",
+        volume: int | None = None,
     ) -> None:
         self.model = model if isinstance(model, ModelFile) else read_model(model)
         self._backend, self._threads, self._limits = backend, threads, limits
         if not 0 <= min_confidence <= 1:
             raise UsageError(f"min_confidence {min_confidence} is no share between 0 and 1")
-        self._min_confidence, self._plane = min_confidence, plane
+        self._min_confidence, self._plane, self._volume = min_confidence, plane, volume
+        self._memory = Budget(limits.max_memory)  # a file that needs more is alone
         self._familiarity = (
             Familiarity.from_json(self.info.unfamiliar) if self.info.unfamiliar else None
         )
@@ -96,7 +104,8 @@ class Classifier:
     def classify(
         self, source: ImageSource, *, value_range: tuple[float, float] | None = None
     ) -> Prediction:
-        """Classify a path, the bytes of an encoded image, or an array.
+        """Classify a path, an encoded picture (bytes, bytearray, memoryview, or a binary stream),
+        or an array.
 
         Args:
             value_range: the values of an array that are black and white, see `as_gray`.
@@ -106,9 +115,7 @@ class Classifier:
             ModelError: the model fails on it.
         """
         if isinstance(source, np.ndarray):
-            digest = hashlib.sha256(np.ascontiguousarray(source).data.cast("B")).hexdigest()
-            seen = self._look(as_gray(source, value_range))
-            return self._answer(_name(source), Slice(None, source), digest, seen)
+            return next(self._array(source, value_range, None))
         answers = self.classify_slices(source)
         answer = next(answers)
         if answer.slice is not None:
@@ -118,24 +125,23 @@ class Classifier:
     def classify_slices(
         self, source: ImageSource, *, heatmaps: Path | None = None
     ) -> Iterator[Prediction]:
-        """Classify each slice of a file; a picture has one.
+        """Classify each slice of a file, one at a time; a picture has one.
 
         Args:
             heatmaps: folder for an overlay of each slice with the class map of its best guess.
 
         Raises:
-            InputError: the input cannot be read or is no slice.
+            InputError: the input cannot be read or is no slice, or is damaged behind the slices
+                that were answered.
             ModelError: the model fails on it, or gives no class maps where they are asked for.
         """
         if isinstance(source, np.ndarray):
-            yield self.classify(source)
+            yield from self._array(source, None, heatmaps)
             return
-        data = self._read(source)
-        digest, name = hashlib.sha256(data).hexdigest(), _name(source)
-        for part in slices_of(data, self._limits, self._plane):
-            seen = self._look(part.gray, heatmaps is not None)
-            answer = self._answer(name, part, digest, seen)
-            yield answer if heatmaps is None else self._drawn(answer, part, seen, heatmaps)
+        data = read_any(source, self._limits)
+        parts = slices_of(data, self._limits, self._plane, self._volume)
+        digest = hashlib.sha256(data).hexdigest()
+        yield from self._each(_name(source), digest, parts, heatmaps)
 
     def classify_many(
         self,
@@ -150,12 +156,13 @@ class Classifier:
         Args:
             sources: taken a few ahead of the answers; see `inputs.expand` for those that are
                 known to be unusable, and `batch.in_order` for a None.
-            workers: threads that decode and classify, each with an interpreter of its own.
+            workers: threads that decode and classify, each with an interpreter of its own. Files
+                that together would need more memory than the limits allow for one wait for each
+                other.
             heatmaps: see `classify_slices`.
         """
-        work = partial(self._answers, heatmaps=heatmaps)
-        for answers in in_order(work, sources, workers):
-            yield from answers
+        work = partial(self._answers, heatmaps=heatmaps, alone=workers == 1)
+        yield from each_in_order(work, sources, workers)
 
     def classify_study(
         self,
@@ -174,23 +181,65 @@ class Classifier:
         """The answer with status error for an input that cannot be used."""
         return failure(_name(source), self.model.tag, one_line(error))
 
-    def _read(self, source: str | os.PathLike[str] | bytes) -> bytes:
-        if not isinstance(source, bytes):
-            return read_file(source, self._limits)
-        if len(source) > self._limits.max_bytes:
-            raise InputError(f"larger than the limit of {self._limits.max_bytes // MIB} MiB")
-        return source
-
-    def _answers(self, source: ImageSource | Unusable, heatmaps: Path | None) -> list[Prediction]:
+    def _answers(
+        self, source: ImageSource | Unusable, heatmaps: Path | None, alone: bool
+    ) -> Generator[Prediction, None, None]:
+        """The answers for one source, errors among them."""
         if isinstance(source, Unusable):
-            return [self.failure(*source)]
-        answers = []
+            yield self.failure(*source)
+            return
         try:
-            for answer in self.classify_slices(source, heatmaps=heatmaps):
-                answers.append(answer)  # noqa: PERF402 - those before an error count
+            if alone or isinstance(source, np.ndarray):
+                yield from self.classify_slices(source, heatmaps=heatmaps)
+            else:
+                yield from self._in_turn(source, heatmaps)
         except InputError as error:
-            answers.append(self.failure(source, error))
-        return answers
+            yield self.failure(source, error)
+
+    def _in_turn(self, source: Encoded, heatmaps: Path | None) -> Iterator[Prediction]:
+        """As `classify_slices`, once there is memory for this source beside the others."""
+        limits, problem = self._limits, None
+        size = size_of(source, limits)
+        first = size + limits.max_memory // SMALL if size < limits.max_memory // SMALL else None
+        with self._memory.taken(first or size + limits.max_memory) as memory:
+            try:
+                yield from self._held(source, heatmaps, memory, first is None)
+            except InputError as error:  # whose traceback would hold the file's bytes
+                problem = InputError(one_line(error))
+        if problem is not None:
+            raise problem
+
+    def _held(
+        self, source: Encoded, heatmaps: Path | None, memory: Share, large: bool
+    ) -> Iterator[Prediction]:
+        """The answers; what they need is gone when they end, before the memory is given back."""
+        if large:
+            give_back()
+        data = read_any(source, self._limits)
+        stack = open_slices(data, self._limits, self._plane, self._volume)
+        if large or stack.memory > self._limits.max_memory // SMALL:
+            memory.become(stack.memory + (0 if data is source else len(data)))
+            give_back()
+        digest = hashlib.sha256(data).hexdigest()
+        yield from self._each(_name(source), digest, numbered(stack), heatmaps)
+
+    def _array(
+        self,
+        source: npt.NDArray[Any],
+        value_range: tuple[float, float] | None,
+        heatmaps: Path | None,
+    ) -> Iterator[Prediction]:
+        gray = as_gray(source, value_range)
+        digest = hashlib.sha256(np.ascontiguousarray(source).view(np.uint8).data).hexdigest()
+        yield from self._each(_name(source), digest, iter([Slice(None, gray)]), heatmaps)
+
+    def _each(
+        self, name: str, digest: str, parts: Iterator[Slice], heatmaps: Path | None
+    ) -> Iterator[Prediction]:
+        for part in parts:
+            seen = self._look(part.gray, heatmaps is not None)
+            answer = self._answer(name, part, digest, seen)
+            yield answer if heatmaps is None else self._drawn(answer, part, seen, heatmaps)
 
     @contextmanager
     def _graph(self) -> Iterator[Graph]:
@@ -269,4 +318,6 @@ def _given(features: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
 def _name(source: ImageSource) -> str:
     if isinstance(source, np.ndarray):
         return "array"
-    return "bytes" if isinstance(source, bytes) else os.fspath(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "bytes"
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "stream"

@@ -61,6 +61,12 @@ DISCLAIMER = "Research use only; not for diagnosis."
     show_default=True,
     help="How a NIfTI volume is cut.",
 )
+@click.option(
+    "--volume",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Which volume of a NIfTI file of several, from 0.",
+)
 @model_option
 @allow_unsigned_option
 @backend_option
@@ -74,12 +80,15 @@ DISCLAIMER = "Research use only; not for diagnosis."
               help="Refuse larger files unread.")  # fmt: skip
 @click.option("--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True,
               help="Refuse larger pictures by their header.")  # fmt: skip
+@click.option("--max-memory", type=click.IntRange(1), default=128, show_default=True,
+              metavar="MIB",
+              help="Refuse what takes more to decode, beside the file.")  # fmt: skip
 def classify(paths: tuple[str, ...], **options: Any) -> None:
     """Classify images: files, patterns, folders (-r), or - for a list of paths on stdin.
 
-    Reads JPEG, PNG, BMP, TIFF (its first page) and WebP; DICOM and NIfTI with the packages of
-    btc-edge[dicom] and btc-edge[nifti]. Answers go to stdout; a file that cannot be read gets a
-    line on stderr, and the rest goes on.
+    Reads JPEG, PNG, BMP, GIF, TIFF (its first page) and WebP; DICOM and NIfTI (.nii, .nii.gz, or
+    .hdr with its .img) with the packages of btc-edge[dicom] and btc-edge[nifti]. Answers go to
+    stdout; a file that cannot be read gets a line on stderr, and the rest goes on.
     """
     if options["from_stdin"] == bool(paths):
         raise UsageError("give PATHs (or - for a list of them), or --stdin for one file's bytes")
@@ -120,9 +129,14 @@ def _open(options: dict[str, Any]) -> Classifier:
         read_model(options["model"], allow_unsigned=options["allow_unsigned"]),
         backend=options["backend"],
         threads=options["threads"],
-        limits=ImageLimits(options["max_mib"] * MIB, options["max_pixels"]),
+        limits=ImageLimits(
+            options["max_mib"] * MIB,
+            options["max_pixels"],
+            max_memory=options["max_memory"] * MIB,
+        ),
         min_confidence=options["min_confidence"],
         plane=options["plane"],
+        volume=options["volume"],
     )
 
 
@@ -135,11 +149,11 @@ def _answers(
 
     how = {"workers": options["workers"] or _cores(), "heatmaps": options["heatmap"]}
     if options["from_stdin"]:
-        data = sys.stdin.buffer.read(options["max_mib"] * 2**20 + 1)
+        how["workers"] = 1  # in another thread a read would outlive Ctrl-C
         if options["study"]:
-            yield classifier.classify_study("stdin", [data], **how)
+            yield classifier.classify_study("stdin", [sys.stdin.buffer], **how)
         else:
-            for answer in classifier.classify_many([data], **how):
+            for answer in classifier.classify_many([sys.stdin.buffer], **how):
                 yield replace(answer, input="stdin")
     elif options["study"]:
         for word in _studies(paths):

@@ -1,52 +1,58 @@
 """Slices of a DICOM file, through its rescale, window and photometric interpretation.
 
 pydicom reads the elements of group 0028 (how pixels are stored), the functional groups of enhanced
-images and the pixels; every other element, the patient's among them, is skipped unread.
+images and the pixels; every other element, the patient's among them, is skipped unread. What is
+shown follows PS3.3 (C.7.6.3, C.11.1, C.11.2): the first window or lookup table of the values of
+interest. Frames without one share the range of `images.robust_range` over the values of at most
+SAMPLED frames, evenly spaced; what the file marks as padding is black and does not count.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-import re
-import struct
 import warnings
-from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
-from pydicom.encaps import encapsulate, generate_frames
-from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, iter_pixels
-from pydicom.pixels.utils import as_pixel_options
 
+from edge_runtime.dicom_frames import OFFSETS, StoredFrames
 from edge_runtime.errors import InputError
-from edge_runtime.headers import read_header
-from edge_runtime.images import MAX_SCANS, ImageLimits, as_gray
-from edge_runtime.slices import square_pixels
+from edge_runtime.images import SAMPLE, ImageLimits, as_gray, robust_range
+from edge_runtime.slices import Stack, in_bands, shown_memory, square_pixels, within
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    Array = npt.NDArray[Any]
     Gray = npt.NDArray[np.uint8]
+    Range = tuple[float, float]
 
 # All that is read beside the pixels themselves (and what pydicom needs of group 0028 to decode
 # them). The functional groups hold the same, frame by frame, for enhanced images.
+COLOURS = ("Red", "Green", "Blue")
 ELEMENTS = [
     *("Rows", "Columns", "NumberOfFrames", "PhotometricInterpretation", "PixelRepresentation"),
     *("SamplesPerPixel", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "PixelSpacing", "PixelAspectRatio"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor"),
-    *("BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData"),
-    *("GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData"),
+    *(f"{colour}PaletteColorLookupTableDescriptor" for colour in COLOURS),
+    *(f"{colour}PaletteColorLookupTableData" for colour in COLOURS),
+    *(f"Segmented{colour}PaletteColorLookupTableData" for colour in COLOURS),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
+GRAY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 ITEM = b"\xfe\xff\x00\xe0"
 ITEMS_A_FRAME = 16  # in functional groups; each costs pydicom tens of microseconds
+MAX_ELEMENT = 1 << 18  # bytes of one that is used: the largest lookup table takes half
+SAMPLED = 16  # frames that a value range is taken from
+DAMAGED = "truncated or damaged DICOM file"
 
 # What pydicom has to say of odd values quotes them, and a value may be a name.
 logging.getLogger("pydicom").disabled = True
@@ -54,178 +60,308 @@ warnings.filterwarnings("ignore", module=r"(pydicom|PIL)\b")
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 
-def read_dicom(data: bytes, limits: ImageLimits) -> Iterator[Gray]:
+def read_dicom(data: bytes, limits: ImageLimits) -> Stack:
     """The frames in their order.
 
     Raises:
         InputError: no pixels, over the limits, a compression without decoder, truncated, damaged.
     """
     if DEFLATED in data:  # pydicom would inflate it whole, to any size
-        raise InputError("a deflated DICOM file: save it without that compression")
+        raise InputError("not supported: a deflated DICOM file; save it without that compression")
     if data.count(ITEM) > ITEMS_A_FRAME * limits.max_slices:
         raise InputError("a DICOM file of too many parts")
     try:
+        stream = io.BytesIO(data)
         head = pydicom.dcmread(
-            io.BytesIO(data), specific_tags=list(ELEMENTS), stop_before_pixels=True
+            stream, specific_tags=[*ELEMENTS, *OFFSETS], stop_before_pixels=True, force=True
         )
-        frames = _check(head, limits)
+        _refuse_large(head)
+        count = _check(head, limits)
+        stored = StoredFrames(data, stream.tell(), head, count)
     except InputError:
         raise
     except Exception:  # pydicom raises many kinds on a damaged file
-        raise InputError("truncated or damaged DICOM file") from None
-    return _frames(data, head, frames)
+        raise InputError(DAMAGED) from None
+    pixels = int(head.Rows) * int(head.Columns)
+    sampled = pixels * min(count, SAMPLED) if head.SamplesPerPixel == 1 else 0
+    memory = stored.memory + shown_memory(pixels, sampled)
+    return Stack(count, memory, _frames(head, stored))
+
+
+def _refuse_large(of: pydicom.Dataset) -> None:
+    """A list of numbers that is megabytes long would take pydicom gigabytes: an object for each."""
+    for tag in of.keys():  # noqa: SIM118 - iterating over a Dataset makes those objects
+        value = of.get_item(tag).value
+        sequence = pydicom.datadict.keyword_for_tag(tag).endswith("Sequence")
+        if isinstance(value, bytes) and len(value) > MAX_ELEMENT and not sequence:
+            raise InputError(DAMAGED)
 
 
 def _check(head: pydicom.Dataset, limits: ImageLimits) -> int:
-    """The number of frames, once sizes and compression are known to be bearable."""
+    """The number of frames, once sizes are known to be bearable."""
     if "Rows" not in head or "Columns" not in head:
         raise InputError("a DICOM file without an image")
     rows, columns = int(head.Rows), int(head.Columns)
     if rows * columns > limits.max_pixels:
         raise InputError(f"{columns}x{rows} pixels: over the limit of {limits.max_pixels:,} pixels")
+    if rows < 1 or columns < 1:
+        raise InputError(DAMAGED)
     frames = int(head.get("NumberOfFrames") or 1)
     if frames > limits.max_slices:
         raise InputError(f"{frames} frames: over the limit of {limits.max_slices:,} slices")
-    syntax = head.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated and not get_decoder(syntax).is_available:
-        raise InputError(
-            f"compressed as {syntax.name}, for which no decoder is installed: "
-            "pip install 'btc-edge[dicom]' (pillow), pyjpegls or python-gdcm"
-        )
     return frames
 
 
-def _frames(data: bytes, head: pydicom.Dataset, frames: int) -> Iterator[Gray]:
+def _frames(head: pydicom.Dataset, stored: StoredFrames) -> Iterator[Gray]:
     try:
-        shared = _first(head, "SharedFunctionalGroupsSequence")
-        own = head.get("PerFrameFunctionalGroupsSequence") or []
-        pixels = _pixels(data, head, frames)
-        for number in range(frames):
-            groups = [shared, own[number] if number < len(own) else {}]
-            yield _gray(next(pixels), head, groups)
+        rules = _Rules(head, stored)
+        for number, raw in stored.frames(range(stored.count)):
+            yield rules.gray(number, raw)
     except InputError:
         raise
-    except Exception:  # decoders raise whatever they like; StopIteration: fewer frames than told
-        raise InputError("truncated or damaged DICOM file") from None
+    except Exception:  # decoders raise whatever they like
+        raise InputError(DAMAGED) from None
 
 
-def _pixels(data: bytes, head: pydicom.Dataset, frames: int) -> Iterator[npt.NDArray[Any]]:
-    """The stored values of each frame; a compressed one is looked at before it is decoded."""
-    syntax = head.file_meta.TransferSyntaxUID
-    if not syntax.is_encapsulated:
-        yield from iter_pixels(io.BytesIO(data))
-        return
-    tags = ["PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
-    stored = pydicom.dcmread(io.BytesIO(data), specific_tags=list(tags))
-    offsets = (stored.get(tags[1]), stored.get(tags[2])) if tags[1] in stored else None
-    options = as_pixel_options(
-        head, number_of_frames=1, transfer_syntax_uid=syntax, pixel_keyword=tags[0]
-    )
-    for frame in generate_frames(
-        stored.PixelData, number_of_frames=frames, extended_offsets=offsets
-    ):
-        if not _is_bearable(frame, int(head.Rows), int(head.Columns), syntax):
-            raise InputError("truncated or damaged DICOM file")
-        # Exactly these bytes are decoded, whatever the file's tables say.
-        yield next(get_decoder(syntax).iter_array(encapsulate([frame]), **options))[0]
+class _Rules:
+    """How the stored values of a file's frames become gray levels."""
+
+    def __init__(self, head: pydicom.Dataset, stored: StoredFrames) -> None:
+        self._head, self._stored = head, stored
+        self._shared = _first(head, "SharedFunctionalGroupsSequence")
+        self._own = head.get("PerFrameFunctionalGroupsSequence") or []
+        self._photometric = str(head.PhotometricInterpretation)
+        if self._photometric not in (*GRAY, *COLOUR, "PALETTE COLOR"):
+            raise InputError("not supported: a DICOM file of another colour space than RGB and YBR")
+        self._palette = _palette(head) if self._photometric == "PALETTE COLOR" else None
+        self._range: Range | None = None
+
+    def gray(self, number: int, raw: Array) -> Gray:
+        """A frame as it is shown; `raw` are its stored values (H×W, or H×W×3 in RGB)."""
+        if raw.ndim == 3:
+            gray = self._luma(raw)
+        elif self._palette is not None:
+            first, levels = self._palette
+            gray = in_bands(raw, lambda part: levels[_places(part, first, len(levels))])
+        else:
+            gray = self._monochrome(number, raw)
+        sides = _sides(self._layer(number, "PixelMeasuresSequence"), self._head)
+        return square_pixels(gray, *sides)
+
+    def _luma(self, raw: Array) -> Gray:
+        if raw.shape[2] != 3:
+            raise InputError(f"not supported: a DICOM file of {raw.shape[2]} values a pixel")
+        if raw.dtype == np.uint8:
+            return as_gray(raw)
+        white = 2.0 ** int(self._head.BitsStored) - 1
+        return in_bands(raw, lambda part: as_gray(part, (0, white)))
+
+    @np.errstate(all="ignore")  # rescaled values may be no numbers; `as_gray` refuses those
+    def _monochrome(self, number: int, raw: Array) -> Gray:
+        to_values = _modality(self._layer(number, "PixelValueTransformationSequence"), self._head)
+        to_gray = _interest(self._layer(number, "FrameVOILUTSequence"), self._head)
+        if to_gray is None:
+            to_gray = partial(within, value_range=self._range_of(number, raw))
+        gray = in_bands(raw, lambda part: to_gray(to_values(part)))
+        if self._photometric == "MONOCHROME1":
+            np.subtract(255, gray, out=gray)
+        padded = _padding(raw, self._head)
+        if padded is not None and not padded.all():
+            gray[padded] = 0
+        return gray
+
+    def _range_of(self, number: int, raw: Array) -> Range:
+        """The range of the frames that have no window, found with the first of them."""
+        if self._range is None:
+            wanted = np.linspace(0, self._stored.count - 1, SAMPLED).round().astype(int)
+            some = sorted({number, *wanted.tolist()}) if self._stored.count > 1 else [number]
+            sample = [
+                self._sample(at, found, len(some))
+                for at, found in (
+                    self._stored.frames(some, damaged=False) if len(some) > 1 else [(number, raw)]
+                )
+            ]
+            self._range = robust_range(np.concatenate(sample) if len(sample) > 1 else sample[0])
+        return self._range
+
+    def _sample(self, number: int, raw: Array, of: int) -> Array:
+        """Some of a frame's values, without padding."""
+        step = int(np.ceil(np.sqrt(raw.size * of / SAMPLE)))
+        some = raw[::step, ::step]
+        layer = self._layer(number, "PixelValueTransformationSequence")
+        values = _modality(layer, self._head)(some)
+        padded = _padding(some, self._head)
+        return values.ravel() if padded is None or padded.all() else values[~padded]
+
+    def _layer(self, number: int, sequence: str) -> Any:
+        """Where a frame's values stand: its own functional group, the shared one, or the head."""
+        own = self._own[number] if number < len(self._own) else {}
+        return _first(own, sequence) or _first(self._shared, sequence) or self._head
 
 
-def _is_bearable(frame: bytes, rows: int, columns: int, syntax: pydicom.uid.UID) -> bool:
-    """Whether a compressed frame unpacks to the size that the file tells, not to gigabytes."""
-    if syntax == pydicom.uid.RLELossless:
-        count, *starts = np.frombuffer(frame[:64], "<u4").tolist()
-        bounds = [*starts[:count], len(frame)]
-        return all(
-            _run_length(frame[begin:end], 2 * rows * columns + 64)
-            for begin, end in pairwise(bounds)
-        )
-    if frame.startswith(b"\xff\xd8"):
-        header = read_header(frame)
-        told = header is not None and (header.height, header.width) == (rows, columns)
-        return told and frame.count(b"\xff\xda") <= MAX_SCANS
-    # JPEG 2000: SOC and SIZ markers, then sizes and offsets (ITU T.800, A.5.1).
-    places = [found.end() for found in re.finditer(rb"\xff\x4f\xff\x51", frame)]
-    sizes = [struct.unpack_from(">4xIIII", frame, place) for place in places]
-    return bool(sizes) and all((h - y, w - x) == (rows, columns) for w, h, x, y in sizes)
+def _modality(layer: pydicom.Dataset, head: pydicom.Dataset) -> Callable[[Array], Array]:
+    """From stored values to those of the modality (PS3.3, C.11.1), float64 or a table's."""
+    table = _table(layer, "ModalityLUTSequence", head)
+    if table is not None:
+        first, entries, _ = table
+        return lambda raw: entries[_places(raw, first, len(entries))]
+    slope, intercept = (_number(layer.get(f"Rescale{name}")) for name in ("Slope", "Intercept"))
+    if slope is None or intercept is None:
+        return lambda raw: raw
+    return lambda raw: raw.astype(np.float64) * slope + intercept
 
 
-def _run_length(segment: bytes, most: int) -> bool:
-    """Whether a run-length coded segment (PS3.5, G.3.1) unpacks to at most so many bytes."""
-    if len(segment) > most:
-        return False
-    at = size = 0
-    while at < len(segment) and size <= most:
-        head = segment[at]
-        size += head + 1 if head < 128 else 257 - head if head > 128 else 0
-        at += head + 2 if head < 128 else 2 if head > 128 else 1
-    return size <= most
-
-
-@np.errstate(all="ignore")  # rescaled values may be no numbers; `as_gray` refuses those
-def _gray(raw: npt.NDArray[Any], head: pydicom.Dataset, groups: list[Any]) -> Gray:
-    if head.get("PhotometricInterpretation") == "PALETTE COLOR":
-        raw = apply_color_lut(raw, head)
-    if raw.ndim == 3:
-        depth = 255 if raw.dtype == np.uint8 else 65535
-        return as_gray(raw, (0, depth))
-    scale = _layer(head, groups, "PixelValueTransformationSequence")
-    values = np.asarray(apply_modality_lut(raw, scale), np.float64)
-    padded = _padding(raw, head)
-    if padded is not None and not padded.all():
-        values[padded] = values[~padded].min()
-    gray = _windowed(values, _layer(head, groups, "FrameVOILUTSequence"))
-    if head.get("PhotometricInterpretation") == "MONOCHROME1":
-        gray = 255 - gray
-    spacing = _layer(head, groups, "PixelMeasuresSequence").get("PixelSpacing")
-    spacing = spacing or head.get("PixelAspectRatio") or (1, 1)
-    return square_pixels(gray, float(spacing[0]), float(spacing[1]))
-
-
-def _windowed(values: npt.NDArray[np.float64], rule: pydicom.Dataset) -> Gray:
-    """Apply the first window (PS3.3, C.11.2.1.2) or lookup table of the values of interest."""
-    if rule.get("VOILUTSequence"):
-        from pydicom.pixels import apply_voi
-
-        return as_gray(apply_voi(values.astype(np.int64), rule))
-    center, width = (_number(rule.get(key)) for key in ("WindowCenter", "WindowWidth"))
-    if center is None or width is None or width < 1:
-        return as_gray(values)
-    shape = str(rule.get("VOILUTFunction") or "LINEAR")
+def _interest(layer: pydicom.Dataset, head: pydicom.Dataset) -> Callable[[Array], Gray] | None:
+    """From values to gray levels by the first lookup table or window (PS3.3, C.11.2.1); None
+    where there is none."""
+    table = _table(layer, "VOILUTSequence", head)
+    if table is not None:
+        first, entries, bits = table
+        levels = as_gray(entries[None], (0, max(2**bits - 1, int(entries.max()))))[0]
+        return lambda values: levels[_places(values, first, len(levels))]
+    center, width = (_number(layer.get(f"Window{name}")) for name in ("Center", "Width"))
+    shape = str(layer.get("VOILUTFunction") or "LINEAR").strip().upper()
+    if center is None or width is None or width <= 0 or (shape == "LINEAR" and width < 1):
+        return None
     if shape == "SIGMOID":
-        return as_gray(1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -50, 50))), (0, 1))
+        return lambda values: as_gray(
+            1 / (1 + np.exp(np.clip(-4 * (values.astype(np.float64) - center) / width, -50, 50))),
+            (0, 1),
+        )
     if shape == "LINEAR_EXACT":
-        return as_gray(values, (center - width / 2, center + width / 2))
+        return partial(as_gray, value_range=(center - width / 2, center + width / 2))
     low = center - 0.5 - (width - 1) / 2
-    return as_gray(values, (low, low + max(width - 1, 1e-3)))
+    return partial(as_gray, value_range=(low, low + max(width - 1, 1e-3)))
 
 
-def _layer(head: pydicom.Dataset, groups: list[Any], sequence: str) -> Any:
-    """Where a frame's values stand: its own functional group, the shared one, or the head."""
-    for group in reversed(groups):
-        found = _first(group, sequence)
-        if found:
-            return found
-    return head
+def _table(
+    layer: pydicom.Dataset, sequence: str, head: pydicom.Dataset
+) -> tuple[int, npt.NDArray[np.uint16], int] | None:
+    """The first value that a lookup table maps, its entries and their bits; None without one.
+
+    Some programs write a sequence whose item is empty: no table. pydicom's own functions wrap
+    where a value lies more than 16 bits beyond the table, and know fewer depths.
+    """
+    for item in layer.get(sequence) or []:
+        _refuse_large(item)
+        told = item.get("LUTDescriptor")
+        entries = _entries(item.get("LUTData"), head)
+        if told and len(told) == 3 and entries.size:
+            count, first, bits = (int(number) for number in told)
+            return first, entries[: count or 1 << 16], min(max(bits, 1), 16)
+    return None
+
+
+def _entries(stored: Any, head: pydicom.Dataset) -> npt.NDArray[np.uint16]:
+    """The entries of a lookup table, which pydicom gives as bytes or as numbers."""
+    if isinstance(stored, bytes):
+        order = "<" if head.original_encoding[1] else ">"
+        return np.frombuffer(stored[: len(stored) // 2 * 2], f"{order}u2").astype(np.uint16)
+    numbers = np.atleast_1d([] if stored is None else stored).astype(np.int64)
+    return (numbers & 0xFFFF).astype(np.uint16)
+
+
+def _places(values: Array, first: int, count: int) -> npt.NDArray[np.int64]:
+    """Places in a table: values before the first take its first entry, those behind its last."""
+    whole = values if values.dtype.kind == "f" else values.astype(np.int64)
+    places: npt.NDArray[np.int64] = np.clip(whole, first, first + count - 1).astype(np.int64)
+    return places - first
+
+
+def _palette(head: pydicom.Dataset) -> tuple[int, Gray]:
+    """The first stored value that a palette (PS3.3, C.7.6.3.1.5) maps, and the gray levels of its
+    entries."""
+    count, first, bits = (int(number) for number in head.RedPaletteColorLookupTableDescriptor)
+    count = count or 1 << 16
+    order = "<" if head.original_encoding[1] else ">"
+    tables = []
+    for colour in COLOURS:
+        whole = head.get(f"{colour}PaletteColorLookupTableData")
+        if whole:
+            # Entries of 8 bits may stand in 8 bits or in 16.
+            kind = f"{order}u2" if len(whole) >= 2 * count else "u1"
+            tables.append(np.frombuffer(whole, kind, count))
+        else:
+            kind = f"{order}u2" if bits > 8 else "u1"
+            parts = np.frombuffer(head[f"Segmented{colour}PaletteColorLookupTableData"].value, kind)
+            tables.append(_segments(parts.astype(np.int64), bits > 8, count))
+    entries = np.stack(tables, axis=-1)[None]
+    deep = bits > 8 or int(entries.max()) > 255
+    return first, as_gray(entries, (0, 65535 if deep else 255))[0]
+
+
+def _segments(parts: npt.NDArray[np.int64], wide: bool, count: int) -> npt.NDArray[np.int64]:
+    """The entries that a segmented palette (PS3.3, C.7.9.2) stands for, `count` at most: a few
+    bytes may ask for millions.
+
+    Segments are discrete (0: how many entries, then these), linear (1: how many, then the last
+    one of a ramp) or indirect (2: how many segments to repeat, then where the first of them
+    begins, in bytes).
+
+    Args:
+        parts: the values as they are stored.
+        wide: they are 16 bits wide, not 8.
+    """
+    entries: list[int] = []
+    places = [(0, len(parts))]  # where segments stand and how many of them count, innermost last
+    for _ in range(4 * (count + len(parts))):
+        at, segments = places.pop()
+        if len(entries) >= count or not (segments and at + 2 < len(parts)):
+            if len(entries) >= count or not places:
+                break
+            continue
+        kind, length = int(parts[at]), int(parts[at + 1])
+        if kind == 0:
+            entries += parts[at + 2 : at + 2 + length].tolist()
+            places.append((at + 2 + length, segments - 1))
+        elif kind == 1 and entries:
+            ramp = np.linspace(entries[-1], int(parts[at + 2]), length + 1)[1:]
+            entries += np.around(ramp).astype(int).tolist()
+            places.append((at + 3, segments - 1))
+        elif kind == 2 and entries and not places:
+            digits = parts[at + 2 : at + (4 if wide else 6)].tolist()
+            begin = sum(digit << (16 if wide else 8) * i for i, digit in enumerate(digits))
+            places.append((at + 2 + len(digits), segments - 1))
+            places.append((begin // (2 if wide else 1), length))
+        else:
+            break
+    if len(entries) < count:
+        raise InputError(DAMAGED)
+    return np.array(entries[:count])
 
 
 def _first(of: Mapping[Any, Any] | pydicom.Dataset, sequence: str) -> Any:
     items = of.get(sequence)
-    return items[0] if items else {}
+    if not items:
+        return {}
+    _refuse_large(items[0])
+    return items[0]
 
 
 def _number(value: Any) -> float | None:
     """The first of one or several values."""
-    if value is None or value == "":
-        return None
-    return float(value if isinstance(value, (int, float, str)) else value[0])
+    if isinstance(value, pydicom.multival.MultiValue):
+        value = value[0] if value else None
+    return None if value is None or value == "" else float(value)
 
 
-def _padding(raw: npt.NDArray[Any], head: pydicom.Dataset) -> npt.NDArray[np.bool_] | None:
+def _sides(layer: pydicom.Dataset, head: pydicom.Dataset) -> tuple[float, float]:
+    """Height and width of a pixel, in mm or as a ratio."""
+    sides: Any = layer.get("PixelSpacing") or head.get("PixelAspectRatio") or ()
+    if len(sides) != 2 or None in sides:
+        return 1.0, 1.0
+    return float(sides[0]), float(sides[1])
+
+
+def _padding(raw: Array, head: pydicom.Dataset) -> npt.NDArray[np.bool_] | None:
     """The pixels outside the picture, where the file marks them."""
     mark = head.get("PixelPaddingValue")
-    if not isinstance(mark, int):
+    if not isinstance(mark, int) or raw.dtype.kind not in "iu":
         return None
-    other = head.get("PixelPaddingRangeLimit", mark)
-    low, high = min(mark, other), max(mark, other)
-    padded: npt.NDArray[np.bool_] = (raw >= low) & (raw <= high)
+    other = head.get("PixelPaddingRangeLimit")
+    marks = [mark, other if isinstance(other, int) else mark]
+    if raw.dtype.kind == "i":  # often written as if it were unsigned
+        most = np.iinfo(raw.dtype).max
+        marks = [number - 2 * (most + 1) if number > most else number for number in marks]
+    padded: npt.NDArray[np.bool_] = (raw >= min(marks)) & (raw <= max(marks))
     return padded

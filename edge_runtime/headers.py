@@ -282,11 +282,54 @@ def read_header(data: bytes) -> Header | None:
 def volume_format(data: bytes) -> str | None:
     """`dicom` or `nifti` where the first kibibyte of a file says so, else None.
 
-    DICOM PS3.10 (section 7.1): `DICM` behind a preamble of 128 bytes. NIfTI-1 and -2: the size of
-    the header, then a magic; a compressed one is taken at the gzip magic's word.
+    DICOM PS3.10 (section 7.1): `DICM` behind a preamble of 128 bytes; see `_is_bare_dicom` for
+    files without. NIfTI-1 and -2: the size of the header, then a magic (that of a pair of files
+    too); a compressed one is taken at the gzip magic's word.
     """
     if data[128:132] == b"DICM":
         return "dicom"
-    if data[:2] == b"\x1f\x8b" or data[344:348] == b"n+1\x00" or data[4:8] == b"n+2\x00":
+    if data[:2] == b"\x1f\x8b" or data[344:348] in (b"n+1\0", b"ni1\0"):
         return "nifti"
-    return None
+    if data[4:8] in (b"n+2\0", b"ni2\0"):
+        return "nifti"
+    return "dicom" if data[:2] in _BARE and _is_bare_dicom(data[:1024]) else None
+
+
+# The first group of a data set without preamble, as little-endian and big-endian files store it.
+_BARE = (b"\x02\0", b"\x08\0", b"\0\x08")
+_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR",
+                   b"UT", b"UV"))  # fmt: skip
+_SHORT = frozenset((b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO",
+                    b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL",
+                    b"US"))  # fmt: skip
+_CERTAIN = 3  # elements that must fit together
+
+
+def _is_bare_dicom(start: bytes) -> bool:
+    """Whether a data set (PS3.5, section 7.1) begins at once, as some programs write it.
+
+    Nothing marks one, so its first elements must be whole and of rising tags, even groups and
+    even lengths, each with a value representation that exists or none of them with one.
+    """
+    order = "<" if start[1] == 0 else ">"
+    explicit = start[4:6] in _SHORT
+    at = last = 0
+    for _ in range(_CERTAIN):
+        if at + 12 > len(start):
+            return False
+        group, element = struct.unpack_from(f"{order}HH", start, at)
+        kind = start[at + 4 : at + 6]
+        if not explicit or kind in _LONG:
+            (length,) = struct.unpack_from(f"{order}I", start, at + (8 if explicit else 4))
+            begin = at + (12 if explicit else 8)
+        else:
+            (length,) = struct.unpack_from(f"{order}H", start, at + 6)
+            begin = at + 8
+        known = group in (0x0002, 0x0008, 0x0010, 0x0018, 0x0020, 0x0028)
+        rising = (group << 16 | element) > last
+        if not (known and rising and length % 2 == 0 and begin + length <= len(start)):
+            return False
+        if (kind not in _SHORT | _LONG) if explicit else order == ">":
+            return False
+        last, at = group << 16 | element, begin + length
+    return True

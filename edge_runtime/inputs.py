@@ -63,8 +63,13 @@ def _folder(word: str, recursive: bool) -> Iterator[str | Unusable]:
     closed: list[OSError] = []
     for folder, below, files in os.walk(word, onerror=closed.append):
         below.sort()
+        names = set(files)
         for name in sorted(files):
             path = os.path.join(folder, name)  # noqa: PTH118 - as above
+            if name[-4:].lower() == ".hdr" and not names.isdisjoint(
+                name[:-4] + end for end in (".img", ".IMG")
+            ):
+                continue  # a NIfTI pair is one input, told by its .img
             if name.lower().endswith(FILE_SUFFIXES) or _is_bare_dicom(path):
                 found = True
                 yield path
@@ -81,7 +86,7 @@ def _is_bare_dicom(path: str) -> bool:
         return False
     try:
         with open(path, "rb") as stream:
-            return volume_format(stream.read(132)) == "dicom"
+            return volume_format(stream.read(1024)) == "dicom"
     except OSError:
         return False
 

@@ -8,114 +8,210 @@ top, anterior on the left in a sagittal one). Of the header nothing but the geom
 
 from __future__ import annotations
 
+import gzip
 import io
 import logging
+import math
 import warnings
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nibabel
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.images import MIB, ImageLimits, as_gray, robust_range
-from edge_runtime.slices import PLANES, square_pixels
+from edge_runtime.images import MIB, ImageLimits, robust_range
+from edge_runtime.slices import (
+    PLANES,
+    Stack,
+    in_bands,
+    shown_memory,
+    square_pixels,
+    within,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    Array = npt.NDArray[Any]
     Gray = npt.NDArray[np.uint8]
+
+LONGEST_HEADER = 540  # bytes: NIfTI-2
+BLOCK = 1 << 20  # bytes unpacked at a time
+DAMAGED = "truncated or damaged NIFTI file"
+DAMAGED_GZIP = "truncated or damaged gzip file"
 
 # What nibabel and NumPy have to say of odd headers is of no use on stderr.
 logging.getLogger("nibabel.global").disabled = True
 warnings.filterwarnings("ignore", module=r"nibabel\b")
 
 
-def read_nifti(data: bytes, limits: ImageLimits, plane: str) -> Iterator[Gray]:
+class _Voxels(NamedTuple):
+    """Where a volume stands in the file, once unpacked."""
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class _View(NamedTuple):
+    """How a volume is shown."""
+
+    order: list[int]  # the axes of the file that go right, anterior and superior
+    turned: list[bool]  # of these, whether they must be turned around
+    sides: list[float]  # of a voxel along them, in mm
+    slope: float
+    intercept: float
+
+
+def read_nifti(data: bytes, limits: ImageLimits, plane: str, volume: int | None = None) -> Stack:
     """The slices of one volume in the file's order, gray levels alike over all of them.
 
+    Args:
+        plane: one of PLANES.
+        volume: which one of several, from 0.
+
     Raises:
-        InputError: no single volume of real numbers, over the limits, truncated or damaged.
+        InputError: no volume of real numbers, several where none is chosen, over the limits,
+            truncated or damaged.
     """
-    if data[:2] == b"\x1f\x8b":
-        data = _unpack(data, limits)
+    packed = data[:2] == b"\x1f\x8b"
+    start = _start(data) if packed else data[: 2 * LONGEST_HEADER]
     try:
-        header = _header(data)
-        voxels = _voxels(data, header, limits)
-        slope, intercept = header.get_slope_inter()
-        places = nibabel.io_orientation(header.get_best_affine())
-        sides = [abs(float(side)) for side in header.get_zooms()[:3]]
+        header = _header(start)
+        voxels = _voxels(header, limits, volume)
+        view = _view(header)
     except InputError:
         raise
     except Exception:  # nibabel raises many kinds on a damaged header
-        raise InputError("truncated or damaged NIFTI file") from None
+        raise InputError(DAMAGED) from None
+    if packed and voxels.offset + voxels.size > limits.max_bytes:
+        raise InputError(f"unpacks to more than the limit of {limits.max_bytes // MIB} MiB")
+    axes = [voxels.shape[axis] for axis in view.order]
+    through = len(PLANES) - 1 - PLANES.index(plane)
+    pixels = math.prod(axes) // axes[through]
+    memory = shown_memory(pixels, math.prod(axes)) + (voxels.size + 2 * BLOCK if packed else 0)
+    return Stack(axes[through], memory, _cut(data, limits, voxels, view, through))
+
+
+def _header(start: bytes) -> Any:
+    if start[344:348] == b"ni1\0" or start[4:8] == b"ni2\0":
+        raise InputError(
+            "the header of a NIFTI pair: give the path of its .hdr or .img file, with the other "
+            "half beside it, or save both as one .nii file"
+        )
+    kind = nibabel.Nifti2Header if start[4:8] == b"n+2\0" else nibabel.Nifti1Header
+    return kind(start[: kind.sizeof_hdr], check=False)  # its extensions are not read
+
+
+def _voxels(header: Any, limits: ImageLimits, volume: int | None) -> _Voxels:
+    """The volume that is meant."""
+    shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
+    if len(shape) < 2 or min(shape) < 1:
+        raise InputError("a NIFTI file without a volume")
+    if dtype.kind not in "buif":
+        kind = "complex numbers" if dtype.kind == "c" else "colours"
+        raise InputError(f"not supported: a NIFTI file of {kind}; save it as real numbers")
+    count = math.prod(shape[3:])
+    if volume is None and count > 1:
+        raise InputError(
+            f"a NIFTI file of {count} volumes: choose one with --volume 0 to {count - 1}"
+        )
+    if not 0 <= (volume or 0) < count:
+        told = "1 volume: --volume can only be 0"
+        told = told if count == 1 else f"{count} volumes: --volume must be 0 to {count - 1}"
+        raise InputError(f"a NIFTI file of {told}")
+    x, y, z = (*shape, 1)[:3]
+    if max(x, y, z) > limits.max_slices or sorted((x, y, z))[1] * max(x, y, z) > limits.max_pixels:
+        raise InputError(f"{x}x{y}x{z} voxels: over the limit")
+    voxels = _Voxels((x, y, z), dtype, int(header.get_data_offset()))
+    return voxels._replace(offset=voxels.offset + (volume or 0) * voxels.size)
+
+
+def _view(header: Any) -> _View:
+    slope, intercept = header.get_slope_inter()
+    places = nibabel.io_orientation(header.get_best_affine())
     if np.isnan(places).any() or len(places) != 3:
         raise InputError("a NIFTI file whose orientation cannot be told")
     order = [int(np.flatnonzero(places[:, 0] == axis)[0]) for axis in range(3)]
-    turned = [bool(places[order[axis], 1] > 0) for axis in range(3)]
-    voxels = voxels.transpose(order)  # right, anterior, superior
-    through = len(PLANES) - 1 - PLANES.index(plane)
-    across, down = (axis for axis in range(3) if axis != through)
-    return _cut(
-        np.moveaxis(voxels, (through, down, across), (0, 1, 2)),
-        (turned[down], turned[across]),
-        (sides[order[down]], sides[order[across]]),
-        (1.0 if slope is None else slope, 0.0 if intercept is None else intercept),
+    zooms = [*header.get_zooms()[:3], 1.0][:3]
+    return _View(
+        order,
+        [bool(places[axis, 1] > 0) for axis in order],
+        [abs(float(zooms[axis])) for axis in order],
+        1.0 if slope is None else slope,
+        0.0 if intercept is None else intercept,
     )
 
 
 def _cut(
-    stack: npt.NDArray[Any],
-    turned: tuple[bool, bool],
-    sides: tuple[float, float],
-    scaling: tuple[float, float],
+    data: bytes, limits: ImageLimits, voxels: _Voxels, view: _View, through: int
 ) -> Iterator[Gray]:
-    slope, intercept = scaling
-    low, high = robust_range(stack)
-    if slope < 0:
-        low, high = high, low
-    limits = (low * slope + intercept, high * slope + intercept)
+    """Cut the slices of one axis (0 to 2: right, anterior, superior)."""
+    across, down = (axis for axis in range(3) if axis != through)
+    stack = _stack(data, limits, voxels).transpose(view.order)
+    stack = np.moveaxis(stack, (through, down, across), (0, 1, 2))
+    # Right, anterior and superior rise in the array; on the screen they begin at the left, the top.
+    rows, columns = (slice(None, None, -1 if view.turned[axis] else 1) for axis in (down, across))
+    stack = stack[:, rows, columns]
+    with np.errstate(all="ignore"):  # a hostile slope
+        low, high = sorted(end * view.slope + view.intercept for end in robust_range(stack))
     for raw in stack:
-        with np.errstate(all="ignore"):  # a hostile slope: what overflows becomes white or black
-            values = np.nan_to_num(raw * slope + intercept, nan=limits[0])
-        values = values[:: -1 if turned[0] else 1, :: -1 if turned[1] else 1]
-        gray = as_gray(values, limits if limits[0] < limits[1] else None)
-        yield square_pixels(gray, *sides)
+        gray = in_bands(raw, lambda part: _levels(part, view, (low, high)))
+        yield square_pixels(gray, view.sides[down], view.sides[across])
 
 
-def _header(data: bytes) -> Any:
-    kind = nibabel.Nifti2Header if data[4:8] == b"n+2\x00" else nibabel.Nifti1Header
-    return kind.from_fileobj(io.BytesIO(data), check=False)
+@np.errstate(all="ignore")  # a hostile slope: what overflows becomes white or black
+def _levels(raw: Array, view: _View, value_range: tuple[float, float]) -> Gray:
+    values = raw * np.float64(view.slope) + view.intercept
+    return within(np.nan_to_num(values, nan=value_range[0]), value_range)
 
 
-def _voxels(data: bytes, header: Any, limits: ImageLimits) -> npt.NDArray[Any]:
-    shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) > 3:
-        raise InputError(f"a NIFTI file of {shape[3]} volumes: split it and give one of them")
-    if len(shape) < 2 or min(shape) < 1 or dtype.kind not in "buif":
-        raise InputError("not a NIFTI volume of real numbers")
-    shape = (*shape, 1)[:3]
-    if max(shape) > limits.max_slices or sorted(shape)[1] * max(shape) > limits.max_pixels:
-        raise InputError(f"{'x'.join(map(str, shape))} voxels: over the limit")
-    count = shape[0] * shape[1] * shape[2]
-    flat = np.frombuffer(data, dtype, count, int(header.get_data_offset()))
-    return flat.reshape(shape, order="F")
-
-
-def _unpack(data: bytes, limits: ImageLimits) -> bytes:
-    """Gunzip up to the limit; a small file may unpack to anything."""
-    unpacker = zlib.decompressobj(wbits=31)
+def _stack(data: bytes, limits: ImageLimits, voxels: _Voxels) -> Array:
+    """The voxels as they stand in the file (X×Y×Z)."""
     try:
-        unpacked = unpacker.decompress(data, limits.max_bytes)
-    except zlib.error:
-        raise InputError("truncated or damaged gzip file") from None
-    if unpacker.unconsumed_tail:
-        raise InputError(f"unpacks to more than the limit of {limits.max_bytes // MIB} MiB")
-    if not unpacker.eof:
-        raise InputError("truncated or damaged gzip file")
-    if unpacked[344:348] != b"n+1\x00" and unpacked[4:8] != b"n+2\x00":
-        raise InputError("a gzip file that holds no NIFTI volume")
-    return unpacked
+        packed = data[:2] == b"\x1f\x8b"
+        whole = _unpack(data, limits, voxels) if packed else data
+        count, offset = math.prod(voxels.shape), 0 if packed else voxels.offset
+        flat = np.frombuffer(whole, voxels.dtype, count, offset)
+    except ValueError:  # fewer bytes than that
+        raise InputError(DAMAGED) from None
+    return flat.reshape(voxels.shape, order="F")
+
+
+def _start(data: bytes) -> bytes:
+    """The header inside a gzip file."""
+    try:
+        start = gzip.GzipFile(fileobj=io.BytesIO(data)).read(2 * LONGEST_HEADER)
+    except (OSError, EOFError, zlib.error):
+        raise InputError(DAMAGED_GZIP) from None
+    if start[344:348] not in (b"n+1\0", b"ni1\0") and start[4:8] not in (b"n+2\0", b"ni2\0"):
+        raise InputError("not supported: a gzip file that holds no NIFTI volume")
+    return start
+
+
+def _unpack(data: bytes, limits: ImageLimits, voxels: _Voxels) -> bytearray:
+    """The bytes of one volume of a gzip file, which is read to its end for its check sums.
+
+    The others are passed over; a small file may unpack to anything.
+    """
+    volume, filled, at = bytearray(voxels.size), 0, 0
+    stream = gzip.GzipFile(fileobj=io.BytesIO(data))
+    try:
+        while block := stream.read(BLOCK):
+            wanted = block[max(0, voxels.offset - at) :][: voxels.size - filled]
+            volume[filled : filled + len(wanted)] = wanted
+            filled, at = filled + len(wanted), at + len(block)
+            if at > limits.max_bytes:
+                raise InputError(f"unpacks to more than the limit of {limits.max_bytes // MIB} MiB")
+    except (OSError, EOFError, zlib.error):
+        raise InputError(DAMAGED_GZIP) from None
+    if filled < voxels.size:
+        raise InputError(DAMAGED)
+    return volume

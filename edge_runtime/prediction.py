@@ -31,7 +31,7 @@ class Prediction:
     """One answer, for a slice or for a study.
 
     Attributes:
-        input: the path as given; `bytes` or `array` for data in memory.
+        input: the path as given; `bytes`, `array` or `stream` for other sources.
         status: see `Status`.
         label: the answer; None unless the status is ok.
         raw_label: the best guess, whatever the status; None on error.

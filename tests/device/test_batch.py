@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime import Classifier, InputError
-from edge_runtime.batch import AHEAD, in_order
+from edge_runtime.batch import AHEAD, MOST_WAITING, Budget, each_in_order, in_order
 from edge_runtime.inputs import Unusable
+from edge_runtime.slices import Stack
 from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import TOOL, edge
 
@@ -48,6 +50,154 @@ def test_only_a_few_items_are_taken_ahead(workers: int) -> None:
         assert taken <= expected + AHEAD * workers + 1
     results.close()
     assert taken < 100
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.one_of(st.none(), st.integers(0, 9)), max_size=30), st.integers(1, 5))
+def test_results_of_items_that_have_many_come_in_order(
+    items: list[int | None], workers: int
+) -> None:
+    def work(item: int) -> Iterator[tuple[int, int]]:
+        for part in range(item):
+            time.sleep(item % 2 / 5000)
+            yield item, part
+
+    done = list(each_in_order(work, items, workers))
+    assert done == [(item, part) for item in items if item is not None for part in range(item)]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_result_does_not_wait_for_the_rest_of_its_item(workers: int) -> None:
+    asked = threading.Semaphore(0)
+
+    def work(item: int) -> Iterator[int]:
+        for part in range(5):
+            if part:
+                assert asked.acquire(timeout=20), "nobody took the one before"
+            yield part
+
+    results = each_in_order(work, [0], workers)
+    for part in range(5):
+        assert next(results) == part
+        asked.release()
+    assert list(results) == []
+
+
+def test_results_before_an_error_come_first() -> None:
+    def work(item: int) -> Iterator[int]:
+        yield item
+        raise ValueError("behind the first")
+
+    for workers in (1, 3):
+        results = each_in_order(work, range(9), workers)
+        assert next(results) == 0
+        with pytest.raises(ValueError, match="behind the first"):
+            next(results)
+
+
+def test_closing_ends_what_is_under_way_after_its_next_result() -> None:
+    ended = threading.Event()
+
+    def endless(item: int) -> Iterator[int]:
+        try:
+            while True:
+                yield item
+        finally:
+            ended.set()
+
+    before = threading.active_count()
+    results = each_in_order(endless, [1], 2)
+    assert next(results) == 1
+    results.close()
+    assert ended.is_set()
+    assert threading.active_count() == before
+
+
+def test_few_items_are_begun_while_many_results_wait() -> None:
+    """Nobody takes the first item's results: the others stop at a bound, and go on later."""
+    second_done, third_begun = threading.Event(), threading.Event()
+
+    def work(item: int) -> Iterator[int]:
+        if item == 2:
+            third_begun.set()
+        yield item
+        if item == 0:
+            assert second_done.wait(timeout=20)
+            assert not third_begun.wait(0.2)
+        yield from range(MOST_WAITING)
+        if item == 1:
+            second_done.set()
+
+    results = each_in_order(work, range(12), 2)
+    assert next(results) == 0
+    assert sum(1 for _ in results) == 12 * (MOST_WAITING + 1) - 1
+
+
+def test_who_holds_much_never_waits_for_who_takes_the_results() -> None:
+    """The second item gets the memory first and has more results than anybody takes."""
+    budget, second_has_it = Budget(10), threading.Event()
+
+    def work(item: int) -> Iterator[int]:
+        if item == 0:
+            assert second_has_it.wait(timeout=20)
+        with budget.taken(10):
+            second_has_it.set()
+            for _ in range(MOST_WAITING + 50):
+                yield item
+
+    counted = list(each_in_order(work, range(4), 2))
+    assert counted == [item for item in range(4) for _ in range(MOST_WAITING + 50)]
+
+
+def test_a_budget_is_never_exceeded() -> None:
+    budget, lock, held = Budget(100), threading.Lock(), [0]
+    most = 0
+
+    def count(change: int) -> None:
+        nonlocal most
+        with lock:
+            held[0] += change
+            most = max(most, held[0])
+
+    def work(item: int) -> Iterator[int]:
+        first, then = 10 + item % 7 * 10, 5 + item % 11 * 9
+        with budget.taken(first) as share:
+            count(first)
+            count(-first)
+            share.become(then)
+            count(then)
+            yield item
+            count(-then)
+
+    assert list(each_in_order(work, range(200), 8)) == list(range(200))
+    assert held == [0]
+    assert 0 < most <= 100
+    with budget.taken(1000):  # alone, it may have all that it wants
+        pass
+
+
+def test_a_files_slices_are_answered_as_they_come() -> None:
+    """The first answer of a volume comes before the last slice is decoded, and a file behind it
+    waits for its turn."""
+    decoded: list[int] = []
+    classifier = Classifier()
+    taken = threading.Event()
+
+    def grays() -> Iterator[np.ndarray]:
+        for number in range(40):
+            decoded.append(number)
+            if number == 5:
+                assert taken.wait(timeout=20), "the first answer was held back"
+            yield draw_slice(number)
+
+    stack = Stack(40, 0, grays())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edge_runtime.classifier.open_slices", lambda *_: stack)
+        answers = classifier.classify_many([b"a volume"], workers=3)
+        assert next(answers).slice == 0
+        assert len(decoded) <= 6
+        taken.set()
+        assert [answer.slice for answer in answers] == list(range(1, 40))
 
 
 def test_workers_do_work_at_once() -> None:

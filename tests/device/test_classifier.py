@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +40,53 @@ def test_path_bytes_and_array_agree(classifier: Classifier, tmp_path: Path) -> N
     assert len({a.label for a in answers}) == 1
     assert answers[0].sha256 == answers[1].sha256
     assert [a.input for a in answers] == [str(path), "bytes", "array"]
+
+
+def test_sources_of_every_kind_agree(classifier: Classifier, tmp_path: Path) -> None:
+    data = encode(draw_slice(1), ".png")
+    (tmp_path / "slice.png").write_bytes(data)
+    wanted = classifier.classify(data)
+    with open(tmp_path / "slice.png", "rb") as stream:
+        sources = [bytearray(data), memoryview(data), io.BytesIO(data), stream]
+        answers = list(classifier.classify_many(sources, workers=2))
+    assert [a.input for a in answers] == ["bytes", "bytes", "stream", "stream"]
+    assert {(a.confidence, a.sha256) for a in answers} == {(wanted.confidence, wanted.sha256)}
+    assert classifier.classify(io.BytesIO(data)).probabilities == wanted.probabilities
+
+
+ODD_ARRAYS = {
+    "empty": np.zeros((0, 5), np.uint8),
+    "nothing": np.zeros((), np.uint8),
+    "times": np.zeros((4, 5), "M8[s]"),
+    "objects": np.full((4, 5), None),
+    "text": np.full((4, 5), "a"),
+    "complex": np.zeros((4, 5), complex),
+    "records": np.zeros((4, 5), "u1,u1"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_ARRAYS)
+def test_arrays_that_are_no_slices(name: str, classifier: Classifier) -> None:
+    with pytest.raises(InputError, match="is not a slice"):
+        classifier.classify(ODD_ARRAYS[name])
+    good = draw_slice(1)
+    for workers in (1, 3):
+        batch = classifier.classify_many([good, ODD_ARRAYS[name], good], workers=workers)
+        assert [a.error is None for a in batch] == [True, False, True]
+
+
+@pytest.mark.parametrize("kind", [">u2", "<u2", "f2", ">f4", "f8", "g", "?"])
+def test_arrays_of_every_number_have_a_digest(kind: str, classifier: Classifier) -> None:
+    picture = (draw_slice(1) // 2).astype(kind)
+    for array in (picture, picture[::2, ::-1], picture.T):
+        digest = hashlib.sha256(array.tobytes()).hexdigest()
+        assert classifier.classify(array).sha256 == digest
+
+
+def test_heatmaps_of_arrays_are_drawn(classifier: Classifier, tmp_path: Path) -> None:
+    (answer,) = classifier.classify_slices(draw_slice(1), heatmaps=tmp_path)
+    assert answer.heatmap is not None
+    assert [str(path) for path in tmp_path.iterdir()] == [str(answer.heatmap)]
 
 
 def test_answer_is_whole_and_frozen(trusting: Classifier) -> None:

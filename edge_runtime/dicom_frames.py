@@ -1,0 +1,249 @@
+"""The stored values of a DICOM file's frames, decompressed one at a time.
+
+A compressed frame is looked at before a decoder sees it: a few kilobytes may claim gigabytes.
+What a decoder needs is told from the headers. The decoders are those that pydicom finds: its own
+for run-length coding, Pillow, python-gdcm, pyjpegls, pylibjpeg.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pydicom
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels import get_decoder
+from pydicom.pixels.utils import as_pixel_options
+
+from edge_runtime.errors import InputError
+from edge_runtime.headers import read_header
+from edge_runtime.images import MAX_SCANS
+from edge_runtime.quiet import quiet
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+OFFSETS = ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"]  # read before the pixels
+REQUIRED = ("PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated", "BitsStored",
+            "PixelRepresentation")  # fmt: skip
+KEYWORDS = {0x0010: "PixelData", 0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData"}
+MAX_SAMPLES = 4  # colours of a pixel
+# Bytes for each byte of a stored value that decoding takes, and for each value besides: measured
+# with files of 9 million pixels of every kind and every decoder, rounded up.
+NATIVE, COMPRESSED = (2, 1), (3, 3)
+COLOUR_CHANGE = 6  # bytes for each value that pydicom turns from YBR to RGB, as floats
+UNTOLD = {(True, True): pydicom.uid.ImplicitVRLittleEndian,
+          (False, True): pydicom.uid.ExplicitVRLittleEndian,
+          (False, False): pydicom.uid.ExplicitVRBigEndian}  # fmt: skip
+# What to install for a compression: tried with files of each.
+PACKAGES = {
+    pydicom.uid.JPEGBaseline8Bit: "pillow",
+    pydicom.uid.JPEGExtended12Bit: "pillow",
+    pydicom.uid.JPEG2000Lossless: "pillow",
+    pydicom.uid.JPEG2000: "pillow",
+    pydicom.uid.JPEGLossless: "python-gdcm",
+    pydicom.uid.JPEGLosslessSV1: "python-gdcm",
+    pydicom.uid.JPEGLSLossless: "pyjpegls",
+    pydicom.uid.JPEGLSNearLossless: "pyjpegls",
+    pydicom.uid.HTJ2KLossless: "pylibjpeg-openjpeg",
+    pydicom.uid.HTJ2KLosslessRPCL: "pylibjpeg-openjpeg",
+    pydicom.uid.HTJ2K: "pylibjpeg-openjpeg",
+}
+NAMES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    "1.2.840.10008.1.2.8.1": "Deflated Image Frames",
+}
+JPEG2000 = (pydicom.uid.JPEG2000Lossless, pydicom.uid.JPEG2000)
+JPEG = pydicom.uid.JPEGTransferSyntaxes
+JPEG_LS = (pydicom.uid.JPEGLSLossless, pydicom.uid.JPEGLSNearLossless)
+DAMAGED = "truncated or damaged DICOM file"
+
+
+class StoredFrames:
+    """The frames of a file by their numbers.
+
+    Args:
+        data: the whole file.
+        at: where its pixel element begins.
+        head: the elements before it, with those of OFFSETS.
+        count: how many frames it says there are.
+
+    Raises:
+        InputError: no pixels, something that decoding needs is not told, or no decoder.
+    """
+
+    def __init__(self, data: bytes, at: int, head: pydicom.Dataset, count: int) -> None:
+        self._data, self.count = data, count
+        self._syntax = _syntax(head)
+        bits, samples = (int(head.get(name) or 0) for name in ("BitsStored", "SamplesPerPixel"))
+        self._decoder = _decoder(self._syntax, bits, samples)
+        keyword, vr, self._at = _element(data, at, self._syntax)
+        for name in REQUIRED if keyword == "PixelData" else REQUIRED[:3]:
+            if head.get(name) in (None, ""):
+                raise InputError(f"damaged DICOM file: it does not tell {name}")
+        self._offsets = tuple(head[name].value for name in OFFSETS) if OFFSETS[0] in head else None
+        self._size = (int(head.Rows), int(head.Columns), samples)
+        self._options = as_pixel_options(
+            head, number_of_frames=count, transfer_syntax_uid=self._syntax, pixel_keyword=keyword,
+            pixel_vr=vr,
+        )  # fmt: skip
+        self._options.pop("extended_offsets", None)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that decoding one frame takes beyond the file itself."""
+        options = self._options
+        samples = int(options["samples_per_pixel"])
+        if samples > MAX_SAMPLES:
+            raise InputError(f"not supported: a DICOM file of {samples} values a pixel")
+        depth, each = COMPRESSED if self._syntax.is_encapsulated else NATIVE
+        each += depth * max(1, int(options["bits_allocated"]) // 8)
+        # A JPEG may be YBR although the file says RGB.
+        if samples > 1 and (self._syntax in JPEG or "YBR" in options["photometric_interpretation"]):
+            each += COLOUR_CHANGE
+        return self._size[0] * self._size[1] * samples * each
+
+    def frames(self, numbers: Sequence[int], damaged: bool = True) -> Iterator[tuple[int, Array]]:
+        """The frames of these rising numbers (H×W, or H×W×colours), each with its number.
+
+        Args:
+            damaged: raise what a damaged frame raises; else leave it out.
+        """
+        coded = self._compressed(numbers) if self._syntax.is_encapsulated else None
+        for number in numbers:
+            try:
+                if coded is None:
+                    stream = io.BytesIO(self._data)
+                    stream.seek(self._at)
+                    options = self._options
+                    raw, _ = self._decoder.as_array(stream, index=number, **options)
+                else:
+                    raw = self._decompressed(next(coded))
+            except Exception:  # decoders raise whatever they like
+                if damaged:
+                    raise
+                continue
+            yield number, raw
+
+    def _compressed(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        stream = io.BytesIO(self._data)
+        stream.seek(self._at)
+        wanted = set(numbers)
+        coded = generate_frames(stream, number_of_frames=self.count, extended_offsets=self._offsets)
+        for number, frame in enumerate(coded):
+            if number in wanted:
+                yield frame
+
+    def _decompressed(self, frame: bytes) -> Array:
+        if not _is_bearable(frame, self._size, self._syntax):
+            raise InputError(DAMAGED)
+        # Exactly these bytes are decoded, whatever the file's tables say. Not by `iter_array`: in
+        # pydicom 3.0 it writes to a read-only array where a sign must be mended.
+        raw: Array
+        with quiet:
+            raw, _ = self._decoder.as_array(
+                encapsulate([frame]), index=0, **self._options | {"number_of_frames": 1}
+            )
+        return raw
+
+
+def _syntax(head: pydicom.Dataset) -> pydicom.uid.UID:
+    """The transfer syntax; of a file that does not tell, the one that it could be read in."""
+    told = getattr(head, "file_meta", {}).get("TransferSyntaxUID")
+    if told:
+        return pydicom.uid.UID(told)
+    return UNTOLD[head.original_encoding]
+
+
+def _element(data: bytes, at: int, syntax: pydicom.uid.UID) -> tuple[str, str, int]:
+    """Keyword and value representation of the pixel element (PS3.5, 7.1.2), and where its value
+    begins."""
+    order = "<" if syntax.is_little_endian else ">"
+    try:
+        group, element = struct.unpack_from(f"{order}HH", data, at)
+    except struct.error:
+        raise InputError("a DICOM file without an image") from None
+    if group != 0x7FE0 or element not in KEYWORDS:
+        raise InputError("a DICOM file without an image")
+    vr = data[at + 4 : at + 6]
+    if vr in (b"OB", b"OW", b"OF", b"OD", b"UN"):  # whatever the syntax says of it
+        return KEYWORDS[element], vr.decode(), at + 12
+    return KEYWORDS[element], "OW", at + 8
+
+
+def _decoder(syntax: pydicom.uid.UID, bits: int, samples: int) -> Any:
+    """pydicom's decoder of a transfer syntax.
+
+    Raises:
+        InputError: there is none, or the package that it needs is not installed.
+    """
+    name = NAMES.get(syntax, syntax.name)
+    if not re.fullmatch(r"[\w .,:/()&\-\[\]#@]{1,80}", name):  # text from the file
+        name = "nothing that has a name"
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise InputError(f"not supported: a DICOM file compressed as {name}") from None
+    plugins, package = set(decoder.available_plugins), PACKAGES.get(syntax)
+    # Some say that they are available and decode a part of the values only.
+    if syntax == pydicom.uid.JPEGExtended12Bit and bits != 8:
+        name, package = "JPEG Extended (12 bit)", "pylibjpeg-libjpeg"
+        plugins -= {"pillow", "gdcm"}
+    elif syntax in JPEG2000 and (bits > 16 or (bits > 8 and samples > 1)):
+        name, package = f"{name} ({bits} bit, {samples} colours)", "python-gdcm"
+        plugins -= {"pillow"}
+    elif syntax in JPEG_LS and bits < 8:
+        plugins -= {"gdcm"}
+    if not decoder.is_native and not plugins:
+        both = "pylibjpeg " if str(package).startswith("pylibjpeg-") else ""
+        raise InputError(
+            f"not supported: compressed as {name}, for which no decoder is installed: "
+            f"needs the package {package}: pip install {both}{package}"
+        )
+    return decoder
+
+
+def _is_bearable(frame: bytes, size: tuple[int, int, int], syntax: pydicom.uid.UID) -> bool:
+    """Whether a compressed frame unpacks to the rows, columns and colours that the file tells, not
+    to gigabytes."""
+    rows, columns, samples = size
+    if syntax == pydicom.uid.RLELossless:
+        count, *starts = np.frombuffer(frame[:64], "<u4").tolist()
+        bounds = [*starts[:count], len(frame)]
+        return all(
+            _run_length(frame[begin:end], 2 * rows * columns + 64)
+            for begin, end in pairwise(bounds)
+        )
+    if frame.startswith(b"\xff\xd8"):
+        header = read_header(frame)
+        told = header is not None and (header.height, header.width) == (rows, columns)
+        few = header is not None and header.channels <= samples
+        return told and few and frame.count(b"\xff\xda") <= MAX_SCANS
+    # JPEG 2000: SOC and SIZ markers, then sizes, offsets, tiles and components (T.800, A.5.1).
+    places = [found.end() for found in re.finditer(rb"\xff\x4f\xff\x51", frame)]
+    sizes = [struct.unpack_from(">4xIIII16xH", frame, place) for place in places]
+    return bool(sizes) and all(
+        (h - y, w - x) == (rows, columns) and components <= samples
+        for w, h, x, y, components in sizes
+    )
+
+
+def _run_length(segment: bytes, most: int) -> bool:
+    """Whether a run-length coded segment (PS3.5, G.3.1) unpacks to at most so many bytes."""
+    if len(segment) > most:
+        return False
+    at = size = 0
+    while at < len(segment) and size <= most:
+        head = segment[at]
+        size += head + 1 if head < 128 else 257 - head if head > 128 else 0
+        at += head + 2 if head < 128 else 2 if head > 128 else 1
+    return size <= most

@@ -1,0 +1,95 @@
+"""NIfTI pairs: a header (`.hdr`) with the voxels (`.img`) beside it, read as the one file that they
+could have been.
+
+Layout: NIfTI-1 and NIfTI-2, whose pairs differ from single files in the magic and in where the
+voxels begin. Analyze 7.5 headers look alike, but do not say which side of the patient is left.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_runtime.errors import InputError
+from edge_runtime.images import MIB, ImageLimits, read_file
+from edge_runtime.slices import PAIR_SUFFIXES
+
+
+class _Layout(NamedTuple):
+    """Of a header: its size, where its magic and the offset of the voxels stand, and how that is
+    stored."""
+
+    size: int
+    magic_at: int
+    magic: bytes
+    single: bytes
+    offset_at: int
+    offset: str
+
+
+_LAYOUTS = (
+    _Layout(348, 344, b"ni1\0", b"n+1\0", 108, "f"),
+    _Layout(540, 4, b"ni2\0", b"n+2\0", 168, "q"),
+)
+
+
+def other_half(path: str | os.PathLike[str]) -> Path | None:
+    """The other file of a pair, where it exists; its suffix is written like this one's."""
+    half = Path(path)
+    wanted = PAIR_SUFFIXES[half.suffix.lower() == PAIR_SUFFIXES[0]]
+    other = half.with_suffix(wanted.upper() if half.suffix.isupper() else wanted)
+    return other if other.is_file() else None
+
+
+def read_pair(path: str | os.PathLike[str], limits: ImageLimits) -> bytes:
+    """The single NIfTI file that the pair of a path could have been; a file that is no half of a
+    pair as it stands.
+
+    Raises:
+        InputError: as `images.read_file`; half of a pair alone, or of an Analyze 7.5 pair.
+    """
+    other, given_header = other_half(path), Path(path).suffix.lower() == PAIR_SUFFIXES[0]
+    if other is None and not given_header:
+        return read_file(path, limits)
+    header_path, image_path = (path, other) if given_header else (other or path, Path(path))
+    header = read_file(header_path, limits)
+    for layout in _LAYOUTS:
+        if header[layout.magic_at : layout.magic_at + 4] == layout.magic:
+            if image_path is None:
+                raise InputError("the header of a NIFTI pair: its .img file is missing")
+            return _joined(header, layout, image_path, limits)
+    analyze = header[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c") and header[344:348] != b"n+1\0"
+    if len(header) >= 348 and analyze:  # begins with its size, as NIfTI-1 does
+        raise InputError(
+            "not supported: an Analyze 7.5 pair, which does not say which side is left; "
+            "convert it to NIFTI"
+        )
+    return read_file(path, limits)
+
+
+def _joined(header: bytes, layout: _Layout, image: Path, limits: ImageLimits) -> bytes:
+    """Header and voxels in one buffer, without a second copy of the voxels."""
+    if len(header) < layout.size:
+        raise InputError("truncated or damaged NIFTI file")
+    begin = layout.size + 4  # behind it: that no extension follows
+    order = "<" if struct.unpack("<i", header[:4])[0] == layout.size else ">"
+    (offset,) = struct.unpack_from(order + layout.offset, header, layout.offset_at)
+    if not 0 <= offset <= limits.max_bytes:  # no number, or one beyond every file
+        raise InputError("truncated or damaged NIFTI file")
+    single = bytearray(header[: layout.size] + bytes(4))
+    single[layout.magic_at : layout.magic_at + 4] = layout.single
+    struct.pack_into(order + layout.offset, single, layout.offset_at, offset + begin)
+    whole = io.BytesIO()
+    whole.write(single)
+    try:
+        with open(image, "rb", buffering=0) as stream:
+            while block := stream.read(MIB):
+                whole.write(block)
+                if whole.tell() > limits.max_bytes:
+                    raise InputError(f"larger than the limit of {limits.max_bytes // MIB} MiB")
+    except OSError as error:
+        raise InputError(f"its .img file cannot be read: {error.strerror}") from None
+    return whole.getvalue()
