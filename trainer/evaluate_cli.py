@@ -8,7 +8,7 @@ import click
 
 import edge_runtime
 from trainer.progress import add_bar, progress_bars
-from trainer.terminal import EXISTING, EXIT_CODES, enter, print_metrics, say_problem
+from trainer.terminal import EXISTING, EXIT_CODES, TABLE, enter, print_metrics, say, say_problem
 
 
 @click.command("btc-evaluate", epilog=EXIT_CODES)
@@ -21,8 +21,8 @@ from trainer.terminal import EXISTING, EXIT_CODES, enter, print_metrics, say_pro
     show_default=True,
     help="auto: the Testing folder where there is one, else all.",
 )
-@click.option("--groups", type=EXISTING, help="CSV (path, group, …), for honest intervals.")
-@click.option("--boxes", type=EXISTING, help="CSV of tumours' boxes, as for btc-train.")
+@click.option("--groups", type=TABLE, help="CSV (path, group, …), for honest intervals.")
+@click.option("--boxes", type=TABLE, help="CSV of tumours' boxes, as for btc-train.")
 @click.option("--backend", default="auto", show_default=True, help="Interpreter of a model file.")
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True)
 @click.option(
@@ -63,9 +63,9 @@ def evaluate_command(
             on_problem=say_problem,
         )
     for words in metrics["warnings"]:
-        click.echo(f"btc-evaluate: {words}", err=True)
+        say(f"btc-evaluate: {words}")
     if style == "json":
-        click.echo(dump_json(metrics), nl=False)
+        click.echo(dump_json(metrics, ascii_only=True), nl=False)
     else:
         print_metrics(metrics)
 

@@ -153,6 +153,23 @@ def test_pictures_of_any_size_are_read(tmp_path: Path, size: tuple[int, int]) ->
     assert result["oddities"]["tiny"]["count"] == 2
 
 
+def test_files_of_other_kinds_and_one_sided_classes_are_told(clean: Path) -> None:
+    (clean / "Training/glioma/x.gif").write_bytes(b"GIX")
+    save(clean, "Training/.ipynb_checkpoints/x.png", draw_slice(40))
+    save(clean, "Testing/pituitary/x.png", draw_slice(41))
+    save(clean, "Training/meningioma/x.png", draw_slice(42))
+    found = audit(clean)
+    assert found.result["counts"]["classes"].keys() == {*LABELS, "meningioma", "pituitary"}
+    assert found.result["passed_over"] == [
+        {"kind": ".gif", "reason": "not a picture that is read here", "count": 1,
+         "examples": ["Training/glioma/x.gif"]}
+    ]  # fmt: skip
+    assert found.result["one_sided"] == {
+        "no_training_images": ["pituitary"], "no_test_images": ["meningioma"]
+    }  # fmt: skip
+    assert found.untrainable == ("pituitary",)
+
+
 # Odd files
 
 

@@ -58,12 +58,14 @@ def partial_zip(typed_pictures: list[np.ndarray], tmp_path_factory: pytest.TempP
 
 
 def test_a_folder_names_the_classes() -> None:
-    assert allowed_classes("tumor", CLASSES).tolist() == [True, True, False, True]
-    assert allowed_classes("glioma + Meningioma_tumor", CLASSES).tolist() == [1, 1, 0, 0]
+    clear = ("notumor",)
+    assert allowed_classes("tumor", CLASSES, clear).tolist() == [True, True, False, True]
+    assert allowed_classes("glioma + Meningioma_tumor", CLASSES, clear).tolist() == [1, 1, 0, 0]
+    assert allowed_classes("Tumour", ("a", "b", "c"), ("b", "c")).tolist() == [1, 0, 0]
     with pytest.raises(DataError, match="schwannoma"):
-        allowed_classes("glioma+schwannoma", CLASSES)
-    with pytest.raises(DataError, match="tumor"):
-        allowed_classes("tumor", ("a", "b"))
+        allowed_classes("glioma+schwannoma", CLASSES, clear)
+    with pytest.raises(DataError, match="--tumour-free"):
+        allowed_classes("tumor", ("a", "b"), ())
 
 
 def test_sets_become_targets(typed: Dataset, tmp_path: Path) -> None:
