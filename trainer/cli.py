@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
-from edge_runtime.errors import ExitCode
+from edge_runtime.errors import ExitCode, UsageError
 from trainer.progress import add_bar, progress_bars
-from trainer.terminal import EXISTING, EXIT_CODES, enter, print_metrics, say_problem
+from trainer.terminal import (
+    EXISTING,
+    EXIT_CODES,
+    FOLDER,
+    TABLE,
+    enter,
+    print_metrics,
+    say,
+    say_problem,
+)
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
@@ -45,14 +54,12 @@ def _window(
 @click.argument("data", type=EXISTING)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     default=Path("runs/latest"),
     show_default=True,
     help="Run folder to make.",
 )
-@click.option(
-    "--groups", type=EXISTING, help="CSV (path, group, …) of images that belong together."
-)
+@click.option("--groups", type=TABLE, help="CSV (path, group, …) of images that belong together.")
 @click.option(
     "--protocol",
     callback=_protocol,
@@ -68,7 +75,7 @@ def _window(
 )
 @click.option(
     "--boxes",
-    type=EXISTING,
+    type=TABLE,
     help="CSV (path, x_center, y_center, width, height) of tumours: to learn from, and to check "
     "the heatmaps against.",
 )
@@ -76,9 +83,16 @@ def _window(
     "--partial",
     type=EXISTING,
     help="Zip or folder of slices that show one of several classes; a folder's name says which: "
-    "A+B, or tumor for all but notumor.",
+    "A+B, or tumor for all that are not tumour-free.",
 )
-@click.option("--partial-groups", type=EXISTING, help="CSV (path, group, …) for --partial.")
+@click.option("--partial-groups", type=TABLE, help="CSV (path, group, …) for --partial.")
+@click.option(
+    "--tumour-free",
+    multiple=True,
+    metavar="CLASS",
+    help="Class whose slices show no tumour: tumours are pasted onto them. May be repeated.  "
+    "[default: notumor, where there is one]",
+)
 @click.option(
     "--max-error",
     type=click.FloatRange(0, 1),
@@ -112,7 +126,7 @@ def _window(
 )
 @click.option(
     "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Folder that keeps computed features.  [default: btc-edge in the user's cache folder]",
 )
 @click.option("--no-cache", is_flag=True, help="Keep no features.")
@@ -181,19 +195,21 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
 
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
-    from trainer.job_options import make_job
-    from trainer.models.training import TrainSettings
-    from trainer.pipeline import resume_job, run_job, start_run
+    from trainer.job_options import make_job, resumed_job
+    from trainer.models.training import Diverged, TrainSettings
+    from trainer.pipeline import run_job, start_run
     from trainer.quiet import import_tensorflow
 
     given = {
         name for name in options
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }  # fmt: skip
-    job = make_job(data, out, options, given)
+    if options["partial_groups"] and not options["partial"]:
+        raise UsageError("--partial-groups is the table of --partial, which is not given")
     if options["resume"]:
-        run, job = resume_job(job)
+        run, job = resumed_job(data, out, options, given)
     else:
+        job = make_job(data, out, options, given)
         run = start_run(job)
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     if epochs or job.deep is not None:
@@ -202,9 +218,10 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
         with _watch(epochs) as watch:
             run_job(job, run, watch)
     except KeyboardInterrupt:
-        words = f"btc-train: interrupted; {out} ({_kept(job)}); --resume goes on"
-        click.echo(words, err=True)
+        say(f"btc-train: interrupted; {out} ({_kept(job)}); --resume goes on")
         raise SystemExit(ExitCode.INTERRUPTED) from None
+    except Diverged as error:
+        raise Diverged(f"{error}; {out} ({_kept(job)})") from None
     print_metrics(run.metrics())
     click.echo(f"Run: {out}  (report.html, confusion.png, metrics.json)")
 
@@ -241,14 +258,17 @@ def main() -> None:
 def _watch(epochs: int) -> Iterator[Any]:
     from trainer.learning import Watch
 
-    def read(data: Dataset, split: Split) -> None:
+    def problems(data: Dataset) -> None:
         for path, reason in data.problems:
             say_problem(path, reason)
-        click.echo(
+        for each in data.passed_over:
+            say_problem(each.words, each.reason)
+
+    def read(data: Dataset, split: Split) -> None:
+        say(
             f"{len(data)} slices, {len(set(data.groups))} groups; protocol {split.protocol}: "
             f"{len(split.train)} training, {len(split.validation)} validation, "
-            f"{len(split.test)} test",
-            err=True,
+            f"{len(split.test)} test"
         )
 
     with progress_bars() as bars:
@@ -266,4 +286,12 @@ def _watch(epochs: int) -> Iterator[Any]:
                 err=True,
             )
 
-        yield Watch(add_bar(bars, "Reading"), read, batch, epoch_done, add_bar(bars, "Features"))
+        yield Watch(
+            reading=add_bar(bars, "Reading"),
+            each=problems,
+            warn=lambda words: say(f"btc-train: {words}"),
+            read=read,
+            batch=batch,
+            epoch=epoch_done,
+            features=add_bar(bars, "Features"),
+        )
