@@ -11,7 +11,7 @@ import click
 import edge_runtime
 from edge_runtime.errors import ExitCode, UsageError, printable
 from trainer.progress import add_bar, progress_bars
-from trainer.terminal import EXISTING, TABLE, enter, say, say_problem
+from trainer.terminal import EXISTING, FOLDER, TABLE, enter, say, say_problem
 
 EXIT_CODES = (
     "\b\nExit codes: 0 no test image has a twin in training, 1 one has, a class has test but no\n"
@@ -28,7 +28,7 @@ EXIT_CODES = (
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     default=Path("audit"),
     show_default=True,
     help="Folder for audit.html, audit.json and groups.csv.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import DataError, ModelError
+from trainer.data.phantom import write_phantoms
 from trainer.run import Run
 
 BIN = Path(sys.executable).parent
@@ -174,8 +176,17 @@ def test_usage_of_protocols(phantom_zip: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_other_data_is_not_resumed_and_nothing_is_overwritten(
-    finished: Path, phantom_zip: Path
+    finished: Path, phantom_zip: Path, tmp_path: Path
 ) -> None:
+    other, folder = tmp_path / "other.zip", tmp_path / "begun"
+    write_phantoms(other, per_class=24, testing=0.25, seed=4)
+    shutil.copytree(finished, folder)
+    settings = json.loads((folder / "run.json").read_text()) | {"status": "started"}
+    (folder / "run.json").write_text(json.dumps(settings))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    done = run(other, "--out", folder, "--resume")
+    assert (done.returncode, "DATA is not the data that" in done.stderr) == (1, True), done.stderr
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
     done = run(phantom_zip, "--out", finished, "--epochs", 1)
     assert done.returncode == 2
     assert "not empty" in done.stderr

@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import DataError, one_line
 from edge_runtime.tables import guard, unguard
@@ -61,7 +61,7 @@ def to_csv(table: pd.DataFrame) -> str:
     texts = table.select_dtypes(exclude="number")
     guarded = table.assign(**{name: texts[name].map(_cell) for name in texts.columns})
     careful = any("\r" in str(value) for name in texts for value in guarded[name])
-    quoting = csv.QUOTE_NONNUMERIC if careful else csv.QUOTE_MINIMAL
+    quoting: Any = csv.QUOTE_NONNUMERIC if careful else csv.QUOTE_MINIMAL
     return str(guarded.to_csv(index=False, lineterminator="\n", quoting=quoting))
 
 
@@ -74,7 +74,9 @@ def from_csv(text: str) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-    return table.apply(lambda column: column.map(unguard))
+    for name in table.columns:
+        table[name] = table[name].map(unguard)
+    return table
 
 
 def _cell(value: object) -> object:
