@@ -273,6 +273,11 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
     )
     watch.problems(data)
     check_boxes(data)
+    if not data.tumour_free and _pastes(job) and watch.warn is not None:
+        watch.warn(
+            "no class is known to be without tumours, so none is pasted or covered; say which is "
+            "with --tumour-free"
+        )
     partial = None
     if job.partial is not None:
         partial = read_partial(
@@ -311,6 +316,12 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
     run.settings["status"] = "finished"
     run.save_settings()
     return run
+
+
+def _pastes(job: Job) -> bool:
+    """Whether the job would move tumours, if it could."""
+    recipe = job.settings.recipe if isinstance(job.settings, TrainSettings) else None
+    return recipe is not None and job.boxes_csv is not None and recipe.paste + recipe.erase > 0
 
 
 def _say_unknown(watch: Watch, unknown: Sequence[str]) -> None:

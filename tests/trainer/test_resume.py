@@ -16,10 +16,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edge_runtime.errors import DataError, UsageError
+from trainer import pipeline
 from trainer.cli import train_command
 from trainer.data.phantom import draw_phantom, write_phantoms
 from trainer.job_options import started_options
+from trainer.learning import Watch
 from trainer.models.classical import ClassicalSettings
+from trainer.models.recipes import RECIPES
 from trainer.models.training import TrainSettings
 from trainer.pipeline import Job, resume_job, start_run
 from trainer.run import Run
@@ -242,6 +245,28 @@ def test_deep_features_need_their_run_again(inputs: Inputs, tmp_path: Path) -> N
     run, started = resume_job(job)
     assert (started.settings, started.deep) == (settings, tmp_path)
     assert started_options(run)["features"] == ("histogram", "deep")
+
+
+@pytest.mark.parametrize("named", [None, ("glioma",)])
+def test_a_training_says_that_it_knows_no_tumour_free_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: tuple[str, ...] | None
+) -> None:
+    for i, label in enumerate(("glioma", "meningioma")):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        gray = draw_phantom(label, np.random.default_rng(i))
+        cv2.imwrite(str(tmp_path / "data" / label / "1.png"), gray)
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("path,x_center,y_center,width,height\nmeningioma/1.png,0.5,0.5,0.1,0.1\n")
+    job = Job(
+        tmp_path / "data", tmp_path / "run", boxes_csv=boxes, tumour_free=named,
+        settings=TrainSettings(recipe=RECIPES["robust"]),
+    )  # fmt: skip
+    monkeypatch.setattr(pipeline, "split_dataset", lambda *_: None)
+    monkeypatch.setattr(pipeline, "_train_split", lambda *_: None)
+    said: list[str] = []
+    run = pipeline.run_job(job, start_run(job), Watch(warn=said.append))
+    assert ["--tumour-free" in line for line in said] == ([] if named else [True])
+    assert run.settings["tumour_free"] == (list(named) if named else None)
 
 
 def test_every_option_that_shapes_a_run_is_compared(tmp_path: Path) -> None:

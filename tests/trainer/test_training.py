@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from edge_runtime.errors import DataError, ModelError
+from trainer.cli import train_command
 from trainer.data.phantom import write_phantoms
 from trainer.run import Run
 
@@ -120,6 +124,33 @@ def test_ctrl_c_leaves_a_usable_run(phantom_zip: Path, tmp_path: Path) -> None:
     assert "--resume" in errors
     assert {p.name for p in folder.iterdir()} == FILES | {"checkpoint"}
     assert Run.open(folder).load_model() is not None
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_keeps_its_best_epoch(
+    phantom_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.models import training
+
+    real, losses = training._validate, iter([1.0, math.nan])
+
+    def validate(*words: Any) -> dict[str, float]:
+        return real(*words) | {"val_loss": next(losses)}
+
+    monkeypatch.setattr(training, "_validate", validate)
+    folder = tmp_path / "run"
+    words = [phantom_zip, "--out", folder, *SMALL, "--size", 32]
+    done = CliRunner().invoke(train_command, [str(word) for word in words])
+    assert done.exit_code == 1
+    assert str(done.exception) == (
+        "training diverged in epoch 2: the validation loss is nan; start anew with a lower "
+        f"--learning-rate or another --seed; {folder} (the best epoch so far is in it)"
+    )
+    assert {p.name for p in folder.iterdir()} == FILES | {"checkpoint"}
+    opened = Run.open(folder)
+    assert opened.settings["status"] == "diverged"
+    assert len(opened.history()) == 1
+    assert opened.load_model() is not None
 
 
 @pytest.mark.slow

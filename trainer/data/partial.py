@@ -55,6 +55,8 @@ class Partial:
             "sha256": self.slices.sha256,
             "images": len(self),
             "groups": len(set(self.slices.groups)),
+            "unreadable": len(self.slices.problems),
+            "passed_over": sum(len(each.paths) for each in self.slices.passed_over),
             "sets": list(self.slices.class_names),
         }
 
