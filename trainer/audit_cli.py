@@ -98,7 +98,7 @@ def _print_audit(result: dict[str, Any], out: Path) -> None:
                 printable(label), f"{row['test_images']:,}", f"{row['with_twin_in_training']:,}"
             )
         console.print(classes, highlight=False, markup=False)
-    click.echo(f"Audit: {out}  (audit.html, audit.json, groups.csv)")
+    click.echo(printable(f"Audit: {out}  (audit.html, audit.json, groups.csv)"))
     click.echo("Research use only; not for diagnosis.")
     click.echo(result["answer"])
 

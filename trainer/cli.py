@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
-from edge_runtime.errors import ExitCode, UsageError
+from edge_runtime.errors import ExitCode, UsageError, printable
 from trainer.progress import add_bar, progress_bars
 from trainer.terminal import (
     EXISTING,
@@ -223,7 +223,7 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     except Diverged as error:
         raise Diverged(f"{error}; {out} ({_kept(job)})") from None
     print_metrics(run.metrics())
-    click.echo(f"Run: {out}  (report.html, confusion.png, metrics.json)")
+    click.echo(printable(f"Run: {out}  (report.html, confusion.png, metrics.json)"))
 
 
 def _list_features(context: click.Context) -> None:
@@ -265,10 +265,13 @@ def _watch(epochs: int) -> Iterator[Any]:
             say_problem(each.words, each.reason)
 
     def read(data: Dataset, split: Split) -> None:
+        import numpy as np
+
+        boxed = int((~np.isnan(data.boxes).any(axis=1)).sum())
         say(
             f"{len(data)} slices, {len(set(data.groups))} groups; protocol {split.protocol}: "
             f"{len(split.train)} training, {len(split.validation)} validation, "
-            f"{len(split.test)} test"
+            f"{len(split.test)} test" + (f"; {boxed} slices with a box" if boxed else "")
         )
 
     with progress_bars() as bars:

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
-
 from edge_runtime.errors import UsageError
 from edge_runtime.features import DEVICE_SETS
 from edge_runtime.labels import fold_label
@@ -20,6 +18,7 @@ from trainer.models.recipes import RECIPES
 from trainer.models.training import TrainSettings
 from trainer.pipeline import Job, resume_job
 from trainer.run import Run
+from trainer.terminal import say
 from trainer.trained import CNN, kind_of
 
 NETWORK_ONLY = (
@@ -197,9 +196,7 @@ def _cache(options: dict[str, Any], given: set[str]) -> FeatureCache | None:
     if options["no_cache"]:
         _refuse(given & {"cache"}, "and --no-cache exclude each other")
         return None
-    return FeatureCache(
-        options["cache"] or default_folder(), lambda words: click.echo(words, err=True)
-    )
+    return FeatureCache(options["cache"] or default_folder(), say)
 
 
 def parse_features(text: str) -> tuple[tuple[str, ...], Path | None]:

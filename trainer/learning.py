@@ -184,12 +184,14 @@ def network_for(folder: Path, data: Dataset, split: Split, seed: int) -> Run:
     paths = {data.paths[i] for i in measured}
     for candidate in candidates:
         known = candidate.settings.get("data") or {}
+        inputs = candidate.settings.get("inputs") or {}  # a former version kept none
         if (
             candidate.settings["status"] == "finished"
             and candidate.settings["seed"] == seed
             and candidate.settings["protocol"] == split.protocol
             and candidate.labels == data.class_names
             and all(known.get(key) == value for key, value in wanted.items())
+            and inputs.get("groups", data.tables.get("groups")) == data.tables.get("groups")
             and candidate.measured_paths() == paths
         ):
             return candidate

@@ -16,11 +16,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edge_runtime.errors import DataError, UsageError
+from edge_runtime.preprocess import Preprocess
 from trainer import pipeline
 from trainer.cli import train_command
+from trainer.data.dataset import read_dataset
 from trainer.data.phantom import draw_phantom, write_phantoms
+from trainer.data.split import split_dataset
 from trainer.job_options import started_options
-from trainer.learning import Watch
+from trainer.learning import Watch, network_for
 from trainer.models.classical import ClassicalSettings
 from trainer.models.recipes import RECIPES
 from trainer.models.training import TrainSettings
@@ -245,6 +248,29 @@ def test_deep_features_need_their_run_again(inputs: Inputs, tmp_path: Path) -> N
     run, started = resume_job(job)
     assert (started.settings, started.deep) == (settings, tmp_path)
     assert started_options(run)["features"] == ("histogram", "deep")
+
+
+def test_a_network_of_other_groups_gives_no_deep_features(inputs: Inputs, tmp_path: Path) -> None:
+    """Its validation slices may be among those that the classifier is tested on."""
+    data = read_dataset(inputs.data, Preprocess(32), groups_csv=inputs.groups)
+    split = split_dataset(data, "official", 1)
+    run = start_run(Job(inputs.data, tmp_path / "network"))
+    facts = {"sha256": data.sha256, "groups": len(set(data.groups)),
+             "training": len(split.train), "validation": len(split.validation)}  # fmt: skip
+    run.settings |= {"status": "finished", "labels": list(data.class_names), "data": facts}
+    paths = [data.paths[i] for i in split.test]
+    (run.folder / "predictions.csv").write_text("\n".join(["path", *paths]))
+    for digest, known in ((data.tables["groups"], True), ("0" * 64, False), (None, False)):
+        run.settings["inputs"]["groups"] = digest
+        run.save_settings()
+        if known:
+            assert network_for(run.folder, data, split, 1).folder == run.folder
+        else:
+            with pytest.raises(DataError, match="the same --groups"):
+                network_for(run.folder, data, split, 1)
+    del run.settings["inputs"]
+    run.save_settings()
+    assert network_for(run.folder, data, split, 1).folder == run.folder, "of a former version"
 
 
 @pytest.mark.parametrize("named", [None, ("glioma",)])
