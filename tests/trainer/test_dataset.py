@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import edge_runtime
 from edge_runtime.errors import DataError
 from edge_runtime.images import load_gray
 from edge_runtime.labels import fold_label
@@ -166,6 +168,21 @@ def test_files_of_other_kinds_are_counted_and_pictures_read_by_content(small: Pa
             "not a picture that is read here",
         "Training/a/README, Training/notumor": "not a picture that is read here",
     }  # fmt: skip
+
+
+def test_btc_evaluate_tells_what_it_passes_over(tmp_path: Path) -> None:
+    from trainer.evaluate_cli import evaluate_command
+
+    (model,) = (Path(edge_runtime.__file__).parent / "models").glob("*.tflite")
+    for i, label in enumerate(CLASSES):
+        write_picture(tmp_path / "data" / label / f"{i}.png", i)
+    (tmp_path / "data" / "glioma" / "\x1b[2J.txt").write_text("notes")
+    write_picture(tmp_path / "data" / "@eaDir" / "x.png", 9)
+    words = [str(model), str(tmp_path / "data"), "--format", "json", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(evaluate_command, words)
+    assert done.exit_code == 0, done.output
+    assert done.stderr == "glioma/?[2J.txt: not a picture that is read here; skipped\n"
+    assert json.loads(done.stdout)["n"] == 4
 
 
 def test_nothing_readable_tells_what_was_passed_over(tmp_path: Path) -> None:
