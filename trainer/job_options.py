@@ -136,7 +136,9 @@ def _said(value: Any) -> str:
     """A value as it is written on the command line."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value or "none")
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _tumour_free(options: dict[str, Any]) -> tuple[str, ...] | None:
