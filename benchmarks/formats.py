@@ -9,7 +9,6 @@ classifies one image, and file size. Writes formats.json and formats.md.
 
 from __future__ import annotations
 
-import csv
 import sys
 import tempfile
 import time
@@ -49,8 +48,7 @@ Invoke = Callable[[np.ndarray], np.ndarray]
 
 def test_side(run: Run, data: Dataset) -> Dataset:
     """The slices that the run was tested on, by its predictions.csv."""
-    with (run.folder / "predictions.csv").open(newline="", encoding="utf-8") as stream:
-        wanted = {row["path"] for row in csv.DictReader(stream)}
+    wanted = run.measured_paths()
     side = data.take([i for i, path in enumerate(data.paths) if path in wanted])
     if len(side) != len(wanted):
         raise DataError("the data lacks slices that the run was tested on")

@@ -25,10 +25,11 @@ from benchmarks.robust import stress_hits
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
 from edge_runtime.images import decode
+from edge_runtime.labels import NO_TUMOR
 from edge_runtime.preprocess import Preprocess
 from trainer.data.archive import open_source
 from trainer.data.dataset import Dataset, read_dataset
-from trainer.data.partial import NO_TUMOR, Partial, divide, read_partial
+from trainer.data.partial import Partial, divide, read_partial
 from trainer.data.split import fold_splits
 from trainer.evaluation.predict import observer, softmax
 from trainer.evaluation.report import percent

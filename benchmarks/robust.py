@@ -21,10 +21,10 @@ import numpy.typing as npt
 
 from edge_runtime.files import write_text
 from edge_runtime.images import decode
+from edge_runtime.labels import NO_TUMOR
 from edge_runtime.model_file import read_model
 from edge_runtime.preprocess import Preprocess, preprocess
 from trainer.data.archive import Source, open_source
-from trainer.data.partial import NO_TUMOR
 from trainer.data.stress import STRESSES
 from trainer.evaluation.intervals import difference_interval, in_words
 from trainer.evaluation.metrics import compute_metrics, share_of, study_probabilities

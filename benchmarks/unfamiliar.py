@@ -10,7 +10,6 @@ and unfamiliar.md.
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from edge_runtime.images import decode
 from trainer.data.archive import Source, open_source
 from trainer.data.dataset import place
 from trainer.data.strangers import CHANGED, DRAWN, draw_strangers, tilt
+from trainer.data.tables import read_table
 from trainer.run import dump_json
 
 EXTRA = {"half turn": 180.0, "tilted 45 degrees": 45.0, "tilted 135 degrees": 135.0}
@@ -36,8 +36,7 @@ def statuses(classifier: Classifier, pictures: list[np.ndarray]) -> Counter[str]
 
 def measure(classifier: Classifier, run: Path, source: Source, count: int) -> dict[str, Any]:
     """Shares refused: of real slices, of each kind of stranger, and of all kinds together."""
-    with (run / "predictions.csv").open(newline="", encoding="utf-8") as stream:
-        paths = [row["path"] for row in csv.DictReader(stream)]
+    paths = [row["path"] for row in read_table(run / "predictions.csv", ("path",))]
     chosen = np.random.default_rng(0).permutation(len(paths))[:count]
     slices = [decode(source.read(paths[i])) for i in sorted(chosen)]
     kinds = {name: draw_strangers(name, count) for name in DRAWN}

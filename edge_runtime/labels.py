@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-_NO_TUMOR = {"no", "notumor", "notumour", "healthy", "normal"}
+NO_TUMOR = "notumor"  # the usual name of the class without a tumour
+_SPELLINGS = {"no", "notumor", "notumour", "healthy", "normal"}
 _KNOWN = ("glioma", "meningioma", "pituitary")
 
 
@@ -12,7 +13,7 @@ def fold_label(name: str) -> str:
     `no_tumor`, `No Tumour`, `notumor` become `notumor`; `glioma_tumor` becomes `glioma`.
     """
     plain = name.strip().lower().replace("-", "_").replace(" ", "_")
-    if plain.replace("_", "") in _NO_TUMOR:
-        return "notumor"
+    if plain.replace("_", "") in _SPELLINGS:
+        return NO_TUMOR
     stem = plain.removesuffix("_tumor").removesuffix("_tumour")
     return stem if stem in _KNOWN else name.strip()

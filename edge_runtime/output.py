@@ -13,6 +13,7 @@ import click
 
 from edge_runtime.errors import printable
 from edge_runtime.prediction import Prediction, Status
+from edge_runtime.tables import guard
 
 FORMATS = ("table", "json", "jsonl", "csv")
 COLOURS = {
@@ -171,11 +172,8 @@ class _Csv:
         self._stream.flush()
 
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-
-
 def _cell(value: object) -> object:
     """Keep a spreadsheet from taking a file's name for a formula."""
-    if isinstance(value, str) and value.startswith(FORMULA):
-        return "'" + value
+    if isinstance(value, str):
+        return guard(value)
     return "" if value is None else value

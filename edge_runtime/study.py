@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_runtime.labels import fold_label
+from edge_runtime.labels import NO_TUMOR, fold_label
 from edge_runtime.prediction import Prediction, Status, below_threshold, failure, status_of
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def study_answer(name: str, answers: Sequence[Prediction], classifier: Classifie
         reason = f"{strange} of {len(seen)} slices are unlike those that the model learned from"
     elif status is Status.UNCERTAIN:
         reason = below_threshold(threshold, label)
-    elif fold_label(label) == "notumor":
-        sure = sum(a.label is not None and fold_label(a.label) != "notumor" for a in familiar)
+    elif fold_label(label) == NO_TUMOR:
+        sure = sum(a.label is not None and fold_label(a.label) != NO_TUMOR for a in familiar)
         if sure:
             status = Status.UNCERTAIN
             reason = f"{sure} of {len(seen)} slices are called a tumour"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
-from edge_runtime.errors import ExitCode, UsageError
+from edge_runtime.errors import ExitCode, UsageError, printable
 from edge_runtime.options import FiniteRange, is_given
 from export.formats import FORMATS, Format
 
@@ -134,7 +134,7 @@ def _verify(file: Path, signature: Path | None, public_key: Path | None) -> None
             raise UsageError(f"no {beside.name} beside it: name the signature with --signature")
         signature = beside
     for what, finding in verify_file(file, signature, public_key):
-        click.echo(f"{what:<14} {finding}")
+        click.echo(printable(f"{what:<14} {finding}"))
 
 
 def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any]) -> list[Format]:
@@ -206,7 +206,8 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
     failed = [entry for entry in done if not entry.gate.passed]
     for entry in failed:
         for words in entry.gate.failures:
-            click.echo(f"btc-export: {entry.format.name} rejected: {words}", err=True)
+            line = printable(f"btc-export: {entry.format.name} rejected: {words}")
+            click.echo(line, err=True)
     if failed:
         raise SystemExit(ExitCode.FAILED)
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from edge_runtime.errors import printable
 from export.pipeline import Exported
 from trainer.evaluation.intervals import in_words
 
@@ -36,7 +38,7 @@ def print_exports(done: list[Exported], trained_bytes: int) -> None:
             f"{100 * gate.agreement:.2f}",
             f"{100 * gate.accuracy:.2f}",
             f"{100 * gate.difference:+.2f} ({spread})",
-            f"{100 * gate.per_class[worst]['difference']:+.1f} {worst}",
+            f"{100 * gate.per_class[worst]['difference']:+.1f} {escape(printable(worst))}",
             f"{gate.max_abs_probability:.3f}",
             f"{100 * gate.ece['before']:.1f} → {100 * gate.ece['after']:.1f}",
             "-" if latency is None else f"{latency['ratio']:.2f} ({latency['ms']:.2f} ms)",

@@ -12,11 +12,11 @@ import edge_runtime
 from edge_runtime.commands import to_the_reader
 from edge_runtime.errors import ExitCode, UsageError, printable
 from trainer.progress import add_bar, progress_bars
+from trainer.terminal import EXISTING, FOLDER, TABLE, enter, say, say_problem
 
-EXISTING = click.Path(exists=True, path_type=Path)
 EXIT_CODES = (
-    "\b\nExit codes: 0 no test image has a twin in training, 1 one has or the data\n"
-    "cannot be used, 2 usage or a missing package, 130 interrupted."
+    "\b\nExit codes: 0 no test image has a twin in training, 1 one has, a class has test but no\n"
+    "training images, or the data cannot be used, 2 usage or a missing package, 130 interrupted."
 )
 
 
@@ -24,12 +24,12 @@ EXIT_CODES = (
 @click.argument("data", type=EXISTING)
 @click.option(
     "--groups",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=TABLE,
     help="CSV (path, group; optionally label, source, patient) to check against the pictures.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     default=Path("audit"),
     show_default=True,
     help="Folder for audit.html, audit.json and groups.csv.",
@@ -61,21 +61,26 @@ def audit_command(
             data, groups, reading=add_bar(bars, "Reading"), comparing=add_bar(bars, "Comparing")
         )
     for problem in found.result["unreadable"]:
-        click.echo(f"{printable(problem['path'])}: {problem['reason']}; skipped", err=True)
+        say_problem(problem["path"], problem["reason"])
+    for each in found.passed_over:
+        say_problem(each.words, each.reason)
+    for label in found.untrainable:
+        say(f"{label}: test images, but none to learn from")
+    for label in found.result["one_sided"]["no_test_images"]:
+        say(f"{label}: no test images")
     write_audit(found, open_source(data), out)
     with to_the_reader():
         if style == "json":
-            click.echo(dump_json(found.result), nl=False)
+            click.echo(dump_json(found.result, ascii_only=True), nl=False)
         else:
             _print_audit(found.result, out)
-    context.exit(int(ExitCode.FAILED if found.leaks else ExitCode.OK))
+    failed = found.leaks or found.untrainable
+    context.exit(int(ExitCode.FAILED if failed else ExitCode.OK))
 
 
 def main() -> None:
     """Entry point of btc-audit."""
-    from edge_runtime.commands import run_command
-
-    run_command(audit_command, "btc-audit", extra="train")
+    enter(audit_command, "btc-audit")
 
 
 def _print_audit(result: dict[str, Any], out: Path) -> None:
@@ -95,7 +100,7 @@ def _print_audit(result: dict[str, Any], out: Path) -> None:
                 printable(label), f"{row['test_images']:,}", f"{row['with_twin_in_training']:,}"
             )
         console.print(classes, highlight=False, markup=False)
-    click.echo(f"Audit: {out}  (audit.html, audit.json, groups.csv)")
+    click.echo(printable(f"Audit: {out}  (audit.html, audit.json, groups.csv)"))
     click.echo("Research use only; not for diagnosis.")
     click.echo(result["answer"])
 
@@ -113,6 +118,7 @@ def _checks(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("look-alikes", f"{alike['images_with_twin']:,} images, {alike['clusters']:,} clusters"),
         ("conflicting labels", f"{result['conflicts']['count']:,} pairs"),
         ("odd files", ", ".join(oddities) or "none"),
+        ("passed over", f"{sum(each['count'] for each in result['passed_over']):,} files"),
         ("class given away by", f"not measured: {told['reason']}" if told["reason"] else away),
     ]
     if groups["table"]:

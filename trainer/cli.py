@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
-from edge_runtime.errors import ExitCode
+from edge_runtime.errors import ExitCode, UsageError, printable
 from edge_runtime.options import FiniteRange
 from trainer.progress import add_bar, progress_bars
-from trainer.terminal import EXISTING, EXIT_CODES, enter, print_metrics, say_problem
+from trainer.terminal import (
+    EXISTING,
+    EXIT_CODES,
+    FOLDER,
+    TABLE,
+    enter,
+    print_metrics,
+    say,
+    say_problem,
+)
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
@@ -46,14 +55,12 @@ def _window(
 @click.argument("data", type=EXISTING)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=FOLDER,
     default=Path("runs/latest"),
     show_default=True,
     help="Run folder to make.",
 )
-@click.option(
-    "--groups", type=EXISTING, help="CSV (path, group, …) of images that belong together."
-)
+@click.option("--groups", type=TABLE, help="CSV (path, group, …) of images that belong together.")
 @click.option(
     "--protocol",
     callback=_protocol,
@@ -69,7 +76,7 @@ def _window(
 )
 @click.option(
     "--boxes",
-    type=EXISTING,
+    type=TABLE,
     help="CSV (path, x_center, y_center, width, height) of tumours: to learn from, and to check "
     "the heatmaps against.",
 )
@@ -77,9 +84,16 @@ def _window(
     "--partial",
     type=EXISTING,
     help="Zip or folder of slices that show one of several classes; a folder's name says which: "
-    "A+B, or tumor for all but notumor.",
+    "A+B, or tumor for all that are not tumour-free.",
 )
-@click.option("--partial-groups", type=EXISTING, help="CSV (path, group, …) for --partial.")
+@click.option("--partial-groups", type=TABLE, help="CSV (path, group, …) for --partial.")
+@click.option(
+    "--tumour-free",
+    multiple=True,
+    metavar="CLASS",
+    help="Class whose slices show no tumour: tumours are pasted onto them. May be repeated.  "
+    "[default: notumor, where there is one]",
+)
 @click.option(
     "--target-error",
     multiple=True,
@@ -126,7 +140,7 @@ def _window(
 )
 @click.option(
     "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Folder that keeps computed features.  [default: btc-edge in the user's cache folder]",
 )
 @click.option(
@@ -205,19 +219,21 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     """
     from trainer.complete import unanswered
     from trainer.evaluation.selective import HINT
-    from trainer.job_options import make_job
-    from trainer.models.training import TrainSettings
-    from trainer.pipeline import resume_job, run_job, start_run
+    from trainer.job_options import make_job, resumed_job
+    from trainer.models.training import Diverged, TrainSettings
+    from trainer.pipeline import run_job, start_run
     from trainer.quiet import import_tensorflow
 
     given = {
         name for name in options
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }  # fmt: skip
-    job = make_job(data, out, options, given)
+    if options["partial_groups"] and not options["partial"]:
+        raise UsageError("--partial-groups is the table of --partial, which is not given")
     if options["resume"]:
-        run, job = resume_job(job)
+        run, job = resumed_job(data, out, options, given)
     else:
+        job = make_job(data, out, options, given)
         run = start_run(job)
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     if epochs or job.deep is not None:
@@ -226,14 +242,15 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
         with _watch(epochs) as watch:
             run_job(job, run, watch)
     except KeyboardInterrupt:
-        words = f"btc-train: interrupted; {out} ({_kept(job)}); --resume goes on"
-        click.echo(words, err=True)
+        say(f"btc-train: interrupted; {out} ({_kept(job)}); --resume goes on")
         raise SystemExit(ExitCode.INTERRUPTED) from None
+    except Diverged as error:
+        raise Diverged(f"{error}; {out} ({_kept(job)})") from None
     print_metrics(run.metrics())
     lines = unanswered(run)
     for line in (*lines, *[HINT] * bool(lines)):
-        click.echo(line)
-    click.echo(f"Run: {out}  (report.html, confusion.png, metrics.json)")
+        click.echo(printable(line))
+    click.echo(printable(f"Run: {out}  (report.html, confusion.png, metrics.json)"))
 
 
 def _list_features(context: click.Context) -> None:
@@ -268,14 +285,20 @@ def main() -> None:
 def _watch(epochs: int) -> Iterator[Any]:
     from trainer.learning import Watch
 
-    def read(data: Dataset, split: Split) -> None:
+    def problems(data: Dataset) -> None:
         for path, reason in data.problems:
             say_problem(path, reason)
-        click.echo(
+        for each in data.passed_over:
+            say_problem(each.words, each.reason)
+
+    def read(data: Dataset, split: Split) -> None:
+        import numpy as np
+
+        boxed = int((~np.isnan(data.boxes).any(axis=1)).sum())
+        say(
             f"{len(data)} slices, {len(set(data.groups))} groups; protocol {split.protocol}: "
             f"{len(split.train)} training, {len(split.validation)} validation, "
-            f"{len(split.test)} test",
-            err=True,
+            f"{len(split.test)} test" + (f"; {boxed} slices with a box" if boxed else "")
         )
 
     with progress_bars() as bars:
@@ -293,4 +316,12 @@ def _watch(epochs: int) -> Iterator[Any]:
                 err=True,
             )
 
-        yield Watch(add_bar(bars, "Reading"), read, batch, epoch_done, add_bar(bars, "Features"))
+        yield Watch(
+            reading=add_bar(bars, "Reading"),
+            each=problems,
+            warn=lambda words: say(f"btc-train: {words}"),
+            read=read,
+            batch=batch,
+            epoch=epoch_done,
+            features=add_bar(bars, "Features"),
+        )

@@ -15,7 +15,7 @@ from edge_runtime.options import (
     threads_option,
 )
 from trainer.progress import add_bar, progress_bars
-from trainer.terminal import EXISTING, EXIT_CODES, enter, print_metrics, say_problem
+from trainer.terminal import EXISTING, EXIT_CODES, TABLE, enter, print_metrics, say, say_problem
 
 # Parameter -> option, of those that a run folder has no use for.
 _OF_FILES = {
@@ -35,8 +35,8 @@ _OF_FILES = {
     show_default=True,
     help="auto: the Testing folder where there is one, else all.",
 )
-@click.option("--groups", type=EXISTING, help="CSV (path, group, …), for honest intervals.")
-@click.option("--boxes", type=EXISTING, help="CSV of tumours' boxes, as for btc-train.")
+@click.option("--groups", type=TABLE, help="CSV (path, group, …), for honest intervals.")
+@click.option("--boxes", type=TABLE, help="CSV of tumours' boxes, as for btc-train.")
 @backend_option
 @threads_option
 @allow_unsigned_option
@@ -87,9 +87,9 @@ def evaluate_command(
             on_problem=say_problem,
         )
     for words in metrics["warnings"]:
-        click.echo(f"btc-evaluate: {words}", err=True)
+        say(f"btc-evaluate: {words}")
     if style == "json":
-        click.echo(dump_json(metrics), nl=False)
+        click.echo(dump_json(metrics, ascii_only=True), nl=False)
     else:
         print_metrics(metrics)
 

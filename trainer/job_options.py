@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
-
-from edge_runtime.errors import DataError, UsageError
+from edge_runtime.errors import UsageError
 from edge_runtime.features import DEVICE_SETS
+from edge_runtime.labels import fold_label
 from edge_runtime.preprocess import Preprocess
 from trainer.evaluation.selective import Targets, asked_targets
 from trainer.models.classical import ClassicalSettings
@@ -18,14 +17,21 @@ from trainer.models.features import DEEP, check_sets
 from trainer.models.networks import SIZES
 from trainer.models.recipes import RECIPES
 from trainer.models.training import TrainSettings
-from trainer.pipeline import Job
+from trainer.pipeline import Job, resume_job
 from trainer.run import Run, checked_name, checked_version
+from trainer.terminal import say
 from trainer.trained import CNN, kind_of
 
 NETWORK_ONLY = (
     "recipe", "network", "epochs", "batch_size", "learning_rate", "patience", "augment",
 )  # fmt: skip
 CLASSICAL_ONLY = ("features", "search", "cache", "no_cache", "cache_limit")
+# What may be given with --resume whatever the run was started with; inputs are compared by content.
+RESUMED_WITH = {
+    *("resume", "groups", "boxes", "partial", "partial_groups"),
+    *("cache", "cache_limit", "no_cache"),
+}
+TARGETS = ("target_error", "max_error", "confidence")  # one value together
 SLICE_OPTIONS = ("size", "crop", "window", "denoise", "contrast")
 DEFAULT_FEATURES = ",".join(DEVICE_SETS)
 CLASSICAL_SIZE = 128  # pixels
@@ -42,8 +48,6 @@ def make_job(data: Path, out: Path, options: dict[str, Any], given: set[str]) ->
         UsageError: options that do not go together. DataError: no run where deep features should
             come from.
     """
-    if options["partial_groups"] and not options["partial"]:
-        raise UsageError("--partial-groups is the table of --partial, which is not given")
     network = options["model"] == CNN
     _refuse(
         given & set(CLASSICAL_ONLY if network else NETWORK_ONLY),
@@ -62,11 +66,94 @@ def make_job(data: Path, out: Path, options: dict[str, Any], given: set[str]) ->
         folds=options["folds"],
         partial=options["partial"],
         partial_groups_csv=options["partial_groups"],
+        tumour_free=_tumour_free(options),
     )
     if network:
         size = options["size"] or SIZES[options["network"]]
         return replace(job, preprocess=_preprocess(options, size), settings=_network(options))
     return _classical(job, options, given)
+
+
+def resumed_job(data: Path, out: Path, options: dict[str, Any], given: set[str]) -> tuple[Run, Job]:
+    """The run in `out` and its job, for `--resume`: options that were not given take the run's.
+
+    Args:
+        options, given: as for `make_job`.
+
+    Raises:
+        UsageError: a finished training, or a given option or input that is not the run's.
+        DataError: no run there.
+    """
+    names, deep = parse_features(options["features"]) if options["features"] else ((), None)
+    job = Job(
+        data=data,
+        out=out,
+        groups_csv=options["groups"],
+        boxes_csv=options["boxes"],
+        partial=options["partial"],
+        partial_groups_csv=options["partial_groups"],
+        deep=deep,
+    )
+    run, started = resume_job(job)
+    known = started_options(run)
+    asked = options | {"features": names, "tumour_free": _tumour_free(options)}
+    asked |= dict.fromkeys(TARGETS, asked_targets(options, known["target_error"]))
+    for name in sorted(given - RESUMED_WITH):
+        option = f"--{name.replace('_', '-')}"
+        if name not in known:
+            raise UsageError(f"{option} does not go with --model {known['model']}, the run's")
+        if asked[name] != known[name]:
+            raise UsageError(
+                f"{option} is not what the run was started with, which was {_said(known[name])}; "
+                "leave it out, or start another run"
+            )
+    if known["model"] == CNN:
+        _refuse(
+            given & {"cache", "cache_limit", "no_cache"}, "does not go with --model cnn, the run's"
+        )
+        return run, started
+    return run, replace(started, cache=_cache(options, given))
+
+
+def started_options(run: Run) -> dict[str, Any]:
+    """The options that a run was started with, by name, as far as they shape what it learns."""
+    settings, options = run.settings, run.preprocess
+    training, named = settings["training"], settings.get("tumour_free")
+    targets = Targets.from_settings(settings)
+    known: dict[str, Any] = dict.fromkeys(TARGETS, targets) | {
+        "model": kind_of(settings),
+        "protocol": "official" if settings["protocol"] == "none" else settings["protocol"],
+        "folds": settings.get("folds"),
+        "name": settings["name"],
+        "model_version": settings.get("model_version"),
+        "tumour_free": None if named is None else tuple(named),
+        "seed": training["seed"],
+        "size": options.size,
+        "crop": options.crop,
+        "window": options.window,
+        "denoise": options.denoise or "none",
+        "contrast": options.contrast or "none",
+    }
+    if known["model"] != CNN:
+        return known | {"features": tuple(training["features"]), "search": training["search"]}
+    recipe = training["recipe"]
+    names = ("network", "epochs", "batch_size", "learning_rate", "patience")
+    known |= {name: training[name] for name in names}
+    return known | {"recipe": recipe["name"], "augment": recipe["augment"] > 0}
+
+
+def _said(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _tumour_free(options: dict[str, Any]) -> tuple[str, ...] | None:
+    names = {fold_label(name) for name in options["tumour_free"]}
+    return tuple(sorted(names)) or None
 
 
 def _refuse(names: set[str], why: str) -> None:
@@ -122,9 +209,7 @@ def _cache(options: dict[str, Any], given: set[str]) -> FeatureCache | None:
         _refuse(given & {"cache", "cache_limit"}, "and --no-cache exclude each other")
         return None
     return FeatureCache(
-        options["cache"] or default_folder(),
-        lambda words: click.echo(words, err=True),
-        limit=options["cache_limit"] << 20,
+        options["cache"] or default_folder(), say, limit=options["cache_limit"] << 20
     )
 
 
@@ -132,7 +217,7 @@ def parse_features(text: str) -> tuple[tuple[str, ...], Path | None]:
     """`hog,glcm,deep:RUN` as the names of the sets and the run of the network, or None.
 
     Raises:
-        UsageError: an unknown or repeated set, or none. DataError: RUN is no run.
+        UsageError: an unknown or repeated set, none, or no folder RUN.
     """
     names, deep = [], None
     for word in text.split(","):
@@ -144,5 +229,5 @@ def parse_features(text: str) -> tuple[tuple[str, ...], Path | None]:
     if DEEP in names and deep is None:
         raise UsageError("deep features come from a trained network: name its run, deep:RUN")
     if deep is not None and not deep.is_dir():
-        raise DataError(f"{deep}: no such run")
+        raise UsageError(f"--features deep:{deep}: there is no such run folder")
     return tuple(names), deep

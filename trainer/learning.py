@@ -21,7 +21,7 @@ from trainer.models.checkpoint import Checkpoint, State
 from trainer.models.classical import ClassicalSettings, fit_classical
 from trainer.models.features import DEEP
 from trainer.models.feed import make_samples
-from trainer.models.training import OnBatch, OnEpoch, TrainSettings, train
+from trainer.models.training import Diverged, OnBatch, OnEpoch, TrainSettings, train
 from trainer.run import Run
 from trainer.trained import Classical, Trained, from_classical, from_network, make_extractor
 
@@ -34,10 +34,17 @@ class Watch:
     """Who is told how far the job is; all are optional."""
 
     reading: Progress | None = None
+    each: Callable[[Dataset], None] | None = None
+    warn: Callable[[str], None] | None = None
     read: Callable[[Dataset, Split], None] | None = None
     batch: OnBatch | None = None
     epoch: OnEpoch | None = None
     features: Progress | None = None
+
+    def problems(self, data: Dataset) -> None:
+        """Tell of the files that could not be read."""
+        if self.each is not None:
+            self.each(data)
 
 
 def learn_network(
@@ -47,17 +54,18 @@ def learn_network(
     split: Split,
     learned: Partial | None,
     watch: Watch,
-) -> tuple[Trained, bool]:
+) -> tuple[Trained, KeyboardInterrupt | Diverged | None]:
     """Train a network, or go on from the run's checkpoint.
 
     Args:
         learned: partially labelled slices to learn from as well, or None.
 
     Returns:
-        The network of the best epoch, and whether the training was interrupted before its end.
+        The network of the best epoch, and what ended the training before its end: a
+        KeyboardInterrupt, a Diverged, or None.
 
     Raises:
-        KeyboardInterrupt: interrupted before the first epoch was finished.
+        KeyboardInterrupt, Diverged: before the first epoch was finished.
     """
     checkpoint = Checkpoint(run.folder / "checkpoint")
 
@@ -66,7 +74,8 @@ def learn_network(
         if watch.epoch is not None:
             watch.epoch(state)
 
-    interrupted, begun = False, time.monotonic()
+    stopped: KeyboardInterrupt | Diverged | None = None
+    begun = time.monotonic()
     try:
         train(
             settings,
@@ -77,14 +86,14 @@ def learn_network(
             watch.batch,
             after_epoch,
         )
-    except KeyboardInterrupt:
-        interrupted = True
+    except (KeyboardInterrupt, Diverged) as reason:
+        stopped = reason
         if checkpoint.load() is None:
             raise
     run.add_seconds(time.monotonic() - begun)
     best = checkpoint.best()
     run.save_model(best)
-    return from_network(best), interrupted
+    return from_network(best), stopped
 
 
 def learn_classical(
@@ -134,6 +143,24 @@ def learn_classical(
     return from_classical(Classical(model, extractor, network))
 
 
+def digest_of_networks(folder: Path) -> str:
+    """A digest over the trained networks of a run, or of every fold of a cross-validation.
+
+    Raises:
+        DataError: no run, or one whose training is not finished.
+    """
+    run = Run.open(folder)
+    count = run.settings.get("folds")
+    folders = [folder / f"fold-{n}" for n in range(1, count + 1)] if count else [folder]
+    digest = hashlib.sha256()
+    for each in folders:
+        try:
+            digest.update(hashlib.sha256((each / "model.keras").read_bytes()).digest())
+        except OSError:
+            raise DataError(f"{each}: no model.keras; the training has not finished") from None
+    return digest.hexdigest()
+
+
 def network_for(folder: Path, data: Dataset, split: Split, seed: int) -> Run:
     """The trained network in `folder` (a run, or a cross-validation of several) whose features
     may be used on a split: one that learned from the split's training side and nothing else.
@@ -157,12 +184,14 @@ def network_for(folder: Path, data: Dataset, split: Split, seed: int) -> Run:
     paths = {data.paths[i] for i in measured}
     for candidate in candidates:
         known = candidate.settings.get("data") or {}
+        inputs = candidate.settings.get("inputs") or {}  # a former version kept none
         if (
             candidate.settings["status"] == "finished"
             and candidate.settings["seed"] == seed
             and candidate.settings["protocol"] == split.protocol
             and candidate.labels == data.class_names
             and all(known.get(key) == value for key, value in wanted.items())
+            and inputs.get("groups", data.tables.get("groups")) == data.tables.get("groups")
             and candidate.measured_paths() == paths
         ):
             return candidate

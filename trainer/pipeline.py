@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,14 +18,15 @@ from edge_runtime.errors import DataError, UsageError
 from edge_runtime.model_info import INTENDED_USE
 from edge_runtime.preprocess import Preprocess
 from trainer.complete import complete_folds, complete_run
-from trainer.data.dataset import Dataset, read_dataset
+from trainer.data.dataset import Dataset, check_boxes, read_dataset
 from trainer.data.partial import Partial, divide, read_partial
 from trainer.data.split import Split, fold_splits, split_dataset
 from trainer.evaluation.selective import Targets
-from trainer.learning import Watch, learn_classical, learn_network
+from trainer.learning import Watch, digest_of_networks, learn_classical, learn_network
 from trainer.models.checkpoint import Checkpoint
 from trainer.models.classical import ClassicalSettings
-from trainer.models.training import TrainSettings
+from trainer.models.features import DEEP
+from trainer.models.training import Diverged, TrainSettings
 from trainer.run import SCHEMA, Run
 from trainer.trained import CNN, kind_of
 
@@ -46,7 +48,10 @@ class Job:
         out: the run folder to make, or to resume.
         protocol: see `split_dataset`.
         groups_csv: table of groups, or None.
-        boxes_csv: table of the tumours' boxes for the report, or None.
+        boxes_csv: table of the tumours' boxes, to learn from and for the report, or None.
+        partial: zip or folder of partially labelled slices, or None.
+        partial_groups_csv: table of their groups, or None.
+        tumour_free: the classes without a tumour; None for the class `notumor`.
         targets: error rates that the thresholds are chosen for.
         name: the model's.
         version: the model's; None derives one, see `Run.version`.
@@ -65,6 +70,7 @@ class Job:
     boxes_csv: Path | None = None
     partial: Path | None = None
     partial_groups_csv: Path | None = None
+    tumour_free: tuple[str, ...] | None = None
     targets: Targets = field(default_factory=Targets)
     name: str = "brain-mri"
     version: str | None = None
@@ -73,6 +79,23 @@ class Job:
     settings: TrainSettings | ClassicalSettings = field(default_factory=TrainSettings)
     deep: Path | None = None
     cache: FeatureCache | None = None
+
+
+class _Input(NamedTuple):
+    """Something that a run learns from: the option that names it, and what it is."""
+
+    option: str
+    kind: str
+
+
+INPUTS = {
+    "data": _Input("DATA", "data"),
+    "groups": _Input("--groups", "table"),
+    "boxes": _Input("--boxes", "table"),
+    "partial": _Input("--partial", "data"),
+    "partial_groups": _Input("--partial-groups", "table"),
+    "deep": _Input("--features deep:RUN", "run"),
+}
 
 
 class Material(NamedTuple):
@@ -94,6 +117,7 @@ def start_run(job: Job) -> Run:
         raise UsageError("--folds is a cross-validation over groups: add --protocol grouped")
     run = _new_run(job, job.out)
     run.settings["folds"] = job.folds
+    run.settings["inputs"] = {name: "" if given else None for name, given in _given(job).items()}
     run.save_settings()
     return run
 
@@ -116,6 +140,8 @@ def _new_run(job: Job, folder: Path) -> Run:
             "training": asdict(settings),
             "seed": settings.seed,
             "targets": job.targets.to_json(),
+            "tumour_free": None if job.tumour_free is None else list(job.tumour_free),
+            "inputs": None,
             "labels": [],
             "data": None,
             "partial": None,
@@ -128,18 +154,36 @@ def _new_run(job: Job, folder: Path) -> Run:
     )
 
 
+def _given(job: Job) -> dict[str, bool]:
+    """Which of INPUTS a job has."""
+    paths = (job.data, job.groups_csv, job.boxes_csv, job.partial, job.partial_groups_csv, job.deep)
+    return {name: path is not None for name, path in zip(INPUTS, paths, strict=True)}
+
+
 def resume_job(job: Job) -> tuple[Run, Job]:
-    """The run in `job.out` and the job it was started with, on the data of `job`."""
+    """The run in `job.out` and the job it was started with, on the inputs of `job`.
+
+    Raises:
+        UsageError: a finished training, or an input more or fewer than it was started with.
+    """
     run = Run.open(job.out)
     if run.settings["status"] == "finished":
         raise UsageError(f"{job.out}: this training is finished; nothing to resume")
+    known = known_inputs(run.settings)
+    for name, given in _given(job).items():
+        if name in known and given and known[name] is None:
+            raise UsageError(f"the run was started without {INPUTS[name].option}; leave it out")
+        if name in known and not given and known[name] is not None:
+            raise UsageError(f"the run was started with {INPUTS[name].option}; give the same again")
     kind = TrainSettings if kind_of(run.settings) == CNN else ClassicalSettings
+    named = run.settings.get("tumour_free")
     started = replace(
         job,
         protocol=run.settings["protocol"],
         targets=Targets.from_settings(run.settings),
         name=run.settings["name"],
         version=run.settings.get("model_version"),
+        tumour_free=None if named is None else tuple(named),
         folds=run.settings.get("folds"),
         preprocess=run.preprocess,
         settings=kind.from_json(run.settings["training"]),
@@ -147,11 +191,83 @@ def resume_job(job: Job) -> tuple[Run, Job]:
     return run, started
 
 
+def known_inputs(settings: dict[str, Any]) -> dict[str, str | None]:
+    """What run.json knows of the run's INPUTS.
+
+    Returns:
+        The digest of each; empty where only its presence is known, None where there is none. What
+        a run of a former version did not keep is missing.
+    """
+    stored = settings.get("inputs")
+    if stored is not None:
+        return {name: stored[name] for name in INPUTS}
+    data, partial = settings.get("data"), settings.get("partial")
+    if data is None:
+        return {}
+    known = {"data": data["sha256"], "partial": partial and partial["sha256"]}
+    for name, present in (("groups", data.get("groups_given")), ("boxes", data.get("boxes"))):
+        if present is not None:
+            known[name] = "" if present else None
+    if partial is None:
+        known["partial_groups"] = None
+    known["deep"] = "" if DEEP in settings["training"].get("features", ()) else None
+    return known
+
+
+def input_digests(job: Job, material: Material) -> dict[str, str | None]:
+    """The digest of each of INPUTS.
+
+    Pictures: of names, classes and contents. Tables: of what they say of these slices (see
+    `Dataset.tables`), so that a table may be saved anew or hold more. A deep run: of its networks.
+    """
+    data, partial = material
+    slices = None if partial is None else partial.slices
+    return {
+        "data": data.sha256,
+        "groups": data.tables.get("groups"),
+        "boxes": data.tables.get("boxes"),
+        "partial": None if slices is None else slices.sha256,
+        "partial_groups": None if slices is None else slices.tables.get("groups"),
+        "deep": None if job.deep is None else digest_of_networks(job.deep),
+    }
+
+
+def _admit(run: Run, digests: dict[str, str | None]) -> list[str]:
+    """Check the inputs of a run that may have begun before, and keep their digests.
+
+    Returns:
+        The options whose content cannot be compared, in a run of a former version.
+
+    Raises:
+        DataError: another input than the run was started with.
+    """
+    known = known_inputs(run.settings)
+    for name, digest in digests.items():
+        option, kind = INPUTS[name]
+        before = known.get(name, "")
+        if (before is None) != (digest is None) and name in known:
+            more = "without" if before is None else "with"
+            raise DataError(f"{option}: the run in {run.folder} was started {more} it")
+        if before and before != digest:
+            raise DataError(f"{option} is not the {kind} that the run was started with")
+    begun = run.settings.get("inputs") is None and run.settings["data"] is not None
+    unknown = [
+        INPUTS[name].option
+        for name, digest in digests.items()
+        if begun and (known.get(name, "") == "") and (digest is not None or name not in known)
+    ]
+    run.settings["inputs"] = digests
+    return unknown
+
+
 def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
     """Train (or go on) and complete the run.
 
-    When interrupted after at least one epoch, the run is completed with the best epoch so far
-    and keeps its checkpoint; then the KeyboardInterrupt passes on.
+    When interrupted, or diverged, after at least one epoch, the run is completed with the best
+    epoch so far and keeps its checkpoint; then the KeyboardInterrupt or Diverged passes on.
+
+    Raises:
+        DataError: unusable data, or another input than the run was started with.
     """
     watch = watch or Watch()
     data = read_dataset(
@@ -159,9 +275,17 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
         job.preprocess,
         groups_csv=job.groups_csv,
         boxes_csv=job.boxes_csv,
+        tumour_free=job.tumour_free,
         progress=watch.reading,
     )
     job.targets.resolve(data.class_names)  # a class that is not there is said before the training
+    watch.problems(data)
+    check_boxes(data)
+    if not data.tumour_free and _pastes(job) and watch.warn is not None:
+        watch.warn(
+            "no class is known to be without tumours, so none is pasted or covered; say which is "
+            "with --tumour-free"
+        )
     partial = None
     if job.partial is not None:
         partial = read_partial(
@@ -171,24 +295,49 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
             groups_csv=job.partial_groups_csv,
             progress=watch.reading,
         )
+        watch.problems(partial.slices)
     material = Material(data, partial)
+    digests = input_digests(job, material)
+    unknown = _admit(run, digests)
     if not job.folds:
+        _say_unknown(watch, unknown)
         split = split_dataset(data, job.protocol, job.settings.seed)
         _train_split(job, run, material, split, watch)
         return run
     splits = fold_splits(data, job.folds, job.settings.seed)
     parts = []
-    for number, split in enumerate(splits, 1):
+    for number in range(1, job.folds + 1):
         folder = job.out / f"fold-{number}"
-        part = Run.open(folder) if (folder / "run.json").is_file() else _new_run(job, folder)
+        begun = (folder / "run.json").is_file()
+        part = Run.open(folder) if begun else _new_run(job, folder)
+        unknown += [name for name in _admit(part, digests) if name not in unknown]
+        if begun:
+            part.save_settings()
+        parts.append(part)
+    _say_unknown(watch, unknown)
+    run.save_settings()
+    for part, split in zip(parts, splits, strict=True):
         if part.settings["status"] != "finished":
             _train_split(job, part, material, split, watch)
-        parts.append(part)
     _remember_data(run, material, splits[0], sides=False)
     complete_folds(run, parts)
     run.settings["status"] = "finished"
     run.save_settings()
     return run
+
+
+def _pastes(job: Job) -> bool:
+    """Whether the job would move tumours, if it could."""
+    recipe = job.settings.recipe if isinstance(job.settings, TrainSettings) else None
+    return recipe is not None and job.boxes_csv is not None and recipe.paste + recipe.erase > 0
+
+
+def _say_unknown(watch: Watch, unknown: Sequence[str]) -> None:
+    if unknown and watch.warn is not None:
+        watch.warn(
+            "this run was started by a former version, which did not keep what it read: whether "
+            f"{', '.join(unknown)} are as they were then could not be checked"
+        )
 
 
 def _train_split(job: Job, run: Run, material: Material, split: Split, watch: Watch) -> None:
@@ -200,26 +349,23 @@ def _train_split(job: Job, run: Run, material: Material, split: Split, watch: Wa
     if partial is not None:
         chosen, tested = divide(partial, data, split, job.settings.seed)
         learned, measured = partial.take(chosen), partial.take(tested)
-    interrupted = False
+    stopped: BaseException | None = None
     if isinstance(job.settings, ClassicalSettings):
         trained = learn_classical(job.settings, run, data, split, job.deep, job.cache, watch)
     else:
-        trained, interrupted = learn_network(job.settings, run, data, split, learned, watch)
+        trained, stopped = learn_network(job.settings, run, data, split, learned, watch)
     complete_run(run, trained, data, split, measured)
-    run.settings["status"] = "interrupted" if interrupted else "finished"
+    run.settings["status"] = "finished"
+    if stopped is not None:
+        run.settings["status"] = "diverged" if isinstance(stopped, Diverged) else "interrupted"
     run.save_settings()
-    if interrupted:
-        raise KeyboardInterrupt
+    if stopped is not None:
+        raise stopped
     Checkpoint(run.folder / "checkpoint").remove()
 
 
 def _remember_data(run: Run, material: Material, split: Split, sides: bool = True) -> None:
     data, partial = material.data, material.partial
-    kept = {"data": data.sha256, "partial": None if partial is None else partial.slices.sha256}
-    for key, digest in kept.items():
-        before = run.settings[key]
-        if run.settings["data"] is not None and (before and before["sha256"]) != digest:
-            raise DataError(f"this is not the {key} that the run was started on (digests differ)")
     run.settings["labels"] = list(data.class_names)
     run.settings["protocol"] = split.protocol
     run.settings["partial"] = None if partial is None else partial.to_json()
@@ -230,6 +376,8 @@ def _remember_data(run: Run, material: Material, split: Split, sides: bool = Tru
         "groups_given": data.grouped,
         "boxes": int((~np.isnan(data.boxes).any(axis=1)).sum()),
         "unreadable": len(data.problems),
+        "passed_over": sum(len(each.paths) for each in data.passed_over),
+        "tumour_free": list(data.tumour_free),
         "training": len(split.train) if sides else None,
         "validation": len(split.validation) if sides else None,
         "test": len(split.test) if sides else len(data),

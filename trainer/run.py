@@ -19,6 +19,7 @@ from edge_runtime.errors import DataError, ModelError, UsageError, one_line
 from edge_runtime.files import replacing, write_text
 from edge_runtime.preprocess import Preprocess
 from trainer.arrays import opened_npz
+from trainer.data.tables import read_table
 
 if TYPE_CHECKING:
     import keras
@@ -179,9 +180,8 @@ class Run:
             DataError: missing or damaged.
         """
         try:
-            with (self.folder / "predictions.csv").open(newline="", encoding="utf-8") as stream:
-                return {row["path"] for row in csv.DictReader(stream)}
-        except (OSError, ValueError, KeyError, csv.Error):
+            return {row["path"] for row in read_table(self.folder / "predictions.csv", ("path",))}
+        except DataError:
             raise DataError(f"{self.folder}: no readable predictions.csv") from None
 
     def metrics(self) -> dict[str, Any]:
@@ -263,6 +263,10 @@ def checked_version(version: str | None) -> str | None:
     return version
 
 
-def dump_json(content: Any) -> str:
-    """JSON text that ends in a newline; NaN is refused, since a reader may not know it."""
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def dump_json(content: Any, ascii_only: bool = False) -> str:
+    """JSON text that ends in a newline; NaN is refused, since a reader may not know it.
+
+    Args:
+        ascii_only: for a terminal, which a name must not steer.
+    """
+    return json.dumps(content, indent=1, ensure_ascii=ascii_only, allow_nan=False) + "\n"

@@ -10,7 +10,9 @@ import click
 
 from edge_runtime.errors import printable
 
-EXISTING = click.Path(exists=True, path_type=Path)
+EXISTING = click.Path(exists=True, path_type=Path)  # a zip or a folder
+TABLE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)  # to make
 EXIT_CODES = (
     "\b\nExit codes: 0 done, 1 the data or the job failed, 2 usage or a missing package, "
     "3 a model cannot be used, 130 interrupted."
@@ -24,9 +26,14 @@ def enter(command: click.Command, name: str) -> None:
     run_command(command, name, extra="train")
 
 
+def say(text: str) -> None:
+    """One line on stderr, in which no name can steer the terminal."""
+    click.echo(printable(text), err=True)
+
+
 def say_problem(path: str, reason: str) -> None:
     """One line of a file that could not be used."""
-    click.echo(f"{path}: {reason}; skipped", err=True)
+    say(f"{path}: {reason}; skipped")
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
@@ -52,7 +59,7 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     wide = None if sys.stdout.isatty() else 120
     console = Console(file=sys.stdout, highlight=False, width=wide)
     first, *others = summary_lines(metrics)
-    console.print(first, soft_wrap=True, markup=False)
+    console.print(printable(first), soft_wrap=True, markup=False)
     console.print(table)
     for line in (*others, "Research use only; not for diagnosis."):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(printable(line), soft_wrap=True, markup=False)

@@ -25,6 +25,7 @@ from edge_runtime.output import _cell, open_writer
 from edge_runtime.prediction import Prediction, Status, failure
 from edge_runtime.preprocess import frame_of, preprocess
 from edge_runtime.study import pooled, study_answer
+from edge_runtime.tables import guard, unguard
 from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import TOOL, edge
 
@@ -226,8 +227,14 @@ def test_colour_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.text(min_size=1))
 def test_no_cell_of_text_is_a_formula(text: str) -> None:
     cell = str(_cell(text))
-    assert cell.removeprefix("'") == text or cell == text
     assert cell[0] not in "=+-@\t\r\n＝＋－＠"
+    assert unguard(cell) == text
+
+
+@given(st.text("'=+-@\t\r\n＝＋－＠a", max_size=6))
+def test_a_guarded_cell_is_read_back_as_it_was(text: str) -> None:
+    assert unguard(guard(text)) == text
+    assert guard(text).lstrip("'") == text.lstrip("'")
 
 
 def test_stdin_holds_one_file(slices: Path) -> None:

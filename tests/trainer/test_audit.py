@@ -153,6 +153,27 @@ def test_pictures_of_any_size_are_read(tmp_path: Path, size: tuple[int, int]) ->
     assert result["oddities"]["tiny"]["count"] == 2
 
 
+def test_files_of_other_kinds_and_one_sided_classes_are_told(clean: Path) -> None:
+    (clean / "Training/glioma/x.gif").write_bytes(b"GIX")
+    save(clean, "Training/.ipynb_checkpoints/x.png", draw_slice(40))
+    save(clean, "Testing/pituitary/x.png", draw_slice(41))
+    save(clean, "Training/meningioma/x.png", draw_slice(42))
+    found = audit(clean)
+    assert found.result["counts"]["classes"].keys() == {*LABELS, "meningioma", "pituitary"}
+    assert found.result["passed_over"] == [
+        {"kind": ".gif", "reason": "not a picture that is read here", "count": 1,
+         "examples": ["Training/glioma/x.gif"]}
+    ]  # fmt: skip
+    assert found.result["one_sided"] == {
+        "no_training_images": ["pituitary"], "no_test_images": ["meningioma"]
+    }  # fmt: skip
+    assert found.untrainable == ("pituitary",)
+    page = html.unescape(as_html(found.result, {}))
+    assert "1 passed over" in page
+    assert "1 .gif: not a picture that is read here, such as" in page
+    assert "pituitary has test images, but none to learn from" in page
+
+
 # Odd files
 
 
@@ -502,6 +523,7 @@ def test_command_refuses_what_it_cannot_use(clean: Path, tmp_path: Path) -> None
         (1, ["data", "--groups", table]),
         (2, ["data", "--groups", table, "--out", "out"]),
         (2, ["nowhere"]),
+        (2, ["data", "--groups", "out"]),
         (2, ["data", "--out", "text.zip"]),
         (2, ["data", "--threshold"]),
     ):
@@ -511,6 +533,19 @@ def test_command_refuses_what_it_cannot_use(clean: Path, tmp_path: Path) -> None
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert done.stderr.startswith("btc-audit: ")
     assert table.read_text().splitlines() == ["path,group", "x.png,g"]
+
+
+def test_names_of_files_do_not_steer_the_terminal(clean: Path, tmp_path: Path) -> None:
+    (clean / "Testing/glioma/\x1b[31mbad.png").write_bytes(b"no image")
+    (clean / "Testing/glioma/\x9b2J.txt").write_bytes(b"no image")
+    save(clean, "Testing/\x1b]0;title\x07/a.png", draw_slice(50))
+    for style in ("table", "json"):
+        done = run("data", "--format", style, cwd=tmp_path)
+        assert done.returncode == 1, "a class with nothing to learn from"
+        lines = done.stderr.splitlines()
+        assert lines[1] == "Testing/glioma/?2J.txt: not a picture that is read here; skipped"
+        assert lines[2] == "?]0;title?: test images, but none to learn from"
+        assert not re.search(r"[^\n\x20-\x7e\u00a0-\uffff]", done.stdout + done.stderr)
 
 
 def test_help_tells_the_exit_codes_and_is_light(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.errors import DataError, ModelError, UsageError
+from edge_runtime.errors import ModelError, UsageError
 from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
 from trainer.evaluation.predict import softmax
@@ -163,7 +163,7 @@ def test_features_are_named(tmp_path: Path) -> None:
     for wrong in ("sift", "hog,hog", "deep", "hog:3", "", "deep:"):
         with pytest.raises(UsageError):
             parse_features(wrong)
-    with pytest.raises(DataError, match="no such run"):
+    with pytest.raises(UsageError, match="no such run"):
         parse_features("deep:/nowhere/at/all")
 
 

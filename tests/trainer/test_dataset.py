@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +15,16 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import edge_runtime
 from edge_runtime.errors import DataError
 from edge_runtime.images import load_gray
 from edge_runtime.labels import fold_label
 from edge_runtime.preprocess import Preprocess, preprocess
 from trainer.cli import train_command
-from trainer.data.dataset import Dataset, originals, read_dataset
+from trainer.data.dataset import Dataset, check_boxes, originals, read_dataset
 from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.data.split import fold_splits, split_dataset
+from trainer.data.tables import from_csv, to_csv
 
 OPTIONS = Preprocess()
 
@@ -102,6 +108,159 @@ def test_bad_files_are_reported_and_skipped(phantom_zip: Path, tmp_path: Path) -
     assert {Path(p).name for p, _ in data.problems} == {
         "half.jpg", "text.jpg", "empty.jpg", "stray.jpg"
     }  # fmt: skip
+
+
+def write_picture(path: Path, seed: int) -> None:
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    gray = draw_phantom("glioma", np.random.default_rng(seed))
+    path.write_bytes(cv2.imencode(".png", gray)[1].tobytes())
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Two classes with two pictures each in Training and one each in Testing."""
+    for i, name in enumerate(("Training/a", "Training/a", "Training/b", "Training/b",
+                              "Testing/a", "Testing/b")):  # fmt: skip
+        write_picture(tmp_path / "data" / name / f"{i}.png", i)
+    return tmp_path / "data"
+
+
+def told(data: Dataset) -> dict[str, str]:
+    return {each.words: each.reason for each in data.passed_over}
+
+
+def test_hidden_folders_runs_and_pictures_elsewhere_are_no_classes(small: Path) -> None:
+    for name in ("Training/a/.ipynb_checkpoints", "@eaDir/a", ".Trash-1000/files",
+                 "runs/latest", "runs/latest/fold-1", "audit", "more/a", "heatmaps"):  # fmt: skip
+        write_picture(small / name / "x.png", len(name))
+    (small / "runs" / "latest" / "run.json").write_text("{}")
+    data = read_dataset(small, OPTIONS)
+    assert data.class_names == ("a", "b")
+    assert sorted(set(data.paths) - {p for p in data.paths if p.startswith("T")}) == [
+        "more/a/x.png"
+    ]
+    assert told(data) == {
+        "audit/x.png, heatmaps/x.png": "in no class folder of Training or Testing",
+        "runs/latest": "a run of btc-train, no class",
+    }
+    assert not data.problems
+
+
+def test_files_of_other_kinds_are_counted_and_pictures_read_by_content(small: Path) -> None:
+    folder = small / "Training" / "a"
+    picture = (folder / "0.png").read_bytes()
+    for name in ("x.jfif", "noext", "x.dat"):
+        (folder / name).write_bytes(picture)
+    for name in ("1.txt", "2.txt", "3.txt", "4.txt", "5.TXT"):
+        (folder / name).write_text("notes")
+    (folder / "x.dcm").write_bytes(bytes(128) + b"DICM")
+    (folder / "README").write_text("notes")
+    (small / "groups.csv").write_text("in no class folder: nobody's business")
+    (small / "Training" / "notumor").write_text("../elsewhere")  # a link that git wrote as a file
+    data = read_dataset(small, OPTIONS)
+    assert {Path(p).name for p in data.paths} >= {"x.jfif", "noext", "x.dat"}
+    assert len(data) == 9
+    assert told(data) == {
+        "Training/a/x.dcm": "DICOM is not read for training: save its slices as PNG",
+        "Training/a/1.txt, Training/a/2.txt, Training/a/3.txt and 2 more .txt":
+            "not a picture that is read here",
+        "Training/a/README, Training/notumor": "not a picture that is read here",
+    }  # fmt: skip
+
+
+def test_btc_evaluate_tells_what_it_passes_over(tmp_path: Path) -> None:
+    from trainer.evaluate_cli import evaluate_command
+
+    (model,) = (Path(edge_runtime.__file__).parent / "models").glob("*.tflite")
+    for i, label in enumerate(CLASSES):
+        write_picture(tmp_path / "data" / label / f"{i}.png", i)
+    (tmp_path / "data" / "glioma" / "\x1b[2J.txt").write_text("notes")
+    write_picture(tmp_path / "data" / "@eaDir" / "x.png", 9)
+    words = [str(model), str(tmp_path / "data"), "--format", "json", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(evaluate_command, words)
+    assert done.exit_code == 0, done.output
+    assert done.stderr == "glioma/?[2J.txt: not a picture that is read here; skipped\n"
+    assert json.loads(done.stdout)["n"] == 4
+
+
+def test_nothing_readable_tells_what_was_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.dcm").write_bytes(b"x")
+    write_picture(tmp_path / "Training" / "run.png", 0)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="1 unreadable, 1 passed over, such as gone: a link that"):
+        read_dataset(tmp_path, OPTIONS)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_a_class_folder_that_is_a_link_is_a_class(small: Path, tmp_path: Path) -> None:
+    for side in ("Training", "Testing"):
+        (small / side / "b").rename(tmp_path / f"else-{side}")
+        (small / side / "b").symlink_to(tmp_path / f"else-{side}", target_is_directory=True)
+    data = read_dataset(small, OPTIONS)
+    assert np.bincount(data.labels).tolist() == [3, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
+def test_a_name_that_is_no_text_is_a_problem(small: Path) -> None:
+    shutil.copy(small / "Training/a/0.png", os.fsencode(small / "Training/a") + b"/\xe9.png")
+    (problem,) = read_dataset(small, OPTIONS).problems
+    assert "not UTF-8" in problem[1]
+
+
+def test_tumour_free_is_said_not_guessed(small: Path, phantom_zip: Path, tmp_path: Path) -> None:
+    assert read_dataset(small, OPTIONS).tumour_free == ()
+    assert read_dataset(phantom_zip, OPTIONS).tumour_free == ("notumor",)
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("path,x_center,y_center,width,height\nTraining/b/2.png,0.5,0.5,0.1,0.1\n")
+    data = read_dataset(small, OPTIONS, boxes_csv=boxes, tumour_free=["a"])
+    assert data.tumour_free == ("a",)
+    check_boxes(data)
+    check_boxes(read_dataset(small, OPTIONS, boxes_csv=boxes))
+    with pytest.raises(DataError, match=r"Training/b/2.png has a tumour's box, but b is a class"):
+        check_boxes(read_dataset(small, OPTIONS, boxes_csv=boxes, tumour_free=["b"]))
+    with pytest.raises(DataError, match="notumor"):
+        read_dataset(small, OPTIONS, tumour_free=["Normal"])
+    with pytest.raises(DataError, match="every class"):
+        read_dataset(small, OPTIONS, tumour_free=["a", "b"])
+
+
+def test_digests_of_tables_are_of_what_they_say(small: Path, tmp_path: Path) -> None:
+    def digests(groups: str, boxes: str) -> tuple[str, str]:
+        for name, text in (("g", groups), ("b", boxes)):
+            (tmp_path / f"{name}.csv").write_text(text, newline="")
+        data = read_dataset(
+            small, OPTIONS, groups_csv=tmp_path / "g.csv", boxes_csv=tmp_path / "b.csv"
+        )
+        return data.tables["groups"], data.tables["boxes"]
+
+    names = [p.relative_to(small).as_posix() for p in sorted(small.rglob("*.png"))]
+    groups = "path,group,source\n" + "".join(f"{n},g{i},s\n" for i, n in enumerate(names))
+    boxes = "path,x_center,y_center,width,height\nTraining/b/2.png,0.5,0.5,0.1,0.1\n"
+    first = digests(groups, boxes)
+    more = groups.replace("\n", "\r\n") + "other/x.png,g9,s\r\n"
+    assert digests(more, boxes.replace("0.1\n", "0.10\r\n")) == first, "the same said otherwise"
+    assert digests(groups.replace("g1", "g2"), boxes)[0] != first[0]
+    assert digests(groups.replace("g3,s", "g3,t"), boxes)[0] != first[0]
+    assert digests(groups, boxes.replace("0.5,0.5", "0.5,0.6"))[1] != first[1]
+
+
+def test_names_that_look_like_formulas_are_found_again(small: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    texts = ["=1+1.png", "'=1.png", "-a", "a,b", 'q"q', "line\nend", "cr\rend", "", "plain"]
+    table = pd.DataFrame({"path": texts, "share": np.linspace(-1, 1, len(texts))})
+    text = to_csv(table)
+    assert not re.search(r"(^|[,\n])\"?[=+@]", text)
+    again = from_csv(text)
+    assert again["path"].tolist() == texts
+    assert pd.to_numeric(again["share"]).tolist() == table["share"].tolist()
+    write_picture(small / "Training" / "a" / "=x.png", 9)
+    names = [*(p.relative_to(small).as_posix() for p in sorted(small.rglob("*.png")))]
+    (tmp_path / "=g.csv").write_text(to_csv(pd.DataFrame({"path": names, "group": ["=g"] * 7})))
+    assert set(read_dataset(small, OPTIONS, groups_csv=tmp_path / "=g.csv").groups) == {"=g"}
 
 
 def test_groups_table(phantom_zip: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from edge_runtime.errors import DataError
 from edge_runtime.preprocess import Preprocess, frame_of, preprocess
 from tests.trainer.test_dataset import fake_dataset
-from trainer.data.boxes import read_boxes
+from trainer.data.boxes import into_input, read_boxes
 from trainer.data.dataset import Dataset
 from trainer.data.phantom import draw_phantom
 from trainer.evaluation.controls import low_level, nearest_neighbour
@@ -61,13 +61,13 @@ def test_boxes_of_a_table(tmp_path: Path) -> None:
     names = ["top/a.png", "b (1).png", "c.png"]
     table = write_boxes(tmp_path / "b.csv", "a.png,0.5,0.5,0.2,0.4", "b (1).png,0.75,0.75,0.1,0.1",
                         "a.png,0.8,0.5,0.2,0.2")  # fmt: skip
-    boxes = read_boxes(table, names, frames)
+    boxes = into_input(read_boxes(table, names), frames)
     np.testing.assert_allclose(boxes[0], [0.4, 0.3, 0.9, 0.7], atol=1e-6)
     np.testing.assert_allclose(boxes[1], [0.4, 0.4, 0.6, 0.6], atol=1e-6)
     assert np.isnan(boxes[2]).all()
     for bad in ("a.png,x,0,0,0", "a.png,0.5,0.5,-1,0.2", "a.png,nan,0.5,1,1", "z.png,0,0,0,0"):
         with pytest.raises(DataError):
-            read_boxes(write_boxes(tmp_path / "bad.csv", bad), names, frames)
+            read_boxes(write_boxes(tmp_path / "bad.csv", bad), names)
 
 
 def test_pointing_by_hand() -> None:

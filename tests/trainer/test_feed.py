@@ -26,13 +26,16 @@ def phantom(label: str, seed: int) -> np.ndarray:
     return preprocess(draw_phantom(label, np.random.default_rng(seed)), OPTIONS)
 
 
-def make_samples(labels: list[int], boxed: set[int] = frozenset()) -> Samples:
+def make_samples(
+    labels: list[int], boxed: set[int] = frozenset(), clear: int | None = 2
+) -> Samples:
     images = np.stack([phantom(CLASSES[c], i) for i, c in enumerate(labels)])
     boxes = np.stack([BOX if c in boxed else NO_BOX for c in labels])
     groups = tuple(f"g{i // 2}" for i in range(len(labels)))
     sources = tuple("ab"[c % 2] for c in labels)
     none = np.zeros((0, 64, 64), np.uint8), np.zeros((0, 4), np.float32)
-    return Samples(images, np.array(labels), boxes, groups, sources, *none)
+    without = np.array([c == clear for c in range(4)])
+    return Samples(images, np.array(labels), boxes, groups, sources, without, *none)
 
 
 @settings(max_examples=30, deadline=None)
@@ -174,6 +177,40 @@ def test_recipe_decides_what_an_example_is() -> None:
     assert any(e.image.tobytes() not in own for e in covered)
     boxless = Feed(make_samples([0, 1, 2, 3]), 4, Recipe(augment=0.0, paste=1.0), seed=1)
     assert boxless.example(0, 0, 0).target.argmax() == 0, "nothing to paste"
+
+
+@pytest.mark.parametrize("clear", [2, None])
+def test_a_class_that_merely_lacks_boxes_is_no_tumour_free_one(clear: int | None) -> None:
+    """Boxes for glioma only: slices of the other tumours show one all the same."""
+    samples = make_samples([0, 1, 2, 3] * 4, boxed={0}, clear=clear)
+    recipe = Recipe(balance=True, augment=0.0, paste=0.4, erase=0.3, patch=0.3, clear=1.5)
+    feed = Feed(samples, 4, recipe, seed=1)
+    hosts = samples.images[samples.labels == 2].astype(int)
+    changed = 0
+    for start in range(16):
+        for number in range(20):
+            image, target, _ = feed.example(0, number, start)
+            label = int(target.argmax())
+            if np.array_equal(image, samples.images[start]):
+                assert label == samples.labels[start]
+                continue
+            changed += 1
+            assert label in (0, 2), "a slice of the others is never changed under its label"
+            if label == 0:  # pasted: most of the picture is still a tumour-free host
+                assert (np.abs(hosts - image).mean(axis=(1, 2)) < 20).any()
+    assert (changed > 0) == (clear is not None), "without a tumour-free class, pasting rests"
+    drawn = np.bincount(samples.labels[np.concatenate([feed.order(e) for e in range(200)])])
+    assert drawn[1] == pytest.approx(drawn[3], rel=0.15)
+    assert drawn[2] / drawn[1] == pytest.approx(1.5 if clear else 1, rel=0.15)
+
+
+def test_tumour_free_classes_are_said_and_known_to_the_samples() -> None:
+    from tests.trainer.test_dataset import fake_dataset
+    from trainer.models.feed import make_samples as from_data
+
+    data = fake_dataset([0, 1, 2, 3], [0, 1, 0, 1])
+    assert from_data(data).clear.tolist() == [False, False]
+    assert from_data(replace(data, tumour_free=("b",))).clear.tolist() == [False, True]
 
 
 def test_partial_slices_come_with_their_set() -> None:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from edge_runtime.errors import DataError
 from edge_runtime.preprocess import Preprocess
+from trainer.audit_cli import audit_command
+from trainer.cli import train_command
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.partial import Partial, allowed_classes, divide, read_partial
 from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.data.split import fold_splits, split_dataset
+from trainer.evaluate_cli import evaluate_command
 
 OPTIONS = Preprocess(size=32)
 BIN = Path(sys.executable).parent
@@ -58,12 +64,14 @@ def partial_zip(typed_pictures: list[np.ndarray], tmp_path_factory: pytest.TempP
 
 
 def test_a_folder_names_the_classes() -> None:
-    assert allowed_classes("tumor", CLASSES).tolist() == [True, True, False, True]
-    assert allowed_classes("glioma + Meningioma_tumor", CLASSES).tolist() == [1, 1, 0, 0]
+    clear = ("notumor",)
+    assert allowed_classes("tumor", CLASSES, clear).tolist() == [True, True, False, True]
+    assert allowed_classes("glioma + Meningioma_tumor", CLASSES, clear).tolist() == [1, 1, 0, 0]
+    assert allowed_classes("Tumour", ("a", "b", "c"), ("b", "c")).tolist() == [1, 0, 0]
     with pytest.raises(DataError, match="schwannoma"):
-        allowed_classes("glioma+schwannoma", CLASSES)
-    with pytest.raises(DataError, match="tumor"):
-        allowed_classes("tumor", ("a", "b"))
+        allowed_classes("glioma+schwannoma", CLASSES, clear)
+    with pytest.raises(DataError, match="--tumour-free"):
+        allowed_classes("tumor", ("a", "b"), ())
 
 
 def test_sets_become_targets(typed: Dataset, tmp_path: Path) -> None:
@@ -138,6 +146,42 @@ def test_the_command_learns_and_measures(
     assert settings["training"]["recipe"]["partial"] > 0
     assert "called outside" in done.stdout
     assert "called outside" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_files_that_are_not_read_are_told_for_both_kinds_of_data(
+    phantom_zip: Path, tmp_path: Path
+) -> None:
+    names: dict[str, bytes] = {"tumor/bad\x1b[31m.png": b"no image", "tumor/notes.txt": b"x"}
+    with zipfile.ZipFile(tmp_path / "partial.zip", "w") as archive:
+        for name, data in names.items():
+            archive.writestr(name, data)
+        for i in range(4):
+            archive.writestr(f"tumor/{i}.png", cv2.imencode(".png", head(i))[1].tobytes())
+    shutil.copy(phantom_zip, tmp_path / "data.zip")
+    with zipfile.ZipFile(tmp_path / "data.zip", "a") as archive:
+        archive.writestr("Training/glioma/half.png", b"\x89PNG")
+    words = [tmp_path / "data.zip", "--partial", tmp_path / "partial.zip", "--model", "knn",
+             "--features", "histogram", "--size", 32, "--no-cache",
+             "--out", tmp_path / "run"]  # fmt: skip
+    done = CliRunner().invoke(train_command, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    told = [line for line in done.output.splitlines() if line.endswith("skipped")]
+    assert [line.partition(":")[0] for line in told] == [
+        "Training/glioma/half.png", "tumor/bad?[31m.png", "tumor/notes.txt"
+    ]  # fmt: skip
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (settings["data"]["unreadable"], settings["partial"]["unreadable"]) == (1, 1)
+    assert settings["partial"]["passed_over"] == 1
+
+
+@pytest.mark.parametrize("option", ["--groups", "--boxes", "--partial-groups"])
+def test_a_folder_is_no_table(option: str, phantom_zip: Path, tmp_path: Path) -> None:
+    for command in (train_command, evaluate_command, audit_command):
+        if option in {name for param in command.params for name in param.opts}:
+            paths = [phantom_zip] * sum(isinstance(p, click.Argument) for p in command.params)
+            done = CliRunner().invoke(command, [*map(str, paths), option, str(tmp_path)])
+            assert done.exit_code == 2
+            assert "is a directory" in done.output
 
 
 def test_usage(phantom_zip: Path, tmp_path: Path) -> None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from edge_runtime.errors import DataError, ModelError
+from trainer.cli import train_command
+from trainer.data.phantom import write_phantoms
 from trainer.run import Run
 
 BIN = Path(sys.executable).parent
@@ -121,6 +127,33 @@ def test_ctrl_c_leaves_a_usable_run(phantom_zip: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_training_that_diverges_keeps_its_best_epoch(
+    phantom_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.models import training
+
+    real, losses = training._validate, iter([1.0, math.nan])
+
+    def validate(*words: Any) -> dict[str, float]:
+        return real(*words) | {"val_loss": next(losses)}
+
+    monkeypatch.setattr(training, "_validate", validate)
+    folder = tmp_path / "run"
+    words = [phantom_zip, "--out", folder, *SMALL, "--size", 32]
+    done = CliRunner().invoke(train_command, [str(word) for word in words])
+    assert done.exit_code == 1
+    assert str(done.exception) == (
+        "training diverged in epoch 2: the validation loss is nan; start anew with a lower "
+        f"--learning-rate or another --seed; {folder} (the best epoch so far is in it)"
+    )
+    assert {p.name for p in folder.iterdir()} == FILES | {"checkpoint"}
+    opened = Run.open(folder)
+    assert opened.settings["status"] == "diverged"
+    assert len(opened.history()) == 1
+    assert opened.load_model() is not None
+
+
+@pytest.mark.slow
 def test_seed_network_trains_and_evaluates(phantom_zip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "classic"
     done = run(phantom_zip, "--out", folder, *SMALL, "--epochs", 1, "--network", "seed")
@@ -137,24 +170,29 @@ def test_seed_network_trains_and_evaluates(phantom_zip: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_killed_cross_validation_goes_on_where_it_was(phantom_zip: Path, tmp_path: Path) -> None:
-    words = (phantom_zip, "--protocol", "grouped", "--folds", 2, *SMALL, "--epochs", 3)
-    done = run(*words, "--out", tmp_path / "whole")
+    words = (phantom_zip, "--protocol", "grouped", "--folds", 2, *SMALL, "--epochs", 2)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run(*words, "--out", whole)
     assert done.returncode == 0, done.stderr
-    killed = tmp_path / "killed"
+    # As it is when the first fold has just been finished: that need not be trained once more.
+    killed.mkdir()
+    shutil.copytree(whole / "fold-1", killed / "fold-1")
+    settings = json.loads((whole / "run.json").read_text())
+    settings |= {"status": "started", "data": None, "partial": None, "labels": []}
+    (killed / "run.json").write_text(json.dumps(settings))
+    first = (killed / "fold-1" / "model.keras").stat().st_mtime_ns
     process = subprocess.Popen(
-        command(*words, "--out", killed), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        text=True,
+        command(phantom_zip, "--out", killed, "--resume"), stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     wait_for_epoch(process, killed / "fold-2", 1)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    first = (killed / "fold-1" / "model.keras").stat().st_mtime_ns
     done = run(phantom_zip, "--out", killed, "--resume")
     assert done.returncode == 0, done.stderr
     assert (killed / "fold-1" / "model.keras").stat().st_mtime_ns == first, "not trained again"
-    one, two = (
-        json.loads((tmp_path / f / "metrics.json").read_text()) for f in ("whole", "killed")
-    )
+    assert len(history(killed / "fold-2")) == 2, "killed after one epoch, then gone on with"
+    one, two = (json.loads((f / "metrics.json").read_text()) for f in (whole, killed))
     assert one == two
     assert {p.name for p in killed.iterdir()} >= {"fold-1", "fold-2", "report.html", "run.json"}
     done = run(phantom_zip, "--out", killed, "--resume")
@@ -174,8 +212,17 @@ def test_usage_of_protocols(phantom_zip: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_other_data_is_not_resumed_and_nothing_is_overwritten(
-    finished: Path, phantom_zip: Path
+    finished: Path, phantom_zip: Path, tmp_path: Path
 ) -> None:
+    other, folder = tmp_path / "other.zip", tmp_path / "begun"
+    write_phantoms(other, per_class=24, testing=0.25, seed=4)
+    shutil.copytree(finished, folder)
+    settings = json.loads((folder / "run.json").read_text()) | {"status": "started"}
+    (folder / "run.json").write_text(json.dumps(settings))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    done = run(other, "--out", folder, "--resume")
+    assert (done.returncode, "DATA is not the data that" in done.stderr) == (1, True), done.stderr
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
     done = run(phantom_zip, "--out", finished, "--epochs", 1)
     assert done.returncode == 2
     assert "not empty" in done.stderr

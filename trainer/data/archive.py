@@ -3,24 +3,65 @@
 An archive is untrusted: nothing is extracted to disk, and counts, sizes and ratios are capped.
 Names that point outside or a member that unpacks beyond reason mean a hostile archive, which is
 refused as a whole; an image that cannot be decoded is a problem of that image only.
+
+A folder is the user's own. One rule for links in it: a link is what it leads to, a file or a
+folder, inside the data or not, under the link's own name. One that leads nowhere, or back to a
+folder above it, is told and passed over. A zip holds no such files: its links are told and
+passed over.
+
+Hidden files and folders (a leading dot, and what file servers and desktops leave behind, see
+SYSTEM_FOLDERS) are no data. A folder with a run.json is a run of `btc-train`, not data either.
+A file is a picture by its suffix or, where that says nothing, by its content.
 """
 
 from __future__ import annotations
 
+import errno
 import lzma
 import os
+import re
+import stat
+import struct
 import zipfile
 import zlib
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from edge_runtime.errors import DataError, InputError
+from edge_runtime.headers import read_header, volume_format
 from edge_runtime.images import MIB, SUFFIXES, ImageLimits, read_file
 
-MAX_MEMBERS = 500_000
+MAX_MEMBERS = 500_000  # files and folders
 MAX_MEMBER_BYTES = 64 * MIB
 MAX_TOTAL_BYTES = 64 * 1024 * MIB
 MAX_RATIO = 200  # images hardly compress; deflate reaches 1,032 on zeros
+HEAD = 1024  # bytes that tell a file's format
+SYSTEM_FOLDERS = {
+    *("@eadir", "#recycle", "__macosx", "__pycache__"),
+    *("$recycle.bin", "system volume information", "lost+found"),
+}
+RUN = "run.json"
+
+# Why something is passed over.
+RUN_FOLDER = "a run of btc-train, no class"
+NOWHERE = "a link that leads nowhere"
+CIRCLE = "a link that leads back to a folder above it"
+PACKED_LINK = "a link; links in a zip are not followed"
+SPECIAL = "not a regular file"
+NAMELESS = "a member without a name"
+DICOM = "DICOM is not read for training: save its slices as PNG"
+NIFTI = "NIfTI is not read for training: save its slices as PNG"
+NO_PICTURE = "not a picture that is read here"
+ANYWHERE = (RUN_FOLDER, NOWHERE, CIRCLE, PACKED_LINK, SPECIAL, NAMELESS)  # told in any folder
+
+
+class Other(NamedTuple):
+    """A file or folder that gives no picture, and why."""
+
+    path: str
+    reason: str
 
 
 class Source(Protocol):
@@ -30,29 +71,132 @@ class Source(Protocol):
         """Names of all image files, sorted."""
         ...
 
+    def others(self) -> list[Other]:
+        """What is there beside the image files and is not hidden, sorted."""
+        ...
+
     def read(self, name: str) -> bytes:
         """The bytes of one file. Raises InputError when it cannot be read."""
         ...
 
 
+class _Listing:
+    """Names of pictures, and of what else is there."""
+
+    def __init__(self) -> None:
+        self.pictures: list[str] = []
+        self.others: list[Other] = []
+
+    def add(self, name: str, head: Callable[[], bytes]) -> None:
+        """Take a file; `head` gives its first bytes, where the name does not tell enough."""
+        if name.lower().endswith(SUFFIXES):
+            self.pictures.append(name)
+            return
+        try:
+            reason = _reason(name.lower(), head())
+        except InputError:  # reading it will tell
+            reason = None
+        if reason is None:
+            self.pictures.append(name)
+        else:
+            self.others.append(Other(name, reason))
+
+
+def _reason(name: str, head: bytes) -> str | None:
+    """Why a file gives no picture; None where it is one by its content."""
+    kind = volume_format(head)
+    if kind == "dicom" or name.endswith((".dcm", ".dicom")):
+        return DICOM
+    if name.endswith((".nii", ".nii.gz")) or (kind == "nifti" and head[:2] != b"\x1f\x8b"):
+        return NIFTI
+    return NO_PICTURE if read_header(head) is None else None
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
 class FolderSource:
-    """Image files below a folder; links that leave it are not followed."""
+    """Image files below a folder; see the module for links and hidden folders."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def names(self) -> list[str]:
-        found = []
-        for folder, _, files in os.walk(self._root):
-            found += [
-                (Path(folder) / name).relative_to(self._root).as_posix()
-                for name in files
-                if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-            ]
-        return sorted(found)
+        """Names of all image files, sorted.
+
+        Raises:
+            DataError: a folder that may not be read, or far too many files.
+        """
+        return sorted(self._listing.pictures)
+
+    def others(self) -> list[Other]:
+        return sorted(self._listing.others)
 
     def read(self, name: str) -> bytes:
         return read_file(self._root / name, ImageLimits(max_bytes=MAX_MEMBER_BYTES))
+
+    @cached_property
+    def _listing(self) -> _Listing:
+        listing = _Listing()
+        closed: list[str] = []
+        count = 0
+        # Folders to look into, each with the folders above it: a link may lead in circles.
+        waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+        while waiting:
+            folder, above = waiting.pop()
+            try:
+                status = (self._root / folder).stat()
+                with os.scandir(self._root / folder) as found:
+                    entries = [entry for entry in found if not _is_hidden(entry.name)]
+            except OSError as error:
+                closed.append(f"{folder or self._root}: {error.strerror}")
+                continue
+            own = (status.st_dev, status.st_ino)
+            if own in above:
+                listing.others.append(Other(folder, CIRCLE))
+                continue
+            if folder and any(entry.name == RUN for entry in entries):
+                listing.others.append(Other(folder, RUN_FOLDER))
+                continue
+            count += len(entries)
+            if count > MAX_MEMBERS:
+                raise DataError(f"{self._root}: more than {MAX_MEMBERS:,} files and folders")
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                try:
+                    mode = Path(entry.path).stat().st_mode if entry.is_symlink() else None
+                except OSError as error:
+                    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                        listing.others.append(Other(name, NOWHERE))
+                    else:
+                        closed.append(f"{name}: {error.strerror}")
+                    continue
+                if entry.is_dir(follow_symlinks=False) if mode is None else stat.S_ISDIR(mode):
+                    waiting.append((name, above | {own}))
+                else:
+                    listing.add(name, partial(_head, entry.path))
+        if closed:
+            more = f" (and {len(closed) - 1} more folders)" if len(closed) > 1 else ""
+            raise DataError(f"a folder of the data cannot be read: {min(closed)}{more}")
+        return listing
+
+
+def _head(path: str) -> bytes:
+    """The first bytes of a file; none where it is no regular one.
+
+    Raises:
+        InputError: it may not be read.
+    """
+    try:
+        # O_NONBLOCK: opening a FIFO that nobody writes to must not hang.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return b""
+            return stream.read(HEAD)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}") from None
 
 
 class ZipSource:
@@ -65,29 +209,43 @@ class ZipSource:
     def __init__(self, path: Path) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
             raise DataError(f"{path.name}: not a readable zip file") from None
         self._members: dict[str, zipfile.ZipInfo] = {}
+        self._listing = _Listing()
         infos = self._zip.infolist()
         if len(infos) > MAX_MEMBERS:
             raise DataError(f"{path.name}: more than {MAX_MEMBERS:,} members")
         if sum(info.file_size for info in infos) > MAX_TOTAL_BYTES:
             raise DataError(f"{path.name}: unpacks to more than {MAX_TOTAL_BYTES // MIB:,} MiB")
-        for info in infos:
-            self._admit(path.name, info)
+        named = [(member_parts(path.name, info.filename), info) for info in infos]
+        runs = {parts[:-1] for parts, _ in named if parts[-1:] == (RUN,) and len(parts) > 1}
+        self._listing.others += [Other("/".join(run), RUN_FOLDER) for run in runs]
+        for parts, info in named:
+            if not any(parts[:depth] in runs for depth in range(1, len(parts))):
+                self._admit(path.name, parts, info)
 
-    def _admit(self, archive: str, info: zipfile.ZipInfo) -> None:
-        name = info.filename
-        parts = PurePosixPath(name).parts
-        if name.startswith("/") or "\\" in name or ":" in name[:3] or ".." in parts:
-            raise DataError(f"{archive}: member {name!r} points outside the archive; refused")
+    def _admit(self, archive: str, parts: tuple[str, ...], info: zipfile.ZipInfo) -> None:
+        name = "/".join(parts)
         if info.file_size > max(MAX_RATIO * info.compress_size, MIB):
             raise DataError(
                 f"{archive}: member {name!r} unpacks beyond reason (zip bomb?); refused"
             )
-        if info.is_dir() or parts[0] == "__MACOSX" or parts[-1].startswith("."):
+        if not parts:
+            if info.file_size:
+                self._listing.others.append(Other(archive, NAMELESS))
             return
-        if name.lower().endswith(SUFFIXES):
+        if info.filename.endswith(("/", "\\")) or any(map(_is_hidden, parts)):
+            return
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG):  # 0: not packed on a Unix
+            if kind != stat.S_IFDIR:
+                reason = PACKED_LINK if kind == stat.S_IFLNK else SPECIAL
+                self._listing.others.append(Other(name, reason))
+            return
+        before = len(self._listing.pictures)
+        self._listing.add(name, partial(self._unpack, info, HEAD))
+        if len(self._listing.pictures) > before:
             if name in self._members:
                 raise DataError(f"{archive}: two members are called {name!r}; refused")
             self._members[name] = info
@@ -95,22 +253,48 @@ class ZipSource:
     def names(self) -> list[str]:
         return sorted(self._members)
 
+    def others(self) -> list[Other]:
+        return sorted(self._listing.others)
+
     def read(self, name: str) -> bytes:
         info = self._members[name]
-        if info.flag_bits & 1:
-            raise InputError("encrypted")
         if info.file_size > MAX_MEMBER_BYTES:
             raise InputError(f"larger than the limit of {MAX_MEMBER_BYTES // MIB} MiB")
+        data = self._unpack(info, MAX_MEMBER_BYTES + 1)
+        if not data:
+            raise InputError("empty file")
+        return data
+
+    def _unpack(self, info: zipfile.ZipInfo, most: int) -> bytes:
+        """The first `most` bytes of a member."""
+        if info.flag_bits & 1:
+            raise InputError("encrypted")
         try:
             with self._zip.open(info) as stream:
-                data = stream.read(MAX_MEMBER_BYTES + 1)
+                return stream.read(min(most, info.file_size + 1))
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
             raise InputError(f"damaged in the archive ({error})") from None
         except (NotImplementedError, RuntimeError):
             raise InputError("packed by an unknown method") from None
-        if not data:
-            raise InputError("empty file")
-        return data
+
+
+def member_parts(archive: str, name: str) -> tuple[str, ...]:
+    """The folders and the name of a zip's member; none for the archive's own root.
+
+    Windows programs write backslashes, which are taken for slashes as `unzip` does (APPNOTE.TXT,
+    4.4.17, knows forward slashes only).
+
+    Args:
+        archive: what the message calls the zip.
+
+    Raises:
+        DataError: an absolute name, one with a drive, or one that climbs out of the archive.
+    """
+    mapped = name.replace("\\", "/")
+    parts = PurePosixPath(mapped).parts
+    if mapped.startswith("/") or ".." in parts or re.match("[A-Za-z]:", "".join(parts[:1])):
+        raise DataError(f"{archive}: member {name!r} points outside the archive; refused")
+    return parts
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:

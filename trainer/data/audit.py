@@ -19,7 +19,7 @@ from trainer.data.archive import open_source
 from trainer.data.audit_files import NOT_MRI, ODDITIES, Files, read_files
 from trainer.data.audit_groups import LISTED, Table, capped, column, group_facts, merged_groups
 from trainer.data.audit_twins import Best, Twins, equal_sets, find_twins, same_pixels
-from trainer.data.dataset import Progress, read_groups
+from trainer.data.dataset import PassedOver, Progress, read_groups, told_over
 from trainer.data.giveaways import giveaways
 from trainer.data.lookalikes import THRESHOLD, TURN_NAMES, Pairs
 
@@ -36,15 +36,23 @@ class Audit:
     Attributes:
         result: the content of audit.json.
         groups: the rows of groups.csv, in the order of GROUP_COLUMNS.
+        passed_over: files that are no pictures to learn from.
     """
 
     result: dict[str, Any]
     groups: Sequence[tuple[str, ...]]
 
+    passed_over: Sequence[PassedOver] = ()
+
     @property
     def leaks(self) -> bool:
         """Whether a test image has a twin in training."""
         return bool(self.result["leak"]["with_twin_in_training"])
+
+    @property
+    def untrainable(self) -> tuple[str, ...]:
+        """The classes that have test images and nothing to learn from."""
+        return tuple(self.result["one_sided"]["no_training_images"])
 
 
 def audit(
@@ -68,8 +76,8 @@ def audit(
     files = read_files(open_source(path), reading)
     if len(files) == 0:
         raise DataError(
-            f"{name}: no readable image in class folders ({len(files.problems)} unreadable); "
-            "need CLASS/image.jpg or Training/CLASS/image.jpg"
+            f"{name}: no readable image in class folders ({len(files.problems)} unreadable"
+            f"{told_over(files.passed_over)}); need CLASS/image.jpg or Training/CLASS/image.jpg"
         )
     table = read_groups(groups_csv, set(files.paths)) if groups_csv else {}
     return examine(name, files, table, comparing)
@@ -106,6 +114,11 @@ def examine(name: str, files: Files, table: Table, progress: Progress | None = N
             "pairs": [_pair(files, conflicts.pairs, i) for i in range(len(conflicts.pairs))],
         },
         "unreadable": [{"path": path, "reason": reason} for path, reason in files.problems],
+        "passed_over": [
+            {"kind": each.kind, "reason": each.reason, **capped(each.paths)}
+            for each in files.passed_over
+        ],
+        "one_sided": _one_sided(files),
         "oddities": _oddities(files),
         "counts": _counts(files, table),
         "properties": giveaways(files.properties, files.labels, merged),
@@ -113,7 +126,7 @@ def examine(name: str, files: Files, table: Table, progress: Progress | None = N
     }
     told = (column(files, table, "source"), column(files, table, "patient"))
     rows = list(zip(files.paths, files.labels, *told, merged, strict=True))
-    return Audit(result, rows)
+    return Audit(result, rows, files.passed_over)
 
 
 def answer(leak: dict[str, Any], alike: dict[str, Any]) -> str:
@@ -167,6 +180,18 @@ def _leak(files: Files, twins: Twins, copies: list[list[int]]) -> dict[str, Any]
             for chosen in _worst(files, twins, caught)
             for i in range(len(chosen))
         ],
+    }
+
+
+def _one_sided(files: Files) -> dict[str, list[str]]:
+    """Classes with images on one side of the split only; none where there is no Testing folder."""
+    labels, tested = np.asarray(files.labels), files.tested
+    sides = {name: set(labels[side].tolist()) for name, side in (("t", tested), ("l", ~tested))}
+    if not sides["t"]:
+        return {"no_training_images": [], "no_test_images": []}
+    return {
+        "no_training_images": sorted(sides["t"] - sides["l"]),
+        "no_test_images": sorted(sides["l"] - sides["t"]),
     }
 
 

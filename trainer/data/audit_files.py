@@ -13,7 +13,7 @@ from edge_runtime.errors import InputError, one_line
 from edge_runtime.headers import Header, read_header
 from edge_runtime.images import decode
 from trainer.data.archive import Source
-from trainer.data.dataset import Progress, place
+from trainer.data.dataset import PassedOver, Progress, arrange, place
 from trainer.data.lookalikes import SIDE, thumbnail
 from trainer.data.properties import PROPERTIES, describe
 
@@ -62,6 +62,7 @@ class Files:
         properties: float32 array of N×10, see `properties`.
         odd: bool array of N×8, in the order of ODDITIES.
         problems: (path, reason) of the files that cannot be used.
+        passed_over: files that are no pictures to learn from, see `arrange`.
     """
 
     paths: tuple[str, ...]
@@ -76,6 +77,7 @@ class Files:
     properties: npt.NDArray[np.float32]
     odd: npt.NDArray[np.bool_]
     problems: tuple[tuple[str, str], ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -104,7 +106,7 @@ def read_files(source: Source, progress: Progress | None = None) -> Files:
     Args:
         progress: called with (done, total).
     """
-    names = source.names()
+    names, passed_over = arrange(source)
     sizes = np.zeros((len(names), 2), np.int32)
     thumbnails = np.zeros((len(names), SIDE, SIDE), np.uint8)
     properties = np.zeros((len(names), len(PROPERTIES)), np.float32)
@@ -114,7 +116,7 @@ def read_files(source: Source, progress: Progress | None = None) -> Files:
     for done, name in enumerate(names, 1):
         at = len(texts)
         try:
-            label, split = place(_utf8(name))
+            label, split = place(name)
             data = source.read(name)
             gray = decode(data)
             header = read_header(data) or Header("", *gray.shape[::-1])
@@ -148,6 +150,7 @@ def read_files(source: Source, progress: Progress | None = None) -> Files:
         properties=properties[:n],
         odd=odd[:n],
         problems=tuple(problems),
+        passed_over=passed_over,
     )
 
 
@@ -205,11 +208,3 @@ def _odd(
         header.bits > 8,
         *doubts(small, coloured),
     )
-
-
-def _utf8(name: str) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise InputError("its name is not UTF-8 and cannot stand in a table") from None
-    return name

@@ -17,21 +17,17 @@ COLUMNS = ("x_center", "y_center", "width", "height")
 Boxes = npt.NDArray[np.float64]
 
 
-def read_boxes(
-    path: str | os.PathLike[str], names: Sequence[str], frames: npt.NDArray[np.floating[Any]]
-) -> Boxes:
-    """The box of each slice: left, top, right, bottom as fractions of the input's side.
+def read_boxes(path: str | os.PathLike[str], names: Sequence[str]) -> Boxes:
+    """The box of each slice: left, top, right, bottom as fractions of the picture's sides.
 
     Args:
         path: CSV with the columns path, x_center, y_center, width and height, the last four as
             fractions of the image's width or height. A slice may have several rows: their hull
             counts. Slices without a row have no box.
         names: paths of the N slices within the data set.
-        frames: N×4, where the input lies in each picture, see `frame_of`.
 
     Returns:
-        N×4; a row of NaN where there is no box. A box may reach beyond 0 and 1 where the input
-        does not show all of the picture.
+        N×4; a row of NaN where there is no box.
 
     Raises:
         DataError: an unusable table, or one that fits none of the slices.
@@ -47,11 +43,23 @@ def read_boxes(
             boxes[i] = _hull([_corners(row) for row in found[key]])
     if np.isnan(boxes).all():
         raise DataError(f"{Path(path).name}: no row for any of the images")
+    return boxes
+
+
+def into_input(boxes: Boxes, frames: npt.NDArray[np.floating[Any]]) -> Boxes:
+    """Boxes (N×4, fractions of the picture) as fractions of the input's side.
+
+    Args:
+        frames: N×4, where the input lies in each picture, see `frame_of`.
+
+    Returns:
+        N×4. A box may reach beyond 0 and 1 where the input does not show all of the picture.
+    """
     left, top, right, bottom = frames.astype(np.float64).T
     wide, tall = right - left, bottom - top
-    boxes -= np.stack([left, top, left, top], axis=1)
-    boxes /= np.stack([wide, tall, wide, tall], axis=1)
-    return boxes
+    moved: Boxes = boxes - np.stack([left, top, left, top], axis=1)
+    moved /= np.stack([wide, tall, wide, tall], axis=1)
+    return moved
 
 
 def _corners(row: Mapping[str, str]) -> tuple[float, float, float, float]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -14,16 +15,39 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.images import decode
-from edge_runtime.labels import fold_label
+from edge_runtime.labels import NO_TUMOR, fold_label
 from edge_runtime.preprocess import Preprocess, frame_of, preprocess
-from trainer.data.archive import open_source
-from trainer.data.boxes import read_boxes
+from trainer.data.archive import ANYWHERE, NO_PICTURE, Source, open_source
+from trainer.data.boxes import into_input, read_boxes
 from trainer.data.lookalikes import clusters, merge_groups, thumbnail
 from trainer.data.properties import describe
 from trainer.data.tables import key_of, read_table
 
 SPLITS = {"training": "training", "train": "training", "testing": "testing", "test": "testing"}
+OUTSIDE = "in no class folder of Training or Testing"
+NAMED = 3  # files of a kind that are told by name
 Progress = Callable[[int, int], None]
+
+
+class PassedOver(NamedTuple):
+    """Files (or folders) that were not read, all for one reason.
+
+    Attributes:
+        kind: what they have in common, such as a suffix; may be empty.
+        reason: why.
+        paths: their names within the data set.
+    """
+
+    kind: str
+    reason: str
+    paths: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """The first of them by name, and how many more there are."""
+        named = ", ".join(self.paths[:NAMED])
+        more = len(self.paths) - NAMED
+        return f"{named} and {more:,} more {self.kind}".rstrip() if more > 0 else named
 
 
 @dataclass(frozen=True)
@@ -40,6 +64,7 @@ class Dataset:
         sources: where a slice comes from; empty where nobody knows.
         patients: the patient of a slice; empty where nobody knows.
         problems: (path, reason) of files that could not be read.
+        passed_over: files that are no pictures to learn from.
         sha256: digest over paths, labels and file contents.
         thumbnails: uint8 array of N×32×32 of the whole pictures, see `lookalikes`.
         properties: float32 array of N×10, see `properties`.
@@ -47,6 +72,9 @@ class Dataset:
         boxes: float64 array of N×4, the tumour's box within the input, see `boxes`; NaN where
             unknown.
         grouped: whether a table gave groups, rather than look-alikes only.
+        tumour_free: the classes that show no tumour for certain, see `read_dataset`.
+        tables: digests of what the tables (`groups`, `boxes`) say of these slices, whatever else
+            stands in them; empty without tables.
         origin: the zip or folder that the slices were read from; None where nobody knows.
     """
 
@@ -65,6 +93,9 @@ class Dataset:
     frames: npt.NDArray[np.float32]
     boxes: npt.NDArray[np.float64]
     grouped: bool = False
+    tumour_free: tuple[str, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    tables: Mapping[str, str] = field(default_factory=dict)
     origin: Path | None = None
 
     def __len__(self) -> int:
@@ -105,25 +136,29 @@ def read_dataset(
     least_classes: int = 2,
     groups_csv: str | os.PathLike[str] | None = None,
     boxes_csv: str | os.PathLike[str] | None = None,
+    tumour_free: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Read each image of a zip or folder once, decode and preprocess it.
 
     The class is the name of the folder that holds the file; a folder called Training or Testing
-    anywhere above it is the split. Common spellings of the four classes are folded.
+    anywhere above it is the split. Common spellings of the four classes are folded. What is read
+    and what is passed over: see `arrange` and the module `archive`.
 
     Args:
         class_names: the classes and their order; default: those found, sorted.
         least_classes: how many there must be.
         groups_csv: table with the columns path and group, optionally label, source, patient.
         boxes_csv: table of tumours' boxes, see `read_boxes`.
+        tumour_free: the classes without a tumour; default: the class `notumor`, where there is
+            one. Nothing else tells: a class without boxes may merely lack them.
         progress: called with (done, total).
 
     Raises:
         DataError: no readable image, an unknown class, a hostile archive, an unusable table.
     """
     source = open_source(path)
-    names = source.names()
+    names, passed_over = arrange(source)
     slices: list[_Slice] = []
     problems: list[tuple[str, str]] = []
     for done, name in enumerate(names, 1):
@@ -136,7 +171,8 @@ def read_dataset(
     if not slices:
         raise DataError(
             f"{Path(path).name}: no readable image in class folders "
-            f"({len(problems)} unreadable); need CLASS/image.jpg or Training/CLASS/image.jpg"
+            f"({len(problems)} unreadable{told_over(passed_over)}); "
+            "need CLASS/image.jpg or Training/CLASS/image.jpg"
         )
     known = _classes({s.label for s in slices}, class_names, least_classes)
     table = read_groups(groups_csv, {s.path for s in slices}) if groups_csv else {}
@@ -146,9 +182,16 @@ def read_dataset(
     own = tuple(e.get("group") or f"look-{s.pixels}" for e, s in zip(extra, slices, strict=True))
     frames = np.array([s.frame for s in slices], dtype=np.float32)
     boxes = np.full((len(slices), 4), np.nan)
+    tables: dict[str, str] = {}
+    if groups_csv is not None:
+        said = [(e.get("group", ""), e.get("source", ""), e.get("patient", "")) for e in extra]
+        tables["groups"] = _digest((s.path, *e) for s, e in zip(slices, said, strict=True))
     if boxes_csv is not None:
-        boxes = read_boxes(boxes_csv, [s.path for s in slices], frames)
-    rows = ["\t".join((s.path, s.label, s.split, s.digest)) for s in slices]
+        boxes = read_boxes(boxes_csv, [s.path for s in slices])
+        tables["boxes"] = _digest(
+            (s.path, *map(repr, box.tolist())) for s, box in zip(slices, boxes, strict=True)
+        )
+        boxes = into_input(boxes, frames)
     return Dataset(
         images=np.stack([s.image for s in slices]),
         labels=np.array([known.index(s.label) for s in slices], dtype=np.int64),
@@ -159,12 +202,15 @@ def read_dataset(
         sources=tuple(e.get("source", "") for e in extra),
         patients=tuple(e.get("patient", "") for e in extra),
         problems=tuple(problems),
-        sha256=hashlib.sha256("\n".join(rows).encode()).hexdigest(),
+        sha256=_digest((s.path, s.label, s.split, s.digest) for s in slices),
         thumbnails=thumbnails,
         properties=np.stack([s.properties for s in slices]),
         frames=frames,
         boxes=boxes,
         grouped=bool(table),
+        tumour_free=_tumour_free(known, tumour_free),
+        passed_over=passed_over,
+        tables=tables,
         origin=Path(path),
     )
 
@@ -239,12 +285,101 @@ def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple
     return known
 
 
+def _tumour_free(known: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    if wanted is None:
+        return tuple(name for name in known if name == NO_TUMOR)
+    named = {fold_label(name) for name in wanted}
+    if strange := sorted(named - set(known)):
+        raise DataError(f"tumour-free classes {strange} are not in the data; it has {list(known)}")
+    if named >= set(known):
+        raise DataError("every class is called tumour-free: nothing is left to be found")
+    return tuple(name for name in known if name in named)
+
+
+def check_boxes(data: Dataset) -> None:
+    """Refuse data whose table of boxes says that a class without tumours shows some.
+
+    Raises:
+        DataError: a box in a slice of a tumour-free class.
+    """
+    clear = np.isin(data.labels, [data.class_names.index(name) for name in data.tumour_free])
+    wrong = np.flatnonzero(clear & ~np.isnan(data.boxes).any(axis=1))
+    if wrong.size:
+        label = data.class_names[data.labels[wrong[0]]]
+        raise DataError(
+            f"{data.paths[wrong[0]]} has a tumour's box, but {label} is a class without tumours "
+            f"({wrong.size} such slices): correct the table, or name other classes with "
+            "--tumour-free"
+        )
+
+
+def _digest(rows: Iterable[Sequence[str]]) -> str:
+    return hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()
+
+
+def told_over(passed_over: Sequence[PassedOver]) -> str:
+    """How a message goes on about files that were passed over; empty where there are none."""
+    count = sum(len(each.paths) for each in passed_over)
+    first = next((f", such as {e.paths[0]}: {e.reason}" for e in passed_over), "")
+    return f", {count} passed over{first}" if count else ""
+
+
+def arrange(source: Source) -> tuple[list[str], tuple[PassedOver, ...]]:
+    """The pictures of a data set that are to be read, and what is passed over.
+
+    Where there are Training or Testing folders, they say which classes there are: pictures
+    elsewhere count only in folders of the same names. Files that are no pictures are told where
+    they lie in class folders.
+
+    Returns:
+        Names of pictures, sorted; those in no class folder are among them, as problems to tell.
+    """
+    names = source.names()
+    places = {name: spot for name in names if (spot := _spot(name)) is not None}
+    classes = {label for label, split in places.values() if split}
+    outside: list[str] = []
+    if classes:
+        outside = [name for name, (label, _) in places.items() if label not in classes]
+    else:
+        classes = {label for label, _ in places.values()}
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name in outside:
+        found["pictures", OUTSIDE].append(name)
+    for path, reason in source.others():
+        spot = _spot(path)
+        if reason in ANYWHERE:
+            found["", reason].append(path)
+        elif (spot is not None and spot[0] in classes) or _is_beside_classes(path):
+            suffix = PurePosixPath(path).suffix.lower()
+            kind = suffix or ("without a suffix" if reason == NO_PICTURE else "")
+            found[kind, reason].append(path)
+    left_out = set(outside)
+    passed_over = [PassedOver(*key, tuple(paths)) for key, paths in sorted(found.items())]
+    return [name for name in names if name not in left_out], tuple(passed_over)
+
+
+def _spot(name: str) -> tuple[str, str] | None:
+    try:
+        return place(name)
+    except InputError:
+        return None
+
+
+def _is_beside_classes(name: str) -> bool:
+    """Whether a file lies where class folders are expected."""
+    return PurePosixPath(name).parent.name.lower() in SPLITS
+
+
 def place(name: str) -> tuple[str, str]:
     """The label and the split (`training`, `testing` or empty) that a file's path says.
 
     Raises:
-        InputError: the file lies in no class folder.
+        InputError: the file lies in no class folder, or its name cannot stand in a table.
     """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError("its name is not UTF-8 and cannot stand in a table") from None
     parts = PurePosixPath(name).parts
     if len(parts) < 2:
         raise InputError("lies in no class folder")

@@ -19,7 +19,6 @@ from trainer.data.dataset import Dataset, Progress, read_dataset
 from trainer.data.lookalikes import find_pairs
 from trainer.data.split import SOURCE, Split
 
-NO_TUMOR = "notumor"
 Indices = npt.NDArray[np.int64]
 
 
@@ -56,23 +55,29 @@ class Partial:
             "sha256": self.slices.sha256,
             "images": len(self),
             "groups": len(set(self.slices.groups)),
+            "unreadable": len(self.slices.problems),
+            "passed_over": sum(len(each.paths) for each in self.slices.passed_over),
             "sets": list(self.slices.class_names),
         }
 
 
-def allowed_classes(folder: str, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """The classes that a folder's name allows: `A+B` names them; `tumor` is all but `notumor`.
+def allowed_classes(
+    folder: str, classes: Sequence[str], tumour_free: Sequence[str]
+) -> npt.NDArray[np.bool_]:
+    """The classes that a folder's name allows: `A+B` names them; `tumor` is all that are not
+    tumour-free.
 
     Raises:
         DataError: an unknown class, or a name that tells nothing.
     """
-    if folder.lower() in ("tumor", "tumour") and NO_TUMOR in classes:
-        return np.array([name != NO_TUMOR for name in classes])
+    if folder.lower() in ("tumor", "tumour") and tumour_free:
+        return np.array([name not in tumour_free for name in classes])
     named = {fold_label(part) for part in re.split(r"\s*\+\s*", folder)}
     if strange := sorted(named - set(classes)):
+        without = ", ".join(tumour_free) or "those of --tumour-free, which are not given"
         raise DataError(
             f"partial labels: folder {folder!r} names {strange}; name classes of "
-            f"{list(classes)} joined by +, or tumor for all but {NO_TUMOR}"
+            f"{list(classes)} joined by +, or tumor for all but {without}"
         )
     return np.array([name in named for name in classes])
 
@@ -98,7 +103,9 @@ def read_partial(
         DataError: as `read_dataset`, and a set that is all of the classes.
     """
     slices = read_dataset(path, options, least_classes=1, groups_csv=groups_csv, progress=progress)
-    sets = np.stack([allowed_classes(name, data.class_names) for name in slices.class_names])
+    sets = np.stack(
+        [allowed_classes(name, data.class_names, data.tumour_free) for name in slices.class_names]
+    )
     if sets.all(axis=1).any():
         raise DataError(f"{Path(path).name}: a folder that allows every class teaches nothing")
     touches = _touched(slices, data)

@@ -1,13 +1,23 @@
-"""CSV tables that say something of the images of a data set."""
+"""CSV tables that say something of the images of a data set, and tables of what was found.
+
+What is written is guarded against formulas, what is read loses the guard: see `tables` of the
+device side.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edge_runtime.errors import DataError, one_line
+from edge_runtime.tables import guard, unguard
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_table(path: str | os.PathLike[str], needed: Sequence[str]) -> list[dict[str, str]]:
@@ -25,7 +35,10 @@ def read_table(path: str | os.PathLike[str], needed: Sequence[str]) -> list[dict
                     f"{table.name}: need the columns {', '.join(needed)}; "
                     f"missing: {', '.join(sorted(missing))}"
                 )
-            return [{k: v or "" for k, v in row.items() if isinstance(k, str)} for row in reader]
+            return [
+                {k: unguard(v or "") for k, v in row.items() if isinstance(k, str)}
+                for row in reader
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table.name}: cannot be read as CSV: {one_line(error)}") from None
 
@@ -38,3 +51,33 @@ def key_of(name: str, paths: Container[str]) -> str | None:
             return None
         name = name.partition("/")[2]
     return name
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """A table as CSV with LF line ends; numbers stand as they are.
+
+    Every text is quoted where one holds a carriage return, which CSV writers leave bare.
+    """
+    texts = table.select_dtypes(exclude="number")
+    guarded = table.assign(**{name: texts[name].map(_cell) for name in texts.columns})
+    careful = any("\r" in str(value) for name in texts for value in guarded[name])
+    quoting: Any = csv.QUOTE_NONNUMERIC if careful else csv.QUOTE_MINIMAL
+    return str(guarded.to_csv(index=False, lineterminator="\n", quoting=quoting))
+
+
+def from_csv(text: str) -> pd.DataFrame:
+    """A table that `to_csv` wrote, every cell a text.
+
+    Raises:
+        ValueError: no such table.
+    """
+    import pandas as pd
+
+    table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    for name in table.columns:
+        table[name] = table[name].map(unguard)
+    return table
+
+
+def _cell(value: object) -> object:
+    return guard(value) if isinstance(value, str) else value

@@ -14,6 +14,7 @@ import numpy as np
 from edge_runtime.errors import InputError
 from edge_runtime.files import write_text
 from edge_runtime.images import decode
+from edge_runtime.tables import guard
 from trainer.data.archive import Source
 from trainer.data.audit import GROUP_COLUMNS, Audit, share
 from trainer.evaluation.pages import page_environment
@@ -53,7 +54,8 @@ def as_csv(rows: Sequence[tuple[str, ...]]) -> str:
     csv.writer(text, lineterminator="\n").writerow(GROUP_COLUMNS)
     careful = any("\r" in value for row in rows for value in row)
     quoting: Any = csv.QUOTE_ALL if careful else csv.QUOTE_MINIMAL
-    csv.writer(text, lineterminator="\n", quoting=quoting).writerows(rows)
+    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
+    writer.writerows([guard(value) for value in row] for row in rows)
     return text.getvalue()
 
 

@@ -106,7 +106,8 @@ def evaluate(
         boxes_csv=options.boxes_csv,
         progress=reading,
     )
-    for path, reason in everything.problems:
+    passed_over = [(each.words, each.reason) for each in everything.passed_over]
+    for path, reason in (*everything.problems, *passed_over):
         if on_problem is not None:
             on_problem(path, reason)
     rows, split = _side(everything, options.split)

@@ -6,7 +6,6 @@ cross-validation is the metrics of the folds' tables put together.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError, one_line
 from edge_runtime.files import write_text
 from trainer.data.dataset import Dataset
+from trainer.data.tables import from_csv, to_csv
 from trainer.evaluation.controls import CONTROLS
 from trainer.evaluation.explain import pointing_figures
 from trainer.evaluation.metrics import compute_metrics, per_source, share_of, study_probabilities
@@ -86,7 +86,7 @@ class Outcome:
 
     def write(self, path: Path) -> None:
         """Write the table as CSV."""
-        write_text(path, self.table.to_csv(index=False, lineterminator="\n"))
+        write_text(path, to_csv(self.table))
 
     def _indices(self, column: str) -> npt.NDArray[np.int64]:
         place = {name: i for i, name in enumerate(self.class_names)}
@@ -128,8 +128,7 @@ def read_outcome(path: Path, class_names: Sequence[str], protocol: str, split: s
 
     shares = [f"p_{name}" for name in class_names]
     try:
-        text = path.read_text("utf-8")
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        table = from_csv(path.read_text("utf-8"))
         for column in ("confidence", *shares):
             table[column] = pd.to_numeric(table[column])
             if not np.isfinite(table[column]).all():

@@ -6,7 +6,6 @@ for certain, such as a tumour of unknown type called tumour-free.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError, one_line
 from edge_runtime.files import write_text
 from trainer.data.partial import Partial
+from trainer.data.tables import from_csv, to_csv
 from trainer.evaluation.judgement import Judgement
 from trainer.evaluation.metrics import share_of
 from trainer.evaluation.outcome import DIGITS
@@ -78,7 +78,7 @@ def partial_figures(calls: pd.DataFrame) -> dict[str, Any]:
 
 def write_calls(path: Path, calls: pd.DataFrame) -> None:
     """Write the table as CSV."""
-    write_text(path, calls.to_csv(index=False, lineterminator="\n"))
+    write_text(path, to_csv(calls))
 
 
 def read_calls(paths: Sequence[Path]) -> pd.DataFrame:
@@ -90,10 +90,10 @@ def read_calls(paths: Sequence[Path]) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        tables = [
-            pd.read_csv(io.StringIO(path.read_text("utf-8")), keep_default_na=False)[list(COLUMNS)]
-            for path in paths
-        ]
+        tables = [from_csv(path.read_text("utf-8"))[list(COLUMNS)] for path in paths]
+        for table in tables:
+            for column in ("outside", "confidence"):
+                table[column] = pd.to_numeric(table[column])
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"a table of partial labels cannot be read: {one_line(error)}") from None
     return pd.concat(tables, ignore_index=True)

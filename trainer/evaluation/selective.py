@@ -92,6 +92,14 @@ class Targets:
                 rates[label] = (asked,)
         return rates
 
+    def __str__(self) -> str:
+        named = {"": self.overall} | dict(self.classes)
+        words = [
+            f"{name}{'=' * bool(name)}{LOWEST if rate is None else f'{rate:g}'}"
+            for name, rate in named.items()
+        ]
+        return f"{', '.join(words)} with a confidence of {self.confidence:g}"
+
     def to_json(self) -> dict[str, Any]:
         """The field `targets` of run.json."""
         return {

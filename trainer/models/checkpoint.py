@@ -6,12 +6,15 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge_runtime.errors import DataError
+from edge_runtime.errors import DataError, one_line
+from edge_runtime.files import replacing, write_text
 
 if TYPE_CHECKING:
     import keras
+
+POINTER = "checkpoint.json"
 
 
 @dataclass
@@ -24,29 +27,49 @@ class State:
     history: list[dict[str, float]]
 
 
+class _Place(NamedTuple):
+    """A whole checkpoint: its state, and the files of the two models."""
+
+    state: State
+    last: Path
+    best: Path
+
+
 class Checkpoint:
-    """The folder that holds the state between epochs; replaced whole by renaming."""
+    """The folder that holds the state between epochs.
+
+    Every epoch writes files with its number, and then one pointer, `checkpoint.json`, that holds
+    the state and names the files which belong to it. The pointer is replaced whole (`replacing`
+    syncs the file before and the folder after), and files that it does not name are deleted only
+    then: whenever the process or the machine stops, the pointer names a whole checkpoint, the new
+    one or the one before.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, model: keras.Model, network: keras.Model, state: State) -> None:
         """Save after an epoch: the trained model with its optimiser, and the best network."""
-        part = self.folder.with_name(self.folder.name + ".part")
-        old = self.folder.with_name(self.folder.name + ".old")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        model.save(part / "last.keras")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        last = f"last-{state.epoch:05d}.keras"
+        best = f"best-{state.best_epoch:05d}.keras"
+        with replacing(self.folder / last) as part:
+            model.save(part)
         if state.best_epoch == state.epoch:
-            network.save(part / "best.keras")
-        else:
-            shutil.copyfile(self.folder / "best.keras", part / "best.keras")
-        (part / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.folder.exists():
-            self.folder.rename(old)
-        part.rename(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
+            with replacing(self.folder / best) as part:
+                network.save(part)
+        elif not (self.folder / best).is_file():  # of the former layout
+            before = self._place()
+            if before is None:
+                raise DataError("the checkpoint has lost the network of its best epoch")
+            with replacing(self.folder / best) as part:
+                shutil.copyfile(before.best, part)
+        content = {"state": asdict(state), "last": last, "best": best}
+        write_text(self.folder / POINTER, json.dumps(content) + "\n")
+        for path in self.folder.iterdir():
+            if path.name not in (POINTER, last, best):
+                path.unlink()
+        self._remove_former()
 
     def load(self) -> tuple[keras.Model, State] | None:
         """The last saved model and state, or None where no epoch was finished.
@@ -54,26 +77,58 @@ class Checkpoint:
         Raises:
             DataError: a checkpoint that cannot be read.
         """
-        import keras
-
         import trainer.models.losses  # noqa: F401  (a saved model names them)
 
-        for folder in (self.folder, self.folder.with_name(self.folder.name + ".old")):
-            if (folder / "state.json").is_file():
-                try:
-                    state = State(**json.loads((folder / "state.json").read_text("utf-8")))
-                    return keras.saving.load_model(folder / "last.keras"), state
-                except (OSError, ValueError, TypeError) as error:
-                    raise DataError(f"the checkpoint is damaged: {error}") from None
-        return None
+        place = self._place()
+        return None if place is None else (_load(place.last), place.state)
 
     def best(self) -> keras.Model:
-        """The model of the best epoch so far."""
-        import keras
+        """The model of the best epoch so far.
 
-        return keras.saving.load_model(self.folder / "best.keras")
+        Raises:
+            DataError: no epoch was finished, or a checkpoint that cannot be read.
+        """
+        place = self._place()
+        if place is None:
+            raise DataError("the training has finished no epoch: there is no best one")
+        return _load(place.best)
 
     def remove(self) -> None:
         """Delete the folder: the training is finished."""
-        for suffix in ("", ".part", ".old"):
+        (self.folder / POINTER).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove_former()
+
+    def _place(self) -> _Place | None:
+        """The newest whole checkpoint; the one look at the folder that all others go by."""
+        pointer = self.folder / POINTER
+        try:
+            if pointer.is_file():
+                content = json.loads(pointer.read_text("utf-8"))
+                last, best = (self.folder / Path(content[key]).name for key in ("last", "best"))
+                return _Place(_state(content["state"]), last, best)
+            # The former layout: one folder, replaced by renaming; a kill may have left `.old` only.
+            for folder in (self.folder, self.folder.with_name(self.folder.name + ".old")):
+                if (folder / "state.json").is_file():
+                    state = _state(json.loads((folder / "state.json").read_text("utf-8")))
+                    return _Place(state, folder / "last.keras", folder / "best.keras")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DataError(f"the checkpoint is damaged: {one_line(error)}") from None
+        return None
+
+    def _remove_former(self) -> None:
+        for suffix in (".part", ".old"):
             shutil.rmtree(self.folder.with_name(self.folder.name + suffix), ignore_errors=True)
+
+
+def _state(content: dict[str, Any]) -> State:
+    return State(**content)
+
+
+def _load(path: Path) -> keras.Model:
+    import keras
+
+    try:
+        return keras.saving.load_model(path)
+    except Exception as error:  # Keras raises whatever its parts raise
+        raise DataError(f"the checkpoint's {path.name} is damaged: {one_line(error)}") from None

@@ -42,6 +42,8 @@ class Samples:
         labels: int64, N.
         boxes: float64, N×4, as in `Dataset`.
         groups, sources: names, N each.
+        clear: bool, C: the classes that show no tumour for certain. Only their slices receive
+            pasted tumours or stand for a covered one.
         partial_images: uint8, M×size×size, slices whose class is only known to be of a set.
         partial_targets: float32, M×C, 1 for each class of the set.
     """
@@ -51,6 +53,7 @@ class Samples:
     boxes: npt.NDArray[np.float64]
     groups: tuple[str, ...]
     sources: tuple[str, ...]
+    clear: npt.NDArray[np.bool_]
     partial_images: Gray
     partial_targets: npt.NDArray[np.float32]
 
@@ -62,32 +65,34 @@ def make_samples(data: Dataset, partial: Partial | None = None) -> Samples:
         targets = np.zeros((0, len(data.class_names)), np.float32)
     else:
         images, targets = partial.slices.images, partial.targets
-    return Samples(data.images, data.labels, data.boxes, data.groups, data.sources, images, targets)
+    clear = np.array([name in data.tumour_free for name in data.class_names])
+    return Samples(
+        data.images, data.labels, data.boxes, data.groups, data.sources, clear, images, targets
+    )
 
 
 class Feed:
     """Draws examples as a recipe says.
 
-    Pasting needs boxes, and classes without any box whose slices can receive a tumour; where the
-    data lacks them, that part of the recipe rests.
+    Pasting needs boxes, and tumour-free classes whose slices can receive a tumour; where the data
+    lacks them, that part of the recipe rests. That a class has no box says nothing: the table may
+    be half filled.
     """
 
     def __init__(self, samples: Samples, classes: int, recipe: Recipe, seed: int) -> None:
         self.samples, self.recipe, self.seed = samples, recipe, seed
         self.classes = classes
         boxed = ~np.isnan(samples.boxes).any(axis=1)
-        with_boxes = set(samples.labels[boxed].tolist())
-        self._clear = np.array([c not in with_boxes for c in range(classes)])
+        clear = samples.clear[samples.labels]
+        self._hosts, self._donors = np.flatnonzero(clear), np.flatnonzero(boxed & ~clear)
+        self._pastes = len(self._donors) > 0 and len(self._hosts) > 0
         shares = sampling_weights(samples, recipe.balance)
-        if recipe.balance and not self._clear.all():
-            shares[self._clear[samples.labels]] *= recipe.clear
+        if recipe.balance and self._pastes:
+            shares[self._hosts] *= recipe.clear
         self._shares = np.cumsum(shares)
-        self._hosts = np.flatnonzero(self._clear[samples.labels])
-        self._donors = np.flatnonzero(boxed)
         if len(self._donors):
             counts = np.bincount(samples.labels[self._donors], minlength=classes)
             self._donor_shares = np.cumsum(1.0 / counts[samples.labels[self._donors]])
-        self._pastes = len(self._donors) > 0 and len(self._hosts) > 0
 
     def __len__(self) -> int:
         """Examples in an epoch: as many as there are slices."""
@@ -122,7 +127,7 @@ class Feed:
         label = int(samples.labels[start])
         image, box = samples.images[start], samples.boxes[start]
         chance = rng.random()
-        if self._pastes and not self._clear[label]:
+        if self._pastes and not samples.clear[label]:
             if chance < recipe.paste:
                 donor, host = self._donor(rng), int(rng.choice(self._hosts))
                 label = int(samples.labels[donor])

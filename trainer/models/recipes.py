@@ -16,8 +16,8 @@ class Recipe:
         name: what the command calls it.
         balance: draw classes alike, and sources and groups by the square root of their size;
             else every slice once an epoch.
-        clear: weight of classes without any box in balanced draws, where the others have 1:
-            pasted tumours and partial labels take from them.
+        clear: weight of tumour-free classes in balanced draws where tumours are pasted, the
+            others having 1: pasted tumours and partial labels take from them.
         augment: share of examples changed in place and style.
         partial: share of examples whose class is only known to be one of several.
         paste: share of tumour examples that show a tumour on a tumour-free slice.

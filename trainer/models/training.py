@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.errors import DataError
 from trainer.models.checkpoint import Checkpoint, State
 from trainer.models.feed import Example, Feed, Samples, sampling_weights
 from trainer.models.networks import build_network
@@ -48,6 +49,10 @@ class TrainSettings:
         return cls(**{**shape, "recipe": Recipe(**shape["recipe"])})
 
 
+class Diverged(DataError):
+    """A training whose loss is no finite number any more."""
+
+
 # Called after every batch with (epoch, batches done, batches in all), and after every epoch
 # with the state so far.
 OnBatch = Callable[[int, int, int], None]
@@ -75,6 +80,9 @@ def train(
     Adam on the losses of `losses`. The best epoch by the validation side's cross-entropy is in
     the checkpoint. A KeyboardInterrupt passes through with the checkpoint of the last whole epoch
     in place.
+
+    Raises:
+        Diverged: a loss is not finite; the checkpoint is that of the epoch before.
     """
     _make_repeatable(settings.seed)
     feed = Feed(training, classes, settings.recipe, settings.seed)
@@ -89,6 +97,12 @@ def train(
         _seed_dropout(model, settings.seed, epoch)
         row = {"epoch": float(epoch + 1)} | _train_epoch(model, feed, settings, epoch, on_batch)
         row |= _validate(network, validation)
+        for name, words in (("loss", "training"), ("val_loss", "validation")):
+            if not math.isfinite(row[name]):
+                raise Diverged(
+                    f"training diverged in epoch {epoch + 1}: the {words} loss is {row[name]}; "
+                    "start anew with a lower --learning-rate or another --seed"
+                )
         state.history.append(row)
         state.epoch += 1
         if row["val_loss"] < state.best_loss:
