@@ -23,7 +23,15 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.process import clean_environment
-from benchmarks.runtimes import FLOAT_STEP, Runner, opencv_runner, read_slices, step_of
+from benchmarks.runtimes import (
+    FLOAT_STEP,
+    PLAIN,
+    Runner,
+    opencv_runner,
+    plain_runner,
+    read_slices,
+    step_of,
+)
 from edge_runtime.errors import BtcError, DataError, UsageError
 from edge_runtime.files import write_text
 from edge_runtime.interpreters import open_graph
@@ -35,7 +43,6 @@ Floats = npt.NDArray[np.float32]
 EMULATOR = "qemu-x86_64"
 PROCESSORS = {"Haswell": "AVX2", "Nehalem": "SSE4.2"}
 OPENCV = "OpenCV DNN"
-PLAIN = "onnxruntime, its own defaults"  # without the options of our session
 RUNTIMES = {"tflite": ("litert", "tensorflow"), "onnx": ("onnxruntime", PLAIN, OPENCV)}
 NEEDS_AVX = ("tensorflow",)  # its packages do not start without
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,23 +65,8 @@ class Job(NamedTuple):
 def runner(file: ModelFile, name: str) -> Runner:
     """The logits of one preprocessed slice in the runtime `name`, one of RUNTIMES."""
     if name == PLAIN:
-        return _plain(file)
+        return plain_runner(file)
     return opencv_runner(file) if name == OPENCV else open_graph(file, name).run
-
-
-def _plain(file: ModelFile) -> Runner:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(file.graph, options, providers=["CPUExecutionProvider"])
-
-    def run(pixels: npt.NDArray[np.uint8]) -> Floats:
-        feed = {"pixels": pixels[None, ..., None].astype(np.float32)}
-        answer: Floats = session.run(["logits"], feed)[0][0]
-        return answer
-
-    return run
 
 
 def child() -> None:

@@ -1,8 +1,9 @@
 """The stored values of a DICOM file's frames, decompressed one at a time.
 
 A compressed frame is looked at before a decoder sees it: a few kilobytes may claim gigabytes.
-What a decoder needs is told from the headers. The decoders are those that pydicom finds: its own
-for run-length coding, Pillow, python-gdcm, pyjpegls, pylibjpeg.
+What a decoder needs is told from the headers. The decoders are those that pydicom finds, in an
+order of ours: its own for run-length coding, Pillow, pyjpegls, pylibjpeg, and python-gdcm last. A
+damaged JPEG or JPEG 2000 makes gdcm end the whole process, so that it is never given one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +64,8 @@ NAMES = {
     "1.2.840.10008.1.2.4.112": "JPEG XL",
     "1.2.840.10008.1.2.8.1": "Deflated Image Frames",
 }
+PREFERRED = ("pydicom", "pillow", "pyjpegls", "pylibjpeg", "gdcm")  # the best first
+LOSSLESS_JPEG = (pydicom.uid.JPEGLossless, pydicom.uid.JPEGLosslessSV1)
 JPEG2000 = (pydicom.uid.JPEG2000Lossless, pydicom.uid.JPEG2000)
 JPEG = pydicom.uid.JPEGTransferSyntaxes
 JPEG_LS = (pydicom.uid.JPEGLSLossless, pydicom.uid.JPEGLSNearLossless)
@@ -85,7 +89,7 @@ class StoredFrames:
         self._data, self.count = data, count
         self._syntax = _syntax(head)
         bits, samples = (int(head.get(name) or 0) for name in ("BitsStored", "SamplesPerPixel"))
-        self._decoder = _decoder(self._syntax, bits, samples)
+        self._decoder, self._plugins = _decoder(self._syntax, bits, samples)
         keyword, vr, self._at = _element(data, at, self._syntax)
         for name in REQUIRED if keyword == "PixelData" else REQUIRED[:3]:
             if head.get(name) in (None, ""):
@@ -149,11 +153,12 @@ class StoredFrames:
         # Exactly these bytes are decoded, whatever the file's tables say. Not by `iter_array`: in
         # pydicom 3.0 it writes to a read-only array where a sign must be mended.
         raw: Array
-        with quiet:
-            raw, _ = self._decoder.as_array(
-                encapsulate([frame]), index=0, **self._options | {"number_of_frames": 1}
-            )
-        return raw
+        packed, options = encapsulate([frame]), self._options | {"number_of_frames": 1}
+        for plugin in self._plugins:
+            with quiet, suppress(Exception):  # the next one may know what this one does not
+                raw, _ = self._decoder.as_array(packed, index=0, decoding_plugin=plugin, **options)
+                return raw
+        raise InputError(DAMAGED)
 
 
 def _syntax(head: pydicom.Dataset) -> pydicom.uid.UID:
@@ -180,8 +185,9 @@ def _element(data: bytes, at: int, syntax: pydicom.uid.UID) -> tuple[str, str, i
     return KEYWORDS[element], "OW", at + 8
 
 
-def _decoder(syntax: pydicom.uid.UID, bits: int, samples: int) -> Any:
-    """pydicom's decoder of a transfer syntax.
+def _decoder(syntax: pydicom.uid.UID, bits: int, samples: int) -> tuple[Any, list[str]]:
+    """pydicom's decoder of a transfer syntax, and the names of the plugins that may be used with
+    it, the best first; none for values that are not compressed.
 
     Raises:
         InputError: there is none, or the package that it needs is not installed.
@@ -193,13 +199,15 @@ def _decoder(syntax: pydicom.uid.UID, bits: int, samples: int) -> Any:
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise InputError(f"not supported: a DICOM file compressed as {name}") from None
-    plugins, package = set(decoder.available_plugins), PACKAGES.get(syntax)
+    plugins, package = {*PREFERRED} & {*decoder.available_plugins}, PACKAGES.get(syntax)
+    if syntax not in (*LOSSLESS_JPEG, *JPEG_LS):
+        plugins -= {"gdcm"}
     # Some say that they are available and decode a part of the values only.
     if syntax == pydicom.uid.JPEGExtended12Bit and bits != 8:
         name, package = "JPEG Extended (12 bit)", "pylibjpeg-libjpeg"
-        plugins -= {"pillow", "gdcm"}
+        plugins -= {"pillow"}
     elif syntax in JPEG2000 and (bits > 16 or (bits > 8 and samples > 1)):
-        name, package = f"{name} ({bits} bit, {samples} colours)", "python-gdcm"
+        name, package = f"{name} ({bits} bit, {samples} colours)", "pylibjpeg-openjpeg"
         plugins -= {"pillow"}
     elif syntax in JPEG_LS and bits < 8:
         plugins -= {"gdcm"}
@@ -209,7 +217,7 @@ def _decoder(syntax: pydicom.uid.UID, bits: int, samples: int) -> Any:
             f"not supported: compressed as {name}, for which no decoder is installed: "
             f"needs the package {package}: pip install {both}{package}"
         )
-    return decoder
+    return decoder, [plugin for plugin in PREFERRED if plugin in plugins]
 
 
 def _is_bearable(frame: bytes, size: tuple[int, int, int], syntax: pydicom.uid.UID) -> bool:

@@ -131,7 +131,8 @@ def test_onnx_runtime_and_the_device_tests(wheel: Path, pictures: Path, tmp_path
     run(sys.executable, "-m", "venv", tmp_path / "env")
     inside = tmp_path / "env" / "bin"
     run(inside / "python", "-m", "pip", "install", "--quiet", f"{wheel}[onnx,dicom,nifti]",
-        "pytest", "hypothesis", "tifffile", "imagecodecs")  # fmt: skip
+        "pytest", "hypothesis", "tifffile", "imagecodecs", "python-gdcm", "pyjpegls", "pylibjpeg",
+        "pylibjpeg-openjpeg")  # fmt: skip
     check_light(inside / "python")
     shutil.copytree(ROOT / "tests" / "device", tmp_path / "tests" / "device")
     for name in ("benchmarks/__init__.py", "benchmarks/hostile_files.py", "tests/__init__.py"):

@@ -154,15 +154,15 @@ def test_pictures_of_any_size_are_read(tmp_path: Path, size: tuple[int, int]) ->
 
 
 def test_files_of_other_kinds_and_one_sided_classes_are_told(clean: Path) -> None:
-    (clean / "Training/glioma/x.gif").write_bytes(b"GIX")
+    (clean / "Training/glioma/x.pdf").write_bytes(b"%PDF-1.7")
     save(clean, "Training/.ipynb_checkpoints/x.png", draw_slice(40))
     save(clean, "Testing/pituitary/x.png", draw_slice(41))
     save(clean, "Training/meningioma/x.png", draw_slice(42))
     found = audit(clean)
     assert found.result["counts"]["classes"].keys() == {*LABELS, "meningioma", "pituitary"}
     assert found.result["passed_over"] == [
-        {"kind": ".gif", "reason": "not a picture that is read here", "count": 1,
-         "examples": ["Training/glioma/x.gif"]}
+        {"kind": ".pdf", "reason": "not a picture that is read here", "count": 1,
+         "examples": ["Training/glioma/x.pdf"]}
     ]  # fmt: skip
     assert found.result["one_sided"] == {
         "no_training_images": ["pituitary"], "no_test_images": ["meningioma"]
@@ -170,7 +170,7 @@ def test_files_of_other_kinds_and_one_sided_classes_are_told(clean: Path) -> Non
     assert found.untrainable == ("pituitary",)
     page = html.unescape(as_html(found.result, {}))
     assert "1 passed over" in page
-    assert "1 .gif: not a picture that is read here, such as" in page
+    assert "1 .pdf: not a picture that is read here, such as" in page
     assert "pituitary has test images, but none to learn from" in page
 
 
