@@ -105,8 +105,6 @@ def classify(paths: tuple[str, ...], **options: Any) -> None:
             for answer in answers:
                 failed |= _report(answer)
                 writer.write(answer)
-    except BrokenPipeError:
-        raise
     except BaseException:
         writer.close()  # what was answered before Ctrl-C is whole
         raise
@@ -157,9 +155,9 @@ def _answers(
                 yield replace(answer, input="stdin")
     elif options["study"]:
         for word in _studies(paths):
-            yield classifier.classify_study(word, expand([word], True, sys.stdin), **how)
+            yield classifier.classify_study(word, expand([word], True, sys.stdin, _say), **how)
     else:
-        words = expand(paths, options["recursive"], sys.stdin)
+        words = expand(paths, options["recursive"], sys.stdin, _say)
         yield from classifier.classify_many(words, **how)
 
 
@@ -186,10 +184,13 @@ def _report(answer: Prediction) -> bool:
     parts = [answer, *(answer.slices or ())]
     errors = [part for part in parts if part.error is not None]
     for part in errors:
-        name = printable(part.input) or "(no name)"
-        clear = "\r\x1b[K" if _shows_progress() else ""
-        click.echo(f"{clear}btc-edge: {name}: {part.error}", err=True)
+        _say(f"{part.input or '(no name)'}: {part.error}")
     return bool(errors)
+
+
+def _say(line: str) -> None:
+    clear = "\r\x1b[K" if _shows_progress() else ""
+    click.echo(f"{clear}btc-edge: {printable(line)}", err=True)
 
 
 def _shows_progress() -> bool:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from glob import has_magic, iglob
 from typing import IO, NamedTuple
 
 from edge_runtime.errors import InputError
-from edge_runtime.headers import volume_format
+from edge_runtime.headers import read_header, volume_format
 from edge_runtime.slices import FILE_SUFFIXES
+
+Tell = Callable[[str], None]
+
+HEAD = 1024  # bytes that tell a file's format
+GZIP = b"\x1f\x8b"
+MOST_KINDS = 5  # of files that are passed over, in one line
+SYSTEM_FOLDERS = {
+    *("@eadir", "#recycle", "__macosx", "__pycache__"),
+    *("$recycle.bin", "system volume information", "lost+found"),
+}
 
 
 class Unusable(NamedTuple):
@@ -21,15 +31,17 @@ class Unusable(NamedTuple):
 
 
 def expand(
-    words: Iterable[str], recursive: bool, listing: IO[str]
+    words: Iterable[str], recursive: bool, listing: IO[str], tell: Tell = lambda line: None
 ) -> Iterator[str | Unusable | None]:
     """Each file that the words mean, in order.
 
     Args:
         words: files, patterns such as `*.jpg` that no shell has expanded, folders (with
-            `recursive`), or `-` for a list of paths, one a line.
+            `recursive`; hidden files and folders are none of it), or `-` for a list of paths, one
+            a line.
         listing: where that list is read from. A None is yielded when its next line has yet to
             come, so that nobody waits for answers behind it.
+        tell: called with a line on what a folder holds besides images.
     """
     for word in words:
         if word == "-":
@@ -37,58 +49,84 @@ def expand(
                 if name is None:
                     yield None
                 elif name and name != "-":
-                    yield from _word(name, recursive)
+                    yield from _word(name, recursive, tell)
         else:
-            yield from _word(word, recursive)
+            yield from _word(word, recursive, tell)
 
 
-def _word(word: str, recursive: bool) -> Iterator[str | Unusable]:
+def _word(word: str, recursive: bool, tell: Tell) -> Iterator[str | Unusable]:
     if os.path.isdir(word):  # noqa: PTH112 - paths stay as the user wrote them
-        yield from _folder(word, recursive)
+        yield from _folder(word, recursive, tell)
     elif has_magic(word) and not os.path.lexists(word):
         names = sorted(iglob(word, recursive=True))  # noqa: PTH207 - as above
         if not names:
             yield Unusable(word, InputError("no file fits this pattern"))
         for name in names:
-            yield from _word(name, recursive) if os.path.isdir(name) else [name]  # noqa: PTH112
+            yield from _word(name, recursive, tell) if os.path.isdir(name) else [name]  # noqa: PTH112
     else:
         yield word
 
 
-def _folder(word: str, recursive: bool) -> Iterator[str | Unusable]:
+def _folder(word: str, recursive: bool, tell: Tell) -> Iterator[str | Unusable]:
     if not recursive:
         yield Unusable(word, InputError("a folder: add -r to classify the images in it"))
         return
     found = False
     closed: list[OSError] = []
+    others: dict[str, list[str]] = {}
     for folder, below, files in os.walk(word, onerror=closed.append):
-        below.sort()
-        names = set(files)
-        for name in sorted(files):
+        below[:] = sorted(name for name in below if not is_hidden(name))
+        names = {name for name in files if not is_hidden(name)}
+        for name in sorted(names):
             path = os.path.join(folder, name)  # noqa: PTH118 - as above
             if name[-4:].lower() == ".hdr" and not names.isdisjoint(
                 name[:-4] + end for end in (".img", ".IMG")
             ):
                 continue  # a NIfTI pair is one input, told by its .img
-            if name.lower().endswith(FILE_SUFFIXES) or _is_bare_dicom(path):
+            if name.lower().endswith(FILE_SUFFIXES) or _is_image(path):
                 found = True
                 yield path
+            else:
+                kind = os.path.splitext(name)[1].lower() or "no suffix"  # noqa: PTH122 - as above
+                others.setdefault(kind, []).append(path)
+    if others:
+        tell(_passed_over(word, others))
     for error in closed:
         yield Unusable(str(error.filename), InputError(f"cannot be read: {error.strerror}"))
     if not found and not closed:
         yield Unusable(word, InputError("no image in this folder"))
 
 
-def _is_bare_dicom(path: str) -> bool:
-    """Scanners name the files of a series without a suffix; DICOMDIR is its table of contents."""
-    name = os.path.basename(path)  # noqa: PTH119 - as above
-    if "." in name.strip("0123456789.") or name == "DICOMDIR" or not os.path.isfile(path):  # noqa: PTH113
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's own: a leading dot, or what file servers and
+    desktops leave behind."""
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def _passed_over(word: str, others: Mapping[str, Sequence[str]]) -> str:
+    """One line on the files of a folder that are no images."""
+    count = sum(map(len, others.values()))
+    kinds = sorted(others, key=lambda kind: (-len(others[kind]), kind))
+    told = ", ".join(f"{len(others[kind])} {kind}" for kind in kinds[:MOST_KINDS])
+    more = ", …" * (len(kinds) > MOST_KINDS)
+    files = "1 file that is no image" if count == 1 else f"{count} files that are no images"
+    return f"{word}: passed over {files}: {told}{more}, such as {others[kinds[0]][0]}"
+
+
+def _is_image(path: str) -> bool:
+    """Whether a file whose name does not say so is one by its content: scanners name the files of a
+    series without a suffix. DICOMDIR is their table of contents."""
+    if os.path.basename(path) == "DICOMDIR" or not os.path.isfile(path):  # noqa: PTH113, PTH119 - as above
         return False
     try:
         with open(path, "rb") as stream:
-            return volume_format(stream.read(1024)) == "dicom"
+            head = stream.read(HEAD)
     except OSError:
         return False
+    kind = volume_format(head)  # takes any gzip file for a NIfTI volume
+    return (
+        kind == "dicom" or (kind is not None and head[:2] != GZIP) or read_header(head) is not None
+    )
 
 
 def lines_of(listing: IO[str]) -> Iterator[str | None]:

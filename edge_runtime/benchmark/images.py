@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_runtime.errors import DataError, InputError
 from edge_runtime.images import SUFFIXES, decode, read_file
+from edge_runtime.inputs import is_hidden
 from edge_runtime.labels import fold_label
 
 MAX_IMAGES = 2000  # encoded images kept in memory
@@ -35,7 +36,7 @@ class Samples:
 
 
 def read_samples(folder: Path, labels: Sequence[str]) -> Samples:
-    """The readable images in a folder and the folders below it.
+    """The readable images in a folder and the folders below it, hidden ones apart.
 
     They are mixed (always alike): a run that ends before the last has still seen some of every
     folder, and its beginning is no other kind of work than its end.
@@ -46,7 +47,11 @@ def read_samples(folder: Path, labels: Sequence[str]) -> Samples:
     Raises:
         DataError: no readable image.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = sorted(
+        path for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(map(is_hidden, path.relative_to(folder).parts))
+    )  # fmt: skip
     warnings = []
     if len(paths) > MAX_IMAGES:
         warnings.append(f"an even sample of {MAX_IMAGES} of the {len(paths)} images was used")

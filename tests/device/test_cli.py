@@ -136,6 +136,25 @@ def test_info() -> None:
     assert shape["labels"] == ["glioma", "meningioma", "notumor", "pituitary"]
 
 
+def test_folders_hold_more_than_images(tmp_path: Path) -> None:
+    """Hidden folders and thumbnails of file servers are not classified; pictures by their content
+    are; what is left is told in one line, and is no error."""
+    picture = encode(draw_slice(3), ".png")
+    for place in ("a.png", "b/scan", "b/c.jfif", ".Trash-1000/d.png", "b/@eaDir/e.png", "._a.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_bytes(picture)
+    for place in ("b/notes.txt", "more.txt", "page\x1b.pdf", "empty", "DICOMDIR", "logs.gz"):
+        (tmp_path / place).write_bytes(b"" if place == "empty" else b"\x1f\x8b, words")
+    done = edge("classify", "-r", tmp_path, "--format", "jsonl")
+    names = [json.loads(line)["input"] for line in done.stdout.splitlines()]
+    assert names == [str(tmp_path / name) for name in ("a.png", "b/c.jfif", "b/scan")]
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    told = "passed over 6 files that are no images: 2 .txt, 2 no suffix, 1 .gz, 1 .pdf"
+    assert line.startswith(f"btc-edge: {tmp_path}: {told}, such as ")
+    assert "\x1b" not in line
+
+
 def test_broken_pipe_is_quiet(slices: Path) -> None:
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c",

@@ -10,7 +10,7 @@ folder above it, is told and passed over. A zip holds no such files: its links a
 passed over.
 
 Hidden files and folders (a leading dot, and what file servers and desktops leave behind, see
-SYSTEM_FOLDERS) are no data. A folder with a run.json is a run of `btc-train`, not data either.
+`inputs.is_hidden`) are no data. A folder with a run.json is a run of `btc-train`, not data either.
 A file is a picture by its suffix or, where that says nothing, by its content.
 """
 
@@ -32,16 +32,12 @@ from typing import NamedTuple, Protocol
 from edge_runtime.errors import DataError, InputError
 from edge_runtime.headers import read_header, volume_format
 from edge_runtime.images import MIB, SUFFIXES, ImageLimits, read_file
+from edge_runtime.inputs import GZIP, HEAD, is_hidden
 
 MAX_MEMBERS = 500_000  # files and folders
 MAX_MEMBER_BYTES = 64 * MIB
 MAX_TOTAL_BYTES = 64 * 1024 * MIB
 MAX_RATIO = 200  # images hardly compress; deflate reaches 1,032 on zeros
-HEAD = 1024  # bytes that tell a file's format
-SYSTEM_FOLDERS = {
-    *("@eadir", "#recycle", "__macosx", "__pycache__"),
-    *("$recycle.bin", "system volume information", "lost+found"),
-}
 RUN = "run.json"
 
 # Why something is passed over.
@@ -107,13 +103,9 @@ def _reason(name: str, head: bytes) -> str | None:
     kind = volume_format(head)
     if kind == "dicom" or name.endswith((".dcm", ".dicom")):
         return DICOM
-    if name.endswith((".nii", ".nii.gz")) or (kind == "nifti" and head[:2] != b"\x1f\x8b"):
+    if name.endswith((".nii", ".nii.gz")) or (kind == "nifti" and head[:2] != GZIP):
         return NIFTI
     return NO_PICTURE if read_header(head) is None else None
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 class FolderSource:
@@ -148,7 +140,7 @@ class FolderSource:
             try:
                 status = (self._root / folder).stat()
                 with os.scandir(self._root / folder) as found:
-                    entries = [entry for entry in found if not _is_hidden(entry.name)]
+                    entries = [entry for entry in found if not is_hidden(entry.name)]
             except OSError as error:
                 closed.append(f"{folder or self._root}: {error.strerror}")
                 continue
@@ -235,7 +227,7 @@ class ZipSource:
             if info.file_size:
                 self._listing.others.append(Other(archive, NAMELESS))
             return
-        if info.filename.endswith(("/", "\\")) or any(map(_is_hidden, parts)):
+        if info.filename.endswith(("/", "\\")) or any(map(is_hidden, parts)):
             return
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):  # 0: not packed on a Unix

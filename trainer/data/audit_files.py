@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edge_runtime.errors import InputError, one_line
 from edge_runtime.headers import Header, read_header
 from edge_runtime.images import decode
+from edge_runtime.quiet import quiet
 from trainer.data.archive import Source
 from trainer.data.dataset import PassedOver, Progress, arrange, place
 from trainer.data.lookalikes import SIDE, thumbnail
@@ -174,7 +175,8 @@ def coloured_share(data: bytes, header: Header) -> float:
     large = min(header.width, header.height) >= 2 * TINY
     flag = cv2.IMREAD_REDUCED_COLOR_4 if large else cv2.IMREAD_COLOR
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        with quiet:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error:
         pixels = None
     if pixels is None:
