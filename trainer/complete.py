@@ -61,16 +61,18 @@ def complete_run(
     else:
         features = classical.extractor(held.images)
         held_seen = classical.model.observe(features)
+    targets = Targets.from_settings(run.settings)
     judgement = fit_judgement(
         look,
         run.calibration(),
         HeldOut(held_seen, held.labels, held.groups),
         data.class_names,
         run.preprocess,
-        Targets.from_settings(run.settings),
+        targets,
         tumour_free_of(run.settings),
     )
     run.settings |= judgement.to_settings() | {
+        "targets": targets.to_json(),  # a run of an older version has none
         "heatmap": method_of(trained.network),
         "not_answered": refusals(judgement.chosen),
         "version": run.version,

@@ -22,6 +22,7 @@ from trainer.cli import train_command
 from trainer.data.dataset import read_dataset
 from trainer.data.phantom import draw_phantom, write_phantoms
 from trainer.data.split import split_dataset
+from trainer.evaluation.selective import Targets
 from trainer.job_options import started_options
 from trainer.learning import Watch, network_for
 from trainer.models.classical import ClassicalSettings
@@ -223,6 +224,20 @@ def test_a_run_of_the_former_version_goes_on_with_a_word(inputs: Inputs, copied:
     assert "whether --groups, --boxes, --partial-groups are as they were" in line
     assert every_slice_once(copied)
     assert Run.open(copied / "fold-1").settings["inputs"]["groups"]
+
+
+def test_a_run_of_the_former_version_is_exported_for_the_targets_it_was_completed_for(
+    inputs: Inputs, tmp_path: Path
+) -> None:
+    """The rates that were found are no rates that were asked for."""
+    settings = ClassicalSettings("knn", ("histogram",), False, 5)
+    run = start_run(Job(inputs.data, tmp_path / "knn", settings=settings))
+    del run.settings["targets"]
+    run.settings["max_error"] = 0.02
+    run.save_settings()
+    done = train(inputs.data, "--out", run.folder, "--resume", "--no-cache")
+    assert done.exit_code == 0, done.output
+    assert Targets.from_settings(Run.open(run.folder).settings) == Targets()
 
 
 def test_no_cache_goes_with_a_classical_run_only(inputs: Inputs, tmp_path: Path) -> None:
