@@ -36,7 +36,7 @@ def runners(file: ModelFile) -> dict[str, Runner]:
     if file.format == "tflite":
         return {name: open_graph(file, name).run for name in ("litert", "tensorflow")}
     found = {"onnxruntime": open_graph(file, "onnxruntime").run}
-    if file.info.scheme.startswith("int8"):  # OpenCV's kernels for VNNI are wrong on some shapes
+    if file.info.scheme == "qdq":  # OpenCV's kernels for VNNI are wrong on some shapes
         return found | {PLAIN: plain_runner(file)}
     return found | {"OpenCV DNN": opencv_runner(file)}
 
