@@ -107,6 +107,8 @@ def _check(head: pydicom.Dataset, limits: ImageLimits) -> int:
     if rows < 1 or columns < 1:
         raise InputError(DAMAGED)
     frames = int(head.get("NumberOfFrames") or 1)
+    if frames < 1:
+        raise InputError(DAMAGED)
     if frames > limits.max_slices:
         raise InputError(f"{frames} frames: over the limit of {limits.max_slices:,} slices")
     return frames

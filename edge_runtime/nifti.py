@@ -91,6 +91,8 @@ def read_nifti(data: bytes, limits: ImageLimits, plane: str, volume: int | None 
         raise
     except Exception:  # nibabel raises many kinds on a damaged header
         raise InputError(DAMAGED) from None
+    if voxels.offset < 0 or (not packed and voxels.offset + voxels.size > len(data)):
+        raise InputError(DAMAGED)
     if packed and voxels.offset + voxels.size > limits.max_bytes:
         raise InputError(f"unpacks to more than the limit of {limits.max_bytes // MIB} MiB")
     axes = [voxels.shape[axis] for axis in view.order]
@@ -175,13 +177,10 @@ def _levels(raw: Array, view: _View, value_range: tuple[float, float]) -> Gray:
 
 def _stack(data: bytes, limits: ImageLimits, voxels: _Voxels) -> Array:
     """The voxels as they stand in the file (X×Y×Z)."""
-    try:
-        packed = data[:2] == b"\x1f\x8b"
-        whole = _unpack(data, limits, voxels) if packed else data
-        count, offset = math.prod(voxels.shape), 0 if packed else voxels.offset
-        flat = np.frombuffer(whole, voxels.dtype, count, offset)
-    except ValueError:  # fewer bytes than that
-        raise InputError(DAMAGED) from None
+    packed = data[:2] == b"\x1f\x8b"
+    whole = _unpack(data, limits, voxels) if packed else data
+    count, offset = math.prod(voxels.shape), 0 if packed else voxels.offset
+    flat = np.frombuffer(whole, voxels.dtype, count, offset)
     return flat.reshape(voxels.shape, order="F")
 
 

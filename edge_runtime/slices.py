@@ -166,9 +166,16 @@ def slices_of(
 
 
 def numbered(stack: Stack) -> Iterator[Slice]:
-    """The slices of a stack with their numbers."""
+    """The slices of a stack with their numbers.
+
+    Raises:
+        InputError: there is none; a file must not be passed over without a word.
+    """
+    number = None
     for number, gray in enumerate(stack.grays):
         yield Slice(number if stack.length > 1 else None, gray)
+    if number is None:
+        raise InputError("no slice in this file")
 
 
 def shown_memory(pixels: int, values: int) -> int:

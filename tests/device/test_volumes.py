@@ -65,6 +65,21 @@ def test_a_hot_pixel_does_not_darken_a_file_without_a_window(syntax: str | None)
     assert np.ptp(np.delete(only(dicom_bytes(one)).ravel(), 40 * 180 + 50)) > 200
 
 
+@pytest.mark.parametrize("frames", [-1, -(2**31)])
+def test_a_file_of_no_frames_is_an_error(frames: int) -> None:
+    with pytest.raises(InputError, match="damaged"):
+        only(dicom_bytes(DEEP, NumberOfFrames=frames))
+
+
+@pytest.mark.parametrize("offset", [-352.0, 1e9, 1e30, float("nan"), float("inf")])
+@pytest.mark.parametrize("packed", [False, True])
+def test_voxels_that_begin_nowhere_are_an_error(offset: float, packed: bool) -> None:
+    data = bytearray(nifti_bytes(DEEP[:60, :60, None]))
+    data[108:112] = np.array(offset, "<f4").tobytes()
+    with pytest.raises(InputError, match=r"damaged|limit"):
+        only(gzip.compress(data) if packed else bytes(data))
+
+
 def test_padding_does_not_count_for_the_range() -> None:
     padded = DEEP.astype(np.int16)
     padded[:75] = -30_000
