@@ -29,7 +29,13 @@ from trainer.evaluation.intervals import in_words
 from trainer.evaluation.judgement import HeldOut, Judgement, with_thresholds
 from trainer.evaluation.predict import Observed, observe_file
 from trainer.evaluation.report import percent
-from trainer.evaluation.selective import Targets, asked_targets, refusals, selective_figures
+from trainer.evaluation.selective import (
+    Targets,
+    asked_targets,
+    refusals,
+    selective_figures,
+    tumour_free_of,
+)
 from trainer.run import checked_version, dump_json
 
 COUNTS = ("sha256", "images", "groups", "training", "validation", "test")
@@ -81,7 +87,9 @@ def refit(
 ) -> tuple[bytes, Judgement]:
     """The same model with new thresholds: the bytes of its file, and its rule."""
     info = file.info
-    judgement = with_thresholds(Judgement.from_settings(vars(info)), held, info.labels, targets)
+    judgement = with_thresholds(
+        Judgement.from_settings(vars(info)), held, info.labels, targets, tumour_free_of(info.data)
+    )
     changed = replace(info, version=version or info.version, **judgement.to_settings())
     return pack_model(file.graph, changed, file.format), judgement
 

@@ -20,7 +20,7 @@ from edge_runtime.unfamiliar import Familiarity
 from trainer.evaluation.calibration import fit_temperature
 from trainer.evaluation.intervals import own_groups
 from trainer.evaluation.predict import Observed, softmax
-from trainer.evaluation.selective import Chosen, Targets, choose_thresholds
+from trainer.evaluation.selective import Chosen, Targets, choose_thresholds, tumour_free_among
 from trainer.evaluation.unfamiliar import fit_familiarity
 from trainer.run import Images
 
@@ -152,6 +152,7 @@ def with_thresholds(
         targets.resolve(class_names, tumour_free),
         targets.confidence,
         judgement.familiar(held.seen),
+        tumour_free_among(class_names, tumour_free),
     )
     thresholds = {label: each.threshold for label, each in chosen.items()}
     return replace(judgement, thresholds=thresholds, chosen=chosen, confidence=targets.confidence)

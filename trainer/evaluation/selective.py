@@ -9,21 +9,25 @@ wrong. Three things are done to make that hold:
   as it was observed.
 - Slices of a group err together. Errors and answers are divided by the design effect of the
   errors (`trainer.evaluation.intervals`), estimated over all classes' errors: one class has too
-  few. Where there are no errors to estimate it from, groups count as units.
+  few. Where there are no errors to estimate it from, groups count as units. Of a tumour-free class,
+  whose errors cost most, its own errors are asked as well and the worse effect counts: without an
+  error of its own, its groups are units.
 - Thresholds are tried from the surest down, and the first that fails ends the search (fixed
   sequence testing, Angelopoulos et al., Learn then test, 2021), so that no share of the confidence
   is lost to the number of thresholds tried, as it is in the paper's union bound. Where the search
-  begins and how far it steps depends on numbers of slices and groups only, and on how errors of
-  all classes cluster.
+  begins and how far it steps depends on numbers of slices and groups only, and on how errors
+  cluster.
 
-What it does not cover: the validation side has also chosen a network's best epoch and the
-temperature, so that it flatters the model a little; another scanner or population than that of the
-validation side; and the confidence is that of each class by itself, not of all of them at once.
+What it does not cover: a tumour class whose errors come together more than those of the others
+(its confidence may then be 0.8 where 0.9 is stated); that the validation side has also chosen a
+network's best epoch and the temperature, so that it flatters the model a little; another scanner or
+population than that of the validation side; and the confidence is that of each class by itself, not
+of all of them at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import UsageError
-from edge_runtime.labels import fold_label
+from edge_runtime.labels import NO_TUMOR, fold_label
 from trainer.evaluation.intervals import pooled_effect
 from trainer.evaluation.metrics import share_of
 
@@ -80,7 +84,7 @@ class Targets:
                 raise UsageError(
                     f"--target-error {name}=…: no class of that name; there are {', '.join(labels)}"
                 )
-        clear = {label for label in labels if fold_label(label) == "notumor"} | set(tumour_free)
+        clear = tumour_free_among(labels, tumour_free)
         rates = {}
         for label in labels:
             asked = self.classes.get(label, self.overall)
@@ -114,15 +118,21 @@ class Targets:
         counts where it is not the one that nobody asked for."""
         asked = settings.get("targets")
         if asked is None:
-            former = settings.get("max_error") or FORMER_TARGET
-            return cls() if former == FORMER_TARGET else cls(float(former))
+            former = settings.get("max_error")
+            if former is None or former == FORMER_TARGET:
+                return cls()
+            return cls(max(float(former), LADDER[0]))  # 0 asked for no error at all
         return cls(asked["overall"], dict(asked["classes"]), float(asked["confidence"]))
 
 
 def tumour_free_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The labels that run.json says to mean "no tumour"."""
-    named = settings.get("tumour_free") or ()
-    return (named,) if isinstance(named, str) else tuple(named)
+    return tuple(settings.get("tumour_free") or ())
+
+
+def tumour_free_among(labels: Iterable[str], named: Iterable[str] = ()) -> set[str]:
+    """The labels that mean "no tumour": those named, and the usual spellings of `notumor`."""
+    return {label for label in labels if fold_label(label) == NO_TUMOR} | set(named)
 
 
 def parse_targets(texts: Iterable[str], confidence: float, default: Targets) -> Targets:
@@ -138,6 +148,7 @@ def parse_targets(texts: Iterable[str], confidence: float, default: Targets) -> 
     given: dict[str, float | None] = {}
     for text in texts:
         name, equals, number = (part.strip() for part in text.rpartition("="))
+        name = fold_label(name) if name else name
         if bool(name) != bool(equals):
             raise UsageError(f"--target-error {text!r}: name the class, as notumor=0.005")
         if name in given:
@@ -250,6 +261,7 @@ def choose_thresholds(
     targets: Mapping[str, Sequence[float]],
     confidence: float = CONFIDENCE,
     familiar: Mask | None = None,
+    strict: Container[str] = (),
 ) -> dict[str, Chosen]:
     """For each class the lowest confidence at which the validation side supports its target.
 
@@ -262,6 +274,7 @@ def choose_thresholds(
             confidence is nominal (the simulation in the tests finds it kept).
         confidence: that the target is kept, for each class (0-1).
         familiar: which of the N slices the device would not refuse beforehand; None for all.
+        strict: labels whose own errors must show how they cluster as well.
     """
     kept = np.ones(len(labels), bool) if familiar is None else familiar
     _, member = np.unique(np.asarray(groups), return_inverse=True)
@@ -274,7 +287,9 @@ def choose_thresholds(
     for c, name in enumerate(class_names):
         rows = np.flatnonzero(kept & (predicted == c))
         rows = rows[np.argsort(-level[rows], kind="stable")]
-        calls = _Calls.sorted(level[rows], wrong[rows], member[rows], bursts)
+        own = np.bincount(member[rows][wrong[rows]]).astype(np.float64)
+        known = [bursts, own] if name in strict else [bursts]
+        calls = _Calls.sorted(level[rows], wrong[rows], member[rows], known)
         chosen[name] = _first_answered(calls.choose(rate, confidence) for rate in targets[name])
     return chosen
 
@@ -305,17 +320,23 @@ class _Calls:
     groups: int
 
     @classmethod
-    def sorted(cls, level: Floats, wrong: Mask, member: Labels, bursts: Floats) -> _Calls:
+    def sorted(cls, level: Floats, wrong: Mask, member: Labels, bursts: Sequence[Floats]) -> _Calls:
         """From n confidences, falling, whether each call is wrong, and numbers of groups.
 
         Args:
-            bursts: errors of all classes that come together, see `choose_thresholds`.
+            bursts: numbers of errors that come together, each list another estimate of how they
+                cluster: the worst one counts.
         """
         firsts = np.zeros(len(level))
         firsts[np.unique(member, return_index=True)[1]] = 1
         answers = np.arange(1, len(level) + 1)
-        together, alone = float(np.square(bursts).sum()), float(bursts.sum())
-        effect = pooled_effect(together, alone, answers / np.cumsum(firsts))
+        effects = [
+            pooled_effect(
+                float(np.square(each).sum()), float(each.sum()), answers / np.cumsum(firsts)
+            )
+            for each in bursts
+        ]
+        effect = np.maximum.reduce(effects)
         last = np.append(level[1:] < level[:-1], True)[: len(level)]
         return cls(
             level, answers / effect, np.cumsum(wrong) / effect, np.flatnonzero(last),
