@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -52,23 +53,33 @@ def each_in_order(
                 with closing(work(item)) as results:
                     yield from results
         return
-    from concurrent.futures import ThreadPoolExecutor
-
     line: _Line[Result] = _Line()
     waiting: deque[SimpleQueue[Result | _End]] = deque()
-    pool = ThreadPoolExecutor(workers)
+    tasks: SimpleQueue[tuple[Item, SimpleQueue[Result | _End]] | None] = SimpleQueue()
+    # Daemons, since a generator that is left open must not keep the process from ending: Python
+    # joins the threads of its own pools at exit.
+    threads = [
+        threading.Thread(target=_serve, args=(work, tasks, line), daemon=True)
+        for _ in range(workers)
+    ]
+    for thread in threads:
+        thread.start()
     try:
         for item in items:
             if item is not None:
                 waiting.append(SimpleQueue())
-                pool.submit(_run, work, item, waiting[-1], line)
+                tasks.put((item, waiting[-1]))
             while waiting and (item is None or len(waiting) >= AHEAD * workers):
                 yield from line.drain(waiting.popleft())
         while waiting:
             yield from line.drain(waiting.popleft())
     finally:
         line.close()
-        pool.shutdown(wait=True, cancel_futures=True)
+        for _ in threads:
+            tasks.put(None)
+        if not sys.is_finalizing():  # then they never end
+            for thread in threads:
+                thread.join()
 
 
 class _End:
@@ -128,14 +139,26 @@ class _Line(Generic[Result]):
             self._changed.notify_all()
 
 
+def _serve(
+    work: Callable[[Item], Generator[Result, None, None]],
+    tasks: SimpleQueue[tuple[Item, SimpleQueue[Result | _End]] | None],
+    line: _Line[Result],
+) -> None:
+    """Work on one item after another until there is a None; once the line is closed, on none."""
+    while (task := tasks.get()) is not None:
+        item, results = task
+        line.enter(results)
+        if not line.closed:
+            _run(work, item, results, line)
+
+
 def _run(
     work: Callable[[Item], Generator[Result, None, None]],
     item: Item,
     results: SimpleQueue[Result | _End],
     line: _Line[Result],
 ) -> None:
-    """Work on one item, in a thread of the pool."""
-    line.enter(results)
+    """Work on one item."""
     try:
         with closing(work(item)) as made:
             for result in made:

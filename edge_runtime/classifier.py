@@ -28,7 +28,15 @@ from edge_runtime.prediction import (
     status_of,
 )
 from edge_runtime.preprocess import frame_of, preprocess
-from edge_runtime.slices import Slice, numbered, open_slices, read_any, size_of, slices_of
+from edge_runtime.slices import (
+    PLANES,
+    Slice,
+    numbered,
+    open_slices,
+    read_any,
+    size_of,
+    slices_of,
+)
 from edge_runtime.study import study_answer
 from edge_runtime.unfamiliar import Familiarity
 
@@ -64,7 +72,8 @@ class Classifier:
             is refused.
 
     Raises:
-        ModelError: the model cannot be used. UsageError: a `min_confidence` that is no share.
+        ModelError: the model cannot be used.
+        UsageError: a `min_confidence` that is no share, or an unknown `plane`.
     """
 
     def __init__(
@@ -82,6 +91,8 @@ class Classifier:
         self._backend, self._threads, self._limits = backend, threads, limits
         if not 0 <= min_confidence <= 1:
             raise UsageError(f"min_confidence {min_confidence} is no share between 0 and 1")
+        if plane not in PLANES:
+            raise UsageError(f"plane {plane!r} is none of {', '.join(PLANES)}")
         self._min_confidence, self._plane, self._volume = min_confidence, plane, volume
         self._memory = Budget(limits.max_memory)  # a file that needs more is alone
         self._familiarity = (
@@ -155,12 +166,17 @@ class Classifier:
 
         Args:
             sources: taken a few ahead of the answers; see `inputs.expand` for those that are
-                known to be unusable, and `batch.in_order` for a None.
+                known to be unusable, and `batch.each_in_order` for a None.
             workers: threads that decode and classify, each with an interpreter of its own. Files
                 that together would need more memory than the limits allow for one wait for each
                 other.
             heatmaps: see `classify_slices`.
+
+        Raises:
+            UsageError: no worker.
         """
+        if workers < 1:
+            raise UsageError(f"{workers} workers: need at least one")
         work = partial(self._answers, heatmaps=heatmaps, alone=workers == 1)
         yield from each_in_order(work, sources, workers)
 

@@ -76,20 +76,32 @@ def size_of(source: Encoded, limits: ImageLimits = DEFAULT_LIMITS) -> int:
     """Bytes that `read_any` will take, at most; bytes are there already."""
     if isinstance(source, bytes):
         return 0
-    if isinstance(source, (bytearray, memoryview)):  # is copied
-        return len(source)
-    if not isinstance(source, (str, os.PathLike)):  # a stream does not tell
-        return limits.max_bytes
     try:
-        size = os.stat(source).st_size  # noqa: PTH116
-        if os.fspath(source)[-4:].lower() in PAIR_SUFFIXES:
-            from edge_runtime.pairs import other_half
+        if isinstance(source, (bytearray, memoryview)):  # is copied
+            return memoryview(source).nbytes
+        if isinstance(source, (str, os.PathLike)):
+            return min(_size_of_files(source), limits.max_bytes)
+        here = source.tell()
+        end = source.seek(0, os.SEEK_END)
+        source.seek(here)
+        return max(0, min(end - here, limits.max_bytes))
+    except Exception:  # a stream may raise anything; one that cannot be sought does not tell
+        return 0 if isinstance(source, (str, os.PathLike)) else limits.max_bytes
 
-            other = other_half(source)
-            size += other.stat().st_size if other else 0
-    except (OSError, ValueError):  # reading it says why
-        return 0
-    return min(size, limits.max_bytes)
+
+def _size_of_files(path: str | os.PathLike[str]) -> int:
+    """Of a file, or of both halves of a pair.
+
+    Raises:
+        OSError, ValueError: whatever reading it will say.
+    """
+    size = os.stat(path).st_size  # noqa: PTH116
+    if os.fspath(path)[-4:].lower() in PAIR_SUFFIXES:
+        from edge_runtime.pairs import other_half
+
+        other = other_half(path)
+        size += other.stat().st_size if other else 0
+    return size
 
 
 def open_slices(
@@ -132,15 +144,6 @@ def open_slices(
             f"{limits.max_memory / MIB:,.0f} MiB"
         )
     return stack
-
-
-def memory_needed(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> int:
-    """The bytes that decoding a file takes beyond the file itself, told from its headers.
-
-    Raises:
-        InputError: see `open_slices`.
-    """
-    return open_slices(data, limits).memory
 
 
 def slices_of(

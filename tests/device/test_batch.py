@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -274,3 +275,38 @@ def test_eight_threads_on_one_classifier_for_ten_thousand_calls() -> None:
                             range(10_000))  # fmt: skip
         assert all(together)
     assert len({id(graph) for graph in classifier._idle}) <= 8
+
+
+OPEN = """
+from edge_runtime.batch import each_in_order
+
+def work(item):
+    yield from range(5000)
+
+left_open = each_in_order(work, range(100), 2)
+print(next(left_open))
+"""
+
+
+def test_a_generator_left_open_does_not_keep_the_process() -> None:
+    """Two items wait for results to be taken that nobody will take."""
+    done = subprocess.run([sys.executable, "-c", OPEN], capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"0\n", b"")
+
+
+def test_closing_begins_nothing() -> None:
+    """Two items are begun; what they leave waiting keeps the third from it, and so does closing."""
+    begun: list[int] = []
+    both, full = threading.Barrier(2, timeout=60), threading.Event()
+
+    def work(item: int) -> Generator[int, None, None]:
+        begun.append(item)
+        both.wait()
+        yield from range(MOST_WAITING + 1)
+        full.set()
+
+    answers = each_in_order(work, range(100), 2)
+    next(answers)
+    assert full.wait(60)
+    answers.close()
+    assert sorted(begun) == [0, 1]

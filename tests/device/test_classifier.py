@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, asdict, replace
@@ -13,9 +14,12 @@ import numpy as np
 import pytest
 
 from edge_runtime import Classifier, InputError, ModelError
+from edge_runtime.errors import UsageError
+from edge_runtime.images import ImageLimits
 from edge_runtime.interpreters import open_graph
 from edge_runtime.model_file import read_model
 from edge_runtime.prediction import Status, probabilities
+from edge_runtime.slices import size_of
 from tests.device.conftest import draw_slice, encode
 
 
@@ -199,3 +203,29 @@ def test_graph_that_is_no_graph() -> None:
     wrong = replace(file, info=replace(file.info, labels=("a", "b", "c")))
     with pytest.raises(ModelError, match="outputs are not"):
         open_graph(wrong)
+
+
+def test_the_size_of_a_source_is_told_before_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 30)
+    stream = io.BytesIO(b"x" * 50)
+    stream.seek(10)
+    limits = ImageLimits(max_bytes=1000)
+    assert size_of(stream, limits) == 40
+    assert stream.tell() == 10
+    assert size_of(tmp_path / "a", limits) == 30
+    assert size_of(tmp_path / "none", limits) == 0, "reading it says why"
+    assert size_of(memoryview(np.zeros((10, 1000), np.uint8)), limits) == 10_000
+    assert size_of(io.BytesIO(b"x" * 2000), limits) == 1000, "it is refused at the limit"
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as pipe, os.fdopen(write, "wb"):
+        assert size_of(pipe, limits) == 1000, "a pipe does not tell"
+    gone = memoryview(b"x")
+    gone.release()
+    assert size_of(gone, limits) == 1000
+
+
+def test_options_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(UsageError, match="plane 'up' is none of axial"):
+        Classifier(plane="up")
+    with pytest.raises(UsageError, match="0 workers"):
+        next(Classifier().classify_many([], workers=0))
