@@ -148,6 +148,25 @@ def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, 
         "stress_mean": float(np.mean([f["share"] for f in stress.values()])),
         "int8": int8,
         "official": _accuracy(official.metrics()),
+        "answers": {
+            "all folds": answers_of(folds),
+            **{part.folder.name.replace("-", " "): answers_of(part) for part in parts},
+            shift.settings["protocol"]: answers_of(shift),
+        },
+    }
+
+
+def answers_of(run: Run) -> dict[str, Any]:
+    """What a run's thresholds were chosen for, and what they gave on its test side: of each class,
+    and of all. The folds together have no thresholds of their own."""
+    settings, given = run.settings, run.metrics()["selective"]
+    targets, bounds = settings.get("target_error") or {}, settings.get("error_bound") or {}
+    return {
+        "all": {key: given[key] for key in ("coverage", "error")},
+        "classes": {
+            label: {"target": targets.get(label), "bound": bounds.get(label), **figures}
+            for label, figures in given["per_class"].items()
+        },
     }
 
 
@@ -186,7 +205,22 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines += ["", "| stress on the test folds | strength | accuracy % |", "|---|---|--:|",
               f"| none | | {_cell(result['clean'])} |"]  # fmt: skip
     lines += [f"| {n} | {f['strength']} | {_cell(f)} |" for n, f in result["stress"].items()]
-    return "\n".join([*lines, f"| mean | | {percent(result['stress_mean'])} |", ""])
+    lines += [f"| mean | | {percent(result['stress_mean'])} |", ""]
+    return "\n".join([*lines, *_answer_lines(result["answers"]), ""])
+
+
+def _answer_lines(answers: dict[str, Any]) -> list[str]:
+    """The table of thresholds: what was asked for, what the validation side supports, what came."""
+    lines = ["| tested | called | asked for % | supported % | answered % | wrong % |",
+             "|---|---|--:|--:|--:|--:|"]  # fmt: skip
+    for tested, found in answers.items():
+        rows = found["classes"] | {"all": found["all"]}
+        for called, row in rows.items():
+            asked = [percent(row.get(key)) for key in ("target", "bound")]
+            cells = ["–" if row[key]["share"] is None else _cell(row[key])
+                     for key in ("coverage", "error")]  # fmt: skip
+            lines.append(f"| {' | '.join([tested, called, *asked, *cells])} |")
+    return lines
 
 
 def _part(result: dict[str, Any], key: str) -> Figure | None:

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
     from export.pipeline import Exported, Exporter
 
 EXIT_CODES = (
-    "\b\nExit codes: 0 every file passed, 1 a file is outside its tolerance or the run cannot be "
-    "used, 2 usage or a missing package, 3 a conversion failed or a verified file is not in order, "
-    "130 interrupted."
+    "\b\nExit codes: 0 every file passed, 1 a file is outside its tolerance or there is no run, "
+    "2 usage or a missing package, 3 the run has no finished model, a conversion failed or a "
+    "verified file is not in order, 130 interrupted."
 )
 _OF_VERIFY = ("verify", "signature", "public_key")
+_OF_CALIBRATION = ("calibration_images", "calibration", "seed")
+_OF_FILES = (
+    *("name", "model_version", "target_error", "max_error", "confidence", "licence", "sign"),
+    *("min_agreement", "max_accuracy_drop", "max_class_drop", "max_probability"),
+)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -102,6 +107,7 @@ def command(context: click.Context, /, run: Path | None, **options: Any) -> None
         raise UsageError("name a format: " + ", ".join(f"--{n}" for n in (*FORMATS, "all")))
     if options["c_array"] and FORMATS["int8"] not in wanted:
         raise UsageError("--c-array writes the int8 graph: add --int8")
+    _refuse_unused(context, wanted, options["diagnose"])
     _export(run, [form.name for form in wanted], options)
 
 
@@ -118,6 +124,24 @@ def _refuse_besides_verify(context: click.Context) -> None:
         raise UsageError(
             f"--verify FILE checks a file and exports nothing; it does not take {names}"
         )
+
+
+def _refuse_unused(context: click.Context, wanted: list[Format], diagnose: bool) -> None:
+    """What would be passed over without a word.
+
+    Raises:
+        UsageError: an option of calibration without a format that is calibrated, or one of files
+            where none is written.
+    """
+    words = {p.name: p.opts[0] for p in context.command.params}
+    calibrated = ", ".join(f"--{form.name}" for form in FORMATS.values() if form.calibrated)
+    for names, used, needed in (
+        (_OF_CALIBRATION, diagnose or any(form.calibrated for form in wanted), calibrated),
+        (_OF_FILES, bool(wanted), "a format"),
+    ):
+        given = [words[name] for name in names if is_given(context, name)]
+        if given and not used:
+            raise UsageError(f"{', '.join(given)}: goes with {needed}")
 
 
 def _key(name: str) -> str:

@@ -118,7 +118,8 @@ def resumed_job(data: Path, out: Path, options: dict[str, Any], given: set[str])
 def started_options(run: Run) -> dict[str, Any]:
     """The options that a run was started with, by name, as far as they shape what it learns."""
     settings, options = run.settings, run.preprocess
-    training, named = settings["training"], settings.get("tumour_free")
+    training = settings["training"]
+    named = settings.get("tumour_free") or (settings["data"] or {}).get("tumour_free")
     targets = Targets.from_settings(settings)
     known: dict[str, Any] = dict.fromkeys(TARGETS, targets) | {
         "model": kind_of(settings),
@@ -126,7 +127,7 @@ def started_options(run: Run) -> dict[str, Any]:
         "folds": settings.get("folds"),
         "name": settings["name"],
         "model_version": settings.get("model_version"),
-        "tumour_free": None if named is None else tuple(named),
+        "tumour_free": tuple(named) if named else None,
         "seed": training["seed"],
         "size": options.size,
         "crop": options.crop,

@@ -393,6 +393,14 @@ def test_usage(tiny_run: Run, tmp_path: Path) -> None:
     assert "--int8" in export("--help").stdout
     none = export(tiny_run.folder)
     assert (none.returncode, "name a format" in none.stderr) == (2, True)
+    for words, told in (
+        (("--onnx", "--seed", 5, "--calibration-images", 7), "--calibration-images, --seed: goes"),
+        (("--diagnose", "--license", "X", "--sign", tiny_run.folder / "run.json"),
+         "--license, --sign: goes"),
+    ):  # fmt: skip
+        unused = export(tiny_run.folder, *words)
+        assert (unused.returncode, unused.stdout) == (2, "")
+        assert told in unused.stderr, "what nothing is done with is not passed over"
     assert export(tmp_path / "nowhere", "--int8").returncode == 2
     assert export(tiny_run.folder, "--int8", "--name", "a/b").returncode == 2
 
