@@ -78,7 +78,7 @@ def _png(data: bytes) -> Header | None:
 # Start-of-frame markers; C4 (tables), C8 (reserved) and CC (arithmetic conditioning) are not.
 # F7 is the one of JPEG-LS, which stands in DICOM files.
 _SOF = (frozenset(range(0xC0, 0xD0)) | {0xF7}) - {0xC4, 0xC8, 0xCC}
-_MARKER = re.compile(rb"\xff([^\x00\xff])")  # as libjpeg finds it; fill bytes before it are FF
+MARKER = re.compile(rb"\xff([^\x00\xff])")  # as libjpeg finds it; fill bytes before it are FF
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # the others come in several passes, or whole
 _JPEG_RARE = {0xC3: "a lossless JPEG", 0xC9: "an arithmetic-coded JPEG",
               0xCA: "an arithmetic-coded JPEG", 0xCB: "a lossless JPEG"}  # fmt: skip
@@ -91,7 +91,7 @@ def _jpeg(data: bytes) -> Header | None:
         if data[at] == 0xFF and 0x00 < marker < 0xFF:
             at += 2
         else:
-            found = _MARKER.search(data, at, at + STRAY)
+            found = MARKER.search(data, at, at + STRAY)
             if found is None:
                 return None
             at, marker = found.end(), data[found.end() - 1]

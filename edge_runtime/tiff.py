@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.headers import TOO_SHORT, Header, read_header
+from edge_runtime.headers import MARKER, TOO_SHORT, Header, read_header
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 MAX_TAGS = 512
 MAX_BLOCKS = 65_536  # strips and tiles; each costs some microseconds
 MAX_SAMPLES = 8  # values of a tag that is told for each sample
-AT_ONCE = 1 << 20  # bytes that are unpacked by one call, or turned to gray
+MAX_MARKERS = 10 * MAX_BLOCKS  # in the JPEG tables, which are read again for each block
+MAX_TABLES = 1 << 28  # bytes of these tables times blocks
+AT_ONCE = 1 << 20  # bytes that are unpacked by one call, before or after, or turned to gray
 NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
 READ = (NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS)
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
@@ -209,6 +211,10 @@ def _unsupported(layout: Layout, mixed: bool, tags: dict[int, list[int]]) -> str
         return "a TIFF of volumes (ImageDepth)"
     if max(len(layout.offsets), len(layout.counts)) > MAX_BLOCKS:
         return f"a TIFF of more than {MAX_BLOCKS:,} strips or tiles"
+    blocks = len(layout.offsets)
+    markers = len(MARKER.findall(layout.tables))
+    if blocks * markers > MAX_MARKERS or blocks * len(layout.tables) > MAX_TABLES:
+        return f"a TIFF of {blocks:,} strips or tiles with JPEG tables as long as these"
     return ""
 
 
@@ -251,7 +257,7 @@ def read_tiff(data: bytes) -> Values:
         in the stored depth, without a range. Black is low, whatever the file says of that.
 
     Raises:
-        InputError: truncated or damaged.
+        InputError: truncated or damaged, or packed blocks that lie over each other.
     """
     layout = read_layout(data)
     if layout is None or layout.unsupported:
@@ -311,10 +317,9 @@ def _blocks(data: bytes, layout: Layout) -> Iterator[tuple[int, int, Values]]:
         return
     samples = 1 if layout.planes else layout.samples
     stride = -(-wide * samples * layout.bits // 8)
-    together = max(1, AT_ONCE // (tall * stride))
     step = max(1, AT_ONCE // (8 * wide * max(samples, planes)))
-    for first in range(0, count, together):
-        numbers = range(first, min(first + together, count))
+    costs = [sum(map(len, packed[number::count])) for number in range(count)]
+    for numbers in _together(costs, max(1, AT_ONCE // (tall * stride))):
         sizes = [(_rows(layout, number), stride) for number in numbers]
         unpacked = [
             _unpacked([packed[plane * count + n] for n in numbers], sizes, layout.compression)
@@ -327,6 +332,18 @@ def _blocks(data: bytes, layout: Layout) -> Iterator[tuple[int, int, Values]]:
                 yield number, top, _gray(np.concatenate(samples_of, axis=2), layout)
 
 
+def _together(costs: list[int], most: int) -> Iterator[range]:
+    """The numbers of blocks that are unpacked by one call: at most so many, and of AT_ONCE packed
+    bytes where one alone has not more."""
+    first = total = 0
+    for number, cost in enumerate(costs):
+        if number > first and (number - first == most or total + cost > AT_ONCE):
+            yield range(first, number)
+            first, total = number, 0
+        total += cost
+    yield range(first, len(costs))
+
+
 def _rows(layout: Layout, number: int) -> int:
     """Rows of a block; the last strip has what is left."""
     tall = layout.block[0]
@@ -334,7 +351,12 @@ def _rows(layout: Layout, number: int) -> int:
 
 
 def _packed(data: bytes, layout: Layout, count: int) -> list[memoryview]:
-    """The bytes of so many strips or tiles."""
+    """The bytes of so many strips or tiles.
+
+    Raises:
+        InputError: packed blocks lie over each other, so that a small file would be unpacked
+            without end.
+    """
     offsets, counts = layout.offsets, layout.counts
     if not counts and layout.compression == NONE and len(offsets) == 1:
         counts = [len(data) - offsets[0]]  # older writers leave it out
@@ -344,6 +366,8 @@ def _packed(data: bytes, layout: Layout, count: int) -> list[memoryview]:
     pairs = list(zip(offsets[:count], counts[:count], strict=True))
     if any(not size or offset + size > len(data) for offset, size in pairs):
         raise ValueError("a block that lies outside the file")
+    if layout.compression != NONE and sum(counts[:count]) > len(data):
+        raise InputError("not supported: a TIFF whose strips or tiles share their bytes")
     return [view[offset : offset + size] for offset, size in pairs]
 
 

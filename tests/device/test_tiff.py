@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import struct
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_runtime import tiff
 from edge_runtime.errors import InputError
 from edge_runtime.images import as_gray, decode, robust_range
 
@@ -244,3 +246,59 @@ def test_odd_numbers_and_damaged_data_say_nothing(capfd: pytest.CaptureFixture[s
         with suppress(InputError):
             decode(bytes(data))
     assert capfd.readouterr().err == ""
+
+
+def strips(compression: int, pieces: list[bytes], offsets: list[int] | None = None,
+           width: int = 16, rows: int = 1, tables: bytes = b"") -> bytes:  # fmt: skip
+    """A gray TIFF of 8 bits of packed strips, one behind the other where no offsets are given."""
+    blob, count = b"".join(dict.fromkeys(pieces) if offsets else pieces), len(pieces)
+    starts = np.cumsum([8, *map(len, pieces)]).tolist()[:-1] if offsets is None else offsets
+    tags = {256: [width], 257: [count * rows], 258: [8], 259: [compression], 262: [1],
+            273: starts, 277: [1], 278: [rows], 279: list(map(len, pieces))}  # fmt: skip
+    if tables:
+        tags[347] = list(tables)
+    directory, values = struct.pack("<H", len(tags)), b""
+    behind = 8 + len(blob) + 2 + 12 * len(tags) + 4
+    for tag, numbers in tags.items():
+        kind, dtype = (7, "B") if tag == 347 else (4, "I")
+        packed = struct.pack(f"<{len(numbers)}{dtype}", *numbers)
+        if len(packed) > 4:
+            packed, values = struct.pack("<I", behind + len(values)), values + packed
+        directory += struct.pack("<HHI", tag, kind, len(numbers)) + packed.ljust(4, b"\0")
+    return struct.pack("<2sHI", b"II", 42, 8 + len(blob)) + blob + directory + bytes(4) + values
+
+
+SEVENS = bytes([0xF1, 7])  # PackBits for 16 times 7
+
+
+@pytest.mark.parametrize("compression", [5, 7, 8, 32773])
+def test_packed_blocks_that_share_their_bytes_are_refused(compression: int) -> None:
+    """Else a small file is unpacked without end: each strip costs its own bytes again."""
+    piece = SEVENS + bytes([0x80]) * 1000
+    with pytest.raises(InputError, match="not supported: a TIFF whose strips or tiles share"):
+        decode(strips(compression, [piece] * 20, [8] * 20))
+    plain = strips(1, [bytes(range(16))] * 20, [8] * 20)  # costs no more than its picture
+    assert (decode(plain) == np.arange(16)).all()
+
+
+def test_few_packed_bytes_are_unpacked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    alike = tiff._alike
+
+    def watched(packed: list[memoryview], *rest: Any) -> Any:
+        sizes.append(sum(map(len, packed)))
+        return alike(packed, *rest)
+
+    monkeypatch.setattr(tiff, "_alike", watched)
+    piece = SEVENS + bytes([0x80]) * (1 << 18)
+    assert (decode(strips(32773, [piece] * 9)) == 7).all()
+    assert max(sizes) <= tiff.AT_ONCE
+    assert len(sizes) == 3
+
+
+def test_long_tables_for_many_strips_are_refused() -> None:
+    jpeg = cv2.imencode(".jpg", np.full((8, 16), 90, np.uint8))[1].tobytes()
+    segments = b"\xff\xd8" + b"\xff\xfe\x00\x02" * 950 + b"\xff\xd9"
+    assert decode(strips(7, [jpeg] * 3, rows=8, tables=segments)).shape == (24, 16)
+    with pytest.raises(InputError, match="strips or tiles with JPEG tables"):
+        decode(strips(7, [jpeg] * 1000, rows=8, tables=segments))
