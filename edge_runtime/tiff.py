@@ -400,6 +400,11 @@ def _alike(packed: list[memoryview], rows: int, stride: int, compression: int) -
     if stride % 2 and rows % 2 == 0:
         rows, stride = rows // 2, stride * 2
     bits = 8 if stride % 2 else 16
+    if bits == 8 and rows * stride > 2:
+        # So all but their last bytes are tried in 16 bits, where it raises what 8 keep quiet of.
+        size = rows * stride - 1
+        lines = -(-size // (1 << 20))  # OpenCV takes rows of as many pixels
+        _alike(packed, lines, size // lines // 2 * 2, compression)
     order = "<" if sys.byteorder == "little" else ">"
     height, count = rows * len(packed), len(packed)
     lists = 8 + 2 + 12 * 9 + 4  # where the offsets of the strips stand, then their sizes

@@ -204,9 +204,8 @@ def test_the_first_page_is_read() -> None:
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
 def test_data_that_ends_too_early_is_damaged(dtype: str, compression: str | None) -> None:
     """Not black rows at the bottom, in which nobody sees that something is missing."""
-    even = values(dtype, False)[:, :60]  # of an odd number of bytes OpenCV tells no error
     for stored in STORED:
-        data = bytearray(written(even, photometric="minisblack",
+        data = bytearray(written(values(dtype, False), photometric="minisblack",
                                  compression=compression, **stored))  # fmt: skip
         page = tifffile.TiffFile(io.BytesIO(bytes(data))).pages[0]
         tag = page.tags["TileByteCounts" if "tile" in stored else "StripByteCounts"]
@@ -302,3 +301,22 @@ def test_long_tables_for_many_strips_are_refused() -> None:
     assert decode(strips(7, [jpeg] * 3, rows=8, tables=segments)).shape == (24, 16)
     with pytest.raises(InputError, match="strips or tiles with JPEG tables"):
         decode(strips(7, [jpeg] * 1000, rows=8, tables=segments))
+
+
+@pytest.mark.parametrize("rows", [1, 9, 63])
+@pytest.mark.parametrize("compression", ["lzw", "packbits"])
+def test_odd_rows_that_end_too_early_are_damaged(compression: str, rows: int) -> None:
+    """Rows and bytes a row both odd: the case that OpenCV sees in 8 bits only."""
+    array = np.random.default_rng(0).integers(1, 255, (63, 63), np.uint8)
+    data = written(array, compression=compression, rowsperstrip=rows, photometric="minisblack")
+    assert (decode(data) == array).all()
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tag = file.pages[0].tags[279]
+        place, counts = tag.valueoffset, list(file.pages[0].databytecounts)
+        size = {3: 2, 4: 4}[int(tag.dtype)]
+    number = len(counts) // 2
+    short = bytearray(data)
+    begin = place + size * number
+    short[begin : begin + size] = (counts[number] // 2).to_bytes(size, "little")
+    with pytest.raises(InputError, match="truncated or damaged"):
+        decode(bytes(short))
