@@ -224,15 +224,17 @@ def _memory(layout: Layout) -> int:
     size = layout.width * layout.height * _dtype(layout).itemsize
     pixels = layout.block[0] * layout.block[1]
     packed = max(layout.counts[:MAX_BLOCKS], default=0)
+    # A row is the least that becomes gray at once.
+    together = 8 * max(AT_ONCE, 8 * layout.block[1] * layout.samples)
     if layout.compression == JPEG:
-        return size + 10 * pixels + packed + len(layout.tables) + 8 * AT_ONCE
+        return size + 10 * pixels + packed + len(layout.tables) + together
     if layout.compression == NONE:
-        return size + 8 * AT_ONCE
+        return size + together
     samples = min(layout.samples, 3) if layout.planes else layout.samples
     unpacked = -(-pixels * samples * layout.bits // 8)
     # zlib's pieces and their sum; or what libtiff and OpenCV have, of 8 bits as RGBA besides.
     stages = 2 if layout.compression in (DEFLATE, OLD_DEFLATE) else 3 if unpacked % 2 == 0 else 7
-    return size + stages * unpacked + 2 * packed + 8 * AT_ONCE
+    return size + stages * unpacked + 2 * packed + together
 
 
 def _dtype(layout: Layout) -> np.dtype[Any]:

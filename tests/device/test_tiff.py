@@ -320,3 +320,15 @@ def test_odd_rows_that_end_too_early_are_damaged(compression: str, rows: int) ->
     short[begin : begin + size] = (counts[number] // 2).to_bytes(size, "little")
     with pytest.raises(InputError, match="truncated or damaged"):
         decode(bytes(short))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "u2"])
+def test_one_wide_row_counts(dtype: str) -> None:
+    """A row is the least that becomes gray at once, however wide its tile is."""
+    data = written(np.zeros((16, 16, 4), dtype), photometric="rgb", tile=(16, 16))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages[0].tags[322].valueoffset
+    wide = bytearray(data)
+    wide[place : place + 2] = (60_000).to_bytes(2, "little")
+    needed, before = (tiff.tiff_header(bytes(one)).memory for one in (wide, data))
+    assert needed - before >= 60_000 * 4 * 64 - 8 * tiff.AT_ONCE
