@@ -137,6 +137,7 @@ def _jpeg_frame(data: bytes, marker: int, at: int, scan: int, turned: bool) -> H
     return Header("jpeg", width, height, channels, bits, memory, 1, unsupported, rare, scans)
 
 
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes of each kind that Windows and OS/2 have
 _BMP_MASKS = {  # of a pixel's bits: red, green, blue
     16: ((0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F)),
     32: ((0xFF0000, 0xFF00, 0xFF),),
@@ -270,13 +271,21 @@ def read_header(data: bytes) -> Header | None:
     A known signature with a damaged header gives a size of 0×0.
     """
     for name, signature, read in _READERS:
-        if data.startswith(signature) and (name != "webp" or data[8:12] == b"WEBP"):
+        if data.startswith(signature) and _goes_on(name, data):
             try:
                 header = read(data)
             except TOO_SHORT:
                 header = None
             return header or Header(name, 0, 0)
     return None
+
+
+def _goes_on(name: str, data: bytes) -> bool:
+    """Whether what stands behind a short signature fits: many files begin with RIFF, and a table
+    with the column BMI begins like a BMP."""
+    if name == "bmp":
+        return int.from_bytes(data[14:18], "little") in _BMP_HEADERS
+    return name != "webp" or data[8:12] == b"WEBP"
 
 
 def volume_format(data: bytes) -> str | None:

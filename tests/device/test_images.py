@@ -107,6 +107,11 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
         decode(data)
 
 
+@pytest.mark.parametrize("text", [b"BMI,age\n", b"BMI,age,sex\n22.5,61,f\n24.0,33,m\n"])
+def test_a_table_that_begins_like_a_bmp_is_no_image(text: bytes) -> None:
+    assert read_header(text) is None
+
+
 def test_huge_picture_is_refused_by_its_header() -> None:
     data = png_bytes(8_000, 6_251)
     assert len(data) < 100_000
