@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import struct
@@ -7,10 +8,11 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -653,14 +655,39 @@ def test_a_file_that_is_open_is_read_from_where_it_stands(tmp_path: Path) -> Non
 
 
 class Fails:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
     def read(self, size: int) -> bytes:
-        raise OSError(5, "the line is cut")
+        raise self.error
+
+
+def cut_gzip() -> gzip.GzipFile:
+    return gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(encode(draw_slice(1)))[:-20]))
+
+
+def damaged_member() -> IO[bytes]:
+    """A file inside a zip whose checksum is another."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("a.jpg", encode(draw_slice(1)))
+    damaged = bytearray(whole.getvalue())
+    damaged[100] ^= 1
+    return zipfile.ZipFile(io.BytesIO(bytes(damaged))).open("a.jpg")
+
+
+def released() -> memoryview:
+    view = memoryview(b"some bytes")
+    view.release()
+    return view
 
 
 @pytest.mark.parametrize(
     ("source", "words"),
-    [(io.StringIO("text"), "binary mode"), (Fails(), "the line is cut"), (7, "int is no path"),
-     (None, "NoneType is no path"), ([1], "list is no path")],
+    [(io.StringIO("text"), "binary mode"), (7, "int is no path"), (None, "NoneType is no path"),
+     ([1], "list is no path"), (Fails(OSError(5, "the line is cut")), "the line is cut"),
+     (Fails(KeyError()), "cannot be read: KeyError"), (released(), "cannot be read: .* released"),
+     (cut_gzip(), "cannot be read: .* ended"), (damaged_member(), "cannot be read: Bad CRC")],
 )  # fmt: skip
 def test_what_is_no_source_is_an_input_error(source: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
