@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 MAX_SEGMENTS = 1000  # of a JPEG before its picture; one with every kind of metadata has some 300
 MAX_CHUNKS = 65_536  # of a PNG, a WebP or a GIF; a PNG of 100 MB has 13,000
+LARGE = 1 << 20  # bytes of a JPEG
 STRAY = 65_536  # bytes between two segments of a JPEG that are passed over
 
 # What reading numbers raises where they are missing, or point nowhere.
@@ -124,6 +125,12 @@ def _jpeg_frame(data: bytes, marker: int, at: int, scan: int, turned: bool) -> H
     else:
         unsupported = "" if marker in _JPEG_RARE else "a hierarchical JPEG"
     memory, scans = width * height * (2 if turned else 1) + 256 * width, 1
+    # OpenCV keeps all metadata (APP1) and colour profiles (APP2), those behind a scan too. Only in
+    # a large file is it worth the time to count them.
+    kept = len(data)
+    if kept > LARGE:
+        kept = min(kept, (data.count(b"\xff\xe1") + data.count(b"\xff\xe2")) << 16)
+    memory += kept
     if marker not in _SEQUENTIAL or data[scan + 2] < channels:
         factors = [divmod(data[at + 9 + 3 * i], 16) for i in range(channels)]
         across, down = (max((f[i] for f in factors), default=0) for i in (0, 1))

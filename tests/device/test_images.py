@@ -423,6 +423,18 @@ def test_sixteen_bits_a_pixel_in_a_bmp(header: int, masks: tuple[int, ...]) -> N
         decode(odd)
 
 
+@pytest.mark.parametrize("kind", [0xE1, 0xE2])
+def test_segments_that_a_jpeg_decoder_keeps_count(kind: int) -> None:
+    """Metadata and colour profiles, also behind the scan, where their number has no limit."""
+    jpeg = encode(draw_slice(5))
+    segment = bytes([0xFF, kind]) + struct.pack(">H", 65_535) + bytes(65_533)
+    full = jpeg[:-2] + segment * 50 + jpeg[-2:]
+    np.testing.assert_array_equal(decode(full, ImageLimits(max_memory=4 * MIB)), decode(jpeg))
+    with pytest.raises(InputError, match="over the limit of 3 MiB"):
+        decode(full, ImageLimits(max_memory=3 * MIB))
+    decode(jpeg[:-2] + bytes(4 * MIB) + jpeg[-2:], ImageLimits(max_memory=3 * MIB))
+
+
 def test_stray_bytes_between_the_segments_of_a_jpeg() -> None:
     jpeg = encode(draw_slice(5))
     for stray in (b"\0", b"\xff\xff", b"\xff\0abc\xff\0"):
