@@ -36,6 +36,7 @@ class Header(NamedTuple):
             known.
         rare: a feature that not every OpenCV decodes.
         scans: passes over a JPEG's picture, at most.
+        segments: of a JPEG before its picture.
     """
 
     format: str
@@ -48,6 +49,7 @@ class Header(NamedTuple):
     unsupported: str = ""
     rare: str = ""
     scans: int = 1
+    segments: int = 0
 
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
@@ -79,7 +81,7 @@ def _png(data: bytes) -> Header | None:
 # Start-of-frame markers; C4 (tables), C8 (reserved) and CC (arithmetic conditioning) are not.
 # F7 is the one of JPEG-LS, which stands in DICOM files.
 _SOF = (frozenset(range(0xC0, 0xD0)) | {0xF7}) - {0xC4, 0xC8, 0xCC}
-MARKER = re.compile(rb"\xff([^\x00\xff])")  # as libjpeg finds it; fill bytes before it are FF
+_MARKER = re.compile(rb"\xff([^\x00\xff])")  # as libjpeg finds it; fill bytes before it are FF
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # the others come in several passes, or whole
 _JPEG_RARE = {0xC3: "a lossless JPEG", 0xC9: "an arithmetic-coded JPEG",
               0xCA: "an arithmetic-coded JPEG", 0xCB: "a lossless JPEG"}  # fmt: skip
@@ -87,12 +89,12 @@ _JPEG_RARE = {0xC3: "a lossless JPEG", 0xC9: "an arithmetic-coded JPEG",
 
 def _jpeg(data: bytes) -> Header | None:
     at, frame, turned = 2, None, False
-    for _ in range(MAX_SEGMENTS):
+    for segments in range(MAX_SEGMENTS):
         marker = data[at + 1]
         if data[at] == 0xFF and 0x00 < marker < 0xFF:
             at += 2
         else:
-            found = MARKER.search(data, at, at + STRAY)
+            found = _MARKER.search(data, at, at + STRAY)
             if found is None:
                 return None
             at, marker = found.end(), data[found.end() - 1]
@@ -103,7 +105,8 @@ def _jpeg(data: bytes) -> Header | None:
                 return None
             frame = (marker, at)
         elif marker == 0xDA:  # the scan begins
-            return None if frame is None else _jpeg_frame(data, *frame, at, turned)
+            header = None if frame is None else _jpeg_frame(data, *frame, at, turned)
+            return header and header._replace(segments=segments)
         elif marker == 0xE1 and data.startswith(b"Exif", at + 2):
             turned = True
         at += int.from_bytes(data[at : at + 2], "big")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.headers import MARKER, TOO_SHORT, Header, read_header
+from edge_runtime.headers import TOO_SHORT, Header, read_header
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 MAX_TAGS = 512
 MAX_BLOCKS = 65_536  # strips and tiles; each costs some microseconds
 MAX_SAMPLES = 8  # values of a tag that is told for each sample
-MAX_MARKERS = 10 * MAX_BLOCKS  # in the JPEG tables, which are read again for each block
-MAX_TABLES = 1 << 28  # bytes of these tables times blocks
+MAX_SEGMENTS = 10 * MAX_BLOCKS  # of all JPEGs in a file, the tables counted for each block
+MAX_TABLES = 1 << 28  # bytes of the JPEG tables times blocks
 AT_ONCE = 1 << 20  # bytes that are unpacked by one call, before or after, or turned to gray
 NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
 READ = (NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS)
@@ -212,8 +212,7 @@ def _unsupported(layout: Layout, mixed: bool, tags: dict[int, list[int]]) -> str
     if max(len(layout.offsets), len(layout.counts)) > MAX_BLOCKS:
         return f"a TIFF of more than {MAX_BLOCKS:,} strips or tiles"
     blocks = len(layout.offsets)
-    markers = len(MARKER.findall(layout.tables))
-    if blocks * markers > MAX_MARKERS or blocks * len(layout.tables) > MAX_TABLES:
+    if blocks * len(layout.tables) > MAX_TABLES:
         return f"a TIFF of {blocks:,} strips or tiles with JPEG tables as long as these"
     return ""
 
@@ -259,7 +258,8 @@ def read_tiff(data: bytes) -> Values:
         in the stored depth, without a range. Black is low, whatever the file says of that.
 
     Raises:
-        InputError: truncated or damaged, or packed blocks that lie over each other.
+        InputError: truncated or damaged; packed blocks that lie over each other, or JPEGs of too
+            many segments.
     """
     layout = read_layout(data)
     if layout is None or layout.unsupported:
@@ -314,8 +314,16 @@ def _blocks(data: bytes, layout: Layout) -> Iterator[tuple[int, int, Values]]:
     planes = (1 if layout.samples < 3 else 3) if layout.planes else 1
     packed = _packed(data, layout, count * planes)
     if layout.compression == JPEG:
+        segments = 0
         for number, piece in enumerate(packed):
-            yield number, 0, _jpeg(piece, layout, _rows(layout, number))
+            needed = _rows(layout, number)
+            encoded, header = _whole_jpeg(piece, layout, needed)
+            segments += header.segments
+            if segments > MAX_SEGMENTS:
+                raise InputError(
+                    f"not supported: a TIFF of more than {MAX_SEGMENTS:,} JPEG segments"
+                )
+            yield number, 0, _jpeg(encoded, header)[:needed]
         return
     samples = 1 if layout.planes else layout.samples
     stride = -(-wide * samples * layout.bits // 8)
@@ -432,11 +440,10 @@ def _alike(packed: list[memoryview], rows: int, stride: int, compression: int) -
     return list(picture.view(np.uint8).reshape(count, -1))
 
 
-def _jpeg(piece: memoryview, layout: Layout, rows: int) -> Values:
-    """A strip or tile in JPEG compression, in gray. Its tables may stand in a tag, and how colour
-    is stored is told by the TIFF, not by the JPEG: an Adobe segment says it to the decoder."""
-    import cv2
-
+def _whole_jpeg(piece: memoryview, layout: Layout, rows: int) -> tuple[bytes, Header]:
+    """A strip or tile in JPEG compression as a JPEG that stands alone, and its header. Its tables
+    may stand in a tag, and how colour is stored is told by the TIFF, not by the JPEG: an Adobe
+    segment says it to the decoder."""
     if bytes(piece[:2]) != b"\xff\xd8":
         raise ValueError("no JPEG")
     adobe = b""
@@ -456,13 +463,20 @@ def _jpeg(piece: memoryview, layout: Layout, rows: int) -> Values:
         or data.count(b"\xff\xda") > header.channels + 10
     ):
         raise ValueError("another picture than the tags say")
+    return data, header
+
+
+def _jpeg(data: bytes, header: Header) -> Values:
+    """A JPEG in gray."""
+    import cv2
+
     try:
         gray = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     except cv2.error:
         gray = None
-    if gray is None or gray.shape != (header.height, wide):
+    if gray is None or gray.shape != (header.height, header.width):
         raise ValueError("OpenCV cannot decode it")
-    decoded: Values = gray[:rows]
+    decoded: Values = gray
     return decoded
 
 

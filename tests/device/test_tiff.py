@@ -295,12 +295,20 @@ def test_few_packed_bytes_are_unpacked_at_once(monkeypatch: pytest.MonkeyPatch) 
     assert len(sizes) == 3
 
 
-def test_long_tables_for_many_strips_are_refused() -> None:
+def test_many_segments_in_many_strips_are_refused() -> None:
+    """In the tables that all strips share, and in the strips themselves."""
     jpeg = cv2.imencode(".jpg", np.full((8, 16), 90, np.uint8))[1].tobytes()
-    segments = b"\xff\xd8" + b"\xff\xfe\x00\x02" * 950 + b"\xff\xd9"
+    comments = b"\xff\xfe\x00\x02" * 950
+    segments = b"\xff\xd8" + comments + b"\xff\xd9"
     assert decode(strips(7, [jpeg] * 3, rows=8, tables=segments)).shape == (24, 16)
-    with pytest.raises(InputError, match="strips or tiles with JPEG tables"):
+    many = "not supported: a TIFF of more than 655,360 JPEG segments"
+    with pytest.raises(InputError, match=many):
         decode(strips(7, [jpeg] * 1000, rows=8, tables=segments))
+    with pytest.raises(InputError, match=many):
+        decode(strips(7, [jpeg[:2] + comments + jpeg[2:]] * 1000, rows=8))
+    comment = b"\xff\xfe\xff\xf0" + bytes(0xFFEE)
+    with pytest.raises(InputError, match="strips or tiles with JPEG tables as long as these"):
+        decode(strips(7, [jpeg] * 5000, rows=8, tables=jpeg[:2] + comment + b"\xff\xd9"))
 
 
 @pytest.mark.parametrize("rows", [1, 9, 63])
