@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 MAX_SEGMENTS = 1000  # of a JPEG before its picture; one with every kind of metadata has some 300
 MAX_CHUNKS = 65_536  # of a PNG, a WebP or a GIF; a PNG of 100 MB has 13,000
+LARGE = 1 << 20  # bytes of a JPEG
 STRAY = 65_536  # bytes between two segments of a JPEG that are passed over
 
 # What reading numbers raises where they are missing, or point nowhere.
@@ -35,6 +36,7 @@ class Header(NamedTuple):
             known.
         rare: a feature that not every OpenCV decodes.
         scans: passes over a JPEG's picture, at most.
+        segments: of a JPEG before its picture.
     """
 
     format: str
@@ -47,6 +49,7 @@ class Header(NamedTuple):
     unsupported: str = ""
     rare: str = ""
     scans: int = 1
+    segments: int = 0
 
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
@@ -86,7 +89,7 @@ _JPEG_RARE = {0xC3: "a lossless JPEG", 0xC9: "an arithmetic-coded JPEG",
 
 def _jpeg(data: bytes) -> Header | None:
     at, frame, turned = 2, None, False
-    for _ in range(MAX_SEGMENTS):
+    for segments in range(MAX_SEGMENTS):
         marker = data[at + 1]
         if data[at] == 0xFF and 0x00 < marker < 0xFF:
             at += 2
@@ -102,7 +105,8 @@ def _jpeg(data: bytes) -> Header | None:
                 return None
             frame = (marker, at)
         elif marker == 0xDA:  # the scan begins
-            return None if frame is None else _jpeg_frame(data, *frame, at, turned)
+            header = None if frame is None else _jpeg_frame(data, *frame, at, turned)
+            return header and header._replace(segments=segments)
         elif marker == 0xE1 and data.startswith(b"Exif", at + 2):
             turned = True
         at += int.from_bytes(data[at : at + 2], "big")
@@ -124,6 +128,12 @@ def _jpeg_frame(data: bytes, marker: int, at: int, scan: int, turned: bool) -> H
     else:
         unsupported = "" if marker in _JPEG_RARE else "a hierarchical JPEG"
     memory, scans = width * height * (2 if turned else 1) + 256 * width, 1
+    # OpenCV keeps all metadata (APP1) and colour profiles (APP2), those behind a scan too. Only in
+    # a large file is it worth the time to count them.
+    kept = len(data)
+    if kept > LARGE:
+        kept = min(kept, (data.count(b"\xff\xe1") + data.count(b"\xff\xe2")) << 16)
+    memory += kept
     if marker not in _SEQUENTIAL or data[scan + 2] < channels:
         factors = [divmod(data[at + 9 + 3 * i], 16) for i in range(channels)]
         across, down = (max((f[i] for f in factors), default=0) for i in (0, 1))
@@ -137,6 +147,7 @@ def _jpeg_frame(data: bytes, marker: int, at: int, scan: int, turned: bool) -> H
     return Header("jpeg", width, height, channels, bits, memory, 1, unsupported, rare, scans)
 
 
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes of each kind that Windows and OS/2 have
 _BMP_MASKS = {  # of a pixel's bits: red, green, blue
     16: ((0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F)),
     32: ((0xFF0000, 0xFF00, 0xFF),),
@@ -270,13 +281,21 @@ def read_header(data: bytes) -> Header | None:
     A known signature with a damaged header gives a size of 0×0.
     """
     for name, signature, read in _READERS:
-        if data.startswith(signature) and (name != "webp" or data[8:12] == b"WEBP"):
+        if data.startswith(signature) and _goes_on(name, data):
             try:
                 header = read(data)
             except TOO_SHORT:
                 header = None
             return header or Header(name, 0, 0)
     return None
+
+
+def _goes_on(name: str, data: bytes) -> bool:
+    """Whether what stands behind a short signature fits: many files begin with RIFF, and a table
+    with the column BMI begins like a BMP."""
+    if name == "bmp":
+        return int.from_bytes(data[14:18], "little") in _BMP_HEADERS
+    return name != "webp" or data[8:12] == b"WEBP"
 
 
 def volume_format(data: bytes) -> str | None:

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     Frame = tuple[float, float, float, float]
 
 WHOLE: Frame = (0.0, 0.0, 1.0, 1.0)
+LONGEST = 2048  # pixels of an overlay's longer side; the maps have some dozen cells
 
 
 def overlay(
     gray: Gray, heat: npt.NDArray[np.floating[Any]], frame: Frame = WHOLE
 ) -> npt.NDArray[np.uint8]:
     """A slice with a coarse heatmap in colour (inferno: bright where most speaks for the class).
+
+    A slice whose longer side has more than LONGEST pixels is shrunk to that: the overlay takes some
+    twenty times the bytes of the slice that it is made from.
 
     Args:
         gray: the slice, H×W.
@@ -30,10 +34,13 @@ def overlay(
             stays gray.
 
     Returns:
-        uint8 H×W×3 in BGR order, as OpenCV writes it.
+        uint8 H×W×3 in BGR order, as OpenCV writes it; of a huge slice smaller, in its proportions.
     """
     import cv2
 
+    if max(gray.shape) > LONGEST:
+        height, width = (max(1, round(n * LONGEST / max(gray.shape))) for n in gray.shape)
+        gray = np.asarray(cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     (height, width), (tall, wide) = gray.shape, heat.shape
     left, top, right, bottom = frame
     # From the centre of a pixel to the coordinates of the map, whose cells have centres too.

@@ -97,8 +97,10 @@ def read_source(source: Encoded, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     elif callable(getattr(source, "read", None)):
         try:
             data = _read_all(source.read, PIECE, limits)
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot be read: {error}") from None
+        except InputError:
+            raise
+        except Exception as error:  # whatever a stream of the caller's raises where it fails
+            raise InputError(f"cannot be read: {str(error) or type(error).__name__}") from None
     else:
         raise InputError(f"{type(source).__name__} is no path, bytes, array or binary stream")
     if not data:

@@ -35,6 +35,9 @@ def expand(
 ) -> Iterator[str | Unusable | None]:
     """Each file that the words mean, in order.
 
+    A word may be a link to a folder. A link to a folder inside a folder is not followed: it may
+    lead anywhere, or round in a circle. It is `Unusable`, so that nobody takes it for read.
+
     Args:
         words: files, patterns such as `*.jpg` that no shell has expanded, folders (with
             `recursive`; hidden files and folders are none of it), or `-` for a list of paths, one
@@ -73,9 +76,12 @@ def _folder(word: str, recursive: bool, tell: Tell) -> Iterator[str | Unusable]:
         return
     found = False
     closed: list[OSError] = []
+    links: list[str] = []
     others: dict[str, list[str]] = {}
     for folder, below, files in os.walk(word, onerror=closed.append):
         below[:] = sorted(name for name in below if not is_hidden(name))
+        paths = [os.path.join(folder, name) for name in below]  # noqa: PTH118 - as above
+        links += filter(_is_link, paths)
         names = {name for name in files if not is_hidden(name)}
         for name in sorted(names):
             path = os.path.join(folder, name)  # noqa: PTH118 - as above
@@ -93,8 +99,16 @@ def _folder(word: str, recursive: bool, tell: Tell) -> Iterator[str | Unusable]:
         tell(_passed_over(word, others))
     for error in closed:
         yield Unusable(str(error.filename), InputError(f"cannot be read: {error.strerror}"))
-    if not found and not closed:
+    for path in links:
+        yield Unusable(path, InputError("a link to a folder: name the folder itself"))
+    if not (found or closed or links):
         yield Unusable(word, InputError("no image in this folder"))
+
+
+def _is_link(path: str) -> bool:
+    """Whether a folder is one that `os.walk` does not enter."""
+    junction = getattr(os.path, "isjunction", os.path.islink)  # of Windows, from Python 3.12 on
+    return os.path.islink(path) or junction(path)  # noqa: PTH114 - as above
 
 
 def is_hidden(name: str) -> bool:

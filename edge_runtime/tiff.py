@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 MAX_TAGS = 512
 MAX_BLOCKS = 65_536  # strips and tiles; each costs some microseconds
 MAX_SAMPLES = 8  # values of a tag that is told for each sample
-AT_ONCE = 1 << 20  # bytes that are unpacked by one call, or turned to gray
+MAX_SEGMENTS = 10 * MAX_BLOCKS  # of all JPEGs in a file, the tables counted for each block
+MAX_TABLES = 1 << 28  # bytes of the JPEG tables times blocks
+AT_ONCE = 1 << 20  # bytes that are unpacked by one call, before or after, or turned to gray
 NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
 READ = (NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS)
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
@@ -209,6 +211,9 @@ def _unsupported(layout: Layout, mixed: bool, tags: dict[int, list[int]]) -> str
         return "a TIFF of volumes (ImageDepth)"
     if max(len(layout.offsets), len(layout.counts)) > MAX_BLOCKS:
         return f"a TIFF of more than {MAX_BLOCKS:,} strips or tiles"
+    blocks = len(layout.offsets)
+    if blocks * len(layout.tables) > MAX_TABLES:
+        return f"a TIFF of {blocks:,} strips or tiles with JPEG tables as long as these"
     return ""
 
 
@@ -218,15 +223,17 @@ def _memory(layout: Layout) -> int:
     size = layout.width * layout.height * _dtype(layout).itemsize
     pixels = layout.block[0] * layout.block[1]
     packed = max(layout.counts[:MAX_BLOCKS], default=0)
+    # A row is the least that becomes gray at once.
+    together = 8 * max(AT_ONCE, 8 * layout.block[1] * layout.samples)
     if layout.compression == JPEG:
-        return size + 10 * pixels + packed + len(layout.tables) + 8 * AT_ONCE
+        return size + 10 * pixels + packed + len(layout.tables) + together
     if layout.compression == NONE:
-        return size + 8 * AT_ONCE
+        return size + together
     samples = min(layout.samples, 3) if layout.planes else layout.samples
     unpacked = -(-pixels * samples * layout.bits // 8)
     # zlib's pieces and their sum; or what libtiff and OpenCV have, of 8 bits as RGBA besides.
     stages = 2 if layout.compression in (DEFLATE, OLD_DEFLATE) else 3 if unpacked % 2 == 0 else 7
-    return size + stages * unpacked + 2 * packed + 8 * AT_ONCE
+    return size + stages * unpacked + 2 * packed + together
 
 
 def _dtype(layout: Layout) -> np.dtype[Any]:
@@ -251,7 +258,8 @@ def read_tiff(data: bytes) -> Values:
         in the stored depth, without a range. Black is low, whatever the file says of that.
 
     Raises:
-        InputError: truncated or damaged.
+        InputError: truncated or damaged; packed blocks that lie over each other, or JPEGs of too
+            many segments.
     """
     layout = read_layout(data)
     if layout is None or layout.unsupported:
@@ -306,15 +314,22 @@ def _blocks(data: bytes, layout: Layout) -> Iterator[tuple[int, int, Values]]:
     planes = (1 if layout.samples < 3 else 3) if layout.planes else 1
     packed = _packed(data, layout, count * planes)
     if layout.compression == JPEG:
+        segments = 0
         for number, piece in enumerate(packed):
-            yield number, 0, _jpeg(piece, layout, _rows(layout, number))
+            needed = _rows(layout, number)
+            encoded, header = _whole_jpeg(piece, layout, needed)
+            segments += header.segments
+            if segments > MAX_SEGMENTS:
+                raise InputError(
+                    f"not supported: a TIFF of more than {MAX_SEGMENTS:,} JPEG segments"
+                )
+            yield number, 0, _jpeg(encoded, header)[:needed]
         return
     samples = 1 if layout.planes else layout.samples
     stride = -(-wide * samples * layout.bits // 8)
-    together = max(1, AT_ONCE // (tall * stride))
     step = max(1, AT_ONCE // (8 * wide * max(samples, planes)))
-    for first in range(0, count, together):
-        numbers = range(first, min(first + together, count))
+    costs = [sum(map(len, packed[number::count])) for number in range(count)]
+    for numbers in _together(costs, max(1, AT_ONCE // (tall * stride))):
         sizes = [(_rows(layout, number), stride) for number in numbers]
         unpacked = [
             _unpacked([packed[plane * count + n] for n in numbers], sizes, layout.compression)
@@ -327,6 +342,18 @@ def _blocks(data: bytes, layout: Layout) -> Iterator[tuple[int, int, Values]]:
                 yield number, top, _gray(np.concatenate(samples_of, axis=2), layout)
 
 
+def _together(costs: list[int], most: int) -> Iterator[range]:
+    """The numbers of blocks that are unpacked by one call: at most so many, and of AT_ONCE packed
+    bytes where one alone has not more."""
+    first = total = 0
+    for number, cost in enumerate(costs):
+        if number > first and (number - first == most or total + cost > AT_ONCE):
+            yield range(first, number)
+            first, total = number, 0
+        total += cost
+    yield range(first, len(costs))
+
+
 def _rows(layout: Layout, number: int) -> int:
     """Rows of a block; the last strip has what is left."""
     tall = layout.block[0]
@@ -334,7 +361,12 @@ def _rows(layout: Layout, number: int) -> int:
 
 
 def _packed(data: bytes, layout: Layout, count: int) -> list[memoryview]:
-    """The bytes of so many strips or tiles."""
+    """The bytes of so many strips or tiles.
+
+    Raises:
+        InputError: packed blocks lie over each other, so that a small file would be unpacked
+            without end.
+    """
     offsets, counts = layout.offsets, layout.counts
     if not counts and layout.compression == NONE and len(offsets) == 1:
         counts = [len(data) - offsets[0]]  # older writers leave it out
@@ -344,6 +376,8 @@ def _packed(data: bytes, layout: Layout, count: int) -> list[memoryview]:
     pairs = list(zip(offsets[:count], counts[:count], strict=True))
     if any(not size or offset + size > len(data) for offset, size in pairs):
         raise ValueError("a block that lies outside the file")
+    if layout.compression != NONE and sum(counts[:count]) > len(data):
+        raise InputError("not supported: a TIFF whose strips or tiles share their bytes")
     return [view[offset : offset + size] for offset, size in pairs]
 
 
@@ -376,6 +410,11 @@ def _alike(packed: list[memoryview], rows: int, stride: int, compression: int) -
     if stride % 2 and rows % 2 == 0:
         rows, stride = rows // 2, stride * 2
     bits = 8 if stride % 2 else 16
+    if bits == 8 and rows * stride > 2:
+        # So all but their last bytes are tried in 16 bits, where it raises what 8 keep quiet of.
+        size = rows * stride - 1
+        lines = -(-size // (1 << 20))  # OpenCV takes rows of as many pixels
+        _alike(packed, lines, size // lines // 2 * 2, compression)
     order = "<" if sys.byteorder == "little" else ">"
     height, count = rows * len(packed), len(packed)
     lists = 8 + 2 + 12 * 9 + 4  # where the offsets of the strips stand, then their sizes
@@ -401,11 +440,10 @@ def _alike(packed: list[memoryview], rows: int, stride: int, compression: int) -
     return list(picture.view(np.uint8).reshape(count, -1))
 
 
-def _jpeg(piece: memoryview, layout: Layout, rows: int) -> Values:
-    """A strip or tile in JPEG compression, in gray. Its tables may stand in a tag, and how colour
-    is stored is told by the TIFF, not by the JPEG: an Adobe segment says it to the decoder."""
-    import cv2
-
+def _whole_jpeg(piece: memoryview, layout: Layout, rows: int) -> tuple[bytes, Header]:
+    """A strip or tile in JPEG compression as a JPEG that stands alone, and its header. Its tables
+    may stand in a tag, and how colour is stored is told by the TIFF, not by the JPEG: an Adobe
+    segment says it to the decoder."""
     if bytes(piece[:2]) != b"\xff\xd8":
         raise ValueError("no JPEG")
     adobe = b""
@@ -425,13 +463,20 @@ def _jpeg(piece: memoryview, layout: Layout, rows: int) -> Values:
         or data.count(b"\xff\xda") > header.channels + 10
     ):
         raise ValueError("another picture than the tags say")
+    return data, header
+
+
+def _jpeg(data: bytes, header: Header) -> Values:
+    """A JPEG in gray."""
+    import cv2
+
     try:
         gray = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     except cv2.error:
         gray = None
-    if gray is None or gray.shape != (header.height, wide):
+    if gray is None or gray.shape != (header.height, header.width):
         raise ValueError("OpenCV cannot decode it")
-    decoded: Values = gray[:rows]
+    decoded: Values = gray
     return decoded
 
 

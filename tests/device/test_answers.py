@@ -207,6 +207,22 @@ def test_a_heatmap_over_the_whole_input_is_the_maps_own() -> None:
     assert np.abs(overlay(gray, maps[..., 0]).astype(int) - wanted).mean() < 1
 
 
+def test_a_heatmap_of_a_huge_slice_is_smaller_than_it() -> None:
+    """Its pictures in colour are no part of what a slice may take."""
+    gray = np.zeros((3000, 6000), np.uint8)
+    gray[:, 4500:] = 100
+    heat = np.zeros((6, 6), np.float32)
+    heat[1, 1] = 1
+    frame = (0.0, 0.25, 0.5, 0.75)
+    picture = overlay(gray, heat, frame)
+    assert picture.shape == (1024, 2048, 3)
+    assert (picture[:, 1600:] == 100).all()
+    y, x = np.unravel_index(picture[:, :1500].astype(int).sum(axis=2).argmax(), (1024, 1500))
+    assert x == pytest.approx(1.5 / 6 * 0.5 * 2048, abs=8)
+    assert y == pytest.approx((0.25 + 1.5 / 6 * 0.5) * 1024, abs=8)
+    assert overlay(gray[:1, :], heat).shape == (1, 2048, 3)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

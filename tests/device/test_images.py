@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import struct
@@ -7,10 +8,11 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -105,6 +107,11 @@ def test_half_a_file_is_refused(suffix: str) -> None:
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(InputError):
         decode(data)
+
+
+@pytest.mark.parametrize("text", [b"BMI,age\n", b"BMI,age,sex\n22.5,61,f\n24.0,33,m\n"])
+def test_a_table_that_begins_like_a_bmp_is_no_image(text: bytes) -> None:
+    assert read_header(text) is None
 
 
 def test_huge_picture_is_refused_by_its_header() -> None:
@@ -416,6 +423,18 @@ def test_sixteen_bits_a_pixel_in_a_bmp(header: int, masks: tuple[int, ...]) -> N
         decode(odd)
 
 
+@pytest.mark.parametrize("kind", [0xE1, 0xE2])
+def test_segments_that_a_jpeg_decoder_keeps_count(kind: int) -> None:
+    """Metadata and colour profiles, also behind the scan, where their number has no limit."""
+    jpeg = encode(draw_slice(5))
+    segment = bytes([0xFF, kind]) + struct.pack(">H", 65_535) + bytes(65_533)
+    full = jpeg[:-2] + segment * 50 + jpeg[-2:]
+    np.testing.assert_array_equal(decode(full, ImageLimits(max_memory=4 * MIB)), decode(jpeg))
+    with pytest.raises(InputError, match="over the limit of 3 MiB"):
+        decode(full, ImageLimits(max_memory=3 * MIB))
+    decode(jpeg[:-2] + bytes(4 * MIB) + jpeg[-2:], ImageLimits(max_memory=3 * MIB))
+
+
 def test_stray_bytes_between_the_segments_of_a_jpeg() -> None:
     jpeg = encode(draw_slice(5))
     for stray in (b"\0", b"\xff\xff", b"\xff\0abc\xff\0"):
@@ -648,14 +667,39 @@ def test_a_file_that_is_open_is_read_from_where_it_stands(tmp_path: Path) -> Non
 
 
 class Fails:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
     def read(self, size: int) -> bytes:
-        raise OSError(5, "the line is cut")
+        raise self.error
+
+
+def cut_gzip() -> gzip.GzipFile:
+    return gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(encode(draw_slice(1)))[:-20]))
+
+
+def damaged_member() -> IO[bytes]:
+    """A file inside a zip whose checksum is another."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("a.jpg", encode(draw_slice(1)))
+    damaged = bytearray(whole.getvalue())
+    damaged[100] ^= 1
+    return zipfile.ZipFile(io.BytesIO(bytes(damaged))).open("a.jpg")
+
+
+def released() -> memoryview:
+    view = memoryview(b"some bytes")
+    view.release()
+    return view
 
 
 @pytest.mark.parametrize(
     ("source", "words"),
-    [(io.StringIO("text"), "binary mode"), (Fails(), "the line is cut"), (7, "int is no path"),
-     (None, "NoneType is no path"), ([1], "list is no path")],
+    [(io.StringIO("text"), "binary mode"), (7, "int is no path"), (None, "NoneType is no path"),
+     ([1], "list is no path"), (Fails(OSError(5, "the line is cut")), "the line is cut"),
+     (Fails(KeyError()), "cannot be read: KeyError"), (released(), "cannot be read: .* released"),
+     (cut_gzip(), "cannot be read: .* ended"), (damaged_member(), "cannot be read: Bad CRC")],
 )  # fmt: skip
 def test_what_is_no_source_is_an_input_error(source: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):

@@ -146,6 +146,24 @@ def test_a_folder_that_cannot_be_opened_is_said(monkeypatch: pytest.MonkeyPatch)
     assert "Permission denied" in str(closed.error)
 
 
+def test_a_link_to_a_folder_is_said(tmp_path: Path) -> None:
+    """It may lead anywhere, or round in a circle: it is not followed, and not passed over."""
+    inside, outside = tmp_path / "scans", tmp_path / "outside"
+    for place in (inside / "deep" / "a.jpg", outside / "b.jpg"):
+        place.parent.mkdir(parents=True)
+        place.touch()
+    (inside / "linked").symlink_to(outside)
+    (inside / "deep" / "circle").symlink_to(inside)
+    (inside / ".hidden").symlink_to(outside)
+    found = list(expand([str(inside)], True, sys.stdin))
+    assert [one for one in found if isinstance(one, str)] == [str(inside / "deep" / "a.jpg")]
+    links = [one for one in found if isinstance(one, Unusable)]
+    assert {one.name for one in links} == {str(inside / "linked"), str(inside / "deep" / "circle")}
+    assert {str(one.error) for one in links} == {"a link to a folder: name the folder itself"}
+    given = expand([str(inside / "linked")], True, sys.stdin)
+    assert list(given) == [str(inside / "linked" / "b.jpg")]
+
+
 @pytest.mark.parametrize(
     ("name", "folded"),
     [("no_tumor", "notumor"), ("No Tumour", "notumor"), ("no-tumor", "notumor"), ("no", "notumor"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import struct
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge_runtime import tiff
 from edge_runtime.errors import InputError
 from edge_runtime.images import as_gray, decode, robust_range
 
@@ -202,9 +204,8 @@ def test_the_first_page_is_read() -> None:
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
 def test_data_that_ends_too_early_is_damaged(dtype: str, compression: str | None) -> None:
     """Not black rows at the bottom, in which nobody sees that something is missing."""
-    even = values(dtype, False)[:, :60]  # of an odd number of bytes OpenCV tells no error
     for stored in STORED:
-        data = bytearray(written(even, photometric="minisblack",
+        data = bytearray(written(values(dtype, False), photometric="minisblack",
                                  compression=compression, **stored))  # fmt: skip
         page = tifffile.TiffFile(io.BytesIO(bytes(data))).pages[0]
         tag = page.tags["TileByteCounts" if "tile" in stored else "StripByteCounts"]
@@ -244,3 +245,98 @@ def test_odd_numbers_and_damaged_data_say_nothing(capfd: pytest.CaptureFixture[s
         with suppress(InputError):
             decode(bytes(data))
     assert capfd.readouterr().err == ""
+
+
+def strips(compression: int, pieces: list[bytes], offsets: list[int] | None = None,
+           width: int = 16, rows: int = 1, tables: bytes = b"") -> bytes:  # fmt: skip
+    """A gray TIFF of 8 bits of packed strips, one behind the other where no offsets are given."""
+    blob, count = b"".join(dict.fromkeys(pieces) if offsets else pieces), len(pieces)
+    starts = np.cumsum([8, *map(len, pieces)]).tolist()[:-1] if offsets is None else offsets
+    tags = {256: [width], 257: [count * rows], 258: [8], 259: [compression], 262: [1],
+            273: starts, 277: [1], 278: [rows], 279: list(map(len, pieces))}  # fmt: skip
+    if tables:
+        tags[347] = list(tables)
+    directory, values = struct.pack("<H", len(tags)), b""
+    behind = 8 + len(blob) + 2 + 12 * len(tags) + 4
+    for tag, numbers in tags.items():
+        kind, dtype = (7, "B") if tag == 347 else (4, "I")
+        packed = struct.pack(f"<{len(numbers)}{dtype}", *numbers)
+        if len(packed) > 4:
+            packed, values = struct.pack("<I", behind + len(values)), values + packed
+        directory += struct.pack("<HHI", tag, kind, len(numbers)) + packed.ljust(4, b"\0")
+    return struct.pack("<2sHI", b"II", 42, 8 + len(blob)) + blob + directory + bytes(4) + values
+
+
+SEVENS = bytes([0xF1, 7])  # PackBits for 16 times 7
+
+
+@pytest.mark.parametrize("compression", [5, 7, 8, 32773])
+def test_packed_blocks_that_share_their_bytes_are_refused(compression: int) -> None:
+    """Else a small file is unpacked without end: each strip costs its own bytes again."""
+    piece = SEVENS + bytes([0x80]) * 1000
+    with pytest.raises(InputError, match="not supported: a TIFF whose strips or tiles share"):
+        decode(strips(compression, [piece] * 20, [8] * 20))
+    plain = strips(1, [bytes(range(16))] * 20, [8] * 20)  # costs no more than its picture
+    assert (decode(plain) == np.arange(16)).all()
+
+
+def test_few_packed_bytes_are_unpacked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    alike = tiff._alike
+
+    def watched(packed: list[memoryview], *rest: Any) -> Any:
+        sizes.append(sum(map(len, packed)))
+        return alike(packed, *rest)
+
+    monkeypatch.setattr(tiff, "_alike", watched)
+    piece = SEVENS + bytes([0x80]) * (1 << 18)
+    assert (decode(strips(32773, [piece] * 9)) == 7).all()
+    assert max(sizes) <= tiff.AT_ONCE
+    assert len(sizes) == 3
+
+
+def test_many_segments_in_many_strips_are_refused() -> None:
+    """In the tables that all strips share, and in the strips themselves."""
+    jpeg = cv2.imencode(".jpg", np.full((8, 16), 90, np.uint8))[1].tobytes()
+    comments = b"\xff\xfe\x00\x02" * 950
+    segments = b"\xff\xd8" + comments + b"\xff\xd9"
+    assert decode(strips(7, [jpeg] * 3, rows=8, tables=segments)).shape == (24, 16)
+    many = "not supported: a TIFF of more than 655,360 JPEG segments"
+    with pytest.raises(InputError, match=many):
+        decode(strips(7, [jpeg] * 1000, rows=8, tables=segments))
+    with pytest.raises(InputError, match=many):
+        decode(strips(7, [jpeg[:2] + comments + jpeg[2:]] * 1000, rows=8))
+    comment = b"\xff\xfe\xff\xf0" + bytes(0xFFEE)
+    with pytest.raises(InputError, match="strips or tiles with JPEG tables as long as these"):
+        decode(strips(7, [jpeg] * 5000, rows=8, tables=jpeg[:2] + comment + b"\xff\xd9"))
+
+
+@pytest.mark.parametrize("rows", [1, 9, 63])
+@pytest.mark.parametrize("compression", ["lzw", "packbits"])
+def test_odd_rows_that_end_too_early_are_damaged(compression: str, rows: int) -> None:
+    """Rows and bytes a row both odd: the case that OpenCV sees in 8 bits only."""
+    array = np.random.default_rng(0).integers(1, 255, (63, 63), np.uint8)
+    data = written(array, compression=compression, rowsperstrip=rows, photometric="minisblack")
+    assert (decode(data) == array).all()
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tag = file.pages[0].tags[279]
+        place, counts = tag.valueoffset, list(file.pages[0].databytecounts)
+        size = {3: 2, 4: 4}[int(tag.dtype)]
+    number = len(counts) // 2
+    short = bytearray(data)
+    begin = place + size * number
+    short[begin : begin + size] = (counts[number] // 2).to_bytes(size, "little")
+    with pytest.raises(InputError, match="truncated or damaged"):
+        decode(bytes(short))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "u2"])
+def test_one_wide_row_counts(dtype: str) -> None:
+    """A row is the least that becomes gray at once, however wide its tile is."""
+    data = written(np.zeros((16, 16, 4), dtype), photometric="rgb", tile=(16, 16))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages[0].tags[322].valueoffset
+    wide = bytearray(data)
+    wide[place : place + 2] = (60_000).to_bytes(2, "little")
+    needed, before = (tiff.tiff_header(bytes(one)).memory for one in (wide, data))
+    assert needed - before >= 60_000 * 4 * 64 - 8 * tiff.AT_ONCE
