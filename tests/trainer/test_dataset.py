@@ -170,6 +170,68 @@ def test_files_of_other_kinds_are_counted_and_pictures_read_by_content(small: Pa
     }  # fmt: skip
 
 
+NONE = "no picture that is read here, so no class"
+DICOM = "DICOM is not read for training: save its slices as PNG"
+
+
+def packed(folder: Path) -> Path:
+    """A zip of a folder, empty folders too."""
+    return Path(shutil.make_archive(str(folder), "zip", folder))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("sides", [("Training/", "Testing/"), ("",)])
+def test_a_class_without_a_picture_is_told_by_name(
+    small: Path, sides: tuple[str, ...], zipped: bool
+) -> None:
+    if len(sides) == 1:
+        shutil.rmtree(small / "Testing")
+        for name in "ab":
+            (small / "Training" / name).rename(small / name)
+        (small / "Training").rmdir()
+    for side in sides:
+        for name, files in {"c": ("1.dcm", "2.dcm"), "d": ("1.heic",), "e": ()}.items():
+            (small / side / name).mkdir()
+            for file in files:
+                (small / side / name / file).write_bytes(b"x")
+    data = read_dataset(packed(small) if zipped else small, OPTIONS)
+    assert data.class_names == ("a", "b")
+
+    def words(*names: str) -> str:
+        paths = sorted(f"{side}{name}" for side in sides for name in names)
+        more = len(paths) - 3
+        return ", ".join(paths[:3]) + (f" and {more} more" if more > 0 else "")
+
+    dicom = words("c/1.dcm", "c/2.dcm") + (" .dcm" if len(sides) == 2 else "")
+    assert told(data) == {
+        words("c", "d"): NONE, words("e"): "an empty folder", dicom: DICOM,
+        words("d/1.heic"): "not a picture that is read here",
+    }  # fmt: skip
+
+
+def test_a_class_that_lacks_one_side_is_told(small: Path) -> None:
+    shutil.rmtree(small / "Testing" / "b")
+    (small / "Testing" / "b").mkdir()
+    (small / "Testing" / "b" / "x.dcm").write_bytes(b"x")
+    assert told(read_dataset(small, OPTIONS)) == {
+        "Testing/b": "no picture that is read here", "Testing/b/x.dcm": DICOM
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_results_within_the_data_are_no_class(small: Path, zipped: bool) -> None:
+    for name in ("results", "results/pictures", "Training/notes"):
+        write_picture(small / name / "x.png", 1)
+    for path in ("results/metrics.json", "results/predictions.csv", "Training/notes/metrics.json"):
+        (small / path).write_text("{}")
+    data = read_dataset(packed(small) if zipped else small, OPTIONS)
+    assert data.class_names == ("a", "b", "notes"), "a user's own folder may hold a metrics.json"
+    assert told(data) == {
+        "results": "a folder of results, no class",
+        "Training/notes/metrics.json": "not a picture that is read here",
+    }
+
+
 def test_btc_evaluate_tells_what_it_passes_over(tmp_path: Path) -> None:
     from trainer.evaluate_cli import evaluate_command
 
@@ -190,7 +252,7 @@ def test_nothing_readable_tells_what_was_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a" / "x.dcm").write_bytes(b"x")
     write_picture(tmp_path / "Training" / "run.png", 0)
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="1 unreadable, 1 passed over, such as gone: a link that"):
+    with pytest.raises(DataError, match="1 unreadable, 3 passed over, such as gone: a link that"):
         read_dataset(tmp_path, OPTIONS)
 
 

@@ -25,6 +25,8 @@ from trainer.data.tables import key_of, read_table
 
 SPLITS = {"training": "training", "train": "training", "testing": "testing", "test": "testing"}
 OUTSIDE = "in no class folder of Training or Testing"
+NO_CLASS = "no picture that is read here, so no class"
+ONE_SIDED = "no picture that is read here"
 NAMED = 3  # files of a kind that are told by name
 Progress = Callable[[int, int], None]
 
@@ -329,7 +331,8 @@ def arrange(source: Source) -> tuple[list[str], tuple[PassedOver, ...]]:
 
     Where there are Training or Testing folders, they say which classes there are: pictures
     elsewhere count only in folders of the same names. Files that are no pictures are told where
-    they lie in class folders.
+    they lie in class folders, and so is a class folder that holds no pictures at all: without a
+    word its class would be missing from the model.
 
     Returns:
         Names of pictures, sorted; those in no class folder are among them, as problems to tell.
@@ -338,21 +341,34 @@ def arrange(source: Source) -> tuple[list[str], tuple[PassedOver, ...]]:
     places = {name: spot for name in names if (spot := _spot(name)) is not None}
     classes = {label for label, split in places.values() if split}
     outside: list[str] = []
-    if classes:
+    divided = bool(classes)
+    if divided:
         outside = [name for name, (label, _) in places.items() if label not in classes]
     else:
         classes = {label for label, _ in places.values()}
+    filled = set(places.values())
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    bare: dict[str, str] = {}  # folders without a picture, and the class that each would be
+
+    def add(path: str, reason: str) -> None:
+        suffix = PurePosixPath(path).suffix.lower()
+        kind = suffix or ("without a suffix" if reason == NO_PICTURE else "")
+        found[kind, reason].append(path)
+
     for name in outside:
         found["pictures", OUTSIDE].append(name)
     for path, reason in source.others():
         spot = _spot(path)
         if reason in ANYWHERE:
             found["", reason].append(path)
-        elif (spot is not None and spot[0] in classes) or _is_beside_classes(path):
-            suffix = PurePosixPath(path).suffix.lower()
-            kind = suffix or ("without a suffix" if reason == NO_PICTURE else "")
-            found[kind, reason].append(path)
+        elif spot is not None and (spot[1] or not divided or spot[0] in classes):
+            if spot not in filled and (spot[1] or not divided):
+                bare[PurePosixPath(path).parent.as_posix()] = spot[0]
+            add(path, reason)
+        elif _is_beside_classes(path):
+            add(path, reason)
+    for folder, label in bare.items():
+        found["", ONE_SIDED if label in classes else NO_CLASS].append(folder)
     left_out = set(outside)
     passed_over = [PassedOver(*key, tuple(paths)) for key, paths in sorted(found.items())]
     return [name for name in names if name not in left_out], tuple(passed_over)
