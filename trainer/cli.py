@@ -242,7 +242,8 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
         with _watch(epochs) as watch:
             run_job(job, run, watch)
     except KeyboardInterrupt:
-        say(f"btc-train: interrupted; {out} ({_kept(job)}); --resume goes on")
+        after = "--resume goes on" if (out / "run.json").is_file() else "start it again"
+        say(f"btc-train: interrupted; {out} ({_kept(job)}); {after}")
         raise SystemExit(ExitCode.INTERRUPTED) from None
     except Diverged as error:
         raise Diverged(f"{error}; {out} ({_kept(job)})") from None
@@ -269,6 +270,8 @@ def _list_features(context: click.Context) -> None:
 
 def _kept(job: Job) -> str:
     """What an interrupted job has left."""
+    if not (job.out / "run.json").is_file():
+        return "nothing is kept"
     if job.folds:
         return "every fold as far as it came"
     if (job.out / "model.keras").is_file():

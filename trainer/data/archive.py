@@ -12,7 +12,8 @@ passed over.
 Hidden files and folders (a leading dot, and what file servers and desktops leave behind, see
 `inputs.is_hidden`) are no data. A folder with a run.json is a run of `btc-train`, not data either,
 and one with a metrics.json and a predictions.csv is what `btc-evaluate` left. Folders that hold
-nothing are told: a class may be meant. A file is a picture by its suffix or, where that says nothing, by its content.
+nothing are told: a class may be meant. A file is a picture by its suffix or, where that says
+nothing, by its content.
 """
 
 from __future__ import annotations
