@@ -317,12 +317,14 @@ def _go_on(job: Job, run: Run, watch: Watch) -> Run:
     )
     job.targets.resolve(data.class_names)  # a class that is not there is said before the training
     watch.problems(data)
+    _warn(watch, data.warnings)
     check_boxes(data)
-    if not data.tumour_free and _pastes(job) and watch.warn is not None:
-        watch.warn(
+    if not data.tumour_free and _pastes(job):
+        words = (
             "no class is known to be without tumours, so none is pasted or covered; say which is "
             "with --tumour-free"
         )
+        _warn(watch, [words])
     partial = None
     if job.partial is not None:
         partial = read_partial(
@@ -333,6 +335,7 @@ def _go_on(job: Job, run: Run, watch: Watch) -> Run:
             progress=watch.reading,
         )
         watch.problems(partial.slices)
+        _warn(watch, partial.slices.warnings)
     material = Material(data, partial)
     digests = input_digests(job, material)
     unknown = _admit(run, digests)
@@ -369,12 +372,19 @@ def _pastes(job: Job) -> bool:
     return recipe is not None and job.boxes_csv is not None and recipe.paste + recipe.erase > 0
 
 
+def _warn(watch: Watch, lines: Sequence[str]) -> None:
+    if watch.warn is not None:
+        for line in lines:
+            watch.warn(line)
+
+
 def _say_unknown(watch: Watch, unknown: Sequence[str]) -> None:
-    if unknown and watch.warn is not None:
-        watch.warn(
+    if unknown:
+        words = (
             "this run was started by a former version, which did not keep what it read: whether "
             f"{', '.join(unknown)} are as they were then could not be checked"
         )
+        _warn(watch, [words])
 
 
 def _train_split(job: Job, run: Run, material: Material, split: Split, watch: Watch) -> None:

@@ -342,6 +342,48 @@ def test_groups_table(phantom_zip: Path, tmp_path: Path) -> None:
         read_dataset(phantom_zip, OPTIONS, groups_csv=table)
 
 
+def test_a_table_of_groups_that_contradicts_itself_is_refused(small: Path, tmp_path: Path) -> None:
+    names = [p.relative_to(small).as_posix() for p in sorted(small.rglob("*.png"))]
+    table = tmp_path / "g.csv"
+
+    def read(*more: str) -> Dataset:
+        rows = [f" {name} , g{i},s" for i, name in enumerate(names)]
+        table.write_text("path,group,source\n" + "\n".join([*rows, *more]))
+        return read_dataset(small, OPTIONS, groups_csv=table)
+
+    assert read(f"{names[0]},g0,s", f"{names[1]},,").groups == tuple(f"g{i}" for i in range(6))
+    for row, words in (("gx,s", "group g2 and group gx"), (",t", "source s and source t")):
+        with pytest.raises(DataError) as caught:
+            read(f"{names[2]},{row}")
+        assert str(caught.value) == f"g.csv: two rows of {names[2]} contradict each other: {words}"
+
+
+def test_images_without_a_group_are_told(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer import pipeline
+    from trainer.audit_cli import audit_command
+
+    names = [p.relative_to(small).as_posix() for p in sorted(small.rglob("*.png"))]
+    table = tmp_path / "g.csv"
+    groups = ["g0", "g1", "  ", "", "g2", "g3"]
+    table.write_text("path,group\n" + "\n".join(map(",".join, zip(names, groups, strict=True))))
+    monkeypatch.setattr(pipeline, "_train_split", lambda *_: None)
+    monkeypatch.setattr(pipeline, "split_dataset", lambda *_: None)
+    line = "2 of 6 images have no group in g.csv; they are grouped by looks alone"
+    said: list[str] = []
+    job = pipeline.Job(small, tmp_path / "run", groups_csv=table)
+    pipeline.run_job(job, pipeline.start_run(job), pipeline.Watch(warn=said.append))
+    assert said == [line]
+    done = CliRunner().invoke(
+        audit_command, [str(small), "--groups", str(table), "--out", str(tmp_path / "audit")]
+    )
+    assert f"btc-audit: {line}\n" in done.stderr
+    table.write_text("path,group\n" + "".join(f"{name},\n" for name in names))
+    data = read_dataset(small, OPTIONS, groups_csv=table)
+    assert (data.grouped, len(data.warnings)) == (False, 1), "no group from the table"
+
+
 def test_equal_pictures_share_a_group(tmp_path: Path) -> None:
     import cv2
 

@@ -73,11 +73,12 @@ class Dataset:
         frames: float32 array of N×4, where the input lies in the picture, see `frame_of`.
         boxes: float64 array of N×4, the tumour's box within the input, see `boxes`; NaN where
             unknown.
-        grouped: whether a table gave groups, rather than look-alikes only.
+        grouped: whether a table gave a group to any slice, rather than look-alikes only.
         tumour_free: the classes that show no tumour for certain, see `read_dataset`.
         tables: digests of what the tables (`groups`, `boxes`) say of these slices, whatever else
             stands in them; empty without tables.
         origin: the zip or folder that the slices were read from; None where nobody knows.
+        warnings: sentences on what a table leaves open.
     """
 
     images: npt.NDArray[np.uint8]
@@ -99,6 +100,7 @@ class Dataset:
     passed_over: tuple[PassedOver, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
     origin: Path | None = None
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -209,11 +211,12 @@ def read_dataset(
         properties=np.stack([s.properties for s in slices]),
         frames=frames,
         boxes=boxes,
-        grouped=bool(table),
+        grouped=any(e.get("group") for e in extra),
         tumour_free=_tumour_free(known, tumour_free),
         passed_over=passed_over,
         tables=tables,
         origin=Path(path),
+        warnings=told_ungrouped(groups_csv, table),
     )
 
 
@@ -408,11 +411,27 @@ def place(name: str) -> tuple[str, str]:
 def read_groups(path: str | os.PathLike[str], wanted: set[str]) -> dict[str, dict[str, str]]:
     """The row of each image (`wanted`) in a table with the columns path and group.
 
+    Spaces around a cell do not count. Several rows of one image are joined.
+
     Raises:
-        DataError: an unusable table, or an image without a row.
+        DataError: an unusable table, two rows that say different things of one image, or an image
+            without a row.
     """
-    rows = {row["path"]: row for row in read_table(path, ("path", "group"))}
-    matched = {name: rows[key] for name in wanted if (key := key_of(name, rows)) is not None}
+    rows: dict[str, dict[str, str]] = {}
+    for row in read_table(path, ("path", "group")):
+        cells = {column: cell.strip() for column, cell in row.items()}
+        before = rows.setdefault(cells["path"], cells)
+        for column in ("group", "source", "patient", "label"):
+            one, other = before.get(column, ""), cells.get(column, "")
+            if one and other and one != other:
+                raise DataError(
+                    f"{Path(path).name}: two rows of {cells['path']} contradict each other: "
+                    f"{column} {one} and {column} {other}"
+                )
+        before |= {column: cell for column, cell in cells.items() if cell}
+    matched = {
+        name: rows[key] for name in wanted if (key := key_of(name.strip(), rows)) is not None
+    }
     if len(matched) < len(wanted):
         missing = min(wanted - set(matched))
         raise DataError(
@@ -420,3 +439,17 @@ def read_groups(path: str | os.PathLike[str], wanted: set[str]) -> dict[str, dic
             f"such as {missing}"
         )
     return matched
+
+
+def told_ungrouped(
+    path: str | os.PathLike[str] | None, table: Mapping[str, Mapping[str, str]]
+) -> tuple[str, ...]:
+    """A sentence on the images that a table of groups (see `read_groups`) has no group for; none
+    where all have one."""
+    blank = sum(not row["group"] for row in table.values())
+    if path is None or not blank:
+        return ()
+    return (
+        f"{blank:,} of {len(table):,} images have no group in {Path(path).name}; they are grouped "
+        "by looks alone",
+    )
