@@ -14,6 +14,12 @@ SCHEMA = 1
 INTENDED_USE = "Research only; not for diagnosis."
 
 
+def is_label(name: object) -> bool:
+    """Whether a class of a model may have this name: a text that shows, without control
+    characters, which could steer a terminal."""
+    return isinstance(name, str) and name.isprintable() and bool(name.strip())
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """The metadata of one model file; `None` stands for what is not known.
@@ -115,7 +121,7 @@ class ModelInfo:
         checks = {
             "labels": 2 <= len(self.labels) <= 1000
             and len(set(self.labels)) == len(self.labels)
-            and all(isinstance(n, str) and n.isprintable() and n.strip() for n in self.labels),
+            and all(map(is_label, self.labels)),
             "name and version": all(
                 isinstance(t, str) and t.isprintable() for t in (self.name, self.version)
             ),

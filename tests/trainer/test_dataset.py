@@ -402,6 +402,15 @@ def test_unknown_and_single_classes_are_refused(phantom_zip: Path, tmp_path: Pat
         read_dataset(tmp_path, OPTIONS)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+@pytest.mark.parametrize("name", ["\x1b[2J", "a\nb", " ", "zero\u200bwidth"])
+def test_a_class_that_no_model_may_have_is_refused(small: Path, name: str) -> None:
+    (small / "Training" / "b").rename(small / "Training" / name)
+    with pytest.raises(DataError) as caught:
+        read_dataset(small, OPTIONS)
+    assert str(caught.value).startswith(f"no model may have a class called {ascii(name.strip())}: ")
+
+
 @pytest.mark.parametrize(
     ("spelling", "label"),
     [("no_tumor", "notumor"), ("No Tumour", "notumor"), ("glioma_tumor", "glioma"),

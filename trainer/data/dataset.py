@@ -16,6 +16,7 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.images import decode
 from edge_runtime.labels import NO_TUMOR, fold_label
+from edge_runtime.model_info import is_label
 from edge_runtime.preprocess import Preprocess, frame_of, preprocess
 from trainer.data.archive import ANYWHERE, NO_PICTURE, Source, open_source
 from trainer.data.boxes import into_input, read_boxes
@@ -285,6 +286,11 @@ def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple
     known = tuple(wanted) if wanted is not None else tuple(sorted(found))
     if strange := sorted(found - set(known)):
         raise DataError(f"classes {strange} are not among the model's {list(known)}")
+    if wrong := sorted(name for name in known if not is_label(name)):
+        raise DataError(
+            f"no model may have a class called {ascii(wrong[0])}: rename its folder, without "
+            "characters that do not show"
+        )
     if len(known) < least:
         raise DataError(f"only one class ({known[0]}); need at least two")
     return known
