@@ -408,7 +408,7 @@ def test_a_class_that_no_model_may_have_is_refused(small: Path, name: str) -> No
     (small / "Training" / "b").rename(small / "Training" / name)
     with pytest.raises(DataError) as caught:
         read_dataset(small, OPTIONS)
-    assert str(caught.value).startswith(f"no model may have a class called {ascii(name.strip())}: ")
+    assert str(caught.value).startswith(f"no model may have a class called {name.strip()!a}: ")
 
 
 @pytest.mark.parametrize(

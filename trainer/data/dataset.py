@@ -288,7 +288,7 @@ def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple
         raise DataError(f"classes {strange} are not among the model's {list(known)}")
     if wrong := sorted(name for name in known if not is_label(name)):
         raise DataError(
-            f"no model may have a class called {ascii(wrong[0])}: rename its folder, without "
+            f"no model may have a class called {wrong[0]!a}: rename its folder, without "
             "characters that do not show"
         )
     if len(known) < least:
