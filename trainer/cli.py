@@ -221,7 +221,7 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     from trainer.evaluation.selective import HINT
     from trainer.job_options import make_job, resumed_job
     from trainer.models.training import Diverged, TrainSettings
-    from trainer.pipeline import run_job, start_run
+    from trainer.pipeline import check_start, run_job, start_run
     from trainer.quiet import import_tensorflow
 
     given = {
@@ -233,11 +233,13 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     if options["resume"]:
         run, job = resumed_job(data, out, options, given)
     else:
-        job = make_job(data, out, options, given)
-        run = start_run(job)
+        run, job = None, make_job(data, out, options, given)
+        check_start(job)  # before seconds of importing, which may fail and must leave no run
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     if epochs or job.deep is not None:
         import_tensorflow()
+    if run is None:
+        run = start_run(job)
     try:
         with _watch(epochs) as watch:
             run_job(job, run, watch)

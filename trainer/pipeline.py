@@ -127,8 +127,8 @@ class _Fresh(Run):
                     path.parent.rmdir()
 
 
-def start_run(job: Job) -> Run:
-    """Make the run folder with its run.json; nothing is overwritten.
+def check_start(job: Job) -> None:
+    """Refuse a run that cannot be started; `start_run` does so too.
 
     Raises:
         UsageError: the folder holds something already, or options that do not go together.
@@ -137,6 +137,15 @@ def start_run(job: Job) -> Run:
         raise UsageError(f"{job.out} is not empty; name another --out, or --resume it")
     if job.folds and job.protocol != "grouped":
         raise UsageError("--folds is a cross-validation over groups: add --protocol grouped")
+
+
+def start_run(job: Job) -> Run:
+    """Make the run folder with its run.json; nothing is overwritten.
+
+    Raises:
+        UsageError: see `check_start`.
+    """
+    check_start(job)
     run = _Fresh(job.out, _new_run(job, job.out).settings)
     run.made_folder = not job.out.exists()
     run.settings["folds"] = job.folds

@@ -384,6 +384,16 @@ def test_images_without_a_group_are_told(
     assert (data.grouped, len(data.warnings)) == (False, 1), "no group from the table"
 
 
+def test_a_class_of_which_nothing_can_be_read_is_told(small: Path) -> None:
+    (small / "Training" / "c").mkdir()
+    for name in ("1.png", "2.png"):
+        (small / "Training" / "c" / name).write_bytes(b"damaged")
+    (small / "Training" / "a" / "x.png").write_bytes(b"damaged")
+    data = read_dataset(small, OPTIONS)
+    assert data.class_names == ("a", "b")
+    assert data.warnings == ("no picture of c could be read (2 tried), so it is no class",)
+
+
 def test_equal_pictures_share_a_group(tmp_path: Path) -> None:
     import cv2
 

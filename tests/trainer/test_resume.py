@@ -349,6 +349,21 @@ def test_a_refused_start_leaves_nothing_in_the_way(
     assert done.exit_code == 0, done.output
 
 
+def test_a_start_without_a_package_leaves_nothing_in_the_way(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+    monkeypatch.setattr("trainer.quiet.import_tensorflow", missing)
+    done = train(inputs.data, "--out", tmp_path / "run")
+    assert isinstance(done.exception, ModuleNotFoundError)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "x").write_text("mine")
+    assert "is not empty" in refused(inputs.data, "--out", tmp_path / "run"), "said before it"
+
+
 @pytest.mark.parametrize("folds", [(), ("--protocol", "grouped", "--folds", 2)])
 def test_a_start_that_is_refused_after_reading_leaves_nothing_in_the_way(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: tuple[object, ...]

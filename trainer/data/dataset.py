@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -79,7 +79,8 @@ class Dataset:
         tables: digests of what the tables (`groups`, `boxes`) say of these slices, whatever else
             stands in them; empty without tables.
         origin: the zip or folder that the slices were read from; None where nobody knows.
-        warnings: sentences on what a table leaves open.
+        warnings: sentences on classes of which nothing can be read, and on what a table leaves
+            open.
     """
 
     images: npt.NDArray[np.uint8]
@@ -217,7 +218,7 @@ def read_dataset(
         passed_over=passed_over,
         tables=tables,
         origin=Path(path),
-        warnings=told_ungrouped(groups_csv, table),
+        warnings=(*_told_lost(known, problems), *told_ungrouped(groups_csv, table)),
     )
 
 
@@ -294,6 +295,16 @@ def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple
     if len(known) < least:
         raise DataError(f"only one class ({known[0]}); need at least two")
     return known
+
+
+def _told_lost(known: Sequence[str], problems: Sequence[tuple[str, str]]) -> list[str]:
+    """A sentence on each class that is none since none of its pictures could be read."""
+    spots = [spot for name, _ in problems if (spot := _spot(name)) is not None]
+    lost = Counter(label for label, _ in spots if label not in known)
+    return [
+        f"no picture of {label} could be read ({count:,} tried), so it is no class"
+        for label, count in sorted(lost.items())
+    ]
 
 
 def _tumour_free(known: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
