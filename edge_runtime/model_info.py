@@ -11,6 +11,7 @@ from edge_runtime.errors import ModelError
 from edge_runtime.preprocess import Preprocess
 
 SCHEMA = 1
+MOST_LABELS = 1000
 INTENDED_USE = "Research only; not for diagnosis."
 
 
@@ -119,7 +120,7 @@ class ModelInfo:
         shape = [1, size, size, 1] if length is None else [1, length]
         dtypes = ["uint8", "float32"] if length is None else ["float32"]
         checks = {
-            "labels": 2 <= len(self.labels) <= 1000
+            "labels": 2 <= len(self.labels) <= MOST_LABELS
             and len(set(self.labels)) == len(self.labels)
             and all(map(is_label, self.labels)),
             "name and version": all(

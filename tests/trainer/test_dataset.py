@@ -405,6 +405,15 @@ def test_equal_pictures_share_a_group(tmp_path: Path) -> None:
     assert groups[0] == groups[1] != groups[2] == groups[3]
 
 
+def test_more_classes_than_a_model_has_are_refused(
+    phantom_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where each patient has a folder."""
+    monkeypatch.setattr("trainer.data.dataset.MOST_LABELS", 3)
+    with pytest.raises(DataError, match="4 classes, such as glioma; a model has 3 at most"):
+        read_dataset(phantom_zip, OPTIONS)
+
+
 def test_unknown_and_single_classes_are_refused(phantom_zip: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not among"):
         read_dataset(phantom_zip, OPTIONS, class_names=["glioma", "notumor"])

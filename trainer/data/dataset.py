@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.images import decode
 from edge_runtime.labels import NO_TUMOR, fold_label
-from edge_runtime.model_info import is_label
+from edge_runtime.model_info import MOST_LABELS, is_label
 from edge_runtime.preprocess import Preprocess, frame_of, preprocess
 from trainer.data.archive import ANYWHERE, NO_PICTURE, Source, open_source
 from trainer.data.boxes import into_input, read_boxes
@@ -291,6 +291,11 @@ def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple
         raise DataError(
             f"no model may have a class called {wrong[0]!a}: rename its folder, without "
             "characters that do not show"
+        )
+    if len(known) > MOST_LABELS:
+        raise DataError(
+            f"{len(known):,} classes, such as {known[0]}; a model has {MOST_LABELS:,} at most: the "
+            "folder that holds a picture is its class"
         )
     if len(known) < least:
         raise DataError(f"only one class ({known[0]}); need at least two")
