@@ -11,7 +11,14 @@ from edge_runtime.errors import ModelError
 from edge_runtime.preprocess import Preprocess
 
 SCHEMA = 1
+MOST_LABELS = 1000
 INTENDED_USE = "Research only; not for diagnosis."
+
+
+def is_label(name: object) -> bool:
+    """Whether a class of a model may have this name: a text that shows, without control
+    characters, which could steer a terminal."""
+    return isinstance(name, str) and name.isprintable() and bool(name.strip())
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,9 @@ class ModelInfo:
         shape = [1, size, size, 1] if length is None else [1, length]
         dtypes = ["uint8", "float32"] if length is None else ["float32"]
         checks = {
-            "labels": 2 <= len(self.labels) <= 1000
+            "labels": 2 <= len(self.labels) <= MOST_LABELS
             and len(set(self.labels)) == len(self.labels)
-            and all(isinstance(n, str) and n.isprintable() and n.strip() for n in self.labels),
+            and all(map(is_label, self.labels)),
             "name and version": all(
                 isinstance(t, str) and t.isprintable() for t in (self.name, self.version)
             ),

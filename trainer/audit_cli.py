@@ -64,6 +64,8 @@ def audit_command(
         say_problem(problem["path"], problem["reason"])
     for each in found.passed_over:
         say_problem(each.words, each.reason)
+    for words in found.warnings:
+        say(f"btc-audit: {words}")
     for label in found.untrainable:
         say(f"{label}: test images, but none to learn from")
     for label in found.result["one_sided"]["no_test_images"]:

@@ -221,7 +221,7 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     from trainer.evaluation.selective import HINT
     from trainer.job_options import make_job, resumed_job
     from trainer.models.training import Diverged, TrainSettings
-    from trainer.pipeline import run_job, start_run
+    from trainer.pipeline import check_start, run_job, start_run
     from trainer.quiet import import_tensorflow
 
     given = {
@@ -233,16 +233,19 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     if options["resume"]:
         run, job = resumed_job(data, out, options, given)
     else:
-        job = make_job(data, out, options, given)
-        run = start_run(job)
+        run, job = None, make_job(data, out, options, given)
+        check_start(job)  # before seconds of importing, which may fail and must leave no run
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     if epochs or job.deep is not None:
         import_tensorflow()
+    if run is None:
+        run = start_run(job)
     try:
         with _watch(epochs) as watch:
             run_job(job, run, watch)
     except KeyboardInterrupt:
-        say(f"btc-train: interrupted; {out} ({_kept(job)}); --resume goes on")
+        after = "--resume goes on" if (out / "run.json").is_file() else "start it again"
+        say(f"btc-train: interrupted; {out} ({_kept(job)}); {after}")
         raise SystemExit(ExitCode.INTERRUPTED) from None
     except Diverged as error:
         raise Diverged(f"{error}; {out} ({_kept(job)})") from None
@@ -269,6 +272,8 @@ def _list_features(context: click.Context) -> None:
 
 def _kept(job: Job) -> str:
     """What an interrupted job has left."""
+    if not (job.out / "run.json").is_file():
+        return "nothing is kept"
     if job.folds:
         return "every fold as far as it came"
     if (job.out / "model.keras").is_file():

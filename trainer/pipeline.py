@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import metadata
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import edge_runtime
-from edge_runtime.errors import DataError, UsageError
+from edge_runtime.errors import BtcError, DataError, UsageError
 from edge_runtime.model_info import INTENDED_USE
 from edge_runtime.preprocess import Preprocess
 from trainer.complete import complete_folds, complete_run
@@ -98,6 +99,10 @@ INPUTS = {
 }
 
 
+# Files of a run that has learned nothing; deep.keras is a copy.
+UNLEARNED = ("run.json", "deep.keras")
+
+
 class Material(NamedTuple):
     """The slices of a job: those of known class, and those partly known."""
 
@@ -105,8 +110,25 @@ class Material(NamedTuple):
     partial: Partial | None
 
 
-def start_run(job: Job) -> Run:
-    """Make the run folder with its run.json; nothing is overwritten.
+class _Fresh(Run):
+    """A run that was started just now, which can be taken back until something was learned."""
+
+    made_folder = False
+
+    def take_back(self) -> None:
+        """Delete what starting has left, unless something was learned or is not of the run."""
+        files = [path for path in self.folder.rglob("*") if not path.is_dir()]
+        if any(path.name not in UNLEARNED for path in files):
+            return
+        for path in sorted(files, key=lambda path: len(path.parts), reverse=True):
+            path.unlink(missing_ok=True)
+            if path.parent != self.folder or self.made_folder:
+                with suppress(OSError):  # it holds a folder that is not of the run
+                    path.parent.rmdir()
+
+
+def check_start(job: Job) -> None:
+    """Refuse a run that cannot be started; `start_run` does so too.
 
     Raises:
         UsageError: the folder holds something already, or options that do not go together.
@@ -115,7 +137,17 @@ def start_run(job: Job) -> Run:
         raise UsageError(f"{job.out} is not empty; name another --out, or --resume it")
     if job.folds and job.protocol != "grouped":
         raise UsageError("--folds is a cross-validation over groups: add --protocol grouped")
-    run = _new_run(job, job.out)
+
+
+def start_run(job: Job) -> Run:
+    """Make the run folder with its run.json; nothing is overwritten.
+
+    Raises:
+        UsageError: see `check_start`.
+    """
+    check_start(job)
+    run = _Fresh(job.out, _new_run(job, job.out).settings)
+    run.made_folder = not job.out.exists()
     run.settings["folds"] = job.folds
     run.settings["inputs"] = {name: "" if given else None for name, given in _given(job).items()}
     run.save_settings()
@@ -266,10 +298,24 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
     When interrupted, or diverged, after at least one epoch, the run is completed with the best
     epoch so far and keeps its checkpoint; then the KeyboardInterrupt or Diverged passes on.
 
+    A run of `start_run` that is refused before anything was learned, or interrupted while the data
+    are read, leaves no run folder: the corrected command may name it again, and `--resume`, which
+    wants the same options, could never mend it.
+
     Raises:
         DataError: unusable data, or another input than the run was started with.
+        UsageError: options that do not fit the data.
     """
-    watch = watch or Watch()
+    try:
+        return _go_on(job, run, watch or Watch())
+    except (BtcError, KeyboardInterrupt) as error:
+        read = run.settings["data"] is not None
+        if isinstance(run, _Fresh) and not (read and isinstance(error, KeyboardInterrupt)):
+            run.take_back()
+        raise
+
+
+def _go_on(job: Job, run: Run, watch: Watch) -> Run:
     data = read_dataset(
         job.data,
         job.preprocess,
@@ -280,12 +326,14 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
     )
     job.targets.resolve(data.class_names)  # a class that is not there is said before the training
     watch.problems(data)
+    _warn(watch, data.warnings)
     check_boxes(data)
-    if not data.tumour_free and _pastes(job) and watch.warn is not None:
-        watch.warn(
+    if not data.tumour_free and _pastes(job):
+        words = (
             "no class is known to be without tumours, so none is pasted or covered; say which is "
             "with --tumour-free"
         )
+        _warn(watch, [words])
     partial = None
     if job.partial is not None:
         partial = read_partial(
@@ -296,6 +344,7 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
             progress=watch.reading,
         )
         watch.problems(partial.slices)
+        _warn(watch, partial.slices.warnings)
     material = Material(data, partial)
     digests = input_digests(job, material)
     unknown = _admit(run, digests)
@@ -332,12 +381,19 @@ def _pastes(job: Job) -> bool:
     return recipe is not None and job.boxes_csv is not None and recipe.paste + recipe.erase > 0
 
 
+def _warn(watch: Watch, lines: Sequence[str]) -> None:
+    if watch.warn is not None:
+        for line in lines:
+            watch.warn(line)
+
+
 def _say_unknown(watch: Watch, unknown: Sequence[str]) -> None:
-    if unknown and watch.warn is not None:
-        watch.warn(
+    if unknown:
+        words = (
             "this run was started by a former version, which did not keep what it read: whether "
             f"{', '.join(unknown)} are as they were then could not be checked"
         )
+        _warn(watch, [words])
 
 
 def _train_split(job: Job, run: Run, material: Material, split: Split, watch: Watch) -> None:

@@ -160,6 +160,24 @@ def test_removed_and_damaged_checkpoints(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_not_of_the_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    checkpoint = Checkpoint(folder)
+    save(checkpoint, 1, 1)
+    for name in ("@eaDir", ".ipynb_checkpoints"):
+        (folder / name).mkdir()
+        (folder / name / "x").write_text("x")
+    (folder / "notes.txt").write_text("mine")
+    (folder / ".part-0123456789ab.keras").write_text("a kill left it")
+    save(checkpoint, 2, 2)
+    others = {"@eaDir", ".ipynb_checkpoints", "notes.txt"}
+    own = {"last-00002.keras", "best-00002.keras", "checkpoint.json"}
+    assert {path.name for path in folder.iterdir()} == own | others
+    checkpoint.remove()
+    assert {path.name for path in folder.iterdir()} == others
+    assert checkpoint.load() is None
+
+
 # A loss that is no number
 
 

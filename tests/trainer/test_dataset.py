@@ -170,6 +170,68 @@ def test_files_of_other_kinds_are_counted_and_pictures_read_by_content(small: Pa
     }  # fmt: skip
 
 
+NONE = "no picture that is read here, so no class"
+DICOM = "DICOM is not read for training: save its slices as PNG"
+
+
+def packed(folder: Path) -> Path:
+    """A zip of a folder, empty folders too."""
+    return Path(shutil.make_archive(str(folder), "zip", folder))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("sides", [("Training/", "Testing/"), ("",)])
+def test_a_class_without_a_picture_is_told_by_name(
+    small: Path, sides: tuple[str, ...], zipped: bool
+) -> None:
+    if len(sides) == 1:
+        shutil.rmtree(small / "Testing")
+        for name in "ab":
+            (small / "Training" / name).rename(small / name)
+        (small / "Training").rmdir()
+    for side in sides:
+        for name, files in {"c": ("1.dcm", "2.dcm"), "d": ("1.heic",), "e": ()}.items():
+            (small / side / name).mkdir()
+            for file in files:
+                (small / side / name / file).write_bytes(b"x")
+    data = read_dataset(packed(small) if zipped else small, OPTIONS)
+    assert data.class_names == ("a", "b")
+
+    def words(*names: str) -> str:
+        paths = sorted(f"{side}{name}" for side in sides for name in names)
+        more = len(paths) - 3
+        return ", ".join(paths[:3]) + (f" and {more} more" if more > 0 else "")
+
+    dicom = words("c/1.dcm", "c/2.dcm") + (" .dcm" if len(sides) == 2 else "")
+    assert told(data) == {
+        words("c", "d"): NONE, words("e"): "an empty folder", dicom: DICOM,
+        words("d/1.heic"): "not a picture that is read here",
+    }  # fmt: skip
+
+
+def test_a_class_that_lacks_one_side_is_told(small: Path) -> None:
+    shutil.rmtree(small / "Testing" / "b")
+    (small / "Testing" / "b").mkdir()
+    (small / "Testing" / "b" / "x.dcm").write_bytes(b"x")
+    assert told(read_dataset(small, OPTIONS)) == {
+        "Testing/b": "no picture that is read here", "Testing/b/x.dcm": DICOM
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_results_within_the_data_are_no_class(small: Path, zipped: bool) -> None:
+    for name in ("results", "results/pictures", "Training/notes"):
+        write_picture(small / name / "x.png", 1)
+    for path in ("results/metrics.json", "results/predictions.csv", "Training/notes/metrics.json"):
+        (small / path).write_text("{}")
+    data = read_dataset(packed(small) if zipped else small, OPTIONS)
+    assert data.class_names == ("a", "b", "notes"), "a user's own folder may hold a metrics.json"
+    assert told(data) == {
+        "results": "a folder of results, no class",
+        "Training/notes/metrics.json": "not a picture that is read here",
+    }
+
+
 def test_btc_evaluate_tells_what_it_passes_over(tmp_path: Path) -> None:
     from trainer.evaluate_cli import evaluate_command
 
@@ -190,7 +252,7 @@ def test_nothing_readable_tells_what_was_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a" / "x.dcm").write_bytes(b"x")
     write_picture(tmp_path / "Training" / "run.png", 0)
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="1 unreadable, 1 passed over, such as gone: a link that"):
+    with pytest.raises(DataError, match="1 unreadable, 3 passed over, such as gone: a link that"):
         read_dataset(tmp_path, OPTIONS)
 
 
@@ -280,6 +342,58 @@ def test_groups_table(phantom_zip: Path, tmp_path: Path) -> None:
         read_dataset(phantom_zip, OPTIONS, groups_csv=table)
 
 
+def test_a_table_of_groups_that_contradicts_itself_is_refused(small: Path, tmp_path: Path) -> None:
+    names = [p.relative_to(small).as_posix() for p in sorted(small.rglob("*.png"))]
+    table = tmp_path / "g.csv"
+
+    def read(*more: str) -> Dataset:
+        rows = [f" {name} , g{i},s" for i, name in enumerate(names)]
+        table.write_text("path,group,source\n" + "\n".join([*rows, *more]))
+        return read_dataset(small, OPTIONS, groups_csv=table)
+
+    assert read(f"{names[0]},g0,s", f"{names[1]},,").groups == tuple(f"g{i}" for i in range(6))
+    for row, words in (("gx,s", "group g2 and group gx"), (",t", "source s and source t")):
+        with pytest.raises(DataError) as caught:
+            read(f"{names[2]},{row}")
+        assert str(caught.value) == f"g.csv: two rows of {names[2]} contradict each other: {words}"
+
+
+def test_images_without_a_group_are_told(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer import pipeline
+    from trainer.audit_cli import audit_command
+
+    names = [p.relative_to(small).as_posix() for p in sorted(small.rglob("*.png"))]
+    table = tmp_path / "g.csv"
+    groups = ["g0", "g1", "  ", "", "g2", "g3"]
+    table.write_text("path,group\n" + "\n".join(map(",".join, zip(names, groups, strict=True))))
+    monkeypatch.setattr(pipeline, "_train_split", lambda *_: None)
+    monkeypatch.setattr(pipeline, "split_dataset", lambda *_: None)
+    line = "2 of 6 images have no group in g.csv; they are grouped by looks alone"
+    said: list[str] = []
+    job = pipeline.Job(small, tmp_path / "run", groups_csv=table)
+    pipeline.run_job(job, pipeline.start_run(job), pipeline.Watch(warn=said.append))
+    assert said == [line]
+    done = CliRunner().invoke(
+        audit_command, [str(small), "--groups", str(table), "--out", str(tmp_path / "audit")]
+    )
+    assert f"btc-audit: {line}\n" in done.stderr
+    table.write_text("path,group\n" + "".join(f"{name},\n" for name in names))
+    data = read_dataset(small, OPTIONS, groups_csv=table)
+    assert (data.grouped, len(data.warnings)) == (False, 1), "no group from the table"
+
+
+def test_a_class_of_which_nothing_can_be_read_is_told(small: Path) -> None:
+    (small / "Training" / "c").mkdir()
+    for name in ("1.png", "2.png"):
+        (small / "Training" / "c" / name).write_bytes(b"damaged")
+    (small / "Training" / "a" / "x.png").write_bytes(b"damaged")
+    data = read_dataset(small, OPTIONS)
+    assert data.class_names == ("a", "b")
+    assert data.warnings == ("no picture of c could be read (2 tried), so it is no class",)
+
+
 def test_equal_pictures_share_a_group(tmp_path: Path) -> None:
     import cv2
 
@@ -291,11 +405,29 @@ def test_equal_pictures_share_a_group(tmp_path: Path) -> None:
     assert groups[0] == groups[1] != groups[2] == groups[3]
 
 
+def test_more_classes_than_a_model_has_are_refused(
+    phantom_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where each patient has a folder."""
+    monkeypatch.setattr("trainer.data.dataset.MOST_LABELS", 3)
+    with pytest.raises(DataError, match="4 classes, such as glioma; a model has 3 at most"):
+        read_dataset(phantom_zip, OPTIONS)
+
+
 def test_unknown_and_single_classes_are_refused(phantom_zip: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not among"):
         read_dataset(phantom_zip, OPTIONS, class_names=["glioma", "notumor"])
     with pytest.raises(DataError, match="no readable image"):
         read_dataset(tmp_path, OPTIONS)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+@pytest.mark.parametrize("name", ["\x1b[2J", "a\nb", " ", "zero\u200bwidth"])
+def test_a_class_that_no_model_may_have_is_refused(small: Path, name: str) -> None:
+    (small / "Training" / "b").rename(small / "Training" / name)
+    with pytest.raises(DataError) as caught:
+        read_dataset(small, OPTIONS)
+    assert str(caught.value).startswith(f"no model may have a class called {name.strip()!a}: ")
 
 
 @pytest.mark.parametrize(

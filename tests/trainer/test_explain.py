@@ -65,9 +65,36 @@ def test_boxes_of_a_table(tmp_path: Path) -> None:
     np.testing.assert_allclose(boxes[0], [0.4, 0.3, 0.9, 0.7], atol=1e-6)
     np.testing.assert_allclose(boxes[1], [0.4, 0.4, 0.6, 0.6], atol=1e-6)
     assert np.isnan(boxes[2]).all()
-    for bad in ("a.png,x,0,0,0", "a.png,0.5,0.5,-1,0.2", "a.png,nan,0.5,1,1", "z.png,0,0,0,0"):
-        with pytest.raises(DataError):
-            read_boxes(write_boxes(tmp_path / "bad.csv", bad), names)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("a.png,x,0,0,0", "box of a.png: not four numbers"),
+        ("a.png,0.5,0.5,,0.2", "box of a.png: not four numbers"),
+        ("a.png,0.5,0.5,-1,0.2", "box of a.png: not a box"),
+        ("a.png,nan,0.5,1,1", "box of a.png: not a box"),
+        ("a.png,250,0.5,0.1,0.1", "box of a.png: not fractions of the picture's sides; divide "
+         "pixels by them"),
+        ("a.png,0.5,-0.1,0.1,0.1", "box of a.png: not fractions of the picture's sides; divide "
+         "pixels by them"),
+        ("a.png,0.5,0.5,40,1", "box of a.png: not fractions of the picture's sides; divide "
+         "pixels by them"),
+        ("z.png,0,0,0,0", "no row for any of the images"),
+        ("a.png,,, ,", "no box for any of the images"),
+    ],
+)  # fmt: skip
+def test_a_row_that_is_no_box_is_named(tmp_path: Path, row: str, words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_boxes(write_boxes(tmp_path / "bad.csv", row), ["top/a.png", "c.png"])
+    assert str(caught.value) == f"bad.csv: {words}"
+
+
+def test_empty_cells_are_no_box(tmp_path: Path) -> None:
+    table = write_boxes(tmp_path / "b.csv", "a.png,0.5,0.5,1,1", "c.png,,,,", " d.png ,, , ,")
+    boxes = read_boxes(table, ["top/a.png", "c.png", "d.png"])
+    assert boxes[0].tolist() == [0, 0, 1, 1]
+    assert np.isnan(boxes[1:]).all()
 
 
 def test_pointing_by_hand() -> None:

@@ -9,6 +9,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -322,3 +323,104 @@ def test_every_option_that_shapes_a_run_is_compared(tmp_path: Path) -> None:
         known |= set(started_options(run))
     names = {p.name for p in train_command.params if p.expose_value} - {"data", "out"}
     assert names == known | RESUMED_WITH
+
+
+# A start that is refused
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--target-error", "gloima=0.1"), "gloima"),
+        (("--protocol", "source:nix"), "no image of source 'nix'|give --groups"),
+        (("--protocol", "grouped", "--folds", 50, "--tumour-free", "x"), "tumour-free classes"),
+    ],
+)
+def test_a_refused_start_leaves_nothing_in_the_way(
+    inputs: Inputs, tmp_path: Path, words: tuple[object, ...], line: str
+) -> None:
+    out = tmp_path / "run"
+    assert re.search(line, refused(inputs.data, *KNN, *words, "--out", out))
+    assert not out.exists()
+    out.mkdir()
+    refused(inputs.data, *KNN, *words, "--out", out)
+    assert list(tmp_path.rglob("*")) == [out], "a folder of the user's own stays"
+    done = train(inputs.data, *KNN, "--out", out)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_start_without_a_package_leaves_nothing_in_the_way(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+    monkeypatch.setattr("trainer.quiet.import_tensorflow", missing)
+    done = train(inputs.data, "--out", tmp_path / "run")
+    assert isinstance(done.exception, ModuleNotFoundError)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "x").write_text("mine")
+    assert "is not empty" in refused(inputs.data, "--out", tmp_path / "run"), "said before it"
+
+
+@pytest.mark.parametrize("folds", [(), ("--protocol", "grouped", "--folds", 2)])
+def test_a_start_that_is_refused_after_reading_leaves_nothing_in_the_way(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: tuple[object, ...]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise DataError("no network for these slices")
+
+    words = (inputs.data, *KNN, *folds, "--out", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "learn_classical", refuse)
+        refused(*words)
+    assert not (tmp_path / "run").exists()
+    assert train(*words).exit_code == 0
+
+
+def test_a_start_keeps_what_was_learned_before_an_error(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, parts = pipeline.learn_classical, iter((True, False))
+
+    def learn(*words: Any) -> Any:
+        if not next(parts):
+            raise DataError("the second fold cannot be learned")
+        return real(*words)
+
+    words = (inputs.data, *KNN, "--protocol", "grouped", "--folds", 2, "--out", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "learn_classical", learn)
+        refused(*words)
+    assert Run.open(tmp_path / "run" / "fold-1").settings["status"] == "finished"
+    done = train(*words[:1], "--out", tmp_path / "run", "--resume", "--no-cache")
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(("stage", "kept"), [("read_dataset", False), ("learn_classical", True)])
+def test_an_interrupted_start_can_be_started_or_resumed(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, kept: bool
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    words = (inputs.data, *KNN, "--out", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, stage, interrupt)
+        done = train(*words)
+    assert done.exit_code == 130
+    assert ("--resume goes on" in done.output, "start it again" in done.output) == (kept, not kept)
+    assert (tmp_path / "run").exists() == kept
+    done = train(*words, *["--resume"] * kept)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_resumed_run_outlives_what_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    """Its options stand nowhere else."""
+    settings = ClassicalSettings("knn", ("histogram",), False, 5)
+    start_run(Job(inputs.data, tmp_path / "run", settings=settings))
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "--out", tmp_path / "run", "--resume")
+    done = train(inputs.data, "--out", tmp_path / "run", "--resume", "--no-cache")
+    assert done.exit_code == 0, done.output

@@ -10,8 +10,10 @@ folder above it, is told and passed over. A zip holds no such files: its links a
 passed over.
 
 Hidden files and folders (a leading dot, and what file servers and desktops leave behind, see
-`inputs.is_hidden`) are no data. A folder with a run.json is a run of `btc-train`, not data either.
-A file is a picture by its suffix or, where that says nothing, by its content.
+`inputs.is_hidden`) are no data. A folder with a run.json is a run of `btc-train`, not data either,
+and one with a metrics.json and a predictions.csv is what `btc-evaluate` left. Folders that hold
+nothing are told: a class may be meant. A file is a picture by its suffix or, where that says
+nothing, by its content.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence, Set
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
@@ -39,9 +42,12 @@ MAX_MEMBER_BYTES = 64 * MIB
 MAX_TOTAL_BYTES = 64 * 1024 * MIB
 MAX_RATIO = 200  # images hardly compress; deflate reaches 1,032 on zeros
 RUN = "run.json"
+RESULTS = frozenset({"metrics.json", "predictions.csv"})  # `btc-evaluate` writes both
 
 # Why something is passed over.
 RUN_FOLDER = "a run of btc-train, no class"
+RESULTS_FOLDER = "a folder of results, no class"
+EMPTY = "an empty folder"
 NOWHERE = "a link that leads nowhere"
 CIRCLE = "a link that leads back to a folder above it"
 PACKED_LINK = "a link; links in a zip are not followed"
@@ -50,7 +56,9 @@ NAMELESS = "a member without a name"
 DICOM = "DICOM is not read for training: save its slices as PNG"
 NIFTI = "NIfTI is not read for training: save its slices as PNG"
 NO_PICTURE = "not a picture that is read here"
-ANYWHERE = (RUN_FOLDER, NOWHERE, CIRCLE, PACKED_LINK, SPECIAL, NAMELESS)  # told in any folder
+ANYWHERE = (
+    *(RUN_FOLDER, RESULTS_FOLDER, EMPTY, NOWHERE, CIRCLE, PACKED_LINK, SPECIAL, NAMELESS),
+)  # told in any folder
 
 
 class Other(NamedTuple):
@@ -108,6 +116,13 @@ def _reason(name: str, head: bytes) -> str | None:
     return NO_PICTURE if read_header(head) is None else None
 
 
+def _made_by_us(names: Set[str]) -> str | None:
+    """Why the files of these names make a folder one that our own commands left; else None."""
+    if RUN in names:
+        return RUN_FOLDER
+    return RESULTS_FOLDER if names >= RESULTS else None
+
+
 class FolderSource:
     """Image files below a folder; see the module for links and hidden folders."""
 
@@ -148,8 +163,9 @@ class FolderSource:
             if own in above:
                 listing.others.append(Other(folder, CIRCLE))
                 continue
-            if folder and any(entry.name == RUN for entry in entries):
-                listing.others.append(Other(folder, RUN_FOLDER))
+            ours = _made_by_us({entry.name for entry in entries})
+            if folder and (ours or not entries):
+                listing.others.append(Other(folder, ours or EMPTY))
                 continue
             count += len(entries)
             if count > MAX_MEMBERS:
@@ -211,10 +227,10 @@ class ZipSource:
         if sum(info.file_size for info in infos) > MAX_TOTAL_BYTES:
             raise DataError(f"{path.name}: unpacks to more than {MAX_TOTAL_BYTES // MIB:,} MiB")
         named = [(member_parts(path.name, info.filename), info) for info in infos]
-        runs = {parts[:-1] for parts, _ in named if parts[-1:] == (RUN,) and len(parts) > 1}
-        self._listing.others += [Other("/".join(run), RUN_FOLDER) for run in runs]
+        passed = _folders_passed_over(named)
+        self._listing.others += [Other("/".join(parts), why) for parts, why in passed.items()]
         for parts, info in named:
-            if not any(parts[:depth] in runs for depth in range(1, len(parts))):
+            if not any(parts[:depth] in passed for depth in range(1, len(parts))):
                 self._admit(path.name, parts, info)
 
     def _admit(self, archive: str, parts: tuple[str, ...], info: zipfile.ZipInfo) -> None:
@@ -227,7 +243,7 @@ class ZipSource:
             if info.file_size:
                 self._listing.others.append(Other(archive, NAMELESS))
             return
-        if info.filename.endswith(("/", "\\")) or any(map(is_hidden, parts)):
+        if _is_folder(info) or any(map(is_hidden, parts)):
             return
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):  # 0: not packed on a Unix
@@ -268,6 +284,31 @@ class ZipSource:
             raise InputError(f"damaged in the archive ({error})") from None
         except (NotImplementedError, RuntimeError):
             raise InputError("packed by an unknown method") from None
+
+
+def _folders_passed_over(
+    named: Sequence[tuple[tuple[str, ...], zipfile.ZipInfo]],
+) -> dict[tuple[str, ...], str]:
+    """The folders of a zip that our commands left, or that hold nothing, and why."""
+    below: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for parts, info in named:
+        if any(map(is_hidden, parts)):
+            continue
+        if _is_folder(info) and parts:
+            below[parts].update()  # it may hold nothing
+        for depth in range(1, len(parts)):
+            below[parts[:depth]].add(parts[depth])
+    why = {folder: EMPTY if not names else _made_by_us(names) for folder, names in below.items()}
+    ours = {folder for folder, reason in why.items() if reason not in (None, EMPTY)}
+    return {
+        folder: reason
+        for folder, reason in why.items()
+        if reason and not any(folder[:depth] in ours for depth in range(1, len(folder)))
+    }
+
+
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    return info.filename.endswith(("/", "\\"))
 
 
 def member_parts(archive: str, name: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from trainer.data.archive import open_source
 from trainer.data.audit_files import NOT_MRI, ODDITIES, Files, read_files
 from trainer.data.audit_groups import LISTED, Table, capped, column, group_facts, merged_groups
 from trainer.data.audit_twins import Best, Twins, equal_sets, find_twins, same_pixels
-from trainer.data.dataset import PassedOver, Progress, read_groups, told_over
+from trainer.data.dataset import PassedOver, Progress, read_groups, told_over, told_ungrouped
 from trainer.data.giveaways import giveaways
 from trainer.data.lookalikes import THRESHOLD, TURN_NAMES, Pairs
 
@@ -37,12 +37,14 @@ class Audit:
         result: the content of audit.json.
         groups: the rows of groups.csv, in the order of GROUP_COLUMNS.
         passed_over: files that are no pictures to learn from.
+        warnings: sentences on what the table leaves open.
     """
 
     result: dict[str, Any]
     groups: Sequence[tuple[str, ...]]
 
     passed_over: Sequence[PassedOver] = ()
+    warnings: Sequence[str] = ()
 
     @property
     def leaks(self) -> bool:
@@ -80,7 +82,8 @@ def audit(
             f"{told_over(files.passed_over)}); need CLASS/image.jpg or Training/CLASS/image.jpg"
         )
     table = read_groups(groups_csv, set(files.paths)) if groups_csv else {}
-    return examine(name, files, table, comparing)
+    found = examine(name, files, table, comparing)
+    return replace(found, warnings=told_ungrouped(groups_csv, table))
 
 
 def examine(name: str, files: Files, table: Table, progress: Progress | None = None) -> Audit:

@@ -14,6 +14,7 @@ from edge_runtime.errors import DataError
 from trainer.data.tables import key_of, read_table
 
 COLUMNS = ("x_center", "y_center", "width", "height")
+ROUNDING = 1e-3  # of a side, in a table of few digits
 Boxes = npt.NDArray[np.float64]
 
 
@@ -23,26 +24,33 @@ def read_boxes(path: str | os.PathLike[str], names: Sequence[str]) -> Boxes:
     Args:
         path: CSV with the columns path, x_center, y_center, width and height, the last four as
             fractions of the image's width or height. A slice may have several rows: their hull
-            counts. Slices without a row have no box.
+            counts. Slices without a row, or with four empty cells, have no box.
         names: paths of the N slices within the data set.
 
     Returns:
         N×4; a row of NaN where there is no box.
 
     Raises:
-        DataError: an unusable table, or one that fits none of the slices.
+        DataError: an unusable table, one that fits none of the slices, or a box that is none: in
+            pixels, say.
     """
-    rows = read_table(path, ("path", *COLUMNS))
+    table = Path(path).name
     found: dict[str, list[Mapping[str, str]]] = {}
-    for row in rows:
-        found.setdefault(row["path"], []).append(row)
+    for row in read_table(path, ("path", *COLUMNS)):
+        found.setdefault(row["path"].strip(), []).append(row)
     boxes = np.full((len(names), 4), np.nan)
+    matched = False
     for i, name in enumerate(names):
-        key = key_of(name, found)
-        if key is not None:
-            boxes[i] = _hull([_corners(row) for row in found[key]])
+        key = key_of(name.strip(), found)
+        if key is None:
+            continue
+        matched = True
+        rows = [row for row in found[key] if any(row[column].strip() for column in COLUMNS)]
+        if rows:
+            boxes[i] = _hull([_corners(row, f"{table}: box of {key}") for row in rows])
     if np.isnan(boxes).all():
-        raise DataError(f"{Path(path).name}: no row for any of the images")
+        what = "box" if matched else "row"
+        raise DataError(f"{table}: no {what} for any of the images")
     return boxes
 
 
@@ -62,13 +70,15 @@ def into_input(boxes: Boxes, frames: npt.NDArray[np.floating[Any]]) -> Boxes:
     return moved
 
 
-def _corners(row: Mapping[str, str]) -> tuple[float, float, float, float]:
+def _corners(row: Mapping[str, str], place: str) -> tuple[float, float, float, float]:
     try:
         x, y, width, height = (float(row[column]) for column in COLUMNS)
     except ValueError:
-        raise DataError(f"box of {row['path']}: not four numbers") from None
+        raise DataError(f"{place}: not four numbers") from None
     if not (np.isfinite([x, y, width, height]).all() and width >= 0 and height >= 0):
-        raise DataError(f"box of {row['path']}: not a box")
+        raise DataError(f"{place}: not a box")
+    if not (0 <= x <= 1 and 0 <= y <= 1 and max(width, height) <= 1 + ROUNDING):
+        raise DataError(f"{place}: not fractions of the picture's sides; divide pixels by them")
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.images import decode
 from edge_runtime.labels import NO_TUMOR, fold_label
+from edge_runtime.model_info import MOST_LABELS, is_label
 from edge_runtime.preprocess import Preprocess, frame_of, preprocess
 from trainer.data.archive import ANYWHERE, NO_PICTURE, Source, open_source
 from trainer.data.boxes import into_input, read_boxes
@@ -25,6 +26,8 @@ from trainer.data.tables import key_of, read_table
 
 SPLITS = {"training": "training", "train": "training", "testing": "testing", "test": "testing"}
 OUTSIDE = "in no class folder of Training or Testing"
+NO_CLASS = "no picture that is read here, so no class"
+ONE_SIDED = "no picture that is read here"
 NAMED = 3  # files of a kind that are told by name
 Progress = Callable[[int, int], None]
 
@@ -71,11 +74,13 @@ class Dataset:
         frames: float32 array of N×4, where the input lies in the picture, see `frame_of`.
         boxes: float64 array of N×4, the tumour's box within the input, see `boxes`; NaN where
             unknown.
-        grouped: whether a table gave groups, rather than look-alikes only.
+        grouped: whether a table gave a group to any slice, rather than look-alikes only.
         tumour_free: the classes that show no tumour for certain, see `read_dataset`.
         tables: digests of what the tables (`groups`, `boxes`) say of these slices, whatever else
             stands in them; empty without tables.
         origin: the zip or folder that the slices were read from; None where nobody knows.
+        warnings: sentences on classes of which nothing can be read, and on what a table leaves
+            open.
     """
 
     images: npt.NDArray[np.uint8]
@@ -97,6 +102,7 @@ class Dataset:
     passed_over: tuple[PassedOver, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
     origin: Path | None = None
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -207,11 +213,12 @@ def read_dataset(
         properties=np.stack([s.properties for s in slices]),
         frames=frames,
         boxes=boxes,
-        grouped=bool(table),
+        grouped=any(e.get("group") for e in extra),
         tumour_free=_tumour_free(known, tumour_free),
         passed_over=passed_over,
         tables=tables,
         origin=Path(path),
+        warnings=(*_told_lost(known, problems), *told_ungrouped(groups_csv, table)),
     )
 
 
@@ -280,9 +287,29 @@ def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple
     known = tuple(wanted) if wanted is not None else tuple(sorted(found))
     if strange := sorted(found - set(known)):
         raise DataError(f"classes {strange} are not among the model's {list(known)}")
+    if wrong := sorted(name for name in known if not is_label(name)):
+        raise DataError(
+            f"no model may have a class called {wrong[0]!a}: rename its folder, without "
+            "characters that do not show"
+        )
+    if len(known) > MOST_LABELS:
+        raise DataError(
+            f"{len(known):,} classes, such as {known[0]}; a model has {MOST_LABELS:,} at most: the "
+            "folder that holds a picture is its class"
+        )
     if len(known) < least:
         raise DataError(f"only one class ({known[0]}); need at least two")
     return known
+
+
+def _told_lost(known: Sequence[str], problems: Sequence[tuple[str, str]]) -> list[str]:
+    """A sentence on each class that is none since none of its pictures could be read."""
+    spots = [spot for name, _ in problems if (spot := _spot(name)) is not None]
+    lost = Counter(label for label, _ in spots if label not in known)
+    return [
+        f"no picture of {label} could be read ({count:,} tried), so it is no class"
+        for label, count in sorted(lost.items())
+    ]
 
 
 def _tumour_free(known: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -329,7 +356,8 @@ def arrange(source: Source) -> tuple[list[str], tuple[PassedOver, ...]]:
 
     Where there are Training or Testing folders, they say which classes there are: pictures
     elsewhere count only in folders of the same names. Files that are no pictures are told where
-    they lie in class folders.
+    they lie in class folders, and so is a class folder that holds no pictures at all: without a
+    word its class would be missing from the model.
 
     Returns:
         Names of pictures, sorted; those in no class folder are among them, as problems to tell.
@@ -338,21 +366,34 @@ def arrange(source: Source) -> tuple[list[str], tuple[PassedOver, ...]]:
     places = {name: spot for name in names if (spot := _spot(name)) is not None}
     classes = {label for label, split in places.values() if split}
     outside: list[str] = []
-    if classes:
+    divided = bool(classes)
+    if divided:
         outside = [name for name, (label, _) in places.items() if label not in classes]
     else:
         classes = {label for label, _ in places.values()}
+    filled = set(places.values())
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    bare: dict[str, str] = {}  # folders without a picture, and the class that each would be
+
+    def add(path: str, reason: str) -> None:
+        suffix = PurePosixPath(path).suffix.lower()
+        kind = suffix or ("without a suffix" if reason == NO_PICTURE else "")
+        found[kind, reason].append(path)
+
     for name in outside:
         found["pictures", OUTSIDE].append(name)
     for path, reason in source.others():
         spot = _spot(path)
         if reason in ANYWHERE:
             found["", reason].append(path)
-        elif (spot is not None and spot[0] in classes) or _is_beside_classes(path):
-            suffix = PurePosixPath(path).suffix.lower()
-            kind = suffix or ("without a suffix" if reason == NO_PICTURE else "")
-            found[kind, reason].append(path)
+        elif spot is not None and (spot[1] or not divided or spot[0] in classes):
+            if spot not in filled and (spot[1] or not divided):
+                bare[PurePosixPath(path).parent.as_posix()] = spot[0]
+            add(path, reason)
+        elif _is_beside_classes(path):
+            add(path, reason)
+    for folder, label in bare.items():
+        found["", ONE_SIDED if label in classes else NO_CLASS].append(folder)
     left_out = set(outside)
     passed_over = [PassedOver(*key, tuple(paths)) for key, paths in sorted(found.items())]
     return [name for name in names if name not in left_out], tuple(passed_over)
@@ -392,11 +433,27 @@ def place(name: str) -> tuple[str, str]:
 def read_groups(path: str | os.PathLike[str], wanted: set[str]) -> dict[str, dict[str, str]]:
     """The row of each image (`wanted`) in a table with the columns path and group.
 
+    Spaces around a cell do not count. Several rows of one image are joined.
+
     Raises:
-        DataError: an unusable table, or an image without a row.
+        DataError: an unusable table, two rows that say different things of one image, or an image
+            without a row.
     """
-    rows = {row["path"]: row for row in read_table(path, ("path", "group"))}
-    matched = {name: rows[key] for name in wanted if (key := key_of(name, rows)) is not None}
+    rows: dict[str, dict[str, str]] = {}
+    for row in read_table(path, ("path", "group")):
+        cells = {column: cell.strip() for column, cell in row.items()}
+        before = rows.setdefault(cells["path"], cells)
+        for column in ("group", "source", "patient", "label"):
+            one, other = before.get(column, ""), cells.get(column, "")
+            if one and other and one != other:
+                raise DataError(
+                    f"{Path(path).name}: two rows of {cells['path']} contradict each other: "
+                    f"{column} {one} and {column} {other}"
+                )
+        before |= {column: cell for column, cell in cells.items() if cell}
+    matched = {
+        name: rows[key] for name in wanted if (key := key_of(name.strip(), rows)) is not None
+    }
     if len(matched) < len(wanted):
         missing = min(wanted - set(matched))
         raise DataError(
@@ -404,3 +461,17 @@ def read_groups(path: str | os.PathLike[str], wanted: set[str]) -> dict[str, dic
             f"such as {missing}"
         )
     return matched
+
+
+def told_ungrouped(
+    path: str | os.PathLike[str] | None, table: Mapping[str, Mapping[str, str]]
+) -> tuple[str, ...]:
+    """A sentence on the images that a table of groups (see `read_groups`) has no group for; none
+    where all have one."""
+    blank = sum(not row["group"] for row in table.values())
+    if path is None or not blank:
+        return ()
+    return (
+        f"{blank:,} of {len(table):,} images have no group in {Path(path).name}; they are grouped "
+        "by looks alone",
+    )

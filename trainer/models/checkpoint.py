@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +18,10 @@ if TYPE_CHECKING:
     import keras
 
 POINTER = "checkpoint.json"
+# Its files: of this layout, of the former one, and what a kill left half written (`replacing`).
+OWN = re.compile(
+    r"checkpoint\.json|(last|best)(-\d+)?\.keras|state\.json|\.part-[0-9a-f]{12}\.(keras|json)"
+)
 
 
 @dataclass
@@ -66,9 +73,7 @@ class Checkpoint:
                 shutil.copyfile(before.best, part)
         content = {"state": asdict(state), "last": last, "best": best}
         write_text(self.folder / POINTER, json.dumps(content) + "\n")
-        for path in self.folder.iterdir():
-            if path.name not in (POINTER, last, best):
-                path.unlink()
+        self._delete(keep=(POINTER, last, best))
         self._remove_former()
 
     def load(self) -> tuple[keras.Model, State] | None:
@@ -94,10 +99,20 @@ class Checkpoint:
         return _load(place.best)
 
     def remove(self) -> None:
-        """Delete the folder: the training is finished."""
+        """Delete the checkpoint, and its folder where nothing else is in it: the training is
+        finished."""
         (self.folder / POINTER).unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # what is left does no harm
+            self._delete()
+            self.folder.rmdir()
         self._remove_former()
+
+    def _delete(self, keep: Sequence[str] = ()) -> None:
+        """Delete the checkpoint's files but those to `keep`; what file servers and others put
+        beside them is not ours."""
+        for path in self.folder.iterdir():
+            if path.name not in keep and OWN.fullmatch(path.name):
+                path.unlink()
 
     def _place(self) -> _Place | None:
         """The newest whole checkpoint; the one look at the folder that all others go by."""
