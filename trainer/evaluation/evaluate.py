@@ -180,13 +180,14 @@ def _side(data: Dataset, split: str) -> tuple[npt.NDArray[np.int64], str]:
 
 
 def _warnings(subject: _Subject, data: Dataset) -> list[str]:
-    """What would make the figures look better than they are."""
+    """What would make the figures look other than they are."""
+    warnings = list(data.warnings)
     if subject.data.get("sha256") == data.sha256 and subject.protocol != "official":
-        return [
+        warnings.append(
             f"the model was trained on slices of this very data set (protocol "
             f"{subject.protocol}): most of the slices measured here are no news to it"
-        ]
-    return []
+        )
+    return warnings
 
 
 def _settings(
