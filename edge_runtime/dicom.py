@@ -78,13 +78,13 @@ def read_dicom(data: bytes, limits: ImageLimits) -> Stack:
         _refuse_large(head)
         count = _check(head, limits)
         stored = StoredFrames(data, stream.tell(), head, count)
+        pixels = int(head.Rows) * int(head.Columns)
+        sampled = pixels * min(count, SAMPLED) if head.SamplesPerPixel == 1 else 0
+        memory = stored.memory + shown_memory(pixels, sampled)
     except InputError:
         raise
     except Exception:  # pydicom raises many kinds on a damaged file
         raise InputError(DAMAGED) from None
-    pixels = int(head.Rows) * int(head.Columns)
-    sampled = pixels * min(count, SAMPLED) if head.SamplesPerPixel == 1 else 0
-    memory = stored.memory + shown_memory(pixels, sampled)
     return Stack(count, memory, _frames(head, stored))
 
 

@@ -71,6 +71,14 @@ def test_a_file_of_no_frames_is_an_error(frames: int) -> None:
         only(dicom_bytes(DEEP, NumberOfFrames=frames))
 
 
+def test_a_number_that_is_two_is_an_error() -> None:
+    data = dicom_bytes(DEEP)
+    one = b"\x28\0\x00\x01US\x02\0\x10\0"
+    assert data.count(one) == 1
+    with pytest.raises(InputError, match="damaged"):
+        only(data.replace(one, b"\x28\0\x00\x01US\x04\0\x10\0\x10\0"))
+
+
 @pytest.mark.parametrize("offset", [-352.0, 1e9, 1e30, float("nan"), float("inf")])
 @pytest.mark.parametrize("packed", [False, True])
 def test_voxels_that_begin_nowhere_are_an_error(offset: float, packed: bool) -> None:
