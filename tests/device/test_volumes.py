@@ -298,6 +298,49 @@ def test_frames_of_more_colours_than_the_file_says_are_damaged() -> None:
             only(data)
 
 
+def small_parts(picture: np.ndarray) -> dict[str, bytes]:
+    """JPEG 2000 pictures of 512x512 that come in tens of thousands of parts, and one that does
+    not."""
+    whole = pillow_bytes(picture, "JPEG2000", no_jp2=True)
+    at = whole.index(b"\xff\x52") + 2
+    length, levels = int.from_bytes(whole[at : at + 2], "big"), whole[at + 7]
+    style = bytes([whole[at + 2] | 1]) + whole[at + 3 : at + length] + bytes([0x11] * (levels + 1))
+    finer = (length + levels + 1).to_bytes(2, "big") + style
+    tile = whole.index(b"\xff\x90")
+    size = int.from_bytes(whole[tile + 6 : tile + 10], "big") + 2 + len(finer)
+    return {
+        "few": whole,
+        "tiles": pillow_bytes(picture, "JPEG2000", no_jp2=True, tile_size=(8, 8)),
+        "blocks": pillow_bytes(picture, "JPEG2000", no_jp2=True, codeblock_size=(4, 4)),
+        "precincts": whole[:at] + finer + whole[at + length :],
+        "precincts of a tile": whole[: tile + 6] + size.to_bytes(4, "big")
+        + whole[tile + 10 : tile + 12] + b"\xff\x52" + finer + whole[tile + 12 :],
+        "precincts of a tile behind what nobody knows": whole[:at - 2] + b"\xff\x40\0\4\0\0"
+        + whole[at - 2 :],
+    }  # fmt: skip
+
+
+def test_jpeg2000_of_very_many_parts_is_refused_before_a_decoder_sees_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from edge_runtime import dicom_frames
+
+    picture = draw_slice(3, 512)
+    seen: list[int] = []
+    real = dicom_frames.encapsulate
+    monkeypatch.setattr(dicom_frames, "encapsulate", lambda frames: seen.append(1) or real(frames))
+    for name, stream in small_parts(picture).items():
+        seen.clear()
+        data = packed(stream, picture, pydicom.uid.JPEG2000Lossless, 8)
+        if name == "few":
+            assert only(data).max() > 0
+            assert seen
+        else:
+            with pytest.raises(InputError, match="damaged"):
+                only(data)
+            assert not seen, name
+
+
 @pytest.mark.parametrize(
     ("syntax", "name"),
     [("1.2.840.10008.1.2.4.53", "JPEG Spectral Selection"), ("1.2.840.10008.1.2.4.55", "JPEG Full"),
