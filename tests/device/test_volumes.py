@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -916,3 +917,50 @@ def test_elements_that_are_megabytes_long_are_refused() -> None:
     )
     with pytest.raises(InputError, match="damaged"):
         list(slices_of(data))
+
+
+def element(tag: int, value: bytes, vr: bytes = b"UN", order: str = "<") -> bytes:
+    """A DICOM element with its length, in explicit VR."""
+    return struct.pack(f"{order}HH2sHI", tag >> 16, tag & 0xFFFF, vr, 0, len(value)) + value
+
+
+def item(value: bytes, order: str = "<") -> bytes:
+    return struct.pack(f"{order}HHI", 0xFFFE, 0xE000, len(value)) + value
+
+
+def with_elements(elements: bytes) -> bytes:
+    """A DICOM file with these elements before its pixels."""
+    data = dicom_bytes(PICTURE)
+    at = data.rindex(b"\xe0\x7f\x10\0")
+    return data[:at] + elements + data[at:]
+
+
+def many_elements() -> dict[str, bytes]:
+    """What a DICOM file may have millions of, a few more of them than are read."""
+    empty = [struct.pack("<HH2sH", 0x21, 0x1000 + n, b"SH", 0) for n in range(1 << 15)]
+    group = b"".join(empty * 8)
+    endless = struct.pack("<HH2sHI", 0x0040, 0x0275, b"SQ", 0, 0xFFFFFFFF)
+    begin = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    end = struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    half = b"".join(empty * 4)
+    nested = b"".join(element(tag, item(half), b"SQ") for tag in (0x00289132, 0x00289145))
+    return {
+        "in the file": group,
+        "in a group": element(0x52009229, item(group), b"SQ"),
+        "in the groups of a frame": element(0x52009230, item(nested), b"SQ"),
+        "in a sequence without a length": endless + begin + group + end,
+        "items of the other order": element(0x52009230, item(b"", ">") * 70_000, b"SQ"),
+    }
+
+
+@pytest.mark.parametrize("kind", many_elements())
+def test_elements_by_the_hundred_thousand_are_not_read(kind: str) -> None:
+    with pytest.raises(InputError, match=r"too many or too large parts"):
+        only(with_elements(many_elements()[kind]))
+
+
+def test_a_value_of_many_megabytes_is_not_read() -> None:
+    data = dicom_bytes(PICTURE)
+    at = data.index(b"\x08\0\x16\0")  # behind the elements that tell of the file
+    with pytest.raises(InputError, match=r"too many or too large parts"):
+        only(data[:at] + element(0x00020102, bytes(17 << 20), b"OB") + data[at:])
