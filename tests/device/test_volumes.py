@@ -675,6 +675,27 @@ def test_gzip_of_several_members_is_one_file() -> None:
     assert len(list(slices_of(members))) == 3
 
 
+def test_gzip_may_have_a_long_name_and_padding_and_not_any_number_of_members() -> None:
+    data = nifti_bytes(np.stack([DEEP] * 3, axis=2))
+    packed, empty = gzip.compress(data), gzip.compress(b"")
+    named = packed[:3] + b"\x08" + packed[4:10] + b"n" * (1 << 24) + b"\0" + packed[10:]
+    half = len(data) // 2
+    halves = gzip.compress(data[:half]) + bytes(99_999) + gzip.compress(data[half:])
+    for whole in (named, packed + bytes(1 << 25), halves, empty * 9 + packed + empty):
+        assert [part.gray.max() for part in slices_of(whole)] == [255] * 3
+    with pytest.raises(InputError, match="a gzip file of more than 65,536 members"):
+        list(slices_of(packed + empty * 65_536))
+
+
+def test_gzip_that_ends_early_or_does_not_add_up_is_damaged() -> None:
+    packed = gzip.compress(nifti_bytes(np.stack([DEEP] * 3, axis=2)))
+    wrong_sum = packed[:-8] + bytes(4) + packed[-4:]
+    for data in (packed[:5], packed[:-1], packed[:-8], wrong_sum, packed + b"more",
+                 packed + bytes(9) + b"\x1f", packed + packed[:-9]):  # fmt: skip
+        with pytest.raises(InputError, match="truncated or damaged gzip file"):
+            list(slices_of(data))
+
+
 def test_nifti_masks_share_one_range() -> None:
     """Where nearly all is 0 the percentiles are one: then the largest value of all is white."""
     mask = np.zeros((60, 60, 30), np.float32)
