@@ -156,7 +156,8 @@ class StoredFrames:
                 yield frame
 
     def _decompressed(self, frame: bytes) -> Array:
-        if not _is_bearable(frame, self._size, self._syntax):
+        bits = int(self._options["bits_allocated"])
+        if not _is_bearable(frame, self._size, bits, self._syntax):
             raise InputError(DAMAGED)
         # Exactly these bytes are decoded, whatever the file's tables say. Not by `iter_array`: in
         # pydicom 3.0 it writes to a read-only array where a sign must be mended.
@@ -228,13 +229,18 @@ def _decoder(syntax: pydicom.uid.UID, bits: int, samples: int) -> tuple[Any, lis
     return decoder, [plugin for plugin in PREFERRED if plugin in plugins]
 
 
-def _is_bearable(frame: bytes, size: tuple[int, int, int], syntax: pydicom.uid.UID) -> bool:
+def _is_bearable(
+    frame: bytes, size: tuple[int, int, int], bits: int, syntax: pydicom.uid.UID
+) -> bool:
     """Whether a compressed frame unpacks to the rows, columns and colours that the file tells, not
     to gigabytes."""
     rows, columns, samples = size
     if syntax == pydicom.uid.RLELossless:
         count, *starts = np.frombuffer(frame[:64], "<u4").tolist()
         bounds = [*starts[:count], len(frame)]
+        # A segment for each byte of a pixel, none twice (PS3.5, G.2, G.5).
+        if count != samples * bits // 8 or bounds[0] < 64 or bounds != sorted(set(bounds)):
+            return False
         return all(
             _run_length(frame[begin:end], 2 * rows * columns + 64)
             for begin, end in pairwise(bounds)
@@ -318,12 +324,13 @@ def _segments(frame: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _run_length(segment: bytes, most: int) -> bool:
-    """Whether a run-length coded segment (PS3.5, G.3.1) unpacks to at most so many bytes."""
+    """Whether a run-length coded segment (PS3.5, G.3.1) unpacks to at most so many bytes; what
+    stands for nothing counts as one."""
     if len(segment) > most:
         return False
     at = size = 0
     while at < len(segment) and size <= most:
         head = segment[at]
-        size += head + 1 if head < 128 else 257 - head if head > 128 else 0
+        size += head + 1 if head < 128 else 257 - head if head > 128 else 1
         at += head + 2 if head < 128 else 2 if head > 128 else 1
     return size <= most

@@ -342,6 +342,40 @@ def test_jpeg2000_of_very_many_parts_is_refused_before_a_decoder_sees_it(
             assert not seen, name
 
 
+def test_run_lengths_are_unpacked_once_and_not_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_runtime import dicom_frames
+
+    picture, syntax = np.full((64, 128), 7, np.uint16), pydicom.uid.RLELossless
+    run, nothing = b"\x81\7" * 64, b"\x80" * 9000
+
+    def frame(count: int, *segments: bytes, starts: tuple[int, ...] = ()) -> bytes:
+        places = np.cumsum([64, *map(len, segments)])[:-1].tolist()
+        return struct.pack("<16I", count, *[*(starts or places), *[0] * 15][:15]) + b"".join(
+            segments
+        )
+
+    assert only(packed(frame(2, run, run), picture, syntax, 16)).shape == (64, 128)
+    looked: list[int] = []
+    real = dicom_frames._run_length
+    monkeypatch.setattr(
+        dicom_frames, "_run_length", lambda part, most: looked.append(len(part)) or real(part, most)
+    )
+    for wrong in (
+        frame(1, run), frame(3, run, run, run), frame(2, run, run, starts=(64, 64)),
+        frame(2, run, run, starts=(192, 64)), frame(2, run, run, starts=(0, 64)),
+        frame(2, run, run, starts=(64, 9999)), frame(15, run, run), frame(99, run, run), b"\2\0\0\0",
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="damaged"):
+            only(packed(wrong, picture, syntax, 16))
+        assert not looked
+    monkeypatch.setattr(
+        dicom_frames, "encapsulate", lambda frames: pytest.fail("a decoder sees it")
+    )
+    with pytest.raises(InputError, match="damaged"):
+        only(packed(frame(2, run, run + nothing * 2), picture, syntax, 16))
+    assert len(looked) == 2
+
+
 @pytest.mark.parametrize(
     ("syntax", "name"),
     [("1.2.840.10008.1.2.4.53", "JPEG Spectral Selection"), ("1.2.840.10008.1.2.4.55", "JPEG Full"),
