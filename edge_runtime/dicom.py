@@ -359,6 +359,8 @@ def _segments(parts: npt.NDArray[np.int64], wide: bool, count: int) -> npt.NDArr
                 break
             continue
         kind, length = int(parts[at]), int(parts[at + 1])
+        if kind in (0, 1) and length < 1:
+            break
         if kind == 0:
             entries += parts[at + 2 : at + 2 + length].tolist()
             places.append((at + 2 + length, segments - 1))

@@ -80,7 +80,7 @@ def test_a_number_that_is_two_is_an_error() -> None:
         only(data.replace(one, b"\x28\0\x00\x01US\x04\0\x10\0\x10\0"))
 
 
-@pytest.mark.parametrize("offset", [-352.0, 1e9, 1e30, float("nan"), float("inf")])
+@pytest.mark.parametrize("offset", [-352.0, 0.0, 1.0, 347.0, 1e9, 1e30, float("nan"), float("inf")])
 @pytest.mark.parametrize("packed", [False, True])
 def test_voxels_that_begin_nowhere_are_an_error(offset: float, packed: bool) -> None:
     data = bytearray(nifti_bytes(DEEP[:60, :60, None]))
@@ -363,7 +363,8 @@ def test_run_lengths_are_unpacked_once_and_not_for_nothing(monkeypatch: pytest.M
     for wrong in (
         frame(1, run), frame(3, run, run, run), frame(2, run, run, starts=(64, 64)),
         frame(2, run, run, starts=(192, 64)), frame(2, run, run, starts=(0, 64)),
-        frame(2, run, run, starts=(64, 9999)), frame(15, run, run), frame(99, run, run), b"\2\0\0\0",
+        frame(2, run, run, starts=(64, 9999)), frame(15, run, run), frame(99, run, run),
+        b"\2\0\0\0",
     ):  # fmt: skip
         with pytest.raises(InputError, match="damaged"):
             only(packed(wrong, picture, syntax, 16))
@@ -542,6 +543,17 @@ def test_segments_that_ask_for_much_end_soon(parts: list[int]) -> None:
 
     with pytest.raises(InputError, match="damaged"):
         _segments(np.array(parts, np.int64), True, 1 << 16)
+
+
+@pytest.mark.parametrize("empty", [[0, 0], [1, 0, 7]])
+def test_segments_of_nothing_are_damaged(empty: list[int]) -> None:
+    """There could be any number of them, over and over."""
+    from edge_runtime.dicom import _segments
+
+    first, ramp = [0, 1, 7], [1, 3, 10]
+    assert _segments(np.array(first + ramp, np.int64), True, 4).tolist() == [7, 8, 9, 10]
+    with pytest.raises(InputError, match="damaged"):
+        _segments(np.array(first + empty + ramp, np.int64), True, 4)
 
 
 def bare(picture: np.ndarray, syntax: str) -> bytes:
