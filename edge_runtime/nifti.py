@@ -93,7 +93,7 @@ def read_nifti(data: bytes, limits: ImageLimits, plane: str, volume: int | None 
         raise
     except Exception:  # nibabel raises many kinds on a damaged header
         raise InputError(DAMAGED) from None
-    if voxels.offset < 0 or (not packed and voxels.offset + voxels.size > len(data)):
+    if not packed and voxels.offset + voxels.size > len(data):
         raise InputError(DAMAGED)
     if packed and voxels.offset + voxels.size > limits.max_bytes:
         raise InputError(f"unpacks to more than the limit of {limits.max_bytes // MIB} MiB")
@@ -135,6 +135,8 @@ def _voxels(header: Any, limits: ImageLimits, volume: int | None) -> _Voxels:
     if max(x, y, z) > limits.max_slices or sorted((x, y, z))[1] * max(x, y, z) > limits.max_pixels:
         raise InputError(f"{x}x{y}x{z} voxels: over the limit")
     voxels = _Voxels((x, y, z), dtype, int(header.get_data_offset()))
+    if voxels.offset < header.sizeof_hdr:  # nibabel would show the header as voxels
+        raise InputError(DAMAGED)
     return voxels._replace(offset=voxels.offset + (volume or 0) * voxels.size)
 
 
