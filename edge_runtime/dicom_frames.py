@@ -233,7 +233,11 @@ def _is_bearable(
     frame: bytes, size: tuple[int, int, int], bits: int, syntax: pydicom.uid.UID
 ) -> bool:
     """Whether a compressed frame unpacks to the rows, columns and colours that the file tells, not
-    to gigabytes."""
+    to gigabytes.
+
+    Raises:
+        InputError: a JPEG 2000 picture of too many parts, or whose parts are not to be found.
+    """
     rows, columns, samples = size
     if syntax == pydicom.uid.RLELossless:
         count, *starts = np.frombuffer(frame[:64], "<u4").tolist()
@@ -257,7 +261,11 @@ def _is_bearable(
         (h - y, w - x) == (rows, columns) and components <= samples
         for w, h, x, y, components in sizes
     )
-    return bool(sizes) and fitting and all(_is_coarse(frame, place - 2) for place in places)
+    if not sizes or not fitting:
+        return False
+    if not all(_is_coarse(frame, place - 2) for place in places):
+        raise InputError("not supported: a JPEG 2000 picture of very many parts")
+    return True
 
 
 def _is_coarse(frame: bytes, at: int) -> bool:

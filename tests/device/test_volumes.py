@@ -337,7 +337,8 @@ def test_jpeg2000_of_very_many_parts_is_refused_before_a_decoder_sees_it(
             assert only(data).max() > 0
             assert seen
         else:
-            with pytest.raises(InputError, match="damaged"):
+            words = "damaged" if "nobody" in name else "not supported: .* of very many parts"
+            with pytest.raises(InputError, match=words):
                 only(data)
             assert not seen, name
 
