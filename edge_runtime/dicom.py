@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
+from pydicom.filereader import read_sequence
 
 from edge_runtime.dicom_frames import OFFSETS, StoredFrames
 from edge_runtime.errors import InputError
@@ -48,16 +49,44 @@ ELEMENTS = [
 GRAY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-ITEM = b"\xfe\xff\x00\xe0"
+ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # in either order of bytes
 ITEMS_A_FRAME = 16  # in functional groups; each costs pydicom tens of microseconds
+# By how deep they stand.
+SEQUENCES = (
+    ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+     "ModalityLUTSequence", "VOILUTSequence"),
+    ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence"),
+    ("ModalityLUTSequence", "VOILUTSequence"),
+)  # fmt: skip
+MAX_READS = 200_000  # by pydicom, which needs one to three, and microseconds, for an element
+MAX_READ = 1 << 24  # bytes of a value that is kept: groups of 4 KiB for each of 4096 frames
 MAX_ELEMENT = 1 << 18  # bytes of one that is used: the largest lookup table takes half
 SAMPLED = 16  # frames that a value range is taken from
 DAMAGED = "truncated or damaged DICOM file"
+TOO_MANY = "a DICOM file of too many or too large parts"
 
 # What pydicom has to say of odd values quotes them, and a value may be a name.
 logging.getLogger("pydicom").disabled = True
 warnings.filterwarnings("ignore", module=r"(pydicom|PIL)\b")
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
+
+class _Bounded(io.BytesIO):
+    """What pydicom may read, which does not bound how much it makes of a file.
+
+    Args:
+        data: a file or a part of it.
+        reads: one for each time that it may still read of the file.
+    """
+
+    def __init__(self, data: bytes, reads: Iterator[int]) -> None:
+        super().__init__(data)
+        self._reads = reads
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MAX_READ or next(self._reads, None) is None:
+            raise InputError(TOO_MANY)
+        return super().read(size)
 
 
 def read_dicom(data: bytes, limits: ImageLimits) -> Stack:
@@ -68,23 +97,25 @@ def read_dicom(data: bytes, limits: ImageLimits) -> Stack:
     """
     if DEFLATED in data:  # pydicom would inflate it whole, to any size
         raise InputError("not supported: a deflated DICOM file; save it without that compression")
-    if data.count(ITEM) > ITEMS_A_FRAME * limits.max_slices:
-        raise InputError("a DICOM file of too many parts")
+    if sum(map(data.count, ITEMS)) > ITEMS_A_FRAME * limits.max_slices:
+        raise InputError(TOO_MANY)
+    reads = iter(range(MAX_READS))
     try:
-        stream = io.BytesIO(data)
+        stream = _Bounded(data, reads)
         head = pydicom.dcmread(
             stream, specific_tags=[*ELEMENTS, *OFFSETS], stop_before_pixels=True, force=True
         )
         _refuse_large(head)
+        _open_sequences(head, reads)
         count = _check(head, limits)
         stored = StoredFrames(data, stream.tell(), head, count)
+        pixels = int(head.Rows) * int(head.Columns)
+        sampled = pixels * min(count, SAMPLED) if head.SamplesPerPixel == 1 else 0
+        memory = stored.memory + shown_memory(pixels, sampled)
     except InputError:
         raise
     except Exception:  # pydicom raises many kinds on a damaged file
         raise InputError(DAMAGED) from None
-    pixels = int(head.Rows) * int(head.Columns)
-    sampled = pixels * min(count, SAMPLED) if head.SamplesPerPixel == 1 else 0
-    memory = stored.memory + shown_memory(pixels, sampled)
     return Stack(count, memory, _frames(head, stored))
 
 
@@ -95,6 +126,21 @@ def _refuse_large(of: pydicom.Dataset) -> None:
         sequence = pydicom.datadict.keyword_for_tag(tag).endswith("Sequence")
         if isinstance(value, bytes) and len(value) > MAX_ELEMENT and not sequence:
             raise InputError(DAMAGED)
+
+
+def _open_sequences(of: pydicom.Dataset, reads: Iterator[int], depth: int = 0) -> None:
+    """Read the sequences that are used; pydicom would do it unbounded when it is asked for them."""
+    for name in SEQUENCES[depth]:
+        if name not in of:
+            continue
+        raw = of.get_item(name)
+        if isinstance(raw.value, bytes):
+            stream, size = _Bounded(raw.value, reads), len(raw.value)
+            items = read_sequence(stream, raw.is_implicit_VR, raw.is_little_endian, size, "ascii")
+            of[name] = pydicom.DataElement(raw.tag, "SQ", items)
+        if depth + 1 < len(SEQUENCES):
+            for item in of[name].value or []:
+                _open_sequences(item, reads, depth + 1)
 
 
 def _check(head: pydicom.Dataset, limits: ImageLimits) -> int:
@@ -313,6 +359,8 @@ def _segments(parts: npt.NDArray[np.int64], wide: bool, count: int) -> npt.NDArr
                 break
             continue
         kind, length = int(parts[at]), int(parts[at + 1])
+        if kind in (0, 1) and length < 1:
+            break
         if kind == 0:
             entries += parts[at + 2 : at + 2 + length].tolist()
             places.append((at + 2 + length, segments - 1))

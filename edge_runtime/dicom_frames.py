@@ -69,6 +69,14 @@ LOSSLESS_JPEG = (pydicom.uid.JPEGLossless, pydicom.uid.JPEGLosslessSV1)
 JPEG2000 = (pydicom.uid.JPEG2000Lossless, pydicom.uid.JPEG2000)
 JPEG = pydicom.uid.JPEGTransferSyntaxes
 JPEG_LS = (pydicom.uid.JPEGLSLossless, pydicom.uid.JPEGLSNearLossless)
+# Of a JPEG 2000 picture (T.800, table A.2): what a program may find in its headers, and what is
+# refused because OpenJPEG would take much memory or time for it. Code blocks of 16x16 count 4.
+SIZ, COD, COC, SOT, SOD, EOC = (b"\xff" + bytes([code]) for code in b"\x51\x52\x53\x90\x93\xd9")
+KNOWN = {SIZ, COD, COC, SOT} | {
+    b"\xff" + bytes([code])
+    for code in b"\x50\x55\x57\x58\x59\x5c\x5d\x5e\x5f\x60\x61\x63\x64\x74\x75\x77\x78"
+}
+MAX_TILES, MAX_PRECINCTS, SMALLEST_BLOCK, MAX_SEGMENTS = 1024, 1 << 14, 4, 1 << 16
 DAMAGED = "truncated or damaged DICOM file"
 
 
@@ -148,7 +156,8 @@ class StoredFrames:
                 yield frame
 
     def _decompressed(self, frame: bytes) -> Array:
-        if not _is_bearable(frame, self._size, self._syntax):
+        bits = int(self._options["bits_allocated"])
+        if not _is_bearable(frame, self._size, bits, self._syntax):
             raise InputError(DAMAGED)
         # Exactly these bytes are decoded, whatever the file's tables say. Not by `iter_array`: in
         # pydicom 3.0 it writes to a read-only array where a sign must be mended.
@@ -220,13 +229,22 @@ def _decoder(syntax: pydicom.uid.UID, bits: int, samples: int) -> tuple[Any, lis
     return decoder, [plugin for plugin in PREFERRED if plugin in plugins]
 
 
-def _is_bearable(frame: bytes, size: tuple[int, int, int], syntax: pydicom.uid.UID) -> bool:
+def _is_bearable(
+    frame: bytes, size: tuple[int, int, int], bits: int, syntax: pydicom.uid.UID
+) -> bool:
     """Whether a compressed frame unpacks to the rows, columns and colours that the file tells, not
-    to gigabytes."""
+    to gigabytes.
+
+    Raises:
+        InputError: a JPEG 2000 picture of too many parts, or whose parts are not to be found.
+    """
     rows, columns, samples = size
     if syntax == pydicom.uid.RLELossless:
         count, *starts = np.frombuffer(frame[:64], "<u4").tolist()
         bounds = [*starts[:count], len(frame)]
+        # A segment for each byte of a pixel, none twice (PS3.5, G.2, G.5).
+        if count != samples * bits // 8 or bounds[0] < 64 or bounds != sorted(set(bounds)):
+            return False
         return all(
             _run_length(frame[begin:end], 2 * rows * columns + 64)
             for begin, end in pairwise(bounds)
@@ -239,19 +257,88 @@ def _is_bearable(frame: bytes, size: tuple[int, int, int], syntax: pydicom.uid.U
     # JPEG 2000: SOC and SIZ markers, then sizes, offsets, tiles and components (T.800, A.5.1).
     places = [found.end() for found in re.finditer(rb"\xff\x4f\xff\x51", frame)]
     sizes = [struct.unpack_from(">4xIIII16xH", frame, place) for place in places]
-    return bool(sizes) and all(
+    fitting = all(
         (h - y, w - x) == (rows, columns) and components <= samples
         for w, h, x, y, components in sizes
     )
+    if not sizes or not fitting:
+        return False
+    if not all(_is_coarse(frame, place - 2) for place in places):
+        raise InputError("not supported: a JPEG 2000 picture of very many parts")
+    return True
+
+
+def _is_coarse(frame: bytes, at: int) -> bool:
+    """Whether a JPEG 2000 picture comes in few parts: OpenJPEG takes some 9 KB for each tile and
+    0.6 KB for each precinct and code block (T.800, A.5.1, A.6.1, A.6.2).
+
+    Args:
+        frame: of at most 256 colours.
+        at: where the SIZ marker stands.
+
+    Raises:
+        InputError: as `_segments`.
+    """
+    width = height = 0
+    for marker, segment in _segments(frame, at):
+        if marker == SIZ:
+            right, below, x, y, across, down = struct.unpack_from(">2xIIIIII", segment)
+            width, height = right - x, below - y
+            if not across or not down or -(-width // across) * -(-height // down) > MAX_TILES:
+                return False
+        elif marker in (COD, COC):
+            style, begin = (segment[0], 5) if marker == COD else (segment[1], 2)
+            levels, wide, tall = segment[begin : begin + 3]
+            if wide + tall < SMALLEST_BLOCK:
+                return False
+            precincts = 0
+            for level, sides in enumerate(segment[begin + 5 :] if style & 1 else b""):
+                halved = max(levels - level, 0)
+                sizes = (-width >> halved + (sides & 15)), (-height >> halved + (sides >> 4))
+                precincts += sizes[0] * sizes[1]  # each is rounded up, and negative
+            if precincts > MAX_PRECINCTS:
+                return False
+    return True
+
+
+def _segments(frame: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
+    """Markers and parameters of a JPEG 2000 picture's main header and of those of its tile parts,
+    where OpenJPEG finds them (T.800, A.3).
+
+    Raises:
+        InputError: they are not where they should be, or too many.
+    """
+    end = 0  # of the tile part, once in one
+    for _ in range(MAX_SEGMENTS):
+        marker = frame[at : at + 2]
+        if marker == SOD and at < end:
+            at, end = end, 0
+            marker = frame[at : at + 2]
+            if marker == EOC or len(marker) < 2:
+                return
+            if marker != SOT:
+                break
+        length = int.from_bytes(frame[at + 2 : at + 4], "big")
+        segment = frame[at + 4 : at + 2 + length]
+        # OpenJPEG looks for the next header inside of what it does not know.
+        if marker not in KNOWN or len(segment) != length - 2 or (end and marker == SOT):
+            break
+        if marker == SOT:
+            size = int.from_bytes(segment[2:6], "big")
+            end = at + size if size else len(frame)
+        yield marker, segment
+        at += 2 + length
+    raise InputError(DAMAGED)
 
 
 def _run_length(segment: bytes, most: int) -> bool:
-    """Whether a run-length coded segment (PS3.5, G.3.1) unpacks to at most so many bytes."""
+    """Whether a run-length coded segment (PS3.5, G.3.1) unpacks to at most so many bytes; what
+    stands for nothing counts as one."""
     if len(segment) > most:
         return False
     at = size = 0
     while at < len(segment) and size <= most:
         head = segment[at]
-        size += head + 1 if head < 128 else 257 - head if head > 128 else 0
+        size += head + 1 if head < 128 else 257 - head if head > 128 else 1
         at += head + 2 if head < 128 else 2 if head > 128 else 1
     return size <= most

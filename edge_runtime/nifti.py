@@ -8,10 +8,9 @@ top, anterior on the left in a sagittal one). Of the header nothing but the geom
 
 from __future__ import annotations
 
-import gzip
-import io
 import logging
 import math
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
 
 LONGEST_HEADER = 540  # bytes: NIfTI-2
 BLOCK = 1 << 20  # bytes unpacked at a time
+PIECE = 1 << 14  # bytes packed that are looked at at a time
+MAX_MEMBERS = 1 << 16  # of a gzip file; bgzip writes one for each 64 KiB
+NOT_PADDING = re.compile(rb"[^\0]")
 DAMAGED = "truncated or damaged NIFTI file"
 DAMAGED_GZIP = "truncated or damaged gzip file"
 
@@ -91,7 +93,7 @@ def read_nifti(data: bytes, limits: ImageLimits, plane: str, volume: int | None 
         raise
     except Exception:  # nibabel raises many kinds on a damaged header
         raise InputError(DAMAGED) from None
-    if voxels.offset < 0 or (not packed and voxels.offset + voxels.size > len(data)):
+    if not packed and voxels.offset + voxels.size > len(data):
         raise InputError(DAMAGED)
     if packed and voxels.offset + voxels.size > limits.max_bytes:
         raise InputError(f"unpacks to more than the limit of {limits.max_bytes // MIB} MiB")
@@ -133,6 +135,8 @@ def _voxels(header: Any, limits: ImageLimits, volume: int | None) -> _Voxels:
     if max(x, y, z) > limits.max_slices or sorted((x, y, z))[1] * max(x, y, z) > limits.max_pixels:
         raise InputError(f"{x}x{y}x{z} voxels: over the limit")
     voxels = _Voxels((x, y, z), dtype, int(header.get_data_offset()))
+    if voxels.offset < header.sizeof_hdr:  # nibabel would show the header as voxels
+        raise InputError(DAMAGED)
     return voxels._replace(offset=voxels.offset + (volume or 0) * voxels.size)
 
 
@@ -186,10 +190,11 @@ def _stack(data: bytes, limits: ImageLimits, voxels: _Voxels) -> Array:
 
 def _start(data: bytes) -> bytes:
     """The header inside a gzip file."""
-    try:
-        start = gzip.GzipFile(fileobj=io.BytesIO(data)).read(2 * LONGEST_HEADER)
-    except (OSError, EOFError, zlib.error):
-        raise InputError(DAMAGED_GZIP) from None
+    start = b""
+    for block in _unpacked(data, 2 * LONGEST_HEADER):
+        start += block
+        if len(start) >= 2 * LONGEST_HEADER:
+            break
     if start[344:348] not in (b"n+1\0", b"ni1\0") and start[4:8] not in (b"n+2\0", b"ni2\0"):
         raise InputError("not supported: a gzip file that holds no NIFTI volume")
     return start
@@ -201,16 +206,44 @@ def _unpack(data: bytes, limits: ImageLimits, voxels: _Voxels) -> bytearray:
     The others are passed over; a small file may unpack to anything.
     """
     volume, filled, at = bytearray(voxels.size), 0, 0
-    stream = gzip.GzipFile(fileobj=io.BytesIO(data))
-    try:
-        while block := stream.read(BLOCK):
-            wanted = block[max(0, voxels.offset - at) :][: voxels.size - filled]
-            volume[filled : filled + len(wanted)] = wanted
-            filled, at = filled + len(wanted), at + len(block)
-            if at > limits.max_bytes:
-                raise InputError(f"unpacks to more than the limit of {limits.max_bytes // MIB} MiB")
-    except (OSError, EOFError, zlib.error):
-        raise InputError(DAMAGED_GZIP) from None
+    for block in _unpacked(data, BLOCK):
+        wanted = block[max(0, voxels.offset - at) :][: voxels.size - filled]
+        volume[filled : filled + len(wanted)] = wanted
+        filled, at = filled + len(wanted), at + len(block)
+        if at > limits.max_bytes:
+            raise InputError(f"unpacks to more than the limit of {limits.max_bytes // MIB} MiB")
     if filled < voxels.size:
         raise InputError(DAMAGED)
     return volume
+
+
+def _unpacked(data: bytes, most: int) -> Iterator[bytes]:
+    """What the members of a gzip file (RFC 1952) hold, at most so many bytes at a time; zeros
+    between and behind them are padding.
+
+    Not by Python's own module: that walks names and padding byte by byte, and any number of
+    members.
+
+    Raises:
+        InputError: truncated or damaged, or too many members.
+    """
+    begin = 0
+    for _ in range(MAX_MEMBERS):
+        member, at = zlib.decompressobj(wbits=31), begin
+        while not member.eof:
+            packed = member.unconsumed_tail
+            if not packed:
+                packed, at = data[at : at + PIECE], at + PIECE
+            try:
+                block = member.decompress(packed, most)
+            except zlib.error:
+                raise InputError(DAMAGED_GZIP) from None
+            if block:
+                yield block
+            elif not packed:
+                raise InputError(DAMAGED_GZIP)
+        following = NOT_PADDING.search(data, min(at, len(data)) - len(member.unused_data))
+        if following is None:
+            return
+        begin = following.start()
+    raise InputError(f"a gzip file of more than {MAX_MEMBERS:,} members")

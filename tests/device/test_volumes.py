@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,15 @@ def test_a_file_of_no_frames_is_an_error(frames: int) -> None:
         only(dicom_bytes(DEEP, NumberOfFrames=frames))
 
 
-@pytest.mark.parametrize("offset", [-352.0, 1e9, 1e30, float("nan"), float("inf")])
+def test_a_number_that_is_two_is_an_error() -> None:
+    data = dicom_bytes(DEEP)
+    one = b"\x28\0\x00\x01US\x02\0\x10\0"
+    assert data.count(one) == 1
+    with pytest.raises(InputError, match="damaged"):
+        only(data.replace(one, b"\x28\0\x00\x01US\x04\0\x10\0\x10\0"))
+
+
+@pytest.mark.parametrize("offset", [-352.0, 0.0, 1.0, 347.0, 1e9, 1e30, float("nan"), float("inf")])
 @pytest.mark.parametrize("packed", [False, True])
 def test_voxels_that_begin_nowhere_are_an_error(offset: float, packed: bool) -> None:
     data = bytearray(nifti_bytes(DEEP[:60, :60, None]))
@@ -290,6 +299,85 @@ def test_frames_of_more_colours_than_the_file_says_are_damaged() -> None:
             only(data)
 
 
+def small_parts(picture: np.ndarray) -> dict[str, bytes]:
+    """JPEG 2000 pictures of 512x512 that come in tens of thousands of parts, and one that does
+    not."""
+    whole = pillow_bytes(picture, "JPEG2000", no_jp2=True)
+    at = whole.index(b"\xff\x52") + 2
+    length, levels = int.from_bytes(whole[at : at + 2], "big"), whole[at + 7]
+    style = bytes([whole[at + 2] | 1]) + whole[at + 3 : at + length] + bytes([0x11] * (levels + 1))
+    finer = (length + levels + 1).to_bytes(2, "big") + style
+    tile = whole.index(b"\xff\x90")
+    size = int.from_bytes(whole[tile + 6 : tile + 10], "big") + 2 + len(finer)
+    return {
+        "few": whole,
+        "tiles": pillow_bytes(picture, "JPEG2000", no_jp2=True, tile_size=(8, 8)),
+        "blocks": pillow_bytes(picture, "JPEG2000", no_jp2=True, codeblock_size=(4, 4)),
+        "precincts": whole[:at] + finer + whole[at + length :],
+        "precincts of a tile": whole[: tile + 6] + size.to_bytes(4, "big")
+        + whole[tile + 10 : tile + 12] + b"\xff\x52" + finer + whole[tile + 12 :],
+        "precincts of a tile behind what nobody knows": whole[:at - 2] + b"\xff\x40\0\4\0\0"
+        + whole[at - 2 :],
+    }  # fmt: skip
+
+
+def test_jpeg2000_of_very_many_parts_is_refused_before_a_decoder_sees_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from edge_runtime import dicom_frames
+
+    picture = draw_slice(3, 512)
+    seen: list[int] = []
+    real = dicom_frames.encapsulate
+    monkeypatch.setattr(dicom_frames, "encapsulate", lambda frames: seen.append(1) or real(frames))
+    for name, stream in small_parts(picture).items():
+        seen.clear()
+        data = packed(stream, picture, pydicom.uid.JPEG2000Lossless, 8)
+        if name == "few":
+            assert only(data).max() > 0
+            assert seen
+        else:
+            words = "damaged" if "nobody" in name else "not supported: .* of very many parts"
+            with pytest.raises(InputError, match=words):
+                only(data)
+            assert not seen, name
+
+
+def test_run_lengths_are_unpacked_once_and_not_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_runtime import dicom_frames
+
+    picture, syntax = np.full((64, 128), 7, np.uint16), pydicom.uid.RLELossless
+    run, nothing = b"\x81\7" * 64, b"\x80" * 9000
+
+    def frame(count: int, *segments: bytes, starts: tuple[int, ...] = ()) -> bytes:
+        places = np.cumsum([64, *map(len, segments)])[:-1].tolist()
+        return struct.pack("<16I", count, *[*(starts or places), *[0] * 15][:15]) + b"".join(
+            segments
+        )
+
+    assert only(packed(frame(2, run, run), picture, syntax, 16)).shape == (64, 128)
+    looked: list[int] = []
+    real = dicom_frames._run_length
+    monkeypatch.setattr(
+        dicom_frames, "_run_length", lambda part, most: looked.append(len(part)) or real(part, most)
+    )
+    for wrong in (
+        frame(1, run), frame(3, run, run, run), frame(2, run, run, starts=(64, 64)),
+        frame(2, run, run, starts=(192, 64)), frame(2, run, run, starts=(0, 64)),
+        frame(2, run, run, starts=(64, 9999)), frame(15, run, run), frame(99, run, run),
+        b"\2\0\0\0",
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="damaged"):
+            only(packed(wrong, picture, syntax, 16))
+        assert not looked
+    monkeypatch.setattr(
+        dicom_frames, "encapsulate", lambda frames: pytest.fail("a decoder sees it")
+    )
+    with pytest.raises(InputError, match="damaged"):
+        only(packed(frame(2, run, run + nothing * 2), picture, syntax, 16))
+    assert len(looked) == 2
+
+
 @pytest.mark.parametrize(
     ("syntax", "name"),
     [("1.2.840.10008.1.2.4.53", "JPEG Spectral Selection"), ("1.2.840.10008.1.2.4.55", "JPEG Full"),
@@ -458,6 +546,17 @@ def test_segments_that_ask_for_much_end_soon(parts: list[int]) -> None:
         _segments(np.array(parts, np.int64), True, 1 << 16)
 
 
+@pytest.mark.parametrize("empty", [[0, 0], [1, 0, 7]])
+def test_segments_of_nothing_are_damaged(empty: list[int]) -> None:
+    """There could be any number of them, over and over."""
+    from edge_runtime.dicom import _segments
+
+    first, ramp = [0, 1, 7], [1, 3, 10]
+    assert _segments(np.array(first + ramp, np.int64), True, 4).tolist() == [7, 8, 9, 10]
+    with pytest.raises(InputError, match="damaged"):
+        _segments(np.array(first + empty + ramp, np.int64), True, 4)
+
+
 def bare(picture: np.ndarray, syntax: str) -> bytes:
     """A data set without preamble and file meta information."""
     ds = pydicom.dcmread(io.BytesIO(dicom_bytes(picture)))
@@ -621,6 +720,27 @@ def test_gzip_of_several_members_is_one_file() -> None:
     data = nifti_bytes(np.stack([DEEP] * 3, axis=2))
     members = b"".join(gzip.compress(data[at : at + 9999]) for at in range(0, len(data), 9999))
     assert len(list(slices_of(members))) == 3
+
+
+def test_gzip_may_have_a_long_name_and_padding_and_not_any_number_of_members() -> None:
+    data = nifti_bytes(np.stack([DEEP] * 3, axis=2))
+    packed, empty = gzip.compress(data), gzip.compress(b"")
+    named = packed[:3] + b"\x08" + packed[4:10] + b"n" * (1 << 24) + b"\0" + packed[10:]
+    half = len(data) // 2
+    halves = gzip.compress(data[:half]) + bytes(99_999) + gzip.compress(data[half:])
+    for whole in (named, packed + bytes(1 << 25), halves, empty * 9 + packed + empty):
+        assert [part.gray.max() for part in slices_of(whole)] == [255] * 3
+    with pytest.raises(InputError, match="a gzip file of more than 65,536 members"):
+        list(slices_of(packed + empty * 65_536))
+
+
+def test_gzip_that_ends_early_or_does_not_add_up_is_damaged() -> None:
+    packed = gzip.compress(nifti_bytes(np.stack([DEEP] * 3, axis=2)))
+    wrong_sum = packed[:-8] + bytes(4) + packed[-4:]
+    for data in (packed[:5], packed[:-1], packed[:-8], wrong_sum, packed + b"more",
+                 packed + bytes(9) + b"\x1f", packed + packed[:-9]):  # fmt: skip
+        with pytest.raises(InputError, match="truncated or damaged gzip file"):
+            list(slices_of(data))
 
 
 def test_nifti_masks_share_one_range() -> None:
@@ -865,3 +985,50 @@ def test_elements_that_are_megabytes_long_are_refused() -> None:
     )
     with pytest.raises(InputError, match="damaged"):
         list(slices_of(data))
+
+
+def element(tag: int, value: bytes, vr: bytes = b"UN", order: str = "<") -> bytes:
+    """A DICOM element with its length, in explicit VR."""
+    return struct.pack(f"{order}HH2sHI", tag >> 16, tag & 0xFFFF, vr, 0, len(value)) + value
+
+
+def item(value: bytes, order: str = "<") -> bytes:
+    return struct.pack(f"{order}HHI", 0xFFFE, 0xE000, len(value)) + value
+
+
+def with_elements(elements: bytes) -> bytes:
+    """A DICOM file with these elements before its pixels."""
+    data = dicom_bytes(PICTURE)
+    at = data.rindex(b"\xe0\x7f\x10\0")
+    return data[:at] + elements + data[at:]
+
+
+def many_elements() -> dict[str, bytes]:
+    """What a DICOM file may have millions of, a few more of them than are read."""
+    empty = [struct.pack("<HH2sH", 0x21, 0x1000 + n, b"SH", 0) for n in range(1 << 15)]
+    group = b"".join(empty * 8)
+    endless = struct.pack("<HH2sHI", 0x0040, 0x0275, b"SQ", 0, 0xFFFFFFFF)
+    begin = struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    end = struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    half = b"".join(empty * 4)
+    nested = b"".join(element(tag, item(half), b"SQ") for tag in (0x00289132, 0x00289145))
+    return {
+        "in the file": group,
+        "in a group": element(0x52009229, item(group), b"SQ"),
+        "in the groups of a frame": element(0x52009230, item(nested), b"SQ"),
+        "in a sequence without a length": endless + begin + group + end,
+        "items of the other order": element(0x52009230, item(b"", ">") * 70_000, b"SQ"),
+    }
+
+
+@pytest.mark.parametrize("kind", many_elements())
+def test_elements_by_the_hundred_thousand_are_not_read(kind: str) -> None:
+    with pytest.raises(InputError, match=r"too many or too large parts"):
+        only(with_elements(many_elements()[kind]))
+
+
+def test_a_value_of_many_megabytes_is_not_read() -> None:
+    data = dicom_bytes(PICTURE)
+    at = data.index(b"\x08\0\x16\0")  # behind the elements that tell of the file
+    with pytest.raises(InputError, match=r"too many or too large parts"):
+        only(data[:at] + element(0x00020102, bytes(17 << 20), b"OB") + data[at:])
