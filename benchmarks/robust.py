@@ -5,8 +5,8 @@
 FOLDS is a finished group cross-validation, SOURCE a finished training with `--protocol
 source:NAME`, OFFICIAL one on the Testing folder. The figures come from their predictions; for the
 stress tests each fold's network sees its own test slices again, changed. Where a fold holds an
-exported int8 file (`btc-export FOLDS/fold-1 --int8`, …), that is measured too. Writes robust.json
-and robust.md.
+exported int8 file (`btc-export FOLDS/fold-1 --int8`, …), that is measured too. Writes robust.json,
+robust.md, and answers.md with the thresholds of each run and what they gave.
 """
 
 from __future__ import annotations
@@ -205,11 +205,10 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines += ["", "| stress on the test folds | strength | accuracy % |", "|---|---|--:|",
               f"| none | | {_cell(result['clean'])} |"]  # fmt: skip
     lines += [f"| {n} | {f['strength']} | {_cell(f)} |" for n, f in result["stress"].items()]
-    lines += [f"| mean | | {percent(result['stress_mean'])} |", ""]
-    return "\n".join([*lines, *_answer_lines(result["answers"]), ""])
+    return "\n".join([*lines, f"| mean | | {percent(result['stress_mean'])} |", ""])
 
 
-def _answer_lines(answers: dict[str, Any]) -> list[str]:
+def answers_markdown(answers: dict[str, Any]) -> str:
     """The table of thresholds: what was asked for, what the validation side supports, what came."""
     lines = ["| tested | called | asked for % | supported % | answered % | wrong % |",
              "|---|---|--:|--:|--:|--:|"]  # fmt: skip
@@ -220,7 +219,7 @@ def _answer_lines(answers: dict[str, Any]) -> list[str]:
             cells = ["–" if row[key]["share"] is None else _cell(row[key])
                      for key in ("coverage", "error")]  # fmt: skip
             lines.append(f"| {' | '.join([tested, called, *asked, *cells])} |")
-    return lines
+    return "\n".join([*lines, ""])
 
 
 def _part(result: dict[str, Any], key: str) -> Figure | None:
@@ -242,6 +241,7 @@ def main(folds: Path, shift: Path, official: Path, data: Path, out: Path) -> Non
     result = measure(Run.open(folds), Run.open(shift), Run.open(official), open_source(data))
     write_text(out / "robust.json", dump_json(result))
     write_text(out / "robust.md", as_markdown(result))
+    write_text(out / "answers.md", answers_markdown(result["answers"]))
     click.echo(as_markdown(result))
 
 
