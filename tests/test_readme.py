@@ -76,6 +76,7 @@ def make_tables(folder: Path) -> None:
     robust = (results / "robust.md").read_text("utf-8")
     assert "trained without `other`, tested on it" in robust
     assert robust in (folder / "card.md").read_text("utf-8")
+    assert "| fold 1 | glioma |" in (results / "answers.md").read_text("utf-8")
     compared = (results / "models.md").read_text("utf-8")
     assert "deep features" in compared
     assert "region (30)" in compared
