@@ -23,6 +23,7 @@ from edge_runtime.errors import DataError
 from edge_runtime.files import write_bytes, write_text
 from edge_runtime.model_file import ModelFile, pack_model, parse_model, read_model
 from edge_runtime.options import FiniteRange
+from trainer.complete import count_classes
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.split import Split, split_dataset
 from trainer.evaluation.intervals import in_words
@@ -50,14 +51,7 @@ def facts_of(data: Dataset, split: Split) -> dict[str, Any]:
         "training": len(split.train),
         "validation": len(split.validation),
         "test": len(split.test),
-        "classes": {
-            name: {
-                "training": int((data.labels[split.train] == c).sum()),
-                "validation": int((data.labels[split.validation] == c).sum()),
-                "test": int((data.labels[split.test] == c).sum()),
-            }
-            for c, name in enumerate(data.class_names)
-        },
+        "classes": count_classes(data, split),
     }
 
 

@@ -55,8 +55,6 @@ def foreign_format(data: bytes) -> str | None:
         return _BRANDS.get(data[8:12], "an MP4 or QuickTime video")
     if data[:2] in _ANYMAPS and data[2:3] and data[2:3] in b" \t\r\n#":
         return "a Netpbm picture"
-    if data[344:348] == b"ni1\x00":
-        return "the header of a NIfTI pair (.hdr, .img): save both as one .nii"
     begin = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if begin.startswith((b"<!doctype html", b"<html")):
         return "an HTML page"

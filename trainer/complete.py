@@ -99,7 +99,7 @@ def complete_run(
         )
     run.settings["data"] |= {
         "test_with_twin": int((outcome.numbers("twin") == 1).sum()) if split.test.size else None,
-        "classes": _count_classes(data, split),
+        "classes": count_classes(data, split),
     }
     _write(run, outcome, metrics, gallery, [run.history()], importance)
 
@@ -116,7 +116,8 @@ def unanswered(run: Run) -> list[str]:
     ]
 
 
-def _count_classes(data: Dataset, split: Split) -> dict[str, dict[str, int]]:
+def count_classes(data: Dataset, split: Split) -> dict[str, dict[str, int]]:
+    """Class -> how many of its slices are on each side of a split."""
     sides = {"training": split.train, "validation": split.validation, "test": split.test}
     return {
         name: {side: int((data.labels[rows] == c).sum()) for side, rows in sides.items()}
