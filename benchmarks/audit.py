@@ -27,12 +27,12 @@ import numpy.typing as npt
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.errors import BtcError, DataError
 from edge_runtime.files import write_text
+from trainer.audit.examine import examine
+from trainer.audit.files import ODDITIES, Files, read_files
+from trainer.audit.near_duplicates import find_near_duplicates
 from trainer.data.archive import open_source
-from trainer.data.audit import examine
-from trainer.data.audit_files import ODDITIES, Files, read_files
-from trainer.data.audit_twins import find_twins
-from trainer.data.lookalikes import SIDE, THRESHOLD, TURN_NAMES, TURNS
-from trainer.data.properties import PROPERTIES
+from trainer.data.file_statistics import FILE_STATISTICS
+from trainer.data.near_duplicates import SIDE, THRESHOLD, TURN_NAMES, TURNS
 from trainer.run import dump_json
 
 COPIES = 0.2  # of the drawn pictures
@@ -95,7 +95,7 @@ def as_files(thumbnails: Thumbnails, seed: int) -> Files:
         digests=tuple(bytes.fromhex(p) for p in pixels),
         pixels=pixels,
         thumbnails=thumbnails,
-        properties=rng.standard_normal((n, len(PROPERTIES)), dtype=np.float32),
+        properties=rng.standard_normal((n, len(FILE_STATISTICS)), dtype=np.float32),
         odd=np.zeros((n, len(ODDITIES)), bool),
     )
 
@@ -161,7 +161,7 @@ def measure_real(data: Path) -> dict[str, Any]:
     """The search beside the plain definition, on the Testing side of DATA."""
     files = read_files(open_source(data))
     true = plain_twins(files)
-    twins = find_twins(files)
+    twins = find_near_duplicates(files)
     flagged = twins.across.partner[files.tested] >= 0
     others = flagged & ~true
     turn = twins.across.turn[files.tested]
@@ -268,6 +268,6 @@ def main(data: Path, groups: Path | None, images: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "benchmarks.audit", extra="train")

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.files import write_text
-from edge_runtime.model_file import parse_model
+from edge_runtime.model.load import parse_model
 from export.calibration import choose_calibration
+from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS
-from export.pipeline import Exporter, ExportSettings
 from trainer.evaluation.intervals import in_words, mean_interval
-from trainer.evaluation.predict import observe_file, softmax
+from trainer.models.outputs import predict_file, softmax
 from trainer.run import Run, dump_json
 
 Row = dict[str, Any]
@@ -42,7 +42,7 @@ def measure(run: Run, counts: tuple[int, ...], seeds: int) -> Row:
         for seed in range(seeds):
             pixels = choose_calibration(run.calibration(), count, seed)
             file = parse_model(exporter.packed(FORMATS["int8"], pixels))
-            logits = observe_file(file, held.pixels).logits
+            logits = predict_file(file, held.pixels).logits
             shares.append(softmax(logits, reference.temperature))
             click.echo(f"{count} images, seed {seed}", err=True)
         rows.append(_row(count, np.stack(shares), expected, held.labels, right, held.groups))
@@ -115,6 +115,6 @@ def main(run: Path, counts: tuple[int, ...], seeds: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "benchmarks.calibration", extra="export")

@@ -15,11 +15,11 @@ from typing import Any
 import click
 
 from edge_runtime.files import write_text
-from edge_runtime.model_file import ModelFile, read_model
-from edge_runtime.model_info import ModelInfo
-from export.tflite import graph_facts
+from edge_runtime.model.load import ModelFile, read_model
+from edge_runtime.model.metadata import ModelInfo
+from export.tflite.convert import graph_facts
 from trainer.evaluation.intervals import in_words
-from trainer.evaluation.report import percent
+from trainer.report.html import percent
 from trainer.run import Run
 
 DETAILS = """# Model card: {tag}
@@ -32,7 +32,7 @@ DETAILS = """# Model card: {tag}
   {features} and class maps out. {scheme}, {kib} KiB, {macs:.1f} M multiply-accumulates.
 - The network is the first eight blocks of EfficientNet-Lite0 with a map for each class and their
   mean. It starts from weights trained on ImageNet's photographs (Apache License 2.0, see
-  `trainer/models/start.py`); stem and first two blocks keep them.
+  `trainer/models/pretrained.py`); stem and first two blocks keep them.
 - Recipe `{recipe}`, {epochs} epochs, seed {seed}: `btc-train … --protocol {protocol}`, data
   digest `{data_digest}`. How it was found: [research.md](../benchmarks/research.md).
 - SHA-256 `{digest}`. Licence {license}.
@@ -213,6 +213,6 @@ def main(model: Path, run: Path, results: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "benchmarks.card", extra="export")

@@ -71,7 +71,7 @@ def main(out: Path, per_class: int, epochs: int) -> None:
     for made in (run, models, images):  # a second demo starts afresh
         shutil.rmtree(made, ignore_errors=True)
     stage = Stage()
-    stage.run("make slices", "python", "-m", "trainer.data.phantom", data, "--per-class",
+    stage.run("make slices", "python", "-m", "trainer.synthetic.phantoms", data, "--per-class",
               str(per_class))  # fmt: skip
     # Drawn heads are so much alike that the audit finds twins, and says so with exit code 1.
     stage.run("audit", "btc-audit", data, "--out", out / "audit", codes=(0, 1))
@@ -119,6 +119,6 @@ def _print_table(
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "demo", extra="export")

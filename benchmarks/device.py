@@ -27,17 +27,17 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.process import launch
-from edge_runtime.benchmark.figures import paired_ratio
 from edge_runtime.benchmark.machine import machine_facts
+from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import DataError, InputError
 from edge_runtime.files import write_bytes, write_text
-from edge_runtime.images import SUFFIXES, decode, load_gray
-from edge_runtime.interpreters import Graph, open_graph
-from edge_runtime.preprocess import Preprocess, preprocess
-from trainer.data.phantom import CLASSES, draw_phantom
+from edge_runtime.imaging.decode import SUFFIXES, decode, load_gray
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
+from edge_runtime.model.backends import Graph, open_graph
 from trainer.evaluation.intervals import in_words
 from trainer.run import dump_json
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 Gray = npt.NDArray[np.uint8]
 Row = dict[str, Any]
@@ -297,6 +297,6 @@ def main(model: Path | None, images: Path | None, rounds: int, repeats: int, fil
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "benchmarks.device", extra="train")

@@ -27,8 +27,8 @@ from benchmarks.process import clean_environment, launch
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.files import write_bytes, write_text
-from trainer.data.phantom import draw_phantom
 from trainer.run import dump_json
+from trainer.synthetic.phantoms import draw_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = "3.11"  # the newest that tflite-runtime knows
@@ -295,6 +295,6 @@ def main(onnx: Path | None, python: str | None, keep: Path | None, repeats: int,
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "benchmarks.footprint", extra="dev")

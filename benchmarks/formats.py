@@ -20,15 +20,15 @@ import click
 import numpy as np
 
 from benchmarks.process import launch
-from edge_runtime.benchmark.figures import paired_ratio
 from edge_runtime.benchmark.machine import machine_facts
+from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
-from edge_runtime.interpreters import open_graph
-from edge_runtime.model_file import read_model
+from edge_runtime.model.backends import open_graph
+from edge_runtime.model.load import read_model
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.evaluation.intervals import in_words, share_interval
-from trainer.evaluation.predict import observer
+from trainer.models.outputs import predictor
 from trainer.run import Run, dump_json
 
 FORMATS = ("float32", "float16", "dynamic", "int8", "onnx")
@@ -36,8 +36,8 @@ KERAS_COLD = """
 import os, sys; os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import cv2, keras, numpy as np
 from trainer.run import Run
-from edge_runtime.images import load_gray
-from edge_runtime.preprocess import preprocess
+from edge_runtime.imaging.decode import load_gray
+from edge_runtime.imaging.preprocess import preprocess
 run = Run.open(sys.argv[1])
 x = preprocess(load_gray(sys.argv[2]), run.preprocess)[None, ..., None].astype("float32")
 print(run.load_model().predict(x, verbose=0).argmax())
@@ -84,7 +84,7 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
     network = run.load_model()
     files = {name: next(iter(sorted(models.glob(f"*-{name}.*"))), None) for name in FORMATS}
     graphs = {n: open_graph(read_model(f), threads=1) for n, f in files.items() if f}
-    reference = observer(network)(side.images).logits.argmax(axis=1)
+    reference = predictor(network)(side.images).logits.argmax(axis=1)
     called = {"keras": reference}
     for name, graph in graphs.items():
         called[name] = np.array([graph.run(image).argmax() for image in side.images])
@@ -184,6 +184,6 @@ def main(run: Path, data: Path, models: Path | None, groups: Path | None, latenc
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "benchmarks.formats", extra="export")

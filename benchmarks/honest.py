@@ -14,11 +14,11 @@ from typing import Any
 import click
 
 from edge_runtime.files import write_text
-from trainer.evaluation.controls import CONTROLS
+from trainer.evaluation.baselines import BASELINES
 from trainer.evaluation.intervals import in_words
-from trainer.evaluation.report import percent
+from trainer.models.trained import CNN, kind_of
+from trainer.report.html import percent
 from trainer.run import Run, dump_json
-from trainer.trained import CNN, kind_of
 
 KEPT = ("n", "groups", "accuracy", "balanced_accuracy", "interval95")
 HEAD = (
@@ -94,7 +94,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         cells = [row["protocol"], row["on"], str(row["n"]), _cell(row, "accuracy")]
         cells.append(_cell(row, "balanced_accuracy"))
-        cells += [_cell(row["controls"].get(name), "accuracy") for name in CONTROLS]
+        cells += [_cell(row["controls"].get(name), "accuracy") for name in BASELINES]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Accuracy with its 95 % interval over groups. Made by:", ""]
     lines += [f"- `{command}`" for command in result["commands"]]
@@ -123,6 +123,6 @@ def main(runs: tuple[Path, ...], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "benchmarks.honest", extra="train")

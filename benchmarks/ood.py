@@ -1,6 +1,6 @@
 """What a model refuses as unlike the slices it learned from, and what it should not.
 
-    python -m benchmarks.unfamiliar MODEL RUN DATA --untyped ZIP --out benchmarks/results
+    python -m benchmarks.ood MODEL RUN DATA --untyped ZIP --out benchmarks/results
 
 Real slices are those of RUN's test side in DATA; strangers are drawn, or made from the same slices
 by inverting and turning them. `--untyped` adds the folders of a zip whose label is no class of the
@@ -19,12 +19,12 @@ import numpy as np
 
 from edge_runtime import Classifier
 from edge_runtime.files import write_text
-from edge_runtime.images import decode
+from edge_runtime.imaging.decode import decode
 from trainer.data.archive import Source, open_source
 from trainer.data.dataset import place
-from trainer.data.strangers import CHANGED, DRAWN, draw_strangers, tilt
 from trainer.data.tables import read_table
 from trainer.run import dump_json
+from trainer.synthetic.ood_pictures import CHANGED, DRAWN, draw_ood_pictures, tilt
 
 EXTRA = {"half turn": 180.0, "tilted 45 degrees": 45.0, "tilted 135 degrees": 135.0}
 
@@ -39,7 +39,7 @@ def measure(classifier: Classifier, run: Path, source: Source, count: int) -> di
     paths = [row["path"] for row in read_table(run / "predictions.csv", ("path",))]
     chosen = np.random.default_rng(0).permutation(len(paths))[:count]
     slices = [decode(source.read(paths[i])) for i in sorted(chosen)]
-    kinds = {name: draw_strangers(name, count) for name in DRAWN}
+    kinds = {name: draw_ood_pictures(name, count) for name in DRAWN}
     kinds |= {name: [change(s) for s in slices] for name, change in CHANGED.items()}
     extra = {name: [tilt(s, degrees) for s in slices] for name, degrees in EXTRA.items()}
     refused = {
@@ -100,6 +100,6 @@ def main(model: Path, run: Path, data: Path, untyped: Path | None, count: int, o
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
-    run_command(main, "benchmarks.unfamiliar", extra="train")
+    run_command(main, "benchmarks.ood", extra="train")

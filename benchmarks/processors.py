@@ -34,9 +34,9 @@ from benchmarks.runtimes import (
 )
 from edge_runtime.errors import BtcError, DataError, UsageError
 from edge_runtime.files import write_text
-from edge_runtime.interpreters import open_graph
-from edge_runtime.model_file import ModelFile, read_model
-from edge_runtime.preprocess import preprocess
+from edge_runtime.imaging.preprocess import preprocess
+from edge_runtime.model.backends import open_graph
+from edge_runtime.model.load import ModelFile, read_model
 from trainer.run import dump_json
 
 Floats = npt.NDArray[np.float32]
@@ -207,6 +207,6 @@ def main(models: Path, data: Path, images: int, chosen: tuple[str, ...], out: Pa
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "benchmarks.processors", extra="export")

@@ -24,20 +24,20 @@ import numpy as np
 from benchmarks.robust import stress_hits
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
-from edge_runtime.images import decode
+from edge_runtime.imaging.decode import decode
+from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.labels import NO_TUMOR
-from edge_runtime.preprocess import Preprocess
 from trainer.data.archive import open_source
 from trainer.data.dataset import Dataset, read_dataset
-from trainer.data.partial import Partial, divide, read_partial
+from trainer.data.partial_labels import Partial, divide, read_partial
 from trainer.data.split import fold_splits
-from trainer.evaluation.predict import observer, softmax
-from trainer.evaluation.report import percent
 from trainer.models.checkpoint import Checkpoint
-from trainer.models.feed import make_samples
 from trainer.models.networks import SIZES
+from trainer.models.outputs import predictor, softmax
 from trainer.models.recipes import RECIPES, Recipe
+from trainer.models.sampler import make_samples
 from trainer.models.training import TrainSettings, train
+from trainer.report.html import percent
 from trainer.run import dump_json
 
 HEAD = (
@@ -109,7 +109,7 @@ def measure(sides: Sides, recipe: Recipe, epochs: int, seed: int) -> dict[str, A
         checkpoint = Checkpoint(Path(folder) / "checkpoint")
         train(settings, make_samples(sides.training, sides.learned),
               make_samples(sides.validation), len(names), checkpoint)  # fmt: skip
-        look = observer(checkpoint.best())
+        look = predictor(checkpoint.best())
     minutes = (time.perf_counter() - begun) / 60
     held = sides.validation
     shares, truth = softmax(look(held.images).logits), held.labels
@@ -195,6 +195,6 @@ def main(
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "benchmarks.recipes", extra="train")

@@ -19,17 +19,14 @@ from typing import Any
 import click
 import numpy as np
 
+from edge_runtime.commands.options import FiniteRange
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_bytes, write_text
-from edge_runtime.model_file import ModelFile, pack_model, parse_model, read_model
-from edge_runtime.options import FiniteRange
-from trainer.complete import count_classes
+from edge_runtime.model.load import ModelFile, pack_model, parse_model, read_model
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.split import Split, split_dataset
+from trainer.evaluation.decision_rule import DecisionRule, HeldOut, with_thresholds
 from trainer.evaluation.intervals import in_words
-from trainer.evaluation.judgement import HeldOut, Judgement, with_thresholds
-from trainer.evaluation.predict import Observed, observe_file
-from trainer.evaluation.report import percent
 from trainer.evaluation.selective import (
     Targets,
     asked_targets,
@@ -37,6 +34,9 @@ from trainer.evaluation.selective import (
     selective_figures,
     tumour_free_of,
 )
+from trainer.finalize import count_classes
+from trainer.models.outputs import ModelOutputs, predict_file
+from trainer.report.html import percent
 from trainer.run import checked_version, dump_json
 
 COUNTS = ("sha256", "images", "groups", "training", "validation", "test")
@@ -73,29 +73,33 @@ def split_of(file: ModelFile, data: Dataset, protocol: str, seed: int) -> Split:
 
 def look(file: ModelFile, side: Dataset) -> HeldOut:
     """What a file answers on a side of the data."""
-    return HeldOut(observe_file(file, side.images), side.labels, side.groups)
+    return HeldOut(predict_file(file, side.images), side.labels, side.groups)
 
 
 def refit(
     file: ModelFile, held: HeldOut, targets: Targets, version: str | None = None
-) -> tuple[bytes, Judgement]:
+) -> tuple[bytes, DecisionRule]:
     """The same model with new thresholds: the bytes of its file, and its rule."""
     info = file.info
-    judgement = with_thresholds(
-        Judgement.from_settings(vars(info)), held, info.labels, targets, tumour_free_of(info.data)
+    decision_rule = with_thresholds(
+        DecisionRule.from_settings(vars(info)),
+        held,
+        info.labels,
+        targets,
+        tumour_free_of(info.data),
     )
-    changed = replace(info, version=version or info.version, **judgement.to_settings())
-    return pack_model(file.graph, changed, file.format), judgement
+    changed = replace(info, version=version or info.version, **decision_rule.to_settings())
+    return pack_model(file.graph, changed, file.format), decision_rule
 
 
-def measure(judgement: Judgement, side: HeldOut, names: tuple[str, ...]) -> dict[str, Any]:
+def measure(decision_rule: DecisionRule, side: HeldOut, names: tuple[str, ...]) -> dict[str, Any]:
     """Coverage and errors of answers, of all slices and of those called each class."""
-    seen: Observed = side.seen
-    status = np.array(judgement.statuses(seen, names))
-    best = judgement.probabilities(seen).argmax(axis=1)
+    seen: ModelOutputs = side.seen
+    status = np.array(decision_rule.statuses(seen, names))
+    best = decision_rule.probabilities(seen).argmax(axis=1)
     return selective_figures(
         status == "ok", best == side.labels, side.groups, [names[i] for i in best]
-    ) | {"thresholds": dict(judgement.thresholds)}
+    ) | {"thresholds": dict(decision_rule.thresholds)}
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -157,17 +161,17 @@ def main(
     split = split_of(file, everything, protocol, seed)
     held = look(file, everything.take(split.validation))
     targets = asked_targets(options, Targets())
-    packed, judgement = refit(file, held, targets, checked_version(model_version))
+    packed, decision_rule = refit(file, held, targets, checked_version(model_version))
     write_bytes(out, packed)
     made = parse_model(packed)
     click.echo(made.tag)
-    for label, each in judgement.chosen.items():
+    for label, each in decision_rule.chosen.items():
         click.echo(
             f"{label}: threshold {each.threshold:.3f}, {100 * each.target:g} % asked for, "
             f"{percent(each.bound)} % supported by {each.slices} slices in {each.groups} groups, "
             f"which are worth {each.effective:.0f}"
         )
-    for line in refusals(judgement.chosen):
+    for line in refusals(decision_rule.chosen):
         click.echo(line)
     if measured:
         side = look(file, everything.take(split.test))
@@ -177,8 +181,8 @@ def main(
             "groups": len(set(side.groups)),
             "validation": len(held.labels),
             **{key: vars(made.info)[key] for key in ("target_error", "error_bound", "confidence")},
-            "old": measure(Judgement.from_settings(vars(file.info)), side, names),
-            "new": measure(judgement, side, names),
+            "old": measure(DecisionRule.from_settings(vars(file.info)), side, names),
+            "new": measure(decision_rule, side, names),
         }
         write_text(results / "rethreshold.json", dump_json(result))
         write_text(results / "rethreshold.md", as_markdown(result))
@@ -186,6 +190,6 @@ def main(
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "benchmarks.rethreshold", extra="train")

@@ -20,33 +20,33 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.files import write_text
-from edge_runtime.images import decode
+from edge_runtime.imaging.decode import decode
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.labels import NO_TUMOR
-from edge_runtime.model_file import read_model
-from edge_runtime.preprocess import Preprocess, preprocess
+from edge_runtime.model.load import read_model
 from trainer.data.archive import Source, open_source
-from trainer.data.stress import STRESSES
 from trainer.evaluation.intervals import difference_interval, in_words
 from trainer.evaluation.metrics import compute_metrics, share_of, study_probabilities
-from trainer.evaluation.outcome import Outcome, read_outcome
-from trainer.evaluation.predict import Observed, observe_file
-from trainer.evaluation.report import percent
+from trainer.evaluation.predictions import Predictions, read_predictions
+from trainer.models.outputs import ModelOutputs, predict_file
+from trainer.models.trained import open_trained
+from trainer.report.html import percent
 from trainer.run import Run, dump_json
-from trainer.trained import open_trained
+from trainer.synthetic.corruptions import CORRUPTIONS
 
 TUMORS = ("glioma", "meningioma", "pituitary")
 TYPED_SOURCE = "cheng"
 Figure = dict[str, Any]
 
 
-def outcome_of(run: Run) -> Outcome:
+def predictions_of(run: Run) -> Predictions:
     """A run's predictions on its test side."""
-    return read_outcome(
+    return read_predictions(
         run.folder / "predictions.csv", run.labels, run.settings["protocol"], "test"
     )
 
 
-def tumor_types(outcome: Outcome) -> dict[str, Figure | None]:
+def tumor_types(outcome: Predictions) -> dict[str, Figure | None]:
     """Three classes on the tumour slices of one source, by the tumours' probabilities alone."""
     kept = np.array([s == TYPED_SOURCE for s in outcome.texts("source")])
     if not kept.any():
@@ -70,7 +70,7 @@ def tumor_types(outcome: Outcome) -> dict[str, Figure | None]:
     }
 
 
-def confident_errors(outcome: Outcome) -> dict[str, Figure]:
+def confident_errors(outcome: Predictions) -> dict[str, Figure]:
     """What is answered, wrong and answered, and tumours answered as tumour-free."""
     groups = outcome.texts("group")
     answered = np.array(outcome.texts("status")) == "ok"
@@ -86,14 +86,14 @@ def confident_errors(outcome: Outcome) -> dict[str, Figure]:
 
 
 def stress_hits(
-    look: Callable[[npt.NDArray[np.uint8]], Observed],
+    look: Callable[[npt.NDArray[np.uint8]], ModelOutputs],
     grays: Sequence[npt.NDArray[np.uint8]],
     labels: npt.NDArray[np.int64],
     options: Preprocess,
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """For each stress, which of the slices (whole pictures) are called rightly."""
     hits = {}
-    for name, (_, change) in STRESSES.items():
+    for name, (_, change) in CORRUPTIONS.items():
         images = np.stack([preprocess(change(gray), options) for gray in grays])
         hits[name] = look(images).logits.argmax(axis=1) == labels
     return hits
@@ -102,7 +102,7 @@ def stress_hits(
 def stress_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]:
     """For each stress, and `clean`, which of a run's test slices are called rightly; `int8` too
     where the run holds such a file."""
-    outcome, options = outcome_of(run), run.preprocess
+    outcome, options = predictions_of(run), run.preprocess
     grays = [decode(source.read(path)) for path in outcome.texts("path")]
     look, labels = open_trained(run).look, outcome.labels
     images = np.stack([preprocess(gray, options) for gray in grays])
@@ -110,7 +110,7 @@ def stress_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]:
     hits |= stress_hits(look, grays, labels, options)
     exported = sorted((run.folder / "export").glob("*-int8.tflite"))
     if exported:
-        calls = observe_file(read_model(exported[0]), images).logits.argmax(axis=1)
+        calls = predict_file(read_model(exported[0]), images).logits.argmax(axis=1)
         hits["int8"] = calls == labels
     return hits
 
@@ -118,10 +118,10 @@ def stress_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]:
 def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, Any]:
     """Every figure of robust.json."""
     studies = folds.metrics()["per_study"]
-    pooled, moved = outcome_of(folds), outcome_of(shift)
+    pooled, moved = predictions_of(folds), predictions_of(shift)
     parts = [Run.open(folder) for folder in sorted(folds.folder.glob("fold-*"))]
     each = [stress_fold(part, source) for part in parts]
-    groups = [g for part in parts for g in outcome_of(part).texts("group")]
+    groups = [g for part in parts for g in predictions_of(part).texts("group")]
     names = [name for name in each[0] if all(name in hits for hits in each)]
     hits = {name: np.concatenate([fold[name] for fold in each]) for name in names}
     stress = {name: share_of(hit, groups) for name, hit in hits.items()}
@@ -144,7 +144,7 @@ def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, 
         "confident_grouped": confident_errors(pooled),
         "confident_shift": confident_errors(moved),
         "clean": clean,
-        "stress": {name: {"strength": STRESSES[name][0], **f} for name, f in stress.items()},
+        "stress": {name: {"strength": CORRUPTIONS[name][0], **f} for name, f in stress.items()},
         "stress_mean": float(np.mean([f["share"] for f in stress.values()])),
         "int8": int8,
         "official": _accuracy(official.metrics()),
@@ -246,6 +246,6 @@ def main(folds: Path, shift: Path, official: Path, data: Path, out: Path) -> Non
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "benchmarks.robust", extra="train")

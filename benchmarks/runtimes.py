@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
-from edge_runtime.images import SUFFIXES, load_gray
-from edge_runtime.interpreters import open_graph
-from edge_runtime.model_file import ModelFile, read_model
-from edge_runtime.preprocess import preprocess
+from edge_runtime.imaging.decode import SUFFIXES, load_gray
+from edge_runtime.imaging.preprocess import preprocess
+from edge_runtime.model.backends import open_graph
+from edge_runtime.model.load import ModelFile, read_model
 from trainer.run import dump_json
 
 Floats = npt.NDArray[np.float32]
@@ -167,6 +167,6 @@ def main(models: Path, data: Path, images: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(main, "benchmarks.runtimes", extra="export")

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier
+    from edge_runtime.decision.prediction import Prediction
     from edge_runtime.errors import BtcError, InputError, ModelError
-    from edge_runtime.prediction import Prediction
 
 __version__ = "0.1.0"
 __all__ = ["BtcError", "Classifier", "InputError", "ModelError", "Prediction", "__version__"]
 
 _HOMES = {
     "Classifier": "edge_runtime.classifier",
-    "Prediction": "edge_runtime.prediction",
+    "Prediction": "edge_runtime.decision.prediction",
     "BtcError": "edge_runtime.errors",
     "InputError": "edge_runtime.errors",
     "ModelError": "edge_runtime.errors",

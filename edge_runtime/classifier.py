@@ -14,12 +14,9 @@ import numpy as np
 
 from edge_runtime.allocator import give_back
 from edge_runtime.batch import Budget, Share, each_in_order
-from edge_runtime.errors import InputError, ModelError, UsageError, one_line
-from edge_runtime.images import DEFAULT_LIMITS, ImageLimits, as_gray
-from edge_runtime.inputs import Unusable
-from edge_runtime.interpreters import Graph, open_graph
-from edge_runtime.model_file import ModelFile, read_model
-from edge_runtime.prediction import (
+from edge_runtime.commands.inputs import Unusable
+from edge_runtime.decision.ood import OodDetector
+from edge_runtime.decision.prediction import (
     Prediction,
     Status,
     below_threshold,
@@ -27,8 +24,11 @@ from edge_runtime.prediction import (
     probabilities,
     status_of,
 )
-from edge_runtime.preprocess import frame_of, preprocess
-from edge_runtime.slices import (
+from edge_runtime.decision.study import study_answer
+from edge_runtime.errors import InputError, ModelError, UsageError, one_line
+from edge_runtime.imaging.decode import DEFAULT_LIMITS, ImageLimits, as_gray
+from edge_runtime.imaging.preprocess import frame_of, preprocess
+from edge_runtime.imaging.readers import (
     PLANES,
     Slice,
     numbered,
@@ -37,14 +37,14 @@ from edge_runtime.slices import (
     size_of,
     slices_of,
 )
-from edge_runtime.study import study_answer
-from edge_runtime.unfamiliar import Familiarity
+from edge_runtime.model.backends import Graph, open_graph
+from edge_runtime.model.load import ModelFile, read_model
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edge_runtime.images import Encoded, ImageSource
-    from edge_runtime.model_info import ModelInfo
+    from edge_runtime.imaging.decode import Encoded, ImageSource
+    from edge_runtime.model.metadata import ModelInfo
 
 
 SMALL = 16  # a file that needs less than this part of the limit is let in without being looked at
@@ -63,7 +63,7 @@ class Classifier:
 
     Args:
         model: a .tflite or .onnx file from btc-export; default: the bundled model.
-        backend: interpreter, see `edge_runtime.interpreters.BACKENDS`.
+        backend: interpreter, see `edge_runtime.model.backends.BACKENDS`.
         threads: threads of each interpreter.
         limits: what is refused unread.
         min_confidence: below it no label is given, whatever the model's own thresholds.
@@ -95,8 +95,8 @@ class Classifier:
             raise UsageError(f"plane {plane!r} is none of {', '.join(PLANES)}")
         self._min_confidence, self._plane, self._volume = min_confidence, plane, volume
         self._memory = Budget(limits.max_memory)  # a file that needs more is alone
-        self._familiarity = (
-            Familiarity.from_json(self.info.unfamiliar) if self.info.unfamiliar else None
+        self._ood_detector = (
+            OodDetector.from_json(self.info.unfamiliar) if self.info.unfamiliar else None
         )
         self._idle: list[Graph] = []  # two threads must never share an interpreter
         with self._graph() as graph:
@@ -273,18 +273,18 @@ class Classifier:
         pixels = preprocess(gray, self.info.preprocess)
         with self._graph() as graph:
             logits = graph.run(pixels)
-            strange = self._familiarity is not None and bool(
-                self._familiarity.is_strange(_given(graph.features()))
+            strange = self._ood_detector is not None and bool(
+                self._ood_detector.is_ood(_given(graph.features()))
             )
             return _Seen(logits, strange, graph.class_maps() if maps else None)
 
     def _check_features(self, graph: Graph) -> None:
         """The check for unfamiliar inputs must fit the graph's features, before any input."""
-        if self._familiarity is None:
+        if self._ood_detector is None:
             return
         size = self.info.preprocess.size
         graph.run(np.zeros((size, size), np.uint8))
-        if _given(graph.features()).shape != self._familiarity.mean.shape:
+        if _given(graph.features()).shape != self._ood_detector.mean.shape:
             raise ModelError("the graph's features are not what its metadata says")
 
     def _answer(self, name: str, part: Slice, digest: str, seen: _Seen) -> Prediction:
@@ -315,7 +315,7 @@ class Classifier:
         """The answer with the overlay that was written for it."""
         from dataclasses import replace
 
-        from edge_runtime.heatmap import overlay, write_overlay
+        from edge_runtime.decision.heatmap import overlay, write_overlay
 
         if seen.maps is None:
             raise ModelError("this model gives no class maps, so it has no heatmaps")

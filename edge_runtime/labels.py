@@ -7,7 +7,7 @@ _SPELLINGS = {"no", "notumor", "notumour", "healthy", "normal"}
 _KNOWN = ("glioma", "meningioma", "pituitary")
 
 
-def fold_label(name: str) -> str:
+def normalise_label(name: str) -> str:
     """The usual name of a class for a common spelling of it; other names stay as they are.
 
     `no_tumor`, `No Tumour`, `notumor` become `notumor`; `glioma_tumor` becomes `glioma`.

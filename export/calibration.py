@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.commands.inputs import Unusable, expand
 from edge_runtime.errors import DataError, InputError
-from edge_runtime.images import load_gray
-from edge_runtime.inputs import Unusable, expand
-from edge_runtime.preprocess import Preprocess, preprocess
+from edge_runtime.imaging.decode import load_gray
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from trainer.run import Images
 
 

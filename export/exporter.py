@@ -12,15 +12,15 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
-from edge_runtime.model_file import ModelFile, pack_model, parse_model
-from edge_runtime.model_info import ModelInfo
+from edge_runtime.model.load import ModelFile, pack_model, parse_model
+from edge_runtime.model.metadata import ModelInfo
 from export.calibration import choose_calibration, digest, read_calibration, record
 from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
 from export.sources import Network, open_source
-from trainer.evaluation.judgement import HeldOut, Judgement, fit_judgement
-from trainer.evaluation.predict import observe_file
+from trainer.evaluation.decision_rule import DecisionRule, HeldOut, fit_decision_rule
 from trainer.evaluation.selective import Targets, refusals, tumour_free_of
+from trainer.models.outputs import predict_file
 from trainer.run import Run
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ class Exporter:
         calibration = self._calibration() if form.calibrated else None
         graph, outputs, ops, macs = self._source.convert(form, calibration)
         info = self._describe(form, outputs, calibration)
-        judgement = self._judgement(parse_model(pack_model(graph, info, form.kind)))
-        info = replace(info, **judgement.to_settings())
+        decision_rule = self._judgement(parse_model(pack_model(graph, info, form.kind)))
+        info = replace(info, **decision_rule.to_settings())
         data = pack_model(graph, info, form.kind)
         file = parse_model(data)
         gate = run_gate(file, self._held, self._reference, form.tolerance, progress)
@@ -165,7 +165,7 @@ class Exporter:
             calibration=None if calibration is None else record(calibration),
             size_ratio=len(file.graph) / len(plain.graph) if plain else None,
             gate=gate,
-            not_answered=tuple(refusals(judgement.chosen)),
+            not_answered=tuple(refusals(decision_rule.chosen)),
         )
 
     @property
@@ -193,12 +193,12 @@ class Exporter:
             raise UsageError("the run's model is no network")
         return self._source
 
-    def _judgement(self, file: ModelFile) -> Judgement:
+    def _judgement(self, file: ModelFile) -> DecisionRule:
         """Temperature, thresholds and the check for unfamiliar inputs, all fitted on what the file
         itself answers."""
-        seen = observe_file(file, self._held.pixels)
-        return fit_judgement(
-            lambda images: observe_file(file, images),
+        seen = predict_file(file, self._held.pixels)
+        return fit_decision_rule(
+            lambda images: predict_file(file, images),
             self._run.calibration(),
             HeldOut(seen, self._held.labels, self._held.groups),
             file.info.labels,

@@ -47,7 +47,7 @@ class Format:
         dtype: of the graph's input.
         about: one line for people.
         runtimes: who is promised to run it (and tested to), see
-            `edge_runtime.interpreters.BACKENDS`.
+            `edge_runtime.model.backends.BACKENDS`.
         calibrated: whether the quantiser needs to see images.
     """
 
@@ -101,10 +101,10 @@ def formats_of(kind: str) -> dict[str, Format]:
     """The formats that a kind of model has, by name.
 
     Args:
-        kind: `cnn` or a classical model, see `trainer.trained.kind_of`.
+        kind: `cnn` or a classical model, see `trainer.models.trained.kind_of`.
     """
     from trainer.models.classical import KINDS
-    from trainer.trained import CNN
+    from trainer.models.trained import CNN
 
     if kind == CNN:
         return FORMATS

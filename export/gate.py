@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.benchmark.figures import paired_ratio
-from edge_runtime.interpreters import Graph, open_graph
-from edge_runtime.model_file import ModelFile
+from edge_runtime.benchmark.statistics import paired_ratio
+from edge_runtime.model.backends import Graph, open_graph
+from edge_runtime.model.load import ModelFile
 from export.formats import Tolerance
-from export.saturation import differs_by_processor
+from export.onnx.saturation import differs_by_processor
 from trainer.evaluation.calibration import expected_calibration_error
 from trainer.evaluation.intervals import difference_interval, own_groups
-from trainer.evaluation.predict import observe_file, softmax
+from trainer.models.outputs import predict_file, softmax
 from trainer.run import Images
 
 LATENCY_IMAGES = 100
@@ -98,13 +98,13 @@ def run_gate(
 
     Classes are compared by name: a file whose labels stand in another order than its logits is
     wrong, however well its numbers agree. What is measured here must hold on every processor:
-    a graph whose weights allow other answers elsewhere is rejected, see `export.saturation`.
+    a graph whose weights allow other answers elsewhere is rejected, see `export.onnx.saturation`.
 
     Args:
         file: the packed, checked file.
         held: images of the validation side.
     """
-    logits = observe_file(file, held.pixels, progress=progress).logits
+    logits = predict_file(file, held.pixels, progress=progress).logits
     names = list(file.info.labels)
     strangers = set(names) ^ set(reference.labels)
     if not strangers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trainer.evaluation.predict import network_outputs
+from trainer.models.outputs import network_outputs
 
 if TYPE_CHECKING:
     import keras

@@ -8,18 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, UsageError
-from edge_runtime.features import DEVICE_SETS
-from export.bias import correct_bias
-from export.classical import OUTPUTS, convert_classical
+from edge_runtime.imaging.handcrafted import DEVICE_SETS
 from export.formats import Format
 from export.graph import export_graph, features_graph
-from export.kinds import graph_kinds
-from export.onnx import convert_onnx, onnx_facts, quantize_onnx
-from export.tflite import convert_tflite, graph_facts, output_order
-from trainer.evaluation.predict import observer
-from trainer.models.features import DEEP
+from export.onnx.classical import OUTPUTS, convert_classical
+from export.onnx.network import convert_onnx, onnx_facts, quantize_onnx
+from export.tflite.bias_correction import correct_bias
+from export.tflite.convert import convert_tflite, graph_facts, output_order
+from export.tflite.kinds import graph_kinds
+from trainer.features.extractor import DEEP
+from trainer.models.outputs import predictor
+from trainer.models.trained import CNN, kind_of, open_trained
 from trainer.run import Run
-from trainer.trained import CNN, kind_of, open_trained
 
 if TYPE_CHECKING:
     import keras
@@ -99,7 +99,7 @@ class Network:
 
     def logits(self, pixels: Pixels) -> Floats:
         """See `Source`."""
-        return observer(self._model)(pixels).logits
+        return predictor(self._model)(pixels).logits
 
     def convert(self, form: Format, calibration: Pixels | None) -> Converted:
         """See `Source`."""

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.errors import ModelError, UnsignedModelError, UsageError, one_line
-from edge_runtime.interpreters import open_graph
-from edge_runtime.model_file import ModelFile, read_model
+from edge_runtime.model.backends import open_graph
+from edge_runtime.model.load import ModelFile, read_model
 from export.formats import FORMATS, Format
-from export.kinds import graph_kinds
-from export.onnx import OPSET
-from export.saturation import differs_by_processor
+from export.onnx.network import OPSET
+from export.onnx.saturation import differs_by_processor
 from export.signing import check_signature, key_digest, signature_path
+from export.tflite.kinds import graph_kinds
 
 Findings = list[tuple[str, str]]
 

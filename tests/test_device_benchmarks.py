@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from benchmarks import device, footprint
 from benchmarks.process import launch
 from edge_runtime.errors import BtcError, DataError
-from edge_runtime.preprocess import Preprocess
+from edge_runtime.imaging.preprocess import Preprocess
 from tests.device.conftest import draw_slice, encode
 
 KIB = 1024

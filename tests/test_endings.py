@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.hostile_models import strip_digest
-from edge_runtime.model_file import bundled_model
+from benchmarks.hostile.models import strip_digest
+from edge_runtime.model.load import bundled_model
 from tests.device.test_endings import FULL, needs_full, nobody_reads, to_full
-from trainer.data.phantom import CLASSES, draw_phantom
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 BIN = Path(sys.executable).parent
 
@@ -158,7 +158,7 @@ def test_verify_refuses_what_it_would_pass_over(words: tuple[object, ...], named
     from click.testing import CliRunner
 
     from edge_runtime.errors import UsageError
-    from export.cli import command
+    from export.commands.export import command
 
     line = ["--verify", str(bundled_model()), *map(str, words)]
     result = CliRunner().invoke(command, line)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.phantom import write_phantoms
+from trainer.synthetic.phantoms import write_phantoms
 
 FORMER = Path(__file__).with_name("former")
 BIN = Path(sys.executable).parent

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import hostile_run
-from benchmarks.hostile_run import Pulse, to_its_end
+from benchmarks.hostile import run as hostile_run
+from benchmarks.hostile.run import Pulse, to_its_end
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")
 SPIN = "print(flush=True)\nwhile True: pass"

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.models import CONTENDERS, NETWORK, as_markdown, gap
-from benchmarks.models_page import chart, label_of
-from trainer.evaluation.outcome import Outcome
+from benchmarks.models.compare import CONTENDERS, NETWORK, as_markdown, gap
+from benchmarks.models.page import chart, label_of
+from trainer.evaluation.predictions import Predictions
 
 
-def outcome(predicted: str, order: list[int]) -> Outcome:
+def outcome(predicted: str, order: list[int]) -> Predictions:
     """Six slices in three groups, all of class a, in some order."""
     names = [f"{i}.jpg" for i in order]
     table = pd.DataFrame(
@@ -22,7 +22,7 @@ def outcome(predicted: str, order: list[int]) -> Outcome:
             "predicted": [predicted[i] for i in order],
         }
     )
-    return Outcome(table, ("a", "b"), "grouped", "test")
+    return Predictions(table, ("a", "b"), "grouped", "test")
 
 
 def test_gap_pairs_slices_by_their_path() -> None:

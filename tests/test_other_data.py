@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from trainer.data.phantom import draw_phantom
+from trainer.synthetic.phantoms import draw_phantom
 
 BIN = Path(sys.executable).parent
 # Class folder -> what is drawn in it.

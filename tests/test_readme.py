@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from trainer.data.phantom import draw_phantom, write_phantoms
+from trainer.synthetic.phantoms import draw_phantom, write_phantoms
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

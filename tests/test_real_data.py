@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from edge_runtime import Classifier
-from edge_runtime.images import load_gray
-from edge_runtime.preprocess import Preprocess, preprocess
-from trainer.data.audit import Audit, audit
+from edge_runtime.imaging.decode import load_gray
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
+from trainer.audit.examine import Audit, audit
 from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
-from trainer.data.strangers import CHANGED, DRAWN, draw_strangers
+from trainer.features.extractor import Extractor
 from trainer.models.classical import ClassicalSettings, fit_classical
-from trainer.models.features import Extractor
+from trainer.synthetic.ood_pictures import CHANGED, DRAWN, draw_ood_pictures
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ARCHIVE, GROUPS = DATA / "brain-tumor-mri.zip", DATA / "groups.csv"
@@ -62,7 +62,7 @@ def test_bundled_model_refuses_inverted_and_turned_slices(sample: Path) -> None:
     # Most real slices of the sample were trained on: this holds the threshold in its place.
     assert refused(slices) < 0.08
     changed = {name: refused([change(s) for s in slices]) for name, change in CHANGED.items()}
-    drawn = {name: refused(draw_strangers(name, 60)) for name in DRAWN}
+    drawn = {name: refused(draw_ood_pictures(name, 60)) for name in DRAWN}
     assert np.mean([*changed.values(), *drawn.values()]) >= 0.95
     # Training shows tone curves that turn levels around: inverted slices are strange less often.
     assert min(changed.values()) > 0.7, changed

@@ -11,12 +11,12 @@ import pytest
 from benchmarks.card import answers
 from benchmarks.rethreshold import as_markdown, facts_of, measure, refit, split_of
 from edge_runtime.errors import DataError
-from edge_runtime.model_file import parse_model, read_model
+from edge_runtime.model.load import parse_model, read_model
 from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
-from trainer.evaluation.judgement import HeldOut, Judgement
-from trainer.evaluation.predict import Observed
+from trainer.evaluation.decision_rule import DecisionRule, HeldOut
 from trainer.evaluation.selective import Targets
+from trainer.models.outputs import ModelOutputs
 
 
 def held(wrong: float) -> HeldOut:
@@ -26,12 +26,12 @@ def held(wrong: float) -> HeldOut:
     off = rng.random(600) < wrong
     logits = rng.normal(0, 0.1, (600, 4)).astype(np.float32)
     logits[np.arange(600), np.where(off, (labels + 1) % 4, labels)] += np.where(off, 2, 5)
-    return HeldOut(Observed(logits), labels, [str(i) for i in range(600)])
+    return HeldOut(ModelOutputs(logits), labels, [str(i) for i in range(600)])
 
 
 def test_only_the_metadata_changes() -> None:
     file = replace(read_model(), info=replace(read_model().info, unfamiliar=None))
-    data, judgement = refit(file, held(0.05), Targets(0.05), "1.0")
+    data, decision_rule = refit(file, held(0.05), Targets(0.05), "1.0")
     again, _ = refit(file, held(0.05), Targets(0.05), "1.0")
     made = parse_model(data)
     assert data == again
@@ -41,7 +41,7 @@ def test_only_the_metadata_changes() -> None:
     assert (made.info.target_error or {})["notumor"] == pytest.approx(0.0125)
     assert (made.info.thresholds or {})["notumor"] == 1.0, "150 slices cannot support 1.25 %"
     assert 0 < (made.info.thresholds or {})["glioma"] < 1
-    side = measure(judgement, held(0.1), file.info.labels)
+    side = measure(decision_rule, held(0.1), file.info.labels)
     assert side["error"]["share"] < 0.05
     assert 0.5 < side["coverage"]["share"] < 0.75
     result = {"target_error": made.info.target_error, "error_bound": made.info.error_bound,
@@ -65,7 +65,7 @@ def test_another_split_is_refused(phantoms: Path) -> None:
 
 @pytest.fixture
 def phantoms(tmp_path: Path) -> Path:
-    from trainer.data.phantom import write_phantoms
+    from trainer.synthetic.phantoms import write_phantoms
 
     write_phantoms(tmp_path / "phantoms.zip", per_class=12, testing=0.25, seed=3)
     return tmp_path / "phantoms.zip"
@@ -73,6 +73,6 @@ def phantoms(tmp_path: Path) -> Path:
 
 def test_no_number_in_a_judgement_is_an_answer() -> None:
     """The evaluation follows the device's rule."""
-    seen = Observed(np.eye(4, dtype=np.float32) * 9, np.full((4, 80), np.nan, np.float32))
-    rule = Judgement.from_settings(vars(read_model().info))
+    seen = ModelOutputs(np.eye(4, dtype=np.float32) * 9, np.full((4, 80), np.nan, np.float32))
+    rule = DecisionRule.from_settings(vars(read_model().info))
     assert set(rule.statuses(seen, read_model().info.labels)) == {"unfamiliar"}

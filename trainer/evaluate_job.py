@@ -12,17 +12,17 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
-from edge_runtime.model_file import read_model
-from edge_runtime.preprocess import Preprocess
+from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.model.load import read_model
 from trainer.data.dataset import Dataset, Progress, read_dataset
-from trainer.evaluation.explain import method_of
-from trainer.evaluation.judgement import Judgement
-from trainer.evaluation.measure import Measure
-from trainer.evaluation.outcome import figures
-from trainer.evaluation.predict import Observed, observe_file
-from trainer.evaluation.report import Material, write_report
+from trainer.evaluation.decision_rule import DecisionRule
+from trainer.evaluation.evaluator import Evaluator
+from trainer.evaluation.predictions import figures
+from trainer.evaluation.saliency import method_of
+from trainer.models.outputs import ModelOutputs, predict_file
+from trainer.models.trained import CNN, kind_of, open_trained
+from trainer.report.html import ReportData, write_report
 from trainer.run import Run, dump_json
-from trainer.trained import CNN, kind_of, open_trained
 
 if TYPE_CHECKING:
     import keras
@@ -61,8 +61,8 @@ class _Subject:
     features: Mapping[str, Any] | None  # of a classical model, where they are known
     labels: tuple[str, ...]
     preprocess: Preprocess
-    judgement: Judgement
-    look: Callable[[npt.NDArray[np.uint8]], Observed]
+    decision_rule: DecisionRule
+    look: Callable[[npt.NDArray[np.uint8]], ModelOutputs]
     network: keras.Model | None
     data: dict[str, Any]  # what it was trained on
     protocol: str | None  # of its own figures
@@ -114,7 +114,7 @@ def evaluate(
     side = everything.take(rows)
     training = everything.where("training")
     learned = everything.take(training) if split == "testing" and training.size else None
-    measure = Measure(subject.look, subject.judgement, PROTOCOL, subject.network)
+    measure = Evaluator(subject.look, subject.decision_rule, PROTOCOL, subject.network)
     outcome, gallery = measure.side(side, split, learned)
     metrics = {"model": subject.tag, "warnings": _warnings(subject, everything)} | figures(outcome)
     metrics["selective"] |= {key: subject.targets[key] for key in ("target_error", "confidence")}
@@ -123,7 +123,7 @@ def evaluate(
         outcome.write(options.out / "predictions.csv")
         write_text(options.out / "metrics.json", dump_json(metrics))
         settings = _settings(subject, everything, side, outcome.numbers("twin"))
-        write_report(Material(options.out, settings, [], outcome, metrics, gallery))
+        write_report(ReportData(options.out, settings, [], outcome, metrics, gallery))
     return metrics
 
 
@@ -138,7 +138,7 @@ def _open(path: Path, options: Options, predicting: Progress | None) -> _Subject
             features=run.settings.get("features"),
             labels=run.labels,
             preprocess=run.preprocess,
-            judgement=Judgement.from_settings(run.settings),
+            decision_rule=DecisionRule.from_settings(run.settings),
             look=trained.look,
             network=trained.network,
             data=run.settings["data"] or {},
@@ -154,8 +154,8 @@ def _open(path: Path, options: Options, predicting: Progress | None) -> _Subject
         features=info.features,
         labels=info.labels,
         preprocess=info.preprocess,
-        judgement=Judgement.from_settings(vars(info)),
-        look=lambda images: observe_file(
+        decision_rule=DecisionRule.from_settings(vars(info)),
+        look=lambda images: predict_file(
             file, images, backend=options.backend, threads=options.threads, progress=predicting
         ),
         network=None,
@@ -202,8 +202,8 @@ def _settings(
         "features": subject.features,
         "protocol": PROTOCOL,
         "preprocess": subject.preprocess.to_json(),
-        "temperature": subject.judgement.temperature,
-        "thresholds": dict(subject.judgement.thresholds),
+        "temperature": subject.decision_rule.temperature,
+        "thresholds": dict(subject.decision_rule.thresholds),
         **subject.targets,
         "heatmap": subject.heatmap,
         "data": {

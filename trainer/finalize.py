@@ -10,38 +10,38 @@ import numpy as np
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from trainer.data.dataset import Dataset
-from trainer.data.partial import Partial
+from trainer.data.partial_labels import Partial
 from trainer.data.split import Split
-from trainer.evaluation.explain import method_of
-from trainer.evaluation.gallery import Gallery, choose_cases, pool_galleries, take_cases
+from trainer.evaluation.decision_rule import HeldOut, fit_decision_rule
+from trainer.evaluation.evaluator import Evaluator
+from trainer.evaluation.examples import Examples, choose_examples, pool_examples, take_examples
 from trainer.evaluation.importance import FILE as IMPORTANCE
 from trainer.evaluation.importance import Importance, measure_importance, pool_importance
-from trainer.evaluation.judgement import HeldOut, fit_judgement
-from trainer.evaluation.measure import Measure
-from trainer.evaluation.outcome import (
-    Outcome,
-    figures,
-    pool,
-    read_outcome,
-    short_figures,
-)
-from trainer.evaluation.partial import (
+from trainer.evaluation.partial_labels import (
     call_partial,
     partial_figures,
     read_calls,
     write_calls,
 )
-from trainer.evaluation.report import Material, write_report
+from trainer.evaluation.predictions import (
+    Predictions,
+    figures,
+    pool,
+    read_predictions,
+    short_figures,
+)
+from trainer.evaluation.saliency import method_of
 from trainer.evaluation.selective import Targets, refusals, tumour_free_of
+from trainer.models.trained import TrainedModel, kind_of
+from trainer.report.html import ReportData, write_report
 from trainer.run import Run, dump_json
-from trainer.trained import Trained, kind_of
 
 CALIBRATION_IMAGES = 1024
 PARTIAL_TABLE = "partial.csv"
 
 
-def complete_run(
-    run: Run, trained: Trained, data: Dataset, split: Split, partial: Partial | None = None
+def finalize_run(
+    run: Run, trained: TrainedModel, data: Dataset, split: Split, partial: Partial | None = None
 ) -> None:
     """Complete a run that holds its model. The test side is looked at here only.
 
@@ -62,7 +62,7 @@ def complete_run(
         features = classical.extractor(held.images)
         held_seen = classical.model.observe(features)
     targets = Targets.from_settings(run.settings)
-    judgement = fit_judgement(
+    decision_rule = fit_decision_rule(
         look,
         run.calibration(),
         HeldOut(held_seen, held.labels, held.groups),
@@ -71,13 +71,13 @@ def complete_run(
         targets,
         tumour_free_of(run.settings),
     )
-    run.settings |= judgement.to_settings() | {
+    run.settings |= decision_rule.to_settings() | {
         "targets": targets.to_json(),  # a run of an older version has none
         "heatmap": method_of(trained.network),
-        "not_answered": refusals(judgement.chosen),
+        "not_answered": refusals(decision_rule.chosen),
         "version": run.version,
     }
-    measure = Measure(look, judgement, split.protocol, trained.network)
+    measure = Evaluator(look, decision_rule, split.protocol, trained.network)
     beside = None if split.test.size else data.take(split.train)  # controls where it is reported
     validation, gallery = measure.side(held, "validation", beside, held_seen)
     outcome = validation
@@ -87,7 +87,7 @@ def complete_run(
     metrics["selective"] |= {key: run.settings[key] for key in ("target_error", "confidence")}
     metrics["partial"] = None
     if partial is not None and len(partial):
-        calls = call_partial(partial, look, judgement, data.class_names)
+        calls = call_partial(partial, look, decision_rule, data.class_names)
         write_calls(run.folder / PARTIAL_TABLE, calls)
         metrics["partial"] = partial_figures(calls)
     if outcome is not validation:
@@ -125,7 +125,7 @@ def count_classes(data: Dataset, split: Split) -> dict[str, dict[str, int]]:
     }
 
 
-def complete_folds(run: Run, parts: Sequence[Run]) -> None:
+def finalize_folds(run: Run, parts: Sequence[Run]) -> None:
     """Pool the out-of-fold predictions of a cross-validation into one run's figures.
 
     Raises:
@@ -148,15 +148,15 @@ def complete_folds(run: Run, parts: Sequence[Run]) -> None:
         },
     }
     outcomes = [
-        read_outcome(part.folder / "predictions.csv", part.labels, "grouped", "test")
+        read_predictions(part.folder / "predictions.csv", part.labels, "grouped", "test")
         for part in parts
     ]
-    galleries = [Gallery.read(part.folder / "gallery.npz") for part in parts]
+    galleries = [Examples.read(part.folder / "gallery.npz") for part in parts]
     outcome = pool(outcomes)
-    gallery = pool_galleries(galleries, [len(o.table) for o in outcomes])
+    gallery = pool_examples(galleries, [len(o.table) for o in outcomes])
     confidence, groups = outcome.numbers("confidence"), outcome.texts("group")
     among = np.sort(gallery.rows)  # heatmaps exist only for the cases that the folds chose
-    picked = choose_cases(
+    picked = choose_examples(
         outcome.labels[among], outcome.predicted[among], confidence[among],
         [groups[i] for i in among],
     )  # fmt: skip
@@ -177,14 +177,14 @@ def complete_folds(run: Run, parts: Sequence[Run]) -> None:
     if all(path.is_file() for path in measured):
         importance = pool_importance([Importance.read(path) for path in measured])
     histories = [part.history() for part in parts]
-    _write(run, outcome, metrics, take_cases(gallery, among[picked]), histories, importance)
+    _write(run, outcome, metrics, take_examples(gallery, among[picked]), histories, importance)
 
 
 def _write(
     run: Run,
-    outcome: Outcome,
+    outcome: Predictions,
     metrics: dict[str, Any],
-    gallery: Gallery,
+    gallery: Examples,
     histories: list[list[dict[str, float]]],
     importance: Importance | None,
 ) -> None:
@@ -195,6 +195,6 @@ def _write(
     write_text(run.folder / "metrics.json", dump_json(metrics))
     gallery.save(run.folder / "gallery.npz")
     write_report(
-        Material(run.folder, run.settings, histories, outcome, metrics, gallery, importance)
+        ReportData(run.folder, run.settings, histories, outcome, metrics, gallery, importance)
     )
     run.save_settings()

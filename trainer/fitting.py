@@ -1,6 +1,6 @@
 """How a model learns from one split: a network over epochs, a classical model in one fit.
 
-Both leave the model in the run's folder and come back as a `Trained`.
+Both leave the model in the run's folder and come back as a `TrainedModel`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,28 @@ from typing import TYPE_CHECKING
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
 from trainer.data.dataset import Dataset, Progress
-from trainer.data.partial import Partial
+from trainer.data.partial_labels import Partial
 from trainer.data.split import Split
+from trainer.features.extractor import DEEP
 from trainer.models.checkpoint import Checkpoint, State
 from trainer.models.classical import ClassicalSettings, fit_classical
-from trainer.models.features import DEEP
-from trainer.models.feed import make_samples
+from trainer.models.sampler import make_samples
+from trainer.models.trained import (
+    Classical,
+    TrainedModel,
+    from_classical,
+    from_network,
+    make_extractor,
+)
 from trainer.models.training import Diverged, OnBatch, OnEpoch, TrainSettings, train
 from trainer.run import Run
-from trainer.trained import Classical, Trained, from_classical, from_network, make_extractor
 
 if TYPE_CHECKING:
-    from trainer.models.feature_cache import FeatureCache
+    from trainer.features.cache import FeatureCache
 
 
 @dataclass(frozen=True)
-class Watch:
+class Callbacks:
     """Who is told how far the job is; all are optional."""
 
     reading: Progress | None = None
@@ -47,14 +53,14 @@ class Watch:
             self.each(data)
 
 
-def learn_network(
+def fit_network_model(
     settings: TrainSettings,
     run: Run,
     data: Dataset,
     split: Split,
     learned: Partial | None,
-    watch: Watch,
-) -> tuple[Trained, KeyboardInterrupt | Diverged | None]:
+    callbacks: Callbacks,
+) -> tuple[TrainedModel, KeyboardInterrupt | Diverged | None]:
     """Train a network, or go on from the run's checkpoint.
 
     Args:
@@ -71,8 +77,8 @@ def learn_network(
 
     def after_epoch(state: State) -> None:
         run.save_history(state.history)
-        if watch.epoch is not None:
-            watch.epoch(state)
+        if callbacks.epoch is not None:
+            callbacks.epoch(state)
 
     stopped: KeyboardInterrupt | Diverged | None = None
     begun = time.monotonic()
@@ -83,7 +89,7 @@ def learn_network(
             make_samples(data.take(split.validation)),
             len(data.class_names),
             checkpoint,
-            watch.batch,
+            callbacks.batch,
             after_epoch,
         )
     except (KeyboardInterrupt, Diverged) as reason:
@@ -96,15 +102,15 @@ def learn_network(
     return from_network(best), stopped
 
 
-def learn_classical(
+def fit_classical_model(
     settings: ClassicalSettings,
     run: Run,
     data: Dataset,
     split: Split,
     deep: Path | None,
     cache: FeatureCache | None,
-    watch: Watch,
-) -> Trained:
+    callbacks: Callbacks,
+) -> TrainedModel:
     """Fit a classical model on features of the training side.
 
     Args:
@@ -124,7 +130,7 @@ def learn_classical(
         write_bytes(run.folder / "deep.keras", content)
         network = run.load_model("deep.keras", digest)
     extractor = make_extractor(
-        settings.features, run.preprocess.size, network, digest, cache, watch.features
+        settings.features, run.preprocess.size, network, digest, cache, callbacks.features
     )
     side = data.take(split.train)
     features = extractor(side.images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from edge_runtime.interpreters import quiet_stderr
+from edge_runtime.model.backends import quiet_stderr
 
 
 def import_tensorflow() -> None:

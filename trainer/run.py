@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError, ModelError, UsageError, one_line
 from edge_runtime.files import replacing, write_text
-from edge_runtime.preprocess import Preprocess
-from trainer.arrays import opened_npz
+from edge_runtime.imaging.preprocess import Preprocess
+from trainer.data.npz import opened_npz
 from trainer.data.tables import read_table
 
 if TYPE_CHECKING:

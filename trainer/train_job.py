@@ -16,23 +16,23 @@ import numpy as np
 
 import edge_runtime
 from edge_runtime.errors import BtcError, DataError, UsageError
-from edge_runtime.model_info import INTENDED_USE
-from edge_runtime.preprocess import Preprocess
-from trainer.complete import complete_folds, complete_run
+from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.model.metadata import INTENDED_USE
 from trainer.data.dataset import Dataset, check_boxes, read_dataset
-from trainer.data.partial import Partial, divide, read_partial
+from trainer.data.partial_labels import Partial, divide, read_partial
 from trainer.data.split import Split, fold_splits, split_dataset
 from trainer.evaluation.selective import Targets
-from trainer.learning import Watch, digest_of_networks, learn_classical, learn_network
+from trainer.features.extractor import DEEP
+from trainer.finalize import finalize_folds, finalize_run
+from trainer.fitting import Callbacks, digest_of_networks, fit_classical_model, fit_network_model
 from trainer.models.checkpoint import Checkpoint
 from trainer.models.classical import ClassicalSettings
-from trainer.models.features import DEEP
+from trainer.models.trained import CNN, kind_of
 from trainer.models.training import Diverged, TrainSettings
 from trainer.run import SCHEMA, Run
-from trainer.trained import CNN, kind_of
 
 if TYPE_CHECKING:
-    from trainer.models.feature_cache import FeatureCache
+    from trainer.features.cache import FeatureCache
 
 PACKAGES = (
     "tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "scikit-image",
@@ -103,7 +103,7 @@ INPUTS = {
 UNLEARNED = ("run.json", "deep.keras")
 
 
-class Material(NamedTuple):
+class TrainingData(NamedTuple):
     """The slices of a job: those of known class, and those partly known."""
 
     data: Dataset
@@ -246,7 +246,7 @@ def known_inputs(settings: dict[str, Any]) -> dict[str, str | None]:
     return known
 
 
-def input_digests(job: Job, material: Material) -> dict[str, str | None]:
+def input_digests(job: Job, material: TrainingData) -> dict[str, str | None]:
     """The digest of each of INPUTS.
 
     Pictures: of names, classes and contents. Tables: of what they say of these slices (see
@@ -292,7 +292,7 @@ def _admit(run: Run, digests: dict[str, str | None]) -> list[str]:
     return unknown
 
 
-def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
+def run_job(job: Job, run: Run, callbacks: Callbacks | None = None) -> Run:
     """Train (or go on) and complete the run.
 
     When interrupted, or diverged, after at least one epoch, the run is completed with the best
@@ -307,7 +307,7 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
         UsageError: options that do not fit the data.
     """
     try:
-        return _go_on(job, run, watch or Watch())
+        return _go_on(job, run, callbacks or Callbacks())
     except (BtcError, KeyboardInterrupt) as error:
         read = run.settings["data"] is not None
         if isinstance(run, _Fresh) and not (read and isinstance(error, KeyboardInterrupt)):
@@ -315,25 +315,25 @@ def run_job(job: Job, run: Run, watch: Watch | None = None) -> Run:
         raise
 
 
-def _go_on(job: Job, run: Run, watch: Watch) -> Run:
+def _go_on(job: Job, run: Run, callbacks: Callbacks) -> Run:
     data = read_dataset(
         job.data,
         job.preprocess,
         groups_csv=job.groups_csv,
         boxes_csv=job.boxes_csv,
         tumour_free=job.tumour_free,
-        progress=watch.reading,
+        progress=callbacks.reading,
     )
     job.targets.resolve(data.class_names)  # a class that is not there is said before the training
-    watch.problems(data)
-    _warn(watch, data.warnings)
+    callbacks.problems(data)
+    _warn(callbacks, data.warnings)
     check_boxes(data)
     if not data.tumour_free and _pastes(job):
         words = (
             "no class is known to be without tumours, so none is pasted or covered; say which is "
             "with --tumour-free"
         )
-        _warn(watch, [words])
+        _warn(callbacks, [words])
     partial = None
     if job.partial is not None:
         partial = read_partial(
@@ -341,17 +341,17 @@ def _go_on(job: Job, run: Run, watch: Watch) -> Run:
             job.preprocess,
             data,
             groups_csv=job.partial_groups_csv,
-            progress=watch.reading,
+            progress=callbacks.reading,
         )
-        watch.problems(partial.slices)
-        _warn(watch, partial.slices.warnings)
-    material = Material(data, partial)
+        callbacks.problems(partial.slices)
+        _warn(callbacks, partial.slices.warnings)
+    material = TrainingData(data, partial)
     digests = input_digests(job, material)
     unknown = _admit(run, digests)
     if not job.folds:
-        _say_unknown(watch, unknown)
+        _say_unknown(callbacks, unknown)
         split = split_dataset(data, job.protocol, job.settings.seed)
-        _train_split(job, run, material, split, watch)
+        _train_split(job, run, material, split, callbacks)
         return run
     splits = fold_splits(data, job.folds, job.settings.seed)
     parts = []
@@ -363,13 +363,13 @@ def _go_on(job: Job, run: Run, watch: Watch) -> Run:
         if begun:
             part.save_settings()
         parts.append(part)
-    _say_unknown(watch, unknown)
+    _say_unknown(callbacks, unknown)
     run.save_settings()
     for part, split in zip(parts, splits, strict=True):
         if part.settings["status"] != "finished":
-            _train_split(job, part, material, split, watch)
+            _train_split(job, part, material, split, callbacks)
     _remember_data(run, material, splits[0], sides=False)
-    complete_folds(run, parts)
+    finalize_folds(run, parts)
     run.settings["status"] = "finished"
     run.save_settings()
     return run
@@ -381,36 +381,40 @@ def _pastes(job: Job) -> bool:
     return recipe is not None and job.boxes_csv is not None and recipe.paste + recipe.erase > 0
 
 
-def _warn(watch: Watch, lines: Sequence[str]) -> None:
-    if watch.warn is not None:
+def _warn(callbacks: Callbacks, lines: Sequence[str]) -> None:
+    if callbacks.warn is not None:
         for line in lines:
-            watch.warn(line)
+            callbacks.warn(line)
 
 
-def _say_unknown(watch: Watch, unknown: Sequence[str]) -> None:
+def _say_unknown(callbacks: Callbacks, unknown: Sequence[str]) -> None:
     if unknown:
         words = (
             "this run was started by a former version, which did not keep what it read: whether "
             f"{', '.join(unknown)} are as they were then could not be checked"
         )
-        _warn(watch, [words])
+        _warn(callbacks, [words])
 
 
-def _train_split(job: Job, run: Run, material: Material, split: Split, watch: Watch) -> None:
-    data, partial = material.data, material.partial
+def _train_split(
+    job: Job, run: Run, material: TrainingData, split: Split, callbacks: Callbacks
+) -> None:
+    data, partial = material.data, slices_of_job.partial
     _remember_data(run, material, split)
-    if watch.read is not None:
-        watch.read(data, split)
+    if callbacks.read is not None:
+        callbacks.read(data, split)
     learned = measured = None
     if partial is not None:
         chosen, tested = divide(partial, data, split, job.settings.seed)
         learned, measured = partial.take(chosen), partial.take(tested)
     stopped: BaseException | None = None
     if isinstance(job.settings, ClassicalSettings):
-        trained = learn_classical(job.settings, run, data, split, job.deep, job.cache, watch)
+        trained = fit_classical_model(
+            job.settings, run, data, split, job.deep, job.cache, callbacks
+        )
     else:
-        trained, stopped = learn_network(job.settings, run, data, split, learned, watch)
-    complete_run(run, trained, data, split, measured)
+        trained, stopped = fit_network_model(job.settings, run, data, split, learned, callbacks)
+    finalize_run(run, trained, data, split, measured)
     run.settings["status"] = "finished"
     if stopped is not None:
         run.settings["status"] = "diverged" if isinstance(stopped, Diverged) else "interrupted"
@@ -420,8 +424,8 @@ def _train_split(job: Job, run: Run, material: Material, split: Split, watch: Wa
     Checkpoint(run.folder / "checkpoint").remove()
 
 
-def _remember_data(run: Run, material: Material, split: Split, sides: bool = True) -> None:
-    data, partial = material.data, material.partial
+def _remember_data(run: Run, material: TrainingData, split: Split, sides: bool = True) -> None:
+    data, partial = material.data, slices_of_job.partial
     run.settings["labels"] = list(data.class_names)
     run.settings["protocol"] = split.protocol
     run.settings["partial"] = None if partial is None else partial.to_json()

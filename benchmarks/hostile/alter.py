@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.hostile_bombs import BOMBS
-from benchmarks.hostile_files import MAKERS
+from benchmarks.hostile.bombs import BOMBS
+from benchmarks.hostile.files import MAKERS
 
 Rng = np.random.Generator
 BOMB_SHARE = 0.04  # of the images; most are large

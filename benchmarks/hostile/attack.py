@@ -7,7 +7,7 @@ every altered image must be refused or answered, within the command's own limits
 happens is counted: a crash, a hang (over 2 s of processor time for a file, 10 ms more for each of
 its slices), memory of the whole process over the cap, output that is not ours, and a model that
 was used although it is not the original. A case is made again by its seed
-(`hostile_alter.alter`, `hostile_models.alter_model`). Writes hostile.json and hostile.md.
+(`alter.alter`, `models.alter_model`). Writes hostile.json and hostile.md.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 import click
 
-from benchmarks.hostile_alter import Case, alter
-from benchmarks.hostile_files import cv2_bytes, draw
-from benchmarks.hostile_models import alter_model, alter_unsigned
-from benchmarks.hostile_run import (
+from benchmarks.hostile.alter import Case, alter
+from benchmarks.hostile.files import cv2_bytes, draw
+from benchmarks.hostile.models import alter_model, alter_unsigned
+from benchmarks.hostile.run import (
     MODEL_LIMIT,
     SLICE_LIMIT,
     End,
@@ -34,8 +34,8 @@ from benchmarks.hostile_run import (
 from edge_runtime.batch import in_order
 from edge_runtime.errors import BtcError, ModelError
 from edge_runtime.files import write_text
-from edge_runtime.model_file import bundled_model, parse_model
-from edge_runtime.unsigned import SECONDS
+from edge_runtime.model.load import bundled_model, parse_model
+from edge_runtime.model.untrusted import SECONDS
 from trainer.run import dump_json
 
 CAP = 512.0  # MiB: the whole process, with the default limits
@@ -188,9 +188,3 @@ def main(models: int, images: int, unsigned: int, onnx: Path | None, seed: int, 
     click.echo(as_markdown(result))
     if table.failures:
         raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    from edge_runtime.commands import run_command
-
-    run_command(main, "benchmarks.hostile", extra="dev")

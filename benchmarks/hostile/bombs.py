@@ -21,7 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from benchmarks.hostile_files import dicom_bytes, draw, nifti_bytes, pillow_bytes
+from benchmarks.hostile.files import dicom_bytes, draw, nifti_bytes, pillow_bytes
 
 Rng = np.random.Generator
 ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0)

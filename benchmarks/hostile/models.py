@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.hostile_alter import GENERAL, Case, Rng
-from benchmarks.hostile_bombs import png
-from edge_runtime.model_file import DIGEST_LENGTH, is_tflite, split_tflite
+from benchmarks.hostile.alter import GENERAL, Case, Rng
+from benchmarks.hostile.bombs import png
+from edge_runtime.model.load import DIGEST_LENGTH, is_tflite, split_tflite
 
 
 def strip_digest(data: bytes) -> bytes:

@@ -26,12 +26,12 @@ IMAGE_OPTIONS = ("--format", "jsonl", "--workers", "1")
 RUNAWAY = 8 << 30  # address space: a process that wants more is not let to take the machine's
 
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Stands between us and the command: a child's peak begins with the size of the one that started it.
 WATCH = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
-from benchmarks.hostile_run import watch
+from benchmarks.hostile.run import watch
 watch()
 """
 

@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from benchmarks.models_page import chart, write_page
-from benchmarks.models_time import device_file, latencies
+from benchmarks.models.page import chart, write_page
+from benchmarks.models.timing import device_file, latencies
 from benchmarks.process import run_tool
-from benchmarks.robust import confident_errors, outcome_of
+from benchmarks.robust import confident_errors, predictions_of
 from edge_runtime.files import write_text
-from trainer.evaluation.figures import save_figure
 from trainer.evaluation.intervals import difference_interval, in_words
-from trainer.evaluation.outcome import Outcome
-from trainer.evaluation.report import percent
+from trainer.evaluation.predictions import Predictions
+from trainer.report.charts import save_figure
+from trainer.report.html import percent
 from trainer.run import Run, dump_json
 
 DEVICE_SETS = "histogram,glcm,lbp,hog"
@@ -88,9 +88,9 @@ def train_missing(
         run_tool([*words, *(["--resume"] if started else [])])
 
 
-def figures_of(folds: Run, source: Run, network: dict[str, Outcome]) -> dict[str, Any]:
+def figures_of(folds: Run, source: Run, network: dict[str, Predictions]) -> dict[str, Any]:
     """What a contender reaches, beside the network's calls on the same slices."""
-    pooled, moved = outcome_of(folds), outcome_of(source)
+    pooled, moved = predictions_of(folds), predictions_of(source)
     metrics, shifted = folds.metrics(), source.metrics()
     parts = [Run.open(folds.folder / f"fold-{n + 1}") for n in range(FOLDS)]
     studies = metrics["per_study"]
@@ -117,7 +117,7 @@ def _share(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def gap(mine: Outcome, other: Outcome) -> dict[str, Any]:
+def gap(mine: Predictions, other: Predictions) -> dict[str, Any]:
     """Accuracy of `mine` minus that of `other` on the same slices, its interval over groups."""
     right = {
         path: float(a == b)
@@ -221,7 +221,7 @@ def main(
     opened = {
         c: {part: Run.open(runs / c.name / part) for part in ("folds", "source")} for c in chosen
     }
-    network = {part: outcome_of(run) for part, run in opened[NETWORK].items()}
+    network = {part: predictions_of(run) for part, run in opened[NETWORK].items()}
     rows = [
         {**c._asdict(), **figures_of(both["folds"], both["source"], network)}
         for c, both in opened.items()
@@ -239,9 +239,3 @@ def main(
     write_page(runs / "models.html", result, as_markdown(result), figure, firsts)
     save_figure(figure, out / "models.png")
     click.echo(as_markdown(result))
-
-
-if __name__ == "__main__":
-    from edge_runtime.commands import run_command
-
-    run_command(main, "benchmarks.models", extra="export,onnx")

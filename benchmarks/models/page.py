@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.files import write_text
-from edge_runtime.model_info import INTENDED_USE
-from trainer.evaluation.figures import inline_figure
+from edge_runtime.model.metadata import INTENDED_USE
+from trainer.report.charts import inline_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,12 +12,12 @@ from benchmarks.process import run_tool
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError
-from edge_runtime.images import decode
-from edge_runtime.preprocess import preprocess
+from edge_runtime.imaging.decode import decode
+from edge_runtime.imaging.preprocess import preprocess
 from export.sources import check_sets
 from trainer.data.archive import open_source
+from trainer.models.trained import CNN, kind_of, open_trained
 from trainer.run import Run
-from trainer.trained import CNN, kind_of, open_trained
 
 WARM_UP = 5
 

@@ -51,8 +51,8 @@ def child() -> None:
     import cv2  # noqa: F401 - a device has it loaded, so it is not part of the load time
     import numpy as np
 
-    from edge_runtime.interpreters import open_graph
-    from edge_runtime.model_file import read_model
+    from edge_runtime.model.backends import open_graph
+    from edge_runtime.model.load import read_model
 
     path, backend, threads, unsigned = sys.argv[1:5]
     begun = time.perf_counter()

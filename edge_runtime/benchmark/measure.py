@@ -15,7 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.benchmark.figures import (
+from edge_runtime.benchmark.load import Loaded, measure_load
+from edge_runtime.benchmark.machine import load_average, machine_facts, temperature
+from edge_runtime.benchmark.samples import Samples, drawn_noise, read_samples
+from edge_runtime.benchmark.statistics import (
     STEPS,
     noise_warnings,
     paired_ratio,
@@ -23,14 +26,11 @@ from edge_runtime.benchmark.figures import (
     share,
     wilson,
 )
-from edge_runtime.benchmark.images import Samples, drawn_noise, read_samples
-from edge_runtime.benchmark.load import Loaded, measure_load
-from edge_runtime.benchmark.machine import load_average, machine_facts, temperature
 from edge_runtime.errors import ModelError, UsageError
-from edge_runtime.images import decode
-from edge_runtime.interpreters import Graph, open_graph
-from edge_runtime.model_file import ModelFile, read_model
-from edge_runtime.preprocess import preprocess
+from edge_runtime.imaging.decode import decode
+from edge_runtime.imaging.preprocess import preprocess
+from edge_runtime.model.backends import Graph, open_graph
+from edge_runtime.model.load import ModelFile, read_model
 
 WARM_UP = 10  # rounds
 

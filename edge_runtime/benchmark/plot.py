@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from edge_runtime.benchmark.output import short
+from edge_runtime.benchmark.tables import short
 from edge_runtime.errors import printable
 from edge_runtime.files import write_bytes, write_text
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from operator import ge, gt, le, lt
 from typing import Any
 
-from edge_runtime.benchmark.figures import PERCENTILES, STEPS
+from edge_runtime.benchmark.statistics import PERCENTILES, STEPS
 from edge_runtime.errors import UsageError, printable
 
 SIGNS = {"<": lt, "<=": le, ">": gt, ">=": ge}

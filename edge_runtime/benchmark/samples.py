@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_runtime.commands.inputs import is_hidden
 from edge_runtime.errors import DataError, InputError
-from edge_runtime.images import SUFFIXES, decode, read_file
-from edge_runtime.inputs import is_hidden
-from edge_runtime.labels import fold_label
+from edge_runtime.imaging.decode import SUFFIXES, decode, read_file
+from edge_runtime.labels import normalise_label
 
 MAX_IMAGES = 2000  # encoded images kept in memory
 
@@ -65,7 +65,7 @@ def read_samples(folder: Path, labels: Sequence[str]) -> Samples:
             decode(encoded)
         except InputError:
             continue
-        label = fold_label(paths[i].parent.name)
+        label = normalise_label(paths[i].parent.name)
         data.append(encoded)
         truths.append(label if label in labels else None)
     if not data:

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from edge_runtime.commands import to_the_reader
+from edge_runtime.commands.entry import to_the_reader
+from edge_runtime.commands.options import FiniteRange, allow_unsigned_option, backend_option
 from edge_runtime.errors import ExitCode, UsageError
-from edge_runtime.options import FiniteRange, allow_unsigned_option, backend_option
 
 EXIT_CODES = (
     "\b\nExit codes: 0 measured, 1 a --fail-if was met, 2 usage, 3 a model cannot be used, "
@@ -119,7 +119,7 @@ def benchmark(
         raise UsageError("--pick compares accuracies: add --images with folders named after labels")
 
     from edge_runtime.benchmark.measure import measure
-    from edge_runtime.model_file import bundled_model
+    from edge_runtime.model.load import bundled_model
 
     result = measure(
         models or (bundled_model(),),
@@ -149,6 +149,6 @@ def _as_text(result: dict[str, Any], style: str) -> str:
         import json
 
         return json.dumps(result, indent=1)
-    from edge_runtime.benchmark.output import as_markdown, as_table
+    from edge_runtime.benchmark.tables import as_markdown, as_table
 
     return as_table(result) if style == "table" else as_markdown(result)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_runtime.errors import ExitCode, UsageError, printable
-from edge_runtime.options import (
+from edge_runtime.commands.options import (
     EXIT_CODES,
     FiniteRange,
     allow_unsigned_option,
@@ -20,10 +19,11 @@ from edge_runtime.options import (
     model_option,
     threads_option,
 )
+from edge_runtime.errors import ExitCode, UsageError, printable
 
 if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier
-    from edge_runtime.prediction import Prediction
+    from edge_runtime.decision.prediction import Prediction
 
 DISCLAIMER = "Research use only; not for diagnosis."
 
@@ -93,7 +93,7 @@ def classify(paths: tuple[str, ...], **options: Any) -> None:
     if options["from_stdin"] == bool(paths):
         raise UsageError("give PATHs (or - for a list of them), or --stdin for one file's bytes")
     classifier = _open(options)
-    from edge_runtime.output import open_writer
+    from edge_runtime.commands.writers import open_writer
 
     writer = open_writer(
         options["style"], sys.stdout, classifier.info.labels,
@@ -119,8 +119,8 @@ def _open(options: dict[str, Any]) -> Classifier:
     import cv2
 
     from edge_runtime.classifier import Classifier
-    from edge_runtime.images import MIB, ImageLimits
-    from edge_runtime.model_file import read_model
+    from edge_runtime.imaging.decode import MIB, ImageLimits
+    from edge_runtime.model.load import read_model
 
     cv2.setNumThreads(1)  # on slices this small its threads cost more than they give
     return Classifier(
@@ -143,7 +143,7 @@ def _answers(
 ) -> Iterator[Prediction]:
     from dataclasses import replace
 
-    from edge_runtime.inputs import expand
+    from edge_runtime.commands.inputs import expand
 
     how = {"workers": options["workers"] or _cores(), "heatmaps": options["heatmap"]}
     if options["from_stdin"]:
@@ -163,7 +163,7 @@ def _answers(
 
 def _studies(paths: Iterable[str]) -> Iterator[str]:
     """The words, each one patient; `-` stands for a list of them."""
-    from edge_runtime.inputs import lines_of
+    from edge_runtime.commands.inputs import lines_of
 
     for path in paths:
         if path == "-":

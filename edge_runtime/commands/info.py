@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_runtime.commands.options import allow_unsigned_option, model_option
 from edge_runtime.errors import printable
-from edge_runtime.options import allow_unsigned_option, model_option
 
 if TYPE_CHECKING:
-    from edge_runtime.model_info import ModelInfo
+    from edge_runtime.model.metadata import ModelInfo
 
 
 @click.command()
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 )
 def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
     """Print what a model says of itself."""
-    from edge_runtime.model_file import read_model
-    from edge_runtime.preprocess import steps_in_words
+    from edge_runtime.imaging.preprocess import steps_in_words
+    from edge_runtime.model.load import read_model
 
     file = read_model(model, allow_unsigned=allow_unsigned)
     if style == "json":

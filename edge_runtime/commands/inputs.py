@@ -9,8 +9,8 @@ from glob import has_magic, iglob
 from typing import IO, NamedTuple
 
 from edge_runtime.errors import InputError
-from edge_runtime.headers import read_header, volume_format
-from edge_runtime.slices import FILE_SUFFIXES
+from edge_runtime.imaging.headers import read_header, volume_format
+from edge_runtime.imaging.readers import FILE_SUFFIXES
 
 Tell = Callable[[str], None]
 

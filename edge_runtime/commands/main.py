@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 import edge_runtime
-from edge_runtime.benchmark.cli import benchmark
-from edge_runtime.classify_cli import classify
-from edge_runtime.info_cli import info
-from edge_runtime.options import EXIT_CODES
+from edge_runtime.commands.benchmark import benchmark
+from edge_runtime.commands.classify import classify
+from edge_runtime.commands.info import info
+from edge_runtime.commands.options import EXIT_CODES
 
 
 @click.group("btc-edge", epilog=EXIT_CODES, no_args_is_help=False)
@@ -28,6 +28,6 @@ for subcommand in (classify, info, benchmark):
 
 def main() -> None:
     """Entry point of btc-edge."""
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(command, "btc-edge")

@@ -11,8 +11,8 @@ from typing import IO, Protocol
 
 import click
 
+from edge_runtime.decision.prediction import Prediction, Status
 from edge_runtime.errors import printable
-from edge_runtime.prediction import Prediction, Status
 from edge_runtime.tables import guard
 
 FORMATS = ("table", "json", "jsonl", "csv")

@@ -29,8 +29,8 @@ MAX_FEATURES = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Familiarity:
-    """Parameters of the score, fitted by `trainer.evaluation.unfamiliar`.
+class OodDetector:
+    """Parameters of the score, fitted by `trainer.evaluation.ood`.
 
     Attributes:
         mean, scale: F each; features are standardised by them.
@@ -61,7 +61,7 @@ class Familiarity:
         )
         return worse
 
-    def is_strange(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+    def is_ood(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
         """Which of the features (…×F) do not lie within the threshold: a score that is no number
         does not."""
         strange: npt.NDArray[np.bool_] = ~(self.score(features) <= self.threshold)
@@ -78,7 +78,7 @@ class Familiarity:
         }
 
     @classmethod
-    def from_json(cls, shape: Mapping[str, Any]) -> Familiarity:
+    def from_json(cls, shape: Mapping[str, Any]) -> OodDetector:
         """Read what `to_json` wrote.
 
         Raises:

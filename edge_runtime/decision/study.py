@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_runtime.labels import NO_TUMOR, fold_label
-from edge_runtime.prediction import Prediction, Status, below_threshold, failure, status_of
+from edge_runtime.decision.prediction import Prediction, Status, below_threshold, failure, status_of
+from edge_runtime.labels import NO_TUMOR, normalise_label
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -55,8 +55,8 @@ def study_answer(name: str, answers: Sequence[Prediction], classifier: Classifie
         reason = f"{strange} of {len(seen)} slices are unlike those that the model learned from"
     elif status is Status.UNCERTAIN:
         reason = below_threshold(threshold, label)
-    elif fold_label(label) == NO_TUMOR:
-        sure = sum(a.label is not None and fold_label(a.label) != NO_TUMOR for a in familiar)
+    elif normalise_label(label) == NO_TUMOR:
+        sure = sum(a.label is not None and normalise_label(a.label) != NO_TUMOR for a in familiar)
         if sure:
             status = Status.UNCERTAIN
             reason = f"{sure} of {len(seen)} slices are called a tumour"

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.headers import FORMATS, Header, read_header, volume_format
-from edge_runtime.mended import mended
-from edge_runtime.preprocess import NARROW
+from edge_runtime.imaging.headers import FORMATS, Header, read_header, volume_format
+from edge_runtime.imaging.mended import mended
+from edge_runtime.imaging.preprocess import NARROW
 from edge_runtime.quiet import quiet
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Gray:
 def _decoded(data: bytes, format: str, cv2: Any) -> Any:
     """The values of a picture in their own depth, or None."""
     if format == "tiff":
-        from edge_runtime.tiff import read_tiff
+        from edge_runtime.imaging.tiff import read_tiff
 
         return read_tiff(data)
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
@@ -205,7 +205,7 @@ def _decoded(data: bytes, format: str, cv2: Any) -> Any:
     pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), flags)
     if turn == 1 or pixels is None:
         return pixels
-    from edge_runtime.tiff import turned
+    from edge_runtime.imaging.tiff import turned
 
     return turned(pixels, turn)
 
@@ -233,7 +233,7 @@ def _check(header: Header, limits: ImageLimits) -> None:
 
 def _foreign(data: bytes) -> str:
     """The reason to refuse what no reader knows."""
-    from edge_runtime.foreign import foreign_format
+    from edge_runtime.imaging.foreign import foreign_format
 
     kind = volume_format(data)
     if kind is not None and not data.startswith(b"\x1f\x8b"):

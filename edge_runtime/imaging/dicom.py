@@ -20,10 +20,10 @@ import numpy as np
 import pydicom
 from pydicom.filereader import read_sequence
 
-from edge_runtime.dicom_frames import OFFSETS, StoredFrames
 from edge_runtime.errors import InputError
-from edge_runtime.images import SAMPLE, ImageLimits, as_gray, robust_range
-from edge_runtime.slices import Stack, in_bands, shown_memory, square_pixels, within
+from edge_runtime.imaging.decode import SAMPLE, ImageLimits, as_gray, robust_range
+from edge_runtime.imaging.dicom_frames import OFFSETS, StoredFrames
+from edge_runtime.imaging.readers import Stack, in_bands, shown_memory, square_pixels, within
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -23,8 +23,8 @@ from pydicom.pixels import get_decoder
 from pydicom.pixels.utils import as_pixel_options
 
 from edge_runtime.errors import InputError
-from edge_runtime.headers import read_header
-from edge_runtime.images import MAX_SCANS
+from edge_runtime.imaging.decode import MAX_SCANS
+from edge_runtime.imaging.headers import read_header
 from edge_runtime.quiet import quiet
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_runtime.errors import ModelError
-from edge_runtime.texture import BACKGROUND, glcm, glcm_names, lbp, lbp_names
+from edge_runtime.imaging.texture import BACKGROUND, glcm, glcm_names, lbp, lbp_names
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -4,7 +4,7 @@ OpenCV decides by content and decodes at once; an 80 KB PNG may then become a gi
 readers look at the header only, so that the size can be refused before any decoder runs. Their
 loops are bounded, since a header may hold millions of segments.
 Layouts: PNG (W3C, 11.2.2), JPEG (ITU T.81, B.2.2), BMP (BITMAPINFOHEADER), WebP (RFC 9649),
-GIF89a (section 17 on); TIFF in `edge_runtime.tiff`.
+GIF89a (section 17 on); TIFF in `edge_runtime.imaging.tiff`.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def gif_frames(data: bytes) -> tuple[int | None, list[int]]:
 
 
 def _tiff(data: bytes) -> Header | None:
-    from edge_runtime.tiff import tiff_header
+    from edge_runtime.imaging.tiff import tiff_header
 
     return tiff_header(data)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from edge_runtime.headers import PNG_KEPT, gif_frames, webp_chunks
+from edge_runtime.imaging.headers import PNG_KEPT, gif_frames, webp_chunks
 
 
 class Mended(NamedTuple):
@@ -62,7 +62,7 @@ def _webp_turn(data: bytes) -> int:
 
 
 def _turn(exif: bytes) -> int:
-    from edge_runtime.tiff import orientation
+    from edge_runtime.imaging.tiff import orientation
 
     return orientation(exif.removeprefix(b"Exif\0\0"))  # which belongs to JPEG only
 

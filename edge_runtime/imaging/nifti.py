@@ -20,8 +20,8 @@ import nibabel
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.images import MIB, ImageLimits, robust_range
-from edge_runtime.slices import (
+from edge_runtime.imaging.decode import MIB, ImageLimits, robust_range
+from edge_runtime.imaging.readers import (
     PLANES,
     Stack,
     in_bands,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_runtime.errors import InputError
-from edge_runtime.images import MIB, ImageLimits, read_file
-from edge_runtime.slices import PAIR_SUFFIXES
+from edge_runtime.imaging.decode import MIB, ImageLimits, read_file
+from edge_runtime.imaging.readers import PAIR_SUFFIXES
 
 
 class _Layout(NamedTuple):

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.headers import read_header, volume_format
-from edge_runtime.images import (
+from edge_runtime.imaging.decode import (
     DEFAULT_LIMITS,
     MIB,
     SAMPLE,
@@ -21,13 +20,14 @@ from edge_runtime.images import (
     decode_memory,
     read_source,
 )
+from edge_runtime.imaging.headers import read_header, volume_format
 
 if TYPE_CHECKING:
     from typing import Any
 
     import numpy.typing as npt
 
-    from edge_runtime.images import Encoded
+    from edge_runtime.imaging.decode import Encoded
 
     Gray = npt.NDArray[np.uint8]
 
@@ -66,7 +66,7 @@ def read_any(source: Encoded, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
         InputError: see `images.read_source` and `pairs.read_pair`.
     """
     if isinstance(source, (str, os.PathLike)) and os.fspath(source)[-4:].lower() in PAIR_SUFFIXES:
-        from edge_runtime.pairs import read_pair
+        from edge_runtime.imaging.nifti_pair import read_pair
 
         return read_pair(source, limits)
     return read_source(source, limits)
@@ -97,7 +97,7 @@ def _size_of_files(path: str | os.PathLike[str]) -> int:
     """
     size = os.stat(path).st_size  # noqa: PTH116
     if os.fspath(path)[-4:].lower() in PAIR_SUFFIXES:
-        from edge_runtime.pairs import other_half
+        from edge_runtime.imaging.nifti_pair import other_half
 
         other = other_half(path)
         size += other.stat().st_size if other else 0
@@ -127,11 +127,11 @@ def open_slices(
         return Stack(1, memory, (decode(part, limits) for part in (data,)))
     try:
         if kind == "dicom":
-            from edge_runtime.dicom import read_dicom
+            from edge_runtime.imaging.dicom import read_dicom
 
             stack = read_dicom(data, limits)
         else:
-            from edge_runtime.nifti import read_nifti
+            from edge_runtime.imaging.nifti import read_nifti
 
             stack = read_nifti(data, limits, plane, volume)
     except ModuleNotFoundError as error:

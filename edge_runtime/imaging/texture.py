@@ -1,7 +1,7 @@
 """Two measures of texture: gray-level co-occurrence and local binary patterns.
 
 Both work on whole slices at once with numpy alone; what they give is the same, to the bit, each
-time and in any thread. `edge_runtime.features` lists them among the sets of features.
+time and in any thread. `edge_runtime.imaging.handcrafted` lists them among the sets of features.
 """
 
 from __future__ import annotations

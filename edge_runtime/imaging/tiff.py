@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.headers import TOO_SHORT, Header, read_header
+from edge_runtime.imaging.headers import TOO_SHORT, Header, read_header
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edge_runtime.errors import BackendError, ModelError, one_line
-from edge_runtime.graphs import OnnxGraph, TfliteGraph
-from edge_runtime.model_file import ModelFile
+from edge_runtime.model.load import ModelFile
+from edge_runtime.model.sessions import OnnxGraph, TfliteGraph
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -23,8 +23,8 @@ from importlib import resources
 from pathlib import Path
 
 from edge_runtime.errors import InputError, ModelError, UnsignedModelError
-from edge_runtime.images import ImageLimits, read_file
-from edge_runtime.model_info import ModelInfo
+from edge_runtime.imaging.decode import ImageLimits, read_file
+from edge_runtime.model.metadata import ModelInfo
 
 MAX_MODEL_BYTES = 256 << 20
 MAX_INFO_BYTES = 4 << 20
@@ -71,7 +71,7 @@ def read_model(
 
     Args:
         allow_unsigned: take a file without digests too, if it survives a trial in a process of
-            its own, see `edge_runtime.unsigned`.
+            its own, see `edge_runtime.model.untrusted`.
 
     Raises:
         UnsignedModelError: no digest, and `allow_unsigned` is off.
@@ -89,7 +89,7 @@ def read_model(
             raise UnsignedModelError(f"model {source.name}: {error}") from None
     except ModelError as error:
         raise ModelError(f"model {source.name}: {error}") from None
-    from edge_runtime.unsigned import try_unsigned
+    from edge_runtime.model.untrusted import try_unsigned
 
     try:
         return try_unsigned(data)

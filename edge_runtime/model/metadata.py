@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from edge_runtime.errors import ModelError
-from edge_runtime.preprocess import Preprocess
+from edge_runtime.imaging.preprocess import Preprocess
 
 SCHEMA = 1
 MOST_LABELS = 1000
@@ -35,7 +35,7 @@ class ModelInfo:
         quantization: scheme (`float32`, `float16`, `dynamic`, `int8-full`), calibration.
         temperature: the logits are divided by it before softmax.
         thresholds: lowest confidence per label that counts as an answer.
-        unfamiliar: the check for inputs unlike the training slices, see `Familiarity`.
+        unfamiliar: the check for inputs unlike the training slices, see `OodDetector`.
         target_error: label -> the share of wrong answers that its threshold was chosen for.
         confidence: that the share is not exceeded on slices like those of the validation side, for
             each label.
@@ -46,8 +46,9 @@ class ModelInfo:
         metrics: figures, each with the protocol that gave it.
         data: digest and counts of the training data.
         graph_sha256: digest of the graph's bytes, checked before an interpreter sees them.
-        features: `sets` (of `edge_runtime.features`, in order) and `length` (values of all
-            together) that the graph takes in place of the slice; None where it takes the slice.
+        features: `sets` (of `edge_runtime.imaging.handcrafted`, in order) and `length` (values of
+            all together) that the graph takes in place of the slice; None where it takes the
+            slice.
     """
 
     name: str
@@ -164,7 +165,7 @@ class ModelInfo:
         """
         if self.features is None:
             return None
-        from edge_runtime.features import DEVICE_SETS, names_of
+        from edge_runtime.imaging.handcrafted import DEVICE_SETS, names_of
 
         sets, length = self.features["sets"], self.features["length"]
         if (

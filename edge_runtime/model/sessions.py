@@ -1,6 +1,6 @@
 """A graph in an interpreter: how a slice goes in and how answers come out.
 
-Open them with `edge_runtime.interpreters.open_graph`, whose `Graph` they are.
+Open them with `edge_runtime.model.backends.open_graph`, whose `Graph` they are.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from edge_runtime.errors import ModelError, one_line
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edge_runtime.model_file import ModelFile
-    from edge_runtime.model_info import ModelInfo
+    from edge_runtime.model.load import ModelFile
+    from edge_runtime.model.metadata import ModelInfo
 
     Gray = npt.NDArray[np.uint8]
     Floats = npt.NDArray[np.float32]
@@ -39,7 +39,7 @@ class _Graph:
     def enter(self, pixels: Gray) -> None:
         values: npt.NDArray[Any] = pixels
         if self._sets is not None:
-            from edge_runtime.features import extract
+            from edge_runtime.imaging.handcrafted import extract
 
             values = extract(pixels, self._sets)
         self._set(values.reshape(self._shape).astype(self._dtype, copy=False))

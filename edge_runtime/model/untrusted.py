@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.errors import BtcError, ModelError, one_line
-from edge_runtime.interpreters import open_graph
-from edge_runtime.model_file import ModelFile, is_tflite, split_tflite
-from edge_runtime.model_info import ModelInfo
-from edge_runtime.preprocess import Preprocess
+from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.model.backends import open_graph
+from edge_runtime.model.load import ModelFile, is_tflite, split_tflite
+from edge_runtime.model.metadata import ModelInfo
 
 SECONDS = 60  # TensorFlow alone takes several to load
 MEMORY = 4 << 30
 NEEDED = "a model without model.json must take 1xNxNx1 gray levels 0-255 and give logits"
-_CHILD = "from edge_runtime.unsigned import child; child()"
+_CHILD = "from edge_runtime.model.untrusted import child; child()"
 
 
 def try_unsigned(data: bytes) -> ModelFile:
@@ -105,7 +105,7 @@ def _graph_of(data: bytes) -> tuple[bytes, str, bytes | None, list[str]]:
 
 def _guess(graph: bytes, kind: str, labels: list[str], digest: str) -> ModelInfo:
     """Metadata from what the graph itself tells."""
-    from edge_runtime.interpreters import raw_signature
+    from edge_runtime.model.backends import raw_signature
 
     dtype, shape, outputs = raw_signature(graph, kind)
     if len(shape) != 4 or shape[0] != 1 or shape[1] != shape[2] or shape[3] != 1:

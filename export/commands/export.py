@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
+from edge_runtime.commands.options import FiniteRange, is_given
 from edge_runtime.errors import ExitCode, UsageError, printable
-from edge_runtime.options import FiniteRange, is_given
 from export.formats import FORMATS, Format
 
 if TYPE_CHECKING:
-    from export.pipeline import Exported, Exporter
+    from export.exporter import Exported, Exporter
 
 EXIT_CODES = (
     "\b\nExit codes: 0 every file passed, 1 a file is outside its tolerance or there is no run, "
@@ -168,7 +168,7 @@ def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any])
         UsageError: it does not have one that was asked for by name.
     """
     from export.formats import formats_of
-    from trainer.trained import CNN, kind_of
+    from trainer.models.trained import CNN, kind_of
 
     kind = kind_of(settings)
     known = formats_of(kind)
@@ -185,14 +185,14 @@ def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any])
 
 
 def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
-    from edge_runtime.commands import to_the_reader
+    from edge_runtime.commands.entry import to_the_reader
     from edge_runtime.files import write_text
-    from export.pipeline import Exporter, ExportSettings
-    from export.tables import print_diagnosis, print_exports
+    from export.commands.tables import print_diagnosis, print_exports
+    from export.exporter import Exporter, ExportSettings
     from trainer.evaluation.selective import HINT, Targets, asked_targets
+    from trainer.models.trained import needs_keras
     from trainer.quiet import import_tensorflow
     from trainer.run import Run, checked_name, checked_version, dump_json
-    from trainer.trained import needs_keras
 
     opened = Run.open(run)
     forms = _forms(opened.settings, wanted, options)
@@ -258,9 +258,9 @@ def _beside(entry: Exported, options: dict[str, Any]) -> None:
         sign_file(entry.path, options["sign"])
     if options["c_array"] and entry.format.name == "int8":
         from edge_runtime.files import write_text
-        from edge_runtime.model_file import read_model
-        from export.arena import estimate_arena
-        from export.c_array import c_files
+        from edge_runtime.model.load import read_model
+        from export.tflite.arena import estimate_arena
+        from export.tflite.c_array import c_files
 
         arena = estimate_arena(read_model(entry.path).graph).total
         sources = c_files(entry.path.read_bytes(), entry.path.stem, arena)
@@ -269,7 +269,7 @@ def _beside(entry: Exported, options: dict[str, Any]) -> None:
 
 
 def _diagnose(exporter: Exporter) -> Any:
-    from export.diagnose import diagnose
+    from export.tflite.diagnose import diagnose
 
     click.echo("diagnosis: what each layer loses as int8", err=True)
     return diagnose(exporter.graph, exporter.int8_graph(), exporter.held_pixels)
@@ -277,6 +277,6 @@ def _diagnose(exporter: Exporter) -> Any:
 
 def main() -> None:
     """Entry point of btc-export."""
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(command, "btc-export", extra="export")

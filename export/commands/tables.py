@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge_runtime.errors import printable
-from export.pipeline import Exported
+from export.exporter import Exported
 from trainer.evaluation.intervals import in_words
 
 
@@ -51,7 +51,7 @@ def print_exports(done: list[Exported], trained_bytes: int) -> None:
 def print_diagnosis(layers: Any, folder: Path) -> None:
     """The layers' errors, also written to diagnosis.json."""
     from edge_runtime.files import write_text
-    from export.diagnose import as_table, to_json
+    from export.tflite.diagnose import as_table, to_json
     from trainer.run import dump_json
 
     write_text(folder / "diagnosis.json", dump_json(to_json(layers)))

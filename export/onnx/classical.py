@@ -1,9 +1,9 @@
 """Conversion of the classical models to ONNX.
 
 One graph holds the projection and the classifier: `features` (float32 1×F, as
-`edge_runtime.features` measures them) to `logits` (1×C) and `components` (1×K), which the check
-for unfamiliar inputs looks at. Where a network's features are what the classifier learned from,
-the network stands in front and the graph takes `pixels` (float32 1×S×S×1).
+`edge_runtime.imaging.handcrafted` measures them) to `logits` (1×C) and `components` (1×K), which
+the out-of-distribution detector looks at. Where a network's features are what the classifier
+learned from, the network stands in front and the graph takes `pixels` (float32 1×S×S×1).
 
 The file of a support vector machine or of nearest neighbours holds the components of training
 slices. They are no pictures, but whoever has the file has these numbers too.
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.errors import ModelError, one_line
-from edge_runtime.interpreters import quiet_stderr
-from export.onnx import OPSET, canonical_names, checked
+from edge_runtime.model.backends import quiet_stderr
+from export.onnx.network import OPSET, canonical_names, checked
 
 if TYPE_CHECKING:
     from trainer.models.classical import ClassicalModel
@@ -35,7 +35,7 @@ def convert_classical(model: ClassicalModel, classes: int, network: bytes | None
     Args:
         model: fitted on class indices, all of 0 to `classes` - 1.
         classes: C.
-        network: from `export.onnx.convert_onnx`, if its one output is what the model takes.
+        network: from `export.onnx.network.convert_onnx`, if its one output is what the model takes.
 
     Raises:
         ModelError: a class that the model does not know, or skl2onnx or the checker refuses it.

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, one_line
-from edge_runtime.interpreters import quiet_stderr
+from edge_runtime.model.backends import quiet_stderr
 
 if TYPE_CHECKING:
     import keras
@@ -72,7 +72,7 @@ def quantize_onnx(data: bytes, calibration: npt.NDArray[np.uint8]) -> bytes:
     Static quantisation by ONNX Runtime's own quantiser in its QDQ form: every int8 tensor stands
     between QuantizeLinear and DequantizeLinear, which a runtime fuses. Input and outputs stay
     floats. Weights use seven of their eight bits: with all eight, ONNX Runtime answers otherwise
-    on x86-64 without VNNI, see `export.saturation`. Unsigned weights would be right there too,
+    on x86-64 without VNNI, see `export.onnx.saturation`. Unsigned weights would be right there too,
     and take seven times as long in depthwise convolutions.
 
     Args:
@@ -125,10 +125,11 @@ def _feeds(images: npt.NDArray[np.uint8]) -> Iterator[dict[str, npt.NDArray[np.f
 def _correct_bias(proto: Any, quantized: Any, calibration: npt.NDArray[np.uint8]) -> None:
     """Take the mean error that rounded weights make off each convolution's bias, in place.
 
-    As `export.bias` does for TFLite, and needed more with weights of seven bits. On 803 validation
-    slices, the mean of three sets of 64 calibration images, it brought the logits' mean error from
-    0.118 to 0.069 (weights of eight bits without it: 0.074), the largest error of a probability
-    from 0.22 to 0.14 and agreement with float from 98.6 to 99.3 %.
+    As `export.tflite.bias_correction` does for TFLite, and needed more with weights of seven bits.
+    On 803 validation slices, the mean of three sets of 64 calibration images, it brought the
+    logits' mean error from 0.118 to 0.069 (weights of eight bits without it: 0.074), the
+    largest error of a probability from 0.22 to 0.14 and agreement with float from 98.6 to 99.3
+    %.
 
     Args:
         proto: the float graph.

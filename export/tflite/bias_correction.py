@@ -22,8 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from export.emulate import constant_of, named_ops, pair_layers, read_graph, run_graph, write_graph
-from export.tflite import convert_tflite
+from export.tflite.convert import convert_tflite
+from export.tflite.emulate import (
+    constant_of,
+    named_ops,
+    pair_layers,
+    read_graph,
+    run_graph,
+    write_graph,
+)
 
 if TYPE_CHECKING:
     import keras

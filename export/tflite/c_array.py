@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from edge_runtime.errors import UsageError, printable
-from edge_runtime.model_file import ModelFile, parse_model
+from edge_runtime.model.load import ModelFile, parse_model
 
 INTENDED_USE = "Research use only; not for diagnosis."
 _BYTES_PER_LINE = 16
@@ -25,7 +25,7 @@ def c_files(data: bytes, name: str, arena: int) -> dict[str, str]:
     Args:
         data: the whole .tflite file, as `btc-export` writes it.
         name: the model's name; what is no letter or digit becomes `_`.
-        arena: bytes that the tensor arena is estimated to need, see `export.arena`.
+        arena: bytes that the tensor arena is estimated to need, see `export.tflite.arena`.
 
     Returns:
         File name -> text, as `brain_mri_model.h` and `brain_mri_model.cc`.

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, one_line
-from edge_runtime.interpreters import quiet_stderr
-from export.repack import repack
+from edge_runtime.model.backends import quiet_stderr
+from export.tflite.repack import repack
 
 if TYPE_CHECKING:
     import keras

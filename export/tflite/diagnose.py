@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from export.emulate import (
+from export.tflite.convert import convert_tflite
+from export.tflite.emulate import (
     Errors,
     Layer,
     logits_tensor,
@@ -28,7 +29,6 @@ from export.emulate import (
     run_file,
     run_graph,
 )
-from export.tflite import convert_tflite
 
 if TYPE_CHECKING:
     import keras

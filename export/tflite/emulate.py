@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
-from edge_runtime.interpreters import quiet_stderr
-from export.repack import repack
-from export.tflite import output_order
+from edge_runtime.model.backends import quiet_stderr
+from export.tflite.convert import output_order
+from export.tflite.repack import repack
 
 Floats = npt.NDArray[np.float32]
 INPUT, ROUNDING = "QUANTIZE", ("QUANTIZE", "DEQUANTIZE")

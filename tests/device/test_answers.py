@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime import Classifier, InputError
-from edge_runtime.heatmap import overlay
-from edge_runtime.interpreters import open_graph
-from edge_runtime.model_file import pack_model, read_model
-from edge_runtime.output import _cell, open_writer
-from edge_runtime.prediction import Prediction, Status, failure
-from edge_runtime.preprocess import frame_of, preprocess
-from edge_runtime.study import pooled, study_answer
+from edge_runtime.commands.writers import _cell, open_writer
+from edge_runtime.decision.heatmap import overlay
+from edge_runtime.decision.prediction import Prediction, Status, failure
+from edge_runtime.decision.study import pooled, study_answer
+from edge_runtime.imaging.preprocess import frame_of, preprocess
+from edge_runtime.model.backends import open_graph
+from edge_runtime.model.load import pack_model, read_model
 from edge_runtime.tables import guard, unguard
 from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import TOOL, edge

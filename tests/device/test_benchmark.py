@@ -16,22 +16,22 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime.benchmark import images as benchmark_images
 from edge_runtime.benchmark import load as benchmark_load
 from edge_runtime.benchmark import machine
 from edge_runtime.benchmark import measure as benchmark
-from edge_runtime.benchmark.figures import noise_warnings, paired_ratio, percentiles, wilson
-from edge_runtime.benchmark.images import Samples, read_samples
+from edge_runtime.benchmark import samples as benchmark_images
 from edge_runtime.benchmark.load import Loaded
 from edge_runtime.benchmark.measure import measure, run_rounds, turns
-from edge_runtime.benchmark.output import as_markdown, as_table, short
 from edge_runtime.benchmark.plot import COLOURS, Line, Rect, draw, write_plot
 from edge_runtime.benchmark.rules import parse_rule, pick, violations
+from edge_runtime.benchmark.samples import Samples, read_samples
+from edge_runtime.benchmark.statistics import noise_warnings, paired_ratio, percentiles, wilson
+from edge_runtime.benchmark.tables import as_markdown, as_table, short
 from edge_runtime.errors import DataError, ModelError, UsageError
-from edge_runtime.images import decode
-from edge_runtime.interpreters import open_graph
-from edge_runtime.model_file import bundled_model, pack_model, read_model
-from edge_runtime.preprocess import preprocess
+from edge_runtime.imaging.decode import decode
+from edge_runtime.imaging.preprocess import preprocess
+from edge_runtime.model.backends import open_graph
+from edge_runtime.model.load import bundled_model, pack_model, read_model
 from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import edge
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from edge_runtime import Classifier, InputError, ModelError
+from edge_runtime.decision.prediction import Status, probabilities
 from edge_runtime.errors import UsageError
-from edge_runtime.images import ImageLimits
-from edge_runtime.interpreters import open_graph
-from edge_runtime.model_file import read_model
-from edge_runtime.prediction import Status, probabilities
-from edge_runtime.slices import size_of
+from edge_runtime.imaging.decode import ImageLimits
+from edge_runtime.imaging.readers import size_of
+from edge_runtime.model.backends import open_graph
+from edge_runtime.model.load import read_model
 from tests.device.conftest import draw_slice, encode
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.model_file import bundled_model
+from edge_runtime.model.load import bundled_model
 from tests.device.conftest import draw_slice, encode, png_bytes
 
 TOOL = str(Path(sys.executable).parent / "btc-edge")
@@ -169,7 +169,7 @@ def test_broken_pipe_is_quiet(slices: Path) -> None:
 @pytest.mark.parametrize("words", [["--help"], ["classify", "--help"]])
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     code = (
-        "import sys\nfrom edge_runtime.cli import main\n"
+        "import sys\nfrom edge_runtime.commands.main import main\n"
         f"sys.argv = ['btc-edge', *{words}]\n"
         "try: main()\nexcept SystemExit: pass\n"
         "heavy = {'numpy', 'cv2', 'ai_edge_litert', 'tensorflow'} & set(sys.modules)\n"

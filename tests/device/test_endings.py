@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.commands.options import backend_option
 from edge_runtime.files import replacing, write_bytes, write_text
-from edge_runtime.interpreters import BACKENDS
-from edge_runtime.options import backend_option
+from edge_runtime.model.backends import BACKENDS
 from tests.device.conftest import draw_slice, encode
 
 TOOL = str(Path(sys.executable).parent / "btc-edge")
@@ -134,7 +134,7 @@ def test_a_file_that_does_not_fit_is_named(picture: Path, tmp_path: Path) -> Non
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512));"
         f"sys.argv = ['btc-edge', 'classify', {str(picture)!r}, '--heatmap', {str(tmp_path)!r}];"
-        "from edge_runtime.cli import main; main()"
+        "from edge_runtime.commands.main import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge_runtime.errors import ModelError
-from edge_runtime.features import DEVICE_SETS, extract, names_of
-from edge_runtime.texture import MEASURES, cooccurrence, haralick, patterns
+from edge_runtime.imaging.handcrafted import DEVICE_SETS, extract, names_of
+from edge_runtime.imaging.texture import MEASURES, cooccurrence, haralick, patterns
 from tests.device.conftest import draw_slice
 
 ALL = tuple(DEVICE_SETS)
@@ -91,7 +91,7 @@ def test_threads_do_not_matter() -> None:
 def test_only_numpy_is_needed() -> None:
     script = (
         "import sys, numpy\n"
-        "from edge_runtime.features import extract, DEVICE_SETS\n"
+        "from edge_runtime.imaging.handcrafted import extract, DEVICE_SETS\n"
         "extract(numpy.eye(32, dtype=numpy.uint8), list(DEVICE_SETS))\n"
         "print({'skimage', 'scipy', 'sklearn', 'tensorflow', 'pandas'} & set(sys.modules))\n"
     )
@@ -303,7 +303,7 @@ def test_hog_of_a_ramp_by_hand() -> None:
 
 
 def test_gradients_fall_into_the_bins_of_their_angles() -> None:
-    from edge_runtime.features import _angle_table
+    from edge_runtime.imaging.handcrafted import _angle_table
 
     table = _angle_table().reshape(511, 511)
     for down, right in ((0, 0), (0, 5), (0, -5), (255, 0), (-255, 0), (1, 255), (-1, 255), (9, 9)):

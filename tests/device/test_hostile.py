@@ -17,16 +17,16 @@ pytest.importorskip("pydicom")
 pytest.importorskip("nibabel")
 pytest.importorskip("PIL")
 
-from benchmarks import hostile_bombs as bombs
-from benchmarks.hostile import Table, attack_images, attack_models
-from benchmarks.hostile_alter import alter
-from benchmarks.hostile_files import MAKERS, dicom_bytes, draw, nifti_bytes
-from benchmarks.hostile_models import MODEL_KINDS, alter_model, alter_unsigned, strip_digest
-from edge_runtime import unsigned
+from benchmarks.hostile import bombs
+from benchmarks.hostile.alter import alter
+from benchmarks.hostile.attack import Table, attack_images, attack_models
+from benchmarks.hostile.files import MAKERS, dicom_bytes, draw, nifti_bytes
+from benchmarks.hostile.models import MODEL_KINDS, alter_model, alter_unsigned, strip_digest
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import InputError, ModelError
-from edge_runtime.model_file import bundled_model, parse_model, read_model
-from edge_runtime.slices import slices_of
+from edge_runtime.imaging.readers import slices_of
+from edge_runtime.model import untrusted as unsigned
+from edge_runtime.model.load import bundled_model, parse_model, read_model
 from tests.device.conftest import encode
 from tests.device.test_cli import edge
 

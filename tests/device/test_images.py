@@ -21,9 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import InputError
-from edge_runtime.foreign import foreign_format
-from edge_runtime.headers import MAX_CHUNKS, MAX_SEGMENTS, read_header
-from edge_runtime.images import (
+from edge_runtime.imaging.decode import (
     DEFAULT_LIMITS,
     MIB,
     ImageLimits,
@@ -35,7 +33,9 @@ from edge_runtime.images import (
     read_source,
     robust_range,
 )
-from edge_runtime.preprocess import Preprocess, preprocess
+from edge_runtime.imaging.foreign import foreign_format
+from edge_runtime.imaging.headers import MAX_CHUNKS, MAX_SEGMENTS, read_header
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from tests.device.conftest import draw_slice, encode, png_bytes, png_chunk
 
 SUFFIXES = [".jpg", ".png", ".bmp", ".tiff", ".webp"]
@@ -761,7 +761,7 @@ def test_a_file_that_says_nothing_of_its_size_is_read_to_the_limit() -> None:
 NOISY = """
 import sys, threading
 from edge_runtime.errors import InputError
-from edge_runtime.images import decode
+from edge_runtime.imaging.decode import decode
 def one(path):
     try:
         decode(open(path, "rb").read())

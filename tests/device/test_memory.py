@@ -22,9 +22,9 @@ MEASURE = """
 import gc, io, json
 import cv2, numpy as np, tifffile
 from PIL import Image
-from edge_runtime.headers import read_header
-from edge_runtime.images import ImageLimits, decode, decode_memory
-from edge_runtime.preprocess import Preprocess, preprocess
+from edge_runtime.imaging.headers import read_header
+from edge_runtime.imaging.decode import ImageLimits, decode, decode_memory
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
 
 HEIGHT, WIDTH = 1100, 1117  # odd rows of bytes
 gray = cv2.blur(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH)).astype(np.uint8), (9, 9))

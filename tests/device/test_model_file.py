@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime import Classifier
+from edge_runtime.commands.info import _answers
 from edge_runtime.errors import ModelError
-from edge_runtime.features import DEVICE_SETS, extract, names_of
-from edge_runtime.info_cli import _answers
-from edge_runtime.interpreters import open_graph
-from edge_runtime.model_file import bundled_model, pack_model, parse_model, read_model
-from edge_runtime.model_info import ModelInfo
-from edge_runtime.preprocess import Preprocess
+from edge_runtime.imaging.handcrafted import DEVICE_SETS, extract, names_of
+from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.model.backends import open_graph
+from edge_runtime.model.load import bundled_model, pack_model, parse_model, read_model
+from edge_runtime.model.metadata import ModelInfo
 
 INFO = ModelInfo(
     name="test",

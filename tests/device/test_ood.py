@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime import Classifier, InputError, ModelError
+from edge_runtime.decision.ood import OodDetector
+from edge_runtime.decision.prediction import Status, below_threshold, status_of
 from edge_runtime.errors import UsageError
-from edge_runtime.model_file import read_model
-from edge_runtime.model_info import ModelInfo
-from edge_runtime.prediction import Status, below_threshold, status_of
-from edge_runtime.unfamiliar import Familiarity
+from edge_runtime.model.load import read_model
+from edge_runtime.model.metadata import ModelInfo
 from tests.device.conftest import draw_slice
 
 
-def familiarity(features: int = 5, classes: int = 3, seed: int = 0, **changes) -> Familiarity:
+def familiarity(features: int = 5, classes: int = 3, seed: int = 0, **changes) -> OodDetector:
     rng = np.random.default_rng(seed)
     return replace(
-        Familiarity(
+        OodDetector(
             mean=rng.normal(size=features),
             scale=rng.uniform(0.5, 2, features),
             whiten=rng.normal(size=(features, features)),
@@ -44,7 +44,7 @@ def test_score_by_hand() -> None:
     by_hand = max((distance - 0.5) / 1.5, (turned + 0.2) / 0.8)
     assert f.score(x) == pytest.approx(by_hand)
     np.testing.assert_allclose(f.score(np.stack([x, x])), [by_hand] * 2)
-    assert bool(f.is_strange(x)) == (by_hand > 1.0)
+    assert bool(f.is_ood(x)) == (by_hand > 1.0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -52,7 +52,7 @@ def test_score_by_hand() -> None:
 def test_stored_parameters_score_alike(features: int, classes: int, seed: int) -> None:
     f = familiarity(features, classes, seed)
     text = json.dumps(f.to_json(), allow_nan=False)
-    back = Familiarity.from_json(json.loads(text))
+    back = OodDetector.from_json(json.loads(text))
     assert back.to_json() == json.loads(text), "storing twice changes nothing"
     x = np.random.default_rng(seed).normal(size=(7, features))
     np.testing.assert_allclose(back.score(x), f.score(x), rtol=0.05, atol=0.05)
@@ -83,7 +83,7 @@ def damaged() -> list[dict]:
 @pytest.mark.parametrize("shape", damaged(), ids=range(len(damaged())))
 def test_damaged_parameters_are_refused(shape: dict) -> None:
     with pytest.raises(ModelError):
-        Familiarity.from_json(shape)
+        OodDetector.from_json(shape)
 
 
 def test_metadata_without_the_output_is_refused() -> None:
@@ -128,7 +128,7 @@ def test_features_that_are_no_numbers_are_unfamiliar(value: float) -> None:
     x = np.random.default_rng(1).normal(size=(3, 5))
     x[1, 2] = value
     with np.errstate(invalid="ignore"):
-        assert f.is_strange(x).tolist() == [False, True, False]
+        assert f.is_ood(x).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("confidence", [np.nan, np.inf])
@@ -146,10 +146,10 @@ def test_logits_that_are_no_numbers_are_an_error_of_the_slice(
 ) -> None:
     classifier = Classifier()
     monkeypatch.setattr(
-        "edge_runtime.graphs._Graph.run",
+        "edge_runtime.model.sessions._Graph.run",
         lambda self, pixels: np.array([0, value, 0, 1], np.float32),
     )
-    monkeypatch.setattr(Familiarity, "is_strange", lambda self, features: np.array(False))
+    monkeypatch.setattr(OodDetector, "is_ood", lambda self, features: np.array(False))
     with pytest.raises(InputError, match="finite"):
         classifier.classify(draw_slice(3))
     answers = list(classifier.classify_many([draw_slice(3)]))
@@ -165,7 +165,7 @@ def test_a_least_confidence_that_is_no_share_is_refused(least: float) -> None:
 def test_an_option_that_is_no_number_is_refused() -> None:
     from click.testing import CliRunner
 
-    from edge_runtime.cli import command
+    from edge_runtime.commands.main import command
 
     done = CliRunner().invoke(command, ["classify", "--min-confidence", "nan", "x.png"])
     assert done.exit_code == 2

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import InputError
-from edge_runtime.slices import slices_of
+from edge_runtime.imaging.readers import slices_of
 
 pydicom = pytest.importorskip("pydicom")
 nibabel = pytest.importorskip("nibabel")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edge_runtime.errors import ModelError
-from edge_runtime.preprocess import (
+from edge_runtime.imaging.preprocess import (
     CONTRAST,
     DENOISE,
     Preprocess,

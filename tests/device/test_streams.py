@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.inputs import Unusable, expand
-from edge_runtime.labels import fold_label
-from edge_runtime.model_file import pack_model, read_model
+from edge_runtime.commands.inputs import Unusable, expand
+from edge_runtime.labels import normalise_label
+from edge_runtime.model.load import pack_model, read_model
 from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import TOOL, edge
 
@@ -171,4 +171,4 @@ def test_a_link_to_a_folder_is_said(tmp_path: Path) -> None:
      ("Meningioma", "meningioma"), ("Metastasis", "Metastasis"), ("abscess", "abscess")],
 )  # fmt: skip
 def test_common_spellings_fold(name: str, folded: str) -> None:
-    assert fold_label(name) == folded
+    assert normalise_label(name) == folded

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime import tiff
 from edge_runtime.errors import InputError
-from edge_runtime.images import as_gray, decode, robust_range
+from edge_runtime.imaging import tiff
+from edge_runtime.imaging.decode import as_gray, decode, robust_range
 
 tifffile = pytest.importorskip("tifffile", reason="tifffile writes the files")
 pytest.importorskip("imagecodecs", reason="imagecodecs packs them")

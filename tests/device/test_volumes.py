@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime import Classifier, InputError
-from edge_runtime.images import ImageLimits
-from edge_runtime.inputs import expand
-from edge_runtime.slices import slices_of
+from edge_runtime.commands.inputs import expand
+from edge_runtime.imaging.decode import ImageLimits
+from edge_runtime.imaging.readers import slices_of
 from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import edge
 
 pydicom = pytest.importorskip("pydicom")
 nibabel = pytest.importorskip("nibabel")
 
-from benchmarks.hostile_files import dicom_bytes, nifti_bytes, pillow_bytes  # noqa: E402 - they need both
+from benchmarks.hostile.files import dicom_bytes, nifti_bytes, pillow_bytes  # noqa: E402 - they need both
 
 PICTURE = draw_slice(3)[:150, :180]
 DEEP = PICTURE.astype(np.uint16) * 8 + 100  # 100 to 2140
@@ -231,7 +231,7 @@ def test_functional_groups_of_thousands_of_frames_are_read() -> None:
 
 
 def test_nothing_of_the_patient_is_read_or_told(tmp_path: Path) -> None:
-    from edge_runtime.dicom import ELEMENTS
+    from edge_runtime.imaging.dicom import ELEMENTS
 
     groups = {pydicom.datadict.tag_for_keyword(name) >> 16 for name in ELEMENTS}
     assert groups == {0x0028, 0x5200}
@@ -324,7 +324,7 @@ def small_parts(picture: np.ndarray) -> dict[str, bytes]:
 def test_jpeg2000_of_very_many_parts_is_refused_before_a_decoder_sees_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from edge_runtime import dicom_frames
+    from edge_runtime.imaging import dicom_frames
 
     picture = draw_slice(3, 512)
     seen: list[int] = []
@@ -344,7 +344,7 @@ def test_jpeg2000_of_very_many_parts_is_refused_before_a_decoder_sees_it(
 
 
 def test_run_lengths_are_unpacked_once_and_not_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_runtime import dicom_frames
+    from edge_runtime.imaging import dicom_frames
 
     picture, syntax = np.full((64, 128), 7, np.uint16), pydicom.uid.RLELossless
     run, nothing = b"\x81\7" * 64, b"\x80" * 9000
@@ -540,7 +540,7 @@ def test_segmented_palettes_are_expanded_as_pydicom_does(kind: str) -> None:
               [2, 1, 0, 0], [9, 9, 9], []],
 )  # fmt: skip
 def test_segments_that_ask_for_much_end_soon(parts: list[int]) -> None:
-    from edge_runtime.dicom import _segments
+    from edge_runtime.imaging.dicom import _segments
 
     with pytest.raises(InputError, match="damaged"):
         _segments(np.array(parts, np.int64), True, 1 << 16)
@@ -549,7 +549,7 @@ def test_segments_that_ask_for_much_end_soon(parts: list[int]) -> None:
 @pytest.mark.parametrize("empty", [[0, 0], [1, 0, 7]])
 def test_segments_of_nothing_are_damaged(empty: list[int]) -> None:
     """There could be any number of them, over and over."""
-    from edge_runtime.dicom import _segments
+    from edge_runtime.imaging.dicom import _segments
 
     first, ramp = [0, 1, 7], [1, 3, 10]
     assert _segments(np.array(first + ramp, np.int64), True, 4).tolist() == [7, 8, 9, 10]
@@ -950,7 +950,7 @@ def test_decoding_takes_no_more_than_the_header_told(tmp_path: Path) -> None:
     code = (
         "import sys, json, pathlib\n"
         "from edge_runtime.allocator import give_back\n"
-        "from edge_runtime.slices import numbered, open_slices\n"
+        "from edge_runtime.imaging.readers import numbered, open_slices\n"
         "def kib(what):\n"
         "    with open('/proc/self/status') as status:\n"
         "        return next(int(line.split()[1]) for line in status if what in line)\n"

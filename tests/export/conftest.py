@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_runtime.preprocess import Preprocess, preprocess
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
+from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS
-from export.pipeline import Exporter, ExportSettings
-from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.evaluation.calibration import fit_temperature
-from trainer.evaluation.predict import observer
+from trainer.models.outputs import predictor
 from trainer.run import SCHEMA, Run, dump_json
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 
 def _tiny_network() -> Any:
@@ -63,7 +63,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ]
     )
     model = _fit_tiny(pixels, labels)
-    temperature = fit_temperature(observer(model)(pixels[120:]).logits, labels[120:])
+    temperature = fit_temperature(predictor(model)(pixels[120:]).logits, labels[120:])
     folder = tmp_path_factory.mktemp("run")
     run = Run(
         folder,

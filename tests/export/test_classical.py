@@ -16,18 +16,18 @@ import pytest
 
 from edge_runtime import Classifier
 from edge_runtime.errors import ModelError, UsageError
-from edge_runtime.model_file import pack_model, parse_model, read_model
+from edge_runtime.model.load import pack_model, parse_model, read_model
+from export.exporter import Exported, Exporter, ExportSettings
 from export.formats import FORMATS, formats_of
 from export.gate import run_gate
-from export.pipeline import Exported, Exporter, ExportSettings
 from export.verify import verify_file
 from tests.export.conftest import save_images
-from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.evaluation.calibration import fit_temperature
-from trainer.evaluation.predict import observe_file
 from trainer.models.classical import KINDS, ClassicalModel, ClassicalSettings, fit_classical
+from trainer.models.outputs import predict_file
+from trainer.models.trained import make_extractor, open_trained
 from trainer.run import Run, dump_json
-from trainer.trained import make_extractor, open_trained
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 TOOLS = Path(sys.executable).parent
 IMAGE_SETS = ("hog", "glcm")
@@ -122,7 +122,7 @@ def test_the_file_says_what_scikit_learn_says(
 ) -> None:
     pixels = runs[name].validation().pixels
     file = read_model(exported[name].path)
-    expected, seen = open_trained(runs[name]).look(pixels), observe_file(file, pixels)
+    expected, seen = open_trained(runs[name]).look(pixels), predict_file(file, pixels)
     near = 1e-3 if KINDS[runs[name].settings["model"]].floor else 1e-4
     np.testing.assert_allclose(seen.logits, expected.logits, atol=near)
     np.testing.assert_allclose(seen.features, expected.features, atol=1e-3)
@@ -152,7 +152,7 @@ def test_the_steps_of_a_tree_are_those_of_scikit_learn(
     """A threshold in 64 bits, rounded up to 32, would let a value on the edge take another way."""
     import onnxruntime
 
-    from export.classical import convert_classical
+    from export.onnx.classical import convert_classical
 
     run = runs["random-forest"]
     trained = open_trained(run).classical
@@ -211,7 +211,7 @@ EXPORT = """
 import sys
 from pathlib import Path
 from export.formats import formats_of
-from export.pipeline import Exporter, ExportSettings
+from export.exporter import Exporter, ExportSettings
 from trainer.run import Run
 for folder in map(Path, sys.argv[2:]):
     run = Run.open(folder)
@@ -265,7 +265,7 @@ def test_what_a_device_cannot_compute_stays(
 
 
 def test_classes_that_the_classifier_lacks() -> None:
-    from export.classical import convert_classical
+    from export.onnx.classical import convert_classical
 
     features = np.random.default_rng(0).normal(size=(40, 9)).astype(np.float32)
     labels = np.arange(40) % 3 + (np.arange(40) % 3 > 1)  # 0, 1 and 3
@@ -280,7 +280,7 @@ def test_neighbours_of_another_kind_are_refused() -> None:
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
 
-    from export.classical import convert_classical
+    from export.onnx.classical import convert_classical
 
     features = np.random.default_rng(0).normal(size=(40, 9)).astype(np.float32)
     for classifier in (
@@ -320,7 +320,10 @@ def test_the_command_line_refuses_other_formats(runs: dict[str, Run], tmp_path: 
 
 
 def test_a_missing_package_is_one_line(runs: dict[str, Run], tmp_path: Path) -> None:
-    code = "import sys; sys.modules['skl2onnx'] = None; from export.cli import main; main()"
+    code = (
+        "import sys; sys.modules['skl2onnx'] = None; "
+        "from export.commands import export; export.main()"
+    )
     line = [sys.executable, "-c", code, runs["svm"].folder, "--onnx", "--out", tmp_path]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")

@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from edge_runtime.errors import ModelError
-from edge_runtime.preprocess import Preprocess, preprocess
-from export.bias import correct_bias
-from export.diagnose import Diagnosis, as_table, diagnose, summary, to_json
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from export.graph import export_graph
-from export.tflite import convert_tflite, graph_facts
-from trainer.data.phantom import CLASSES, draw_phantom
+from export.tflite.bias_correction import correct_bias
+from export.tflite.convert import convert_tflite, graph_facts
+from export.tflite.diagnose import Diagnosis, as_table, diagnose, summary, to_json
 from trainer.run import dump_json
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 SIZE = 24
 LABELS = np.arange(32) % 4

@@ -17,23 +17,23 @@ from click.testing import CliRunner
 
 from edge_runtime import Classifier
 from edge_runtime.errors import DataError, ModelError, UsageError
-from edge_runtime.model_file import pack_model, parse_model, read_model
-from edge_runtime.model_info import ModelInfo
+from edge_runtime.model.load import pack_model, parse_model, read_model
+from edge_runtime.model.metadata import ModelInfo
 from export.calibration import choose_calibration
-from export.cli import command
+from export.commands.export import command
+from export.exporter import REJECTED, Exporter, ExportSettings
 from export.formats import FORMATS, Tolerance
 from export.gate import _failures, run_gate
 from export.graph import export_graph
-from export.onnx import convert_onnx
-from export.pipeline import REJECTED, Exporter, ExportSettings
-from export.repack import repack
-from export.tflite import convert_tflite, graph_facts, output_order
+from export.onnx.network import convert_onnx
+from export.tflite.convert import convert_tflite, graph_facts, output_order
+from export.tflite.repack import repack
 from tests.export.conftest import save_images
-from trainer.data.phantom import CLASSES, draw_phantom
-from trainer.evaluation.predict import Observed
 from trainer.evaluation.selective import Targets
 from trainer.models.networks import build_network
+from trainer.models.outputs import ModelOutputs
 from trainer.run import Images, Run
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 TOOL = str(Path(sys.executable).parent / "btc-export")
 
@@ -120,7 +120,7 @@ def edge_files() -> tuple[bytes, bytes]:
     """The int8 graph of the untrained default network, as converted and as written."""
     import keras
 
-    import export.tflite as tflite
+    import export.tflite.convert as tflite
 
     keras.utils.set_random_seed(3)
     graph, _ = export_graph(build_network("edge", 32, 4))
@@ -346,7 +346,7 @@ def test_the_gate_refuses_what_is_no_number() -> None:
                "per_class": {"a": {"n": 50, "difference": np.nan}}}  # fmt: skip
     assert len(_failures(figures, tolerance)) == 4
     with pytest.raises(ModelError, match="no finite numbers for 1 of 2 slices"):
-        Observed(np.array([[0, 1], [np.nan, 1]], np.float32))
+        ModelOutputs(np.array([[0, 1], [np.nan, 1]], np.float32))
 
 
 def test_a_rejected_file_never_has_the_good_name(
@@ -412,12 +412,14 @@ def python(code: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 def test_help_imports_nothing_heavy() -> None:
     heavy = ("tensorflow", "keras", "onnx", "tf2onnx", "numpy", "cv2", "rich")
-    code = f"import sys; import export.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, export.commands.export; print([m for m in {heavy} if m in sys.modules])"
     assert python(code).stdout.strip() == "[]"
 
 
 def test_a_missing_package_is_one_line(tiny_run: Run) -> None:
-    code = "import sys; sys.modules['keras'] = None; from export.cli import main; main()"
+    code = (
+        "import sys; sys.modules['keras'] = None; from export.commands import export; export.main()"
+    )
     done = python(code, tiny_run.folder, "--int8")
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.errors import BtcError, ExitCode, ModelError, UsageError
-from edge_runtime.model_file import bundled_model, pack_model, read_model
+from edge_runtime.model.load import bundled_model, pack_model, read_model
 from export.formats import FORMATS
 from export.signing import check_signature, sign_file, signature_path
 from export.verify import verify_file
@@ -22,7 +22,7 @@ EXPORT = """
 import sys
 from pathlib import Path
 from export.formats import FORMATS
-from export.pipeline import Exporter, ExportSettings
+from export.exporter import Exporter, ExportSettings
 from trainer.run import Run
 exporter = Exporter(Run.open(Path(sys.argv[1])), ExportSettings(Path(sys.argv[2]), "tiny"))
 for form in FORMATS.values():

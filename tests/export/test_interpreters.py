@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.interpreters import BACKENDS, open_graph
-from edge_runtime.model_file import bundled_model, read_model
-from edge_runtime.preprocess import preprocess
-from trainer.data.phantom import CLASSES, draw_phantom
+from edge_runtime.imaging.preprocess import preprocess
+from edge_runtime.model.backends import BACKENDS, open_graph
+from edge_runtime.model.load import bundled_model, read_model
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 TFLITE = ("litert", "tensorflow")
 TOOL = Path(sys.executable).parent / "btc-edge"

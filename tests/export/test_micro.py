@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import ModelError, UsageError
-from edge_runtime.model_file import bundled_model, read_model
-from export.arena import Buffer, estimate_arena, plan_bytes, plan_offsets
-from export.c_array import c_files
+from edge_runtime.model.load import bundled_model, read_model
+from export.tflite.arena import Buffer, estimate_arena, plan_bytes, plan_offsets
+from export.tflite.c_array import c_files
 
 COMPILER = shutil.which("g++") or shutil.which("c++")
 FLAGS = ("-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Werror")

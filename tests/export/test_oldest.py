@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
+from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS, formats_of
-from export.pipeline import Exporter, ExportSettings
 from tests.device.test_environments import ROOT, find_python, outside, run, wheel  # noqa: F401
 from tests.export.test_classical import make_run
-from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.models.classical import KINDS
 from trainer.run import Run
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 TOOL = Path(sys.executable).parent / "btc-edge"
 BACKENDS = ("tflite-runtime", "onnxruntime")

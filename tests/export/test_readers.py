@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.model_file import bundled_model, read_model
-from edge_runtime.preprocess import preprocess
+from edge_runtime.imaging.preprocess import preprocess
+from edge_runtime.model.load import bundled_model, read_model
 from export.formats import FORMATS
-from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.run import Run
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 TFLITE = [name for name, form in FORMATS.items() if form.kind == "tflite"]
 ONNX = [name for name, form in FORMATS.items() if form.kind == "onnx"]

@@ -27,13 +27,13 @@ from benchmarks.processors import (
     emulator,
 )
 from edge_runtime.errors import UsageError
-from edge_runtime.interpreters import open_graph
-from edge_runtime.model_file import ModelFile, pack_model, parse_model, read_model
+from edge_runtime.model.backends import open_graph
+from edge_runtime.model.load import ModelFile, pack_model, parse_model, read_model
+from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS
 from export.gate import run_gate
-from export.onnx import quantize_onnx
-from export.pipeline import Exporter, ExportSettings
-from export.saturation import differs_by_processor, saturating
+from export.onnx.network import quantize_onnx
+from export.onnx.saturation import differs_by_processor, saturating
 from trainer.run import Run
 
 TOOL = Path(sys.executable).parent / "btc-export"

@@ -8,14 +8,14 @@ from __future__ import annotations
 import atheris
 
 with atheris.instrument_imports(include=["edge_runtime", "pydicom", "nibabel"]):
-    import edge_runtime.dicom
-    import edge_runtime.nifti  # noqa: F401 - both are imported late by slices_of
+    import edge_runtime.imaging.dicom
+    import edge_runtime.imaging.nifti  # noqa: F401 - both are imported late by slices_of
     from edge_runtime.errors import InputError
-    from edge_runtime.images import ImageLimits
-    from edge_runtime.preprocess import Preprocess, preprocess
-    from edge_runtime.slices import slices_of
+    from edge_runtime.imaging.decode import ImageLimits
+    from edge_runtime.imaging.preprocess import Preprocess, preprocess
+    from edge_runtime.imaging.readers import slices_of
 
-from benchmarks.hostile_files import MAKERS
+from benchmarks.hostile.files import MAKERS
 from tests.fuzz.common import fuzz
 
 LIMITS = ImageLimits(max_bytes=4 << 20, max_pixels=250_000, max_slices=64)

@@ -13,10 +13,10 @@ from dataclasses import replace
 import atheris
 
 with atheris.instrument_imports(include=["edge_runtime"]):
+    from edge_runtime.decision.ood import OodDetector
     from edge_runtime.errors import ModelError
-    from edge_runtime.model_file import pack_model, parse_model, read_model, split_tflite
-    from edge_runtime.model_info import ModelInfo
-    from edge_runtime.unfamiliar import Familiarity
+    from edge_runtime.model.load import pack_model, parse_model, read_model, split_tflite
+    from edge_runtime.model.metadata import ModelInfo
 
 from tests.fuzz.common import fuzz
 
@@ -30,7 +30,7 @@ def read_metadata(data: bytes) -> None:
         info = ModelInfo.from_json(data)
         assert info.scheme is not None
         if info.unfamiliar is not None:
-            Familiarity.from_json(info.unfamiliar)
+            OodDetector.from_json(info.unfamiliar)
         assert ModelInfo.from_json(info.to_json()).labels == info.labels
     for content in (data, data + hashlib.sha256(data).hexdigest().encode("ascii")):
         with suppress(ModelError):

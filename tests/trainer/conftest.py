@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.phantom import write_phantoms
+from trainer.synthetic.phantoms import write_phantoms
 
 
 @pytest.fixture(scope="session")

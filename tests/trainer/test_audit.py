@@ -18,17 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import DataError
-from edge_runtime.preprocess import Preprocess
-from tests.trainer.test_lookalikes import as_jpeg, draw_slice
+from edge_runtime.imaging.preprocess import Preprocess
+from tests.trainer.test_near_duplicates import as_jpeg, draw_slice
+from trainer.audit.examine import Audit, answer, audit, share
+from trainer.audit.files import ODDITIES, Files, read_files
+from trainer.audit.near_duplicates import INVERSE, LISTED, Best, find_near_duplicates
+from trainer.audit.page import as_csv, as_html, picture, shown, write_audit
+from trainer.audit.shortcuts import ALL, balanced_accuracy, giveaways
 from trainer.data.archive import open_source
-from trainer.data.audit import Audit, answer, audit, share
-from trainer.data.audit_files import ODDITIES, Files, read_files
-from trainer.data.audit_twins import INVERSE, LISTED, Best, find_twins
 from trainer.data.dataset import read_dataset
-from trainer.data.giveaways import ALL, balanced_accuracy, giveaways
-from trainer.data.lookalikes import TURN_NAMES, TURNS, Pairs, thumbnail
-from trainer.data.properties import PROPERTIES
-from trainer.evaluation.audit_page import as_csv, as_html, picture, shown, write_audit
+from trainer.data.file_statistics import FILE_STATISTICS
+from trainer.data.near_duplicates import TURN_NAMES, TURNS, Pairs, thumbnail
 
 LABELS = ("glioma", "notumor")
 
@@ -248,7 +248,7 @@ def test_pairs_are_counted_not_kept() -> None:
     n = 300
     thumbnails = np.repeat(thumbnail(draw_slice(3))[None], n, axis=0)
     splits = ["testing" if i % 3 == 0 else "training" for i in range(n)]
-    twins = find_twins(made_up(thumbnails, splits, [LABELS[i % 2] for i in range(n)]))
+    twins = find_near_duplicates(made_up(thumbnails, splits, [LABELS[i % 2] for i in range(n)]))
     assert twins.counts.sum() == n * (n - 1) // 2
     assert twins.counts[0].tolist() == [100 * 99 // 2 + 200 * 199 // 2, 100 * 200]
     assert twins.conflicts.count == 150 * 150
@@ -392,11 +392,11 @@ def test_a_property_that_tells_the_class_is_named() -> None:
     properties = rng.normal(size=(200, 10)).astype(np.float32)
     properties[:, 3] += [3 * (label == "glioma") for label in labels]
     told = giveaways(properties, labels, [str(i // 2) for i in range(200)])
-    assert told["above_chance"] == [PROPERTIES[3], ALL] or told["above_chance"] == [
-        ALL, PROPERTIES[3]
+    assert told["above_chance"] == [FILE_STATISTICS[3], ALL] or told["above_chance"] == [
+        ALL, FILE_STATISTICS[3]
     ]  # fmt: skip
     assert told["chance"] == 0.5
-    assert told["each"][PROPERTIES[3]]["balanced_accuracy"] > 0.85
+    assert told["each"][FILE_STATISTICS[3]]["balanced_accuracy"] > 0.85
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -553,7 +553,8 @@ def test_help_tells_the_exit_codes_and_is_light(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "0 no test image has a twin" in " ".join(done.stdout.split())
     code = (
-        "import sys, trainer.audit_cli; sys.exit('numpy' in sys.modules or 'rich' in sys.modules)"
+        "import sys, trainer.commands.audit as _; "
+        "sys.exit('numpy' in sys.modules or 'rich' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
 

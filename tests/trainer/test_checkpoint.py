@@ -19,7 +19,7 @@ import pytest
 from edge_runtime.errors import DataError
 from trainer.models import training
 from trainer.models.checkpoint import Checkpoint, State
-from trainer.models.feed import Samples
+from trainer.models.sampler import Samples
 from trainer.models.training import Diverged, TrainSettings, train
 
 

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import ModelError, UsageError
+from trainer.commands.train_options import parse_features
 from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
-from trainer.evaluation.predict import softmax
-from trainer.job_options import parse_features
-from trainer.learning import network_for
+from trainer.fitting import network_for
 from trainer.models import classical
 from trainer.models.classical import KINDS, ClassicalModel, ClassicalSettings, fit_classical
+from trainer.models.outputs import softmax
+from trainer.models.trained import open_trained
 from trainer.run import Run
-from trainer.trained import open_trained
 
 BIN = Path(sys.executable).parent
 

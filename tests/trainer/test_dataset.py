@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 import edge_runtime
 from edge_runtime.errors import DataError
-from edge_runtime.images import load_gray
-from edge_runtime.labels import fold_label
-from edge_runtime.preprocess import Preprocess, preprocess
-from trainer.cli import train_command
+from edge_runtime.imaging.decode import load_gray
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
+from edge_runtime.labels import normalise_label
+from trainer.commands.train import train_command
 from trainer.data.dataset import Dataset, check_boxes, originals, read_dataset
-from trainer.data.phantom import CLASSES, draw_phantom
 from trainer.data.split import fold_splits, split_dataset
 from trainer.data.tables import from_csv, to_csv
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 OPTIONS = Preprocess()
 
@@ -233,7 +233,7 @@ def test_results_within_the_data_are_no_class(small: Path, zipped: bool) -> None
 
 
 def test_btc_evaluate_tells_what_it_passes_over(tmp_path: Path) -> None:
-    from trainer.evaluate_cli import evaluate_command
+    from trainer.commands.evaluate import evaluate_command
 
     (model,) = (Path(edge_runtime.__file__).parent / "models").glob("*.tflite")
     for i, label in enumerate(CLASSES):
@@ -361,8 +361,8 @@ def test_a_table_of_groups_that_contradicts_itself_is_refused(small: Path, tmp_p
 def test_images_without_a_group_are_told(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer import pipeline
-    from trainer.audit_cli import audit_command
+    from trainer import train_job as pipeline
+    from trainer.commands.audit import audit_command
 
     names = [p.relative_to(small).as_posix() for p in sorted(small.rglob("*.png"))]
     table = tmp_path / "g.csv"
@@ -373,7 +373,7 @@ def test_images_without_a_group_are_told(
     line = "2 of 6 images have no group in g.csv; they are grouped by looks alone"
     said: list[str] = []
     job = pipeline.Job(small, tmp_path / "run", groups_csv=table)
-    pipeline.run_job(job, pipeline.start_run(job), pipeline.Watch(warn=said.append))
+    pipeline.run_job(job, pipeline.start_run(job), pipeline.Callbacks(warn=said.append))
     assert said == [line]
     done = CliRunner().invoke(
         audit_command, [str(small), "--groups", str(table), "--out", str(tmp_path / "audit")]
@@ -436,7 +436,7 @@ def test_a_class_that_no_model_may_have_is_refused(small: Path, name: str) -> No
      ("Pituitary", "pituitary"), ("schwannoma", "schwannoma")],
 )  # fmt: skip
 def test_spellings(spelling: str, label: str) -> None:
-    assert fold_label(spelling) == label
+    assert normalise_label(spelling) == label
 
 
 def fake_dataset(groups: list[int], labels: list[int]) -> Dataset:
@@ -550,7 +550,7 @@ def test_too_few_groups_are_an_error() -> None:
 def test_options_of_btc_train_become_preprocessing(
     options: list[str], expected: Preprocess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer import pipeline
+    from trainer import train_job as pipeline
 
     class Started(Exception):
         """In place of a training."""

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import ModelError, UsageError
-from edge_runtime.features import DEVICE_SETS, extract
-from edge_runtime.preprocess import Preprocess, preprocess
-from edge_runtime.texture import PATTERNS, cooccurrence, haralick, patterns
-from trainer.data.phantom import CLASSES, draw_phantom
-from trainer.models import features, region_features
-from trainer.models.feature_cache import FeatureCache, default_folder
-from trainer.models.features import SETS, Extractor
+from edge_runtime.imaging.handcrafted import DEVICE_SETS, extract
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
+from edge_runtime.imaging.texture import PATTERNS, cooccurrence, haralick, patterns
+from trainer.features import extractor as features
+from trainer.features import region as region_features
+from trainer.features.cache import FeatureCache, default_folder
+from trainer.features.extractor import SETS, Extractor
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 QUICK = ("histogram", "glcm")
 

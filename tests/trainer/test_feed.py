@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.preprocess import Preprocess, preprocess
-from trainer.data.augment import augment, match_levels, move_box
-from trainer.data.paste import erase, paste, symmetry
-from trainer.data.phantom import CLASSES, draw_phantom
-from trainer.data.stress import STRESSES
-from trainer.models.feed import NO_BOX, Example, Feed, Samples, sampling_weights
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
+from trainer.augmentation.copy_paste import erase, paste, symmetry
+from trainer.augmentation.style import augment, match_levels, move_box
 from trainer.models.recipes import RECIPES, Recipe
+from trainer.models.sampler import NO_BOX, Example, Feed, Samples, sampling_weights
 from trainer.models.training import TrainSettings, as_batch, learning_rate, place_mask
+from trainer.synthetic.corruptions import CORRUPTIONS
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 OPTIONS = Preprocess(size=64)
 BOX = np.array([0.2, 0.3, 0.4, 0.5])
@@ -124,10 +124,10 @@ def test_erasing_covers_a_tumour_of_one_half_only() -> None:
     assert erase(lopsided, np.array([2, 24, 12, 34]) / 64, rng) is None, "halves that differ"
 
 
-@pytest.mark.parametrize("name", STRESSES)
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_a_stress_is_the_same_every_time_and_leaves_a_slice(name: str) -> None:
     gray = draw_phantom("glioma", np.random.default_rng(3))
-    words, change = STRESSES[name]
+    words, change = CORRUPTIONS[name]
     one, two = change(gray.copy()), change(gray.copy())
     np.testing.assert_array_equal(one, two)
     assert words
@@ -206,7 +206,7 @@ def test_a_class_that_merely_lacks_boxes_is_no_tumour_free_one(clear: int | None
 
 def test_tumour_free_classes_are_said_and_known_to_the_samples() -> None:
     from tests.trainer.test_dataset import fake_dataset
-    from trainer.models.feed import make_samples as from_data
+    from trainer.models.sampler import make_samples as from_data
 
     data = fake_dataset([0, 1, 2, 3], [0, 1, 0, 1])
     assert from_data(data).clear.tolist() == [False, False]
@@ -268,7 +268,7 @@ def test_the_rate_rises_and_falls() -> None:
 
 
 def test_recipes_are_named_in_the_command() -> None:
-    from trainer.cli import train_command
+    from trainer.commands.train import train_command
 
     option = next(p for p in train_command.params if p.name == "recipe")
     assert set(option.type.choices) == set(RECIPES)  # type: ignore[attr-defined]
@@ -277,9 +277,9 @@ def test_recipes_are_named_in_the_command() -> None:
 
 def test_start_weights_are_those_that_the_network_takes() -> None:
     from trainer.models.networks import build_network
-    from trainer.models.start import fold, load_start
+    from trainer.models.pretrained import fold, load_pretrained
 
-    start = load_start()
+    start = load_pretrained()
     network = build_network("edge", 64, 4)
     named = {layer.name for layer in network.layers if layer.weights}
     assert set(start) == named - {"class_maps"}

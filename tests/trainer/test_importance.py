@@ -33,12 +33,12 @@ from trainer.evaluation.importance import (
     pool_importance,
     units_of,
 )
-from trainer.evaluation.outcome import figures
-from trainer.evaluation.report import Material, write_report
-from trainer.evaluation.words import model_noun, model_words
+from trainer.evaluation.predictions import figures
 from trainer.models.classical import KINDS, ClassicalModel, ClassicalSettings, fit_classical
+from trainer.models.trained import open_trained
+from trainer.report.display_names import model_noun, model_words
+from trainer.report.html import ReportData, write_report
 from trainer.run import Run
-from trainer.trained import open_trained
 
 BIN = Path(sys.executable).parent
 
@@ -245,7 +245,7 @@ def page_of(folder: Path, settings: dict[str, Any], importance: Importance | Non
     outcome = example()
     metrics = figures(outcome)
     metrics["importance"] = None if importance is None else importance.figures()
-    write_report(Material(folder, settings, [], outcome, metrics, cases_of(outcome), importance))
+    write_report(ReportData(folder, settings, [], outcome, metrics, cases_of(outcome), importance))
     return (folder / "report.html").read_text("utf-8")
 
 

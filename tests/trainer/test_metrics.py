@@ -17,7 +17,7 @@ from trainer.evaluation.metrics import (
     share_of,
     study_probabilities,
 )
-from trainer.evaluation.predict import softmax
+from trainer.models.outputs import softmax
 from trainer.run import dump_json
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])

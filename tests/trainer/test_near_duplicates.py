@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trainer.data import lookalikes
-from trainer.data.lookalikes import (
+from trainer.data import near_duplicates as lookalikes
+from trainer.data.near_duplicates import (
     THRESHOLD,
     TURN_NAMES,
     TURNS,
@@ -19,7 +19,7 @@ from trainer.data.lookalikes import (
     merge_groups,
     thumbnail,
 )
-from trainer.data.phantom import CLASSES, draw_phantom
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 
 def draw_slice(seed: int) -> np.ndarray:

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from edge_runtime import Classifier
-from edge_runtime.preprocess import CONTRAST, DENOISE, Preprocess, preprocess
-from trainer.data.phantom import CLASSES, draw_phantom
-from trainer.data.strangers import DRAWN, draw_strangers
-from trainer.evaluation.predict import Observed
-from trainer.evaluation.unfamiliar import REFUSED, fit_familiarity, turned_copies
+from edge_runtime.imaging.preprocess import CONTRAST, DENOISE, Preprocess, preprocess
+from trainer.evaluation.ood import REFUSED, fit_ood_detector, turned_copies
+from trainer.models.outputs import ModelOutputs
+from trainer.synthetic.ood_pictures import DRAWN, draw_ood_pictures
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 
 @pytest.mark.parametrize("kind", list(DRAWN))
 def test_the_bundled_model_refuses_drawn_strangers(kind: str) -> None:
-    answers = list(Classifier().classify_many(draw_strangers(kind, 40, seed=7)))
+    answers = list(Classifier().classify_many(draw_ood_pictures(kind, 40, seed=7)))
     refused = [a.status.value == "unfamiliar" for a in answers]
     assert np.mean(refused) >= 0.9, kind
     assert all(a.label is None for a, r in zip(answers, refused, strict=True) if r)
@@ -25,15 +25,15 @@ def test_the_bundled_model_refuses_drawn_strangers(kind: str) -> None:
 
 def test_strangers_repeat() -> None:
     for kind in DRAWN:
-        one, two = draw_strangers(kind, 2, seed=3), draw_strangers(kind, 2, seed=3)
+        one, two = draw_ood_pictures(kind, 2, seed=3), draw_ood_pictures(kind, 2, seed=3)
         assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True)), kind
         assert all(p.dtype == np.uint8 and p.ndim == 2 for p in one)
 
 
-def features_of(images: np.ndarray) -> Observed:
+def features_of(images: np.ndarray) -> ModelOutputs:
     """Stands for a network: coarse thumbnails as features."""
     small = images.reshape(len(images), 4, 8, 4, 8).mean(axis=(2, 4)).reshape(len(images), -1)
-    return Observed(small[:, :4].astype(np.float32), small.astype(np.float32))
+    return ModelOutputs(small[:, :4].astype(np.float32), small.astype(np.float32))
 
 
 def slices(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,13 +51,13 @@ def test_fitted_check_keeps_held_out_slices_and_refuses_others() -> None:
     held, test = slices(200, seed=2)[0], slices(200, seed=3)[0]
     held_features = features_of(held).features
     assert held_features is not None
-    check = fit_familiarity(features_of, images, labels, held_features, Preprocess(size=32))
+    check = fit_ood_detector(features_of, images, labels, held_features, Preprocess(size=32))
     assert check is not None
 
     def refused(pictures: np.ndarray) -> float:
         found = features_of(pictures).features
         assert found is not None
-        return float(check.is_strange(found).mean())
+        return float(check.is_ood(found).mean())
 
     assert refused(held) == pytest.approx(REFUSED, abs=0.005)
     assert refused(test) < 3 * REFUSED
@@ -69,8 +69,8 @@ def test_fitted_check_keeps_held_out_slices_and_refuses_others() -> None:
 
 def test_a_network_without_features_has_no_check() -> None:
     images, labels = slices(8, seed=1)
-    none = fit_familiarity(
-        lambda x: Observed(np.zeros((len(x), 4), np.float32)),
+    none = fit_ood_detector(
+        lambda x: ModelOutputs(np.zeros((len(x), 4), np.float32)),
         images, labels, np.zeros((3, 2), np.float32), Preprocess(size=32),
     )  # fmt: skip
     assert none is None

@@ -17,14 +17,14 @@ import pytest
 from click.testing import CliRunner
 
 from edge_runtime.errors import DataError
-from edge_runtime.preprocess import Preprocess
-from trainer.audit_cli import audit_command
-from trainer.cli import train_command
+from edge_runtime.imaging.preprocess import Preprocess
+from trainer.commands.audit import audit_command
+from trainer.commands.evaluate import evaluate_command
+from trainer.commands.train import train_command
 from trainer.data.dataset import Dataset, read_dataset
-from trainer.data.partial import Partial, allowed_classes, divide, read_partial
-from trainer.data.phantom import CLASSES, draw_phantom
+from trainer.data.partial_labels import Partial, allowed_classes, divide, read_partial
 from trainer.data.split import fold_splits, split_dataset
-from trainer.evaluate_cli import evaluate_command
+from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 OPTIONS = Preprocess(size=32)
 BIN = Path(sys.executable).parent

@@ -21,29 +21,35 @@ from sklearn.utils import resample
 
 from benchmarks import card, honest, robust
 from edge_runtime.errors import DataError
-from edge_runtime.images import load_gray
-from edge_runtime.preprocess import Preprocess, preprocess, steps_in_words
+from edge_runtime.imaging.decode import load_gray
+from edge_runtime.imaging.preprocess import Preprocess, preprocess, steps_in_words
 from tests.trainer.test_dataset import fake_dataset
 from trainer.data.dataset import read_dataset
-from trainer.evaluation.gallery import (
+from trainer.evaluation.decision_rule import DecisionRule
+from trainer.evaluation.evaluator import Evaluator
+from trainer.evaluation.examples import (
     BEFORE,
-    Gallery,
-    choose_cases,
-    pool_galleries,
-    take_cases,
+    Examples,
+    choose_examples,
+    pool_examples,
+    take_examples,
     whole_pictures,
 )
-from trainer.evaluation.judgement import Judgement
-from trainer.evaluation.measure import Measure
-from trainer.evaluation.outcome import Outcome, figures, make_outcome, pool, read_outcome
-from trainer.evaluation.predict import Observed
-from trainer.evaluation.report import Material, summary_lines, write_report
+from trainer.evaluation.predictions import (
+    Predictions,
+    figures,
+    make_predictions,
+    pool,
+    read_predictions,
+)
+from trainer.models.outputs import ModelOutputs
+from trainer.report.html import ReportData, summary_lines, write_report
 
 NAMES = ("Ödem & co", "<b>mass", "healthy (all)")
 N = 240
 
 
-def example(seed: int = 0) -> Outcome:
+def example(seed: int = 0) -> Predictions:
     """A test side with everything known: studies, sources, twins, controls, boxes, statuses."""
     rng = np.random.default_rng(seed)
     groups = np.sort(rng.integers(40, size=N))
@@ -67,7 +73,7 @@ def example(seed: int = 0) -> Outcome:
         "heat_in_box": np.where(labels == 1, (rng.random(N) < 0.6).astype(float), np.nan),
         "box_share": np.where(labels == 1, rng.uniform(0, 0.3, N), np.nan),
     }
-    return make_outcome(data, shares, "grouped", "test", extras)
+    return make_predictions(data, shares, "grouped", "test", extras)
 
 
 PREPROCESS = Preprocess(16, denoise="non-local-means", contrast="clahe")
@@ -86,12 +92,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     outcome = example()
     outcome.write(folder / "predictions.csv")
-    rows = choose_cases(outcome.labels, outcome.predicted, outcome.numbers("confidence"),
+    rows = choose_examples(outcome.labels, outcome.predicted, outcome.numbers("confidence"),
                         outcome.texts("group"))  # fmt: skip
     rng = np.random.default_rng(0)
     boxes = np.tile([0.2, 0.3, 0.5, 0.6], (len(rows), 1))
     boxes[::2] = np.nan
-    gallery = Gallery(
+    gallery = Examples(
         rows,
         rng.integers(0, 256, (len(rows), 128, 128), dtype=np.uint8),
         rng.normal(size=(len(rows), 8, 8)).astype(np.float32),
@@ -102,7 +108,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"epoch": e, "loss": 1 / e, "val_loss": 1.1 / e, "accuracy": 0.5, "val_accuracy": 0.4}
         for e in range(1, 9)
     ]
-    write_report(Material(folder, SETTINGS, [history], outcome, figures(outcome), gallery))
+    write_report(ReportData(folder, SETTINGS, [history], outcome, figures(outcome), gallery))
     return folder / "report.html"
 
 
@@ -264,13 +270,13 @@ def test_the_page_needs_no_network_and_names_are_text(page: Path) -> None:
     assert "90 of 240 test slices" in " ".join(parsed.words.split())
 
 
-def cases_of(outcome: Outcome) -> Gallery:
+def cases_of(outcome: Predictions) -> Examples:
     """A gallery of all-different cases, without heatmaps, boxes and whole slices."""
-    rows = choose_cases(outcome.labels, outcome.predicted, outcome.numbers("confidence"),
+    rows = choose_examples(outcome.labels, outcome.predicted, outcome.numbers("confidence"),
                         outcome.texts("group"))  # fmt: skip
     k = len(rows)
     pixels = np.random.default_rng(2).integers(0, 256, (k, 24, 24), dtype=np.uint8)
-    return Gallery(rows, pixels, np.zeros((k, 1, 1), np.float32), np.full((k, 4), np.nan),
+    return Examples(rows, pixels, np.zeros((k, 1, 1), np.float32), np.full((k, 4), np.nan),
                    whole_pictures([None] * k))  # fmt: skip
 
 
@@ -290,7 +296,7 @@ def test_each_case_shows_the_file_the_input_and_the_heatmap(page: Path) -> None:
 def test_what_is_not_known_is_not_shown(tmp_path: Path) -> None:
     outcome = example()
     gallery = cases_of(outcome)
-    write_report(Material(tmp_path, SETTINGS, [], outcome, figures(outcome), gallery))
+    write_report(ReportData(tmp_path, SETTINGS, [], outcome, figures(outcome), gallery))
     text = (tmp_path / "report.html").read_text("utf-8")
     assert 'alt="heatmap' not in text
     assert 'alt="slice as its file' not in text
@@ -298,7 +304,7 @@ def test_what_is_not_known_is_not_shown(tmp_path: Path) -> None:
     assert "Where it looks" not in text
     # One slice whose file is at hand: before and after in its case, and as its class's example.
     gallery.before[-1, 40:80, 40:80] = 200
-    write_report(Material(tmp_path, SETTINGS, [], outcome, figures(outcome), gallery))
+    write_report(ReportData(tmp_path, SETTINGS, [], outcome, figures(outcome), gallery))
     text = (tmp_path / "report.html").read_text("utf-8")
     assert text.count('alt="slice as its file has it"') == 2
     assert text.count('alt="slice as the model sees it"') == len(gallery.rows) + 1
@@ -310,7 +316,7 @@ def test_a_box_shows_without_a_heatmap(tmp_path: Path) -> None:
     for box in (np.nan, 0.2):
         gallery = cases_of(outcome)
         gallery.boxes[:] = [box, box, box + 0.3, box + 0.3]
-        write_report(Material(tmp_path, SETTINGS, [], outcome, figures(outcome), gallery))
+        write_report(ReportData(tmp_path, SETTINGS, [], outcome, figures(outcome), gallery))
         pages.append(set(Figures((tmp_path / "report.html").read_text("utf-8")).loads))
     assert len(pages[0] - pages[1]) == len(gallery.rows)
 
@@ -335,7 +341,7 @@ def test_measuring_keeps_the_files_pictures(phantom_zip: Path, tmp_path: Path) -
     data = read_dataset(phantom_zip, options)
     shown = []
     for side in (data, replace(data, origin=tmp_path / "nowhere")):
-        measure = Measure(looks_dark, Judgement(1.0, {}, None), "as given")
+        measure = Evaluator(looks_dark, DecisionRule(1.0, {}, None), "as given")
         shown.append(measure.side(side, "all", None)[1])
     with zipfile.ZipFile(phantom_zip) as archive:
         files = [load_gray(archive.read(data.paths[row])) for row in shown[0].rows]
@@ -345,45 +351,49 @@ def test_measuring_keeps_the_files_pictures(phantom_zip: Path, tmp_path: Path) -
     assert not shown[1].before.any()
 
 
-def looks_dark(images: np.ndarray) -> Observed:
+def looks_dark(images: np.ndarray) -> ModelOutputs:
     """Stands for a model of four classes."""
-    return Observed(np.outer(images.mean(axis=(1, 2)), [0.03, 0.02, -0.01, 0.0]).astype(np.float32))
+    return ModelOutputs(
+        np.outer(images.mean(axis=(1, 2)), [0.03, 0.02, -0.01, 0.0]).astype(np.float32)
+    )
 
 
 def test_a_gallery_survives_its_file_with_and_without_whole_slices(tmp_path: Path) -> None:
     gallery, path = cases_of(example()), tmp_path / "gallery.npz"
     gallery.before[:] = np.arange(len(gallery.rows), dtype=np.uint8)[:, None, None]
     gallery.save(path)
-    again = Gallery.read(path)
+    again = Examples.read(path)
     for name, values in vars(gallery).items():
         np.testing.assert_array_equal(getattr(again, name), values)
     older = tmp_path / "older.npz"
     kept = {name: values for name, values in vars(gallery).items() if name != "before"}
     np.savez_compressed(older, **kept)
-    old = Gallery.read(older)
+    old = Examples.read(older)
     assert old.before.shape == gallery.before.shape
     assert not old.before.any()
-    pooled = pool_galleries([old, gallery], [N, N])
-    taken = take_cases(pooled, np.array([gallery.rows[3] + N, gallery.rows[2]]))
+    pooled = pool_examples([old, gallery], [N, N])
+    taken = take_examples(pooled, np.array([gallery.rows[3] + N, gallery.rows[2]]))
     assert taken.before[0, 0, 0] == 3
     assert not taken.before[1].any()
     older.write_bytes(b"PK")
     with pytest.raises(DataError, match=r"older\.npz"):
-        Gallery.read(older)
+        Examples.read(older)
 
 
 def test_a_class_without_images_shows_a_dash(tmp_path: Path) -> None:
     whole = example()
     some = whole.take((whole.labels != 2) & (whole.numbers("twin") == 0), "source:one")
-    outcome = Outcome(some.table.drop(columns=["patient", "status"]), NAMES, "source:one", "test")
-    none = Gallery(np.zeros(0, np.int64), np.zeros((0, 8, 8), np.uint8),
+    outcome = Predictions(
+        some.table.drop(columns=["patient", "status"]), NAMES, "source:one", "test"
+    )
+    none = Examples(np.zeros(0, np.int64), np.zeros((0, 8, 8), np.uint8),
                    np.zeros((0, 8, 8), np.float32), np.zeros((0, 4)),
                    whole_pictures([]))  # fmt: skip
     metrics = figures(outcome)
     assert metrics["per_class"][NAMES[2]]["recall"] is None
     assert metrics["per_study"] is None
     assert metrics["selective"] is None
-    write_report(Material(tmp_path, SETTINGS, [], outcome, metrics, none))
+    write_report(ReportData(tmp_path, SETTINGS, [], outcome, metrics, none))
     assert "–" in (tmp_path / "report.html").read_text("utf-8")
     assert not (tmp_path / "curves.png").exists()
 
@@ -391,8 +401,8 @@ def test_a_class_without_images_shows_a_dash(tmp_path: Path) -> None:
 def test_one_group_has_no_intervals_anywhere(tmp_path: Path) -> None:
     """Every reader bears it and says so: the page, the terminal, the benchmarks' tables."""
     whole = example(2)
-    outcome = Outcome(whole.table.assign(group="g"), NAMES, "grouped", "test")
-    none = Gallery(np.zeros(0, np.int64), np.zeros((0, 8, 8), np.uint8),
+    outcome = Predictions(whole.table.assign(group="g"), NAMES, "grouped", "test")
+    none = Examples(np.zeros(0, np.int64), np.zeros((0, 8, 8), np.uint8),
                    np.zeros((0, 8, 8), np.float32), np.zeros((0, 4)),
                    whole_pictures([]))  # fmt: skip
     metrics = figures(outcome) | {"partial": None}
@@ -402,7 +412,7 @@ def test_one_group_has_no_intervals_anywhere(tmp_path: Path) -> None:
     told = " ".join(summary_lines(metrics | {"partial": partial}))
     assert told.count("not estimable") >= 4
     assert "cannot be told from so few groups" in told
-    write_report(Material(tmp_path, SETTINGS, [], outcome, metrics, none))
+    write_report(ReportData(tmp_path, SETTINGS, [], outcome, metrics, none))
     assert "not estimable" in (tmp_path / "report.html").read_text("utf-8")
     for cell in (card._cell, honest._cell):
         assert "(not estimable)" in cell(metrics, "accuracy")
@@ -414,15 +424,15 @@ def test_a_table_with_a_hole_is_refused(tmp_path: Path) -> None:
     outcome = example(3)
     table = outcome.table.copy()
     table.loc[1, f"p_{NAMES[0]}"] = np.nan
-    Outcome(table, NAMES, "grouped", "test").write(tmp_path / "p.csv")
+    Predictions(table, NAMES, "grouped", "test").write(tmp_path / "p.csv")
     with pytest.raises(DataError, match="no number"):
-        read_outcome(tmp_path / "p.csv", NAMES, "grouped", "test")
+        read_predictions(tmp_path / "p.csv", NAMES, "grouped", "test")
 
 
 def test_a_written_table_gives_the_same_figures(tmp_path: Path) -> None:
     outcome = example(3)
     outcome.write(tmp_path / "p.csv")
-    again = read_outcome(tmp_path / "p.csv", NAMES, "grouped", "test")
+    again = read_predictions(tmp_path / "p.csv", NAMES, "grouped", "test")
     assert figures(again) == figures(outcome)
 
 

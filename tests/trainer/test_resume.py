@@ -17,20 +17,20 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edge_runtime.errors import DataError, UsageError
-from edge_runtime.preprocess import Preprocess
-from trainer import pipeline
-from trainer.cli import train_command
+from edge_runtime.imaging.preprocess import Preprocess
+from trainer import train_job as pipeline
+from trainer.commands.train import train_command
+from trainer.commands.train_options import started_options
 from trainer.data.dataset import read_dataset
-from trainer.data.phantom import draw_phantom, write_phantoms
 from trainer.data.split import split_dataset
 from trainer.evaluation.selective import Targets
-from trainer.job_options import started_options
-from trainer.learning import Watch, network_for
+from trainer.fitting import Callbacks, network_for
 from trainer.models.classical import ClassicalSettings
 from trainer.models.recipes import RECIPES
 from trainer.models.training import TrainSettings
-from trainer.pipeline import Job, resume_job, start_run
 from trainer.run import Run
+from trainer.synthetic.phantoms import draw_phantom, write_phantoms
+from trainer.train_job import Job, resume_job, start_run
 
 KNN = ("--model", "knn", "--features", "histogram", "--no-cache", "--size", "32", "--seed", "5")
 
@@ -306,14 +306,14 @@ def test_a_training_says_that_it_knows_no_tumour_free_class(
     monkeypatch.setattr(pipeline, "split_dataset", lambda *_: None)
     monkeypatch.setattr(pipeline, "_train_split", lambda *_: None)
     said: list[str] = []
-    run = pipeline.run_job(job, start_run(job), Watch(warn=said.append))
+    run = pipeline.run_job(job, start_run(job), Callbacks(warn=said.append))
     assert ["--tumour-free" in line for line in said] == ([] if named else [True])
     assert run.settings["tumour_free"] == (list(named) if named else None)
 
 
 def test_every_option_that_shapes_a_run_is_compared(tmp_path: Path) -> None:
     """An option added to the command must be compared, or be free by name."""
-    from trainer.job_options import RESUMED_WITH
+    from trainer.commands.train_options import RESUMED_WITH
 
     known: set[str] = set()
     for name, settings in (
@@ -373,7 +373,7 @@ def test_a_start_that_is_refused_after_reading_leaves_nothing_in_the_way(
 
     words = (inputs.data, *KNN, *folds, "--out", tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "learn_classical", refuse)
+        patch.setattr(pipeline, "fit_classical_model", refuse)
         refused(*words)
     assert not (tmp_path / "run").exists()
     assert train(*words).exit_code == 0
@@ -382,7 +382,7 @@ def test_a_start_that_is_refused_after_reading_leaves_nothing_in_the_way(
 def test_a_start_keeps_what_was_learned_before_an_error(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, parts = pipeline.learn_classical, iter((True, False))
+    real, parts = pipeline.fit_classical_model, iter((True, False))
 
     def learn(*words: Any) -> Any:
         if not next(parts):
@@ -391,14 +391,16 @@ def test_a_start_keeps_what_was_learned_before_an_error(
 
     words = (inputs.data, *KNN, "--protocol", "grouped", "--folds", 2, "--out", tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "learn_classical", learn)
+        patch.setattr(pipeline, "fit_classical_model", learn)
         refused(*words)
     assert Run.open(tmp_path / "run" / "fold-1").settings["status"] == "finished"
     done = train(*words[:1], "--out", tmp_path / "run", "--resume", "--no-cache")
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize(("stage", "kept"), [("read_dataset", False), ("learn_classical", True)])
+@pytest.mark.parametrize(
+    ("stage", "kept"), [("read_dataset", False), ("fit_classical_model", True)]
+)
 def test_an_interrupted_start_can_be_started_or_resumed(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, kept: bool
 ) -> None:

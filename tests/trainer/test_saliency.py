@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import DataError
-from edge_runtime.preprocess import Preprocess, frame_of, preprocess
+from edge_runtime.imaging.preprocess import Preprocess, frame_of, preprocess
 from tests.trainer.test_dataset import fake_dataset
 from trainer.data.boxes import into_input, read_boxes
 from trainer.data.dataset import Dataset
-from trainer.data.phantom import draw_phantom
-from trainer.evaluation.controls import low_level, nearest_neighbour
-from trainer.evaluation.explain import (
+from trainer.evaluation.baselines import low_level, nearest_neighbour
+from trainer.evaluation.examples import choose_examples
+from trainer.evaluation.saliency import (
     box_chances,
     box_hits,
     grad_cam,
@@ -22,9 +22,9 @@ from trainer.evaluation.explain import (
     peaks,
     pointing_figures,
 )
-from trainer.evaluation.gallery import choose_cases
-from trainer.evaluation.predict import Observed, observer
 from trainer.models.networks import build_network
+from trainer.models.outputs import ModelOutputs, predictor
+from trainer.synthetic.phantoms import draw_phantom
 
 
 def test_a_box_follows_the_crop() -> None:
@@ -115,11 +115,11 @@ def test_pointing_by_hand() -> None:
 def test_class_maps_are_the_heatmaps() -> None:
     maps = np.random.default_rng(0).normal(size=(5, 4, 4, 3)).astype(np.float32)
     classes = np.array([0, 2, 1, 1, 0])
-    heat = heatmaps(None, Observed(maps.mean((1, 2)), None, maps), np.zeros((5, 8, 8)), classes)
+    heat = heatmaps(None, ModelOutputs(maps.mean((1, 2)), None, maps), np.zeros((5, 8, 8)), classes)
     assert heat is not None
     for i, c in enumerate(classes):
         np.testing.assert_array_equal(heat[i], maps[i, :, :, c])
-    assert heatmaps(None, Observed(np.zeros((1, 3))), np.zeros((1, 8, 8)), classes[:1]) is None
+    assert heatmaps(None, ModelOutputs(np.zeros((1, 3))), np.zeros((1, 8, 8)), classes[:1]) is None
 
 
 def test_grad_cam_against_finite_differences() -> None:
@@ -145,7 +145,7 @@ def test_grad_cam_against_finite_differences() -> None:
 def test_networks_give_what_the_checks_need() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
     for name, features, has_maps in (("edge", 80, True), ("seed", 128, False)):
-        seen = observer(build_network(name, 32, 4))(images)
+        seen = predictor(build_network(name, 32, 4))(images)
         assert seen.logits.shape == (3, 4)
         assert seen.features is not None
         assert seen.features.shape == (3, features)
@@ -157,7 +157,7 @@ def test_networks_give_what_the_checks_need() -> None:
 def with_pictures(pictures: list[np.ndarray], labels: list[int]) -> Dataset:
     from dataclasses import replace
 
-    from trainer.data.lookalikes import thumbnail
+    from trainer.data.near_duplicates import thumbnail
 
     data = fake_dataset(list(range(len(labels))), labels)
     return replace(data, thumbnails=np.stack([thumbnail(p) for p in pictures]))
@@ -189,6 +189,6 @@ def test_cases_begin_with_the_most_confident_errors() -> None:
     predicted = np.array([0, 1, 1, 0, 1, 0])
     confidence = np.array([0.9, 0.6, 0.7, 0.95, 0.8, 0.5])
     apart = list("uvwxyz")
-    assert choose_cases(labels, predicted, confidence, apart).tolist() == [3, 1, 0, 5, 4, 2]
+    assert choose_examples(labels, predicted, confidence, apart).tolist() == [3, 1, 0, 5, 4, 2]
     # Copies of one picture are one case.
-    assert choose_cases(labels, predicted, confidence, list("uvwvyu")).tolist() == [3, 0, 4, 2]
+    assert choose_examples(labels, predicted, confidence, list("uvwvyu")).tolist() == [3, 0, 4, 2]

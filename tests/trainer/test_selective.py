@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_runtime.decision.prediction import Status, status_of
 from edge_runtime.errors import UsageError
-from edge_runtime.prediction import Status, status_of
-from trainer.cli import train_command
+from trainer.commands.train import train_command
 from trainer.evaluation.selective import (
     LADDER,
     LADDER_TUMOUR_FREE,

@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner
 
 from edge_runtime.errors import DataError, ModelError
-from trainer.cli import train_command
-from trainer.data.phantom import write_phantoms
+from trainer.commands.train import train_command
 from trainer.run import Run
+from trainer.synthetic.phantoms import write_phantoms
 
 BIN = Path(sys.executable).parent
 FILES = {
@@ -262,7 +262,7 @@ def test_help_is_quick_and_light(name: str) -> None:
     assert done.returncode == 0
     assert "Exit codes" in done.stdout
     code = (
-        "import sys\nfrom trainer.cli import main\nsys.argv = ['btc-train', '--help']\n"
+        "import sys\nfrom trainer.commands.train import main\nsys.argv = ['btc-train', '--help']\n"
         "try: main()\nexcept SystemExit: pass\n"
         "heavy = {'tensorflow', 'keras', 'cv2', 'numpy', 'sklearn'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"

@@ -1,6 +1,6 @@
 """An audit of a data set: does its test side measure anything?
 
-Answers with plain data, ready for JSON; `trainer.evaluation.audit_page` writes it down.
+Answers with plain data, ready for JSON; `trainer.audit.page` writes it down.
 """
 
 from __future__ import annotations
@@ -15,13 +15,19 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.errors import DataError
+from trainer.audit.files import NOT_MRI, ODDITIES, Files, read_files
+from trainer.audit.groups import LISTED, Table, capped, column, group_facts, merged_groups
+from trainer.audit.near_duplicates import (
+    Best,
+    NearDuplicates,
+    equal_sets,
+    find_near_duplicates,
+    same_pixels,
+)
+from trainer.audit.shortcuts import giveaways
 from trainer.data.archive import open_source
-from trainer.data.audit_files import NOT_MRI, ODDITIES, Files, read_files
-from trainer.data.audit_groups import LISTED, Table, capped, column, group_facts, merged_groups
-from trainer.data.audit_twins import Best, Twins, equal_sets, find_twins, same_pixels
 from trainer.data.dataset import PassedOver, Progress, read_groups, told_over, told_ungrouped
-from trainer.data.giveaways import giveaways
-from trainer.data.lookalikes import THRESHOLD, TURN_NAMES, Pairs
+from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES, Pairs
 
 SCHEMA = 1
 PER_TURN = 4  # leaking pairs listed for each turn
@@ -94,7 +100,7 @@ def examine(name: str, files: Files, table: Table, progress: Progress | None = N
         table: rows by path; empty where there is none.
         progress: called with (pictures compared, N).
     """
-    twins = find_twins(files, progress=progress)
+    twins = find_near_duplicates(files, progress=progress)
     merged = merged_groups(files, table, twins.clusters)
     copies = same_pixels(files)
     leak = _leak(files, twins, copies)
@@ -157,7 +163,7 @@ def share(part: int, whole: int) -> str:
     return "over 99 %" if part < whole and percent == 100 else f"{percent} %"
 
 
-def _leak(files: Files, twins: Twins, copies: list[list[int]]) -> dict[str, Any]:
+def _leak(files: Files, twins: NearDuplicates, copies: list[list[int]]) -> dict[str, Any]:
     tested = files.tested
     caught = tested & (twins.across.partner >= 0)
     by_class: dict[str, dict[str, int]] = {}
@@ -198,7 +204,7 @@ def _one_sided(files: Files) -> dict[str, list[str]]:
     }
 
 
-def _worst(files: Files, twins: Twins, caught: np.ndarray) -> Iterator[np.ndarray]:
+def _worst(files: Files, twins: NearDuplicates, caught: np.ndarray) -> Iterator[np.ndarray]:
     """For each turn, the test images most like one in training: first those whose twin has
     another label; one from each look-alike cluster before a second one."""
     best = twins.across
@@ -230,7 +236,7 @@ def _pair(files: Files, pairs: Pairs, i: int) -> dict[str, Any]:
     }
 
 
-def _look_alikes(files: Files, twins: Twins) -> dict[str, Any]:
+def _look_alikes(files: Files, twins: NearDuplicates) -> dict[str, Any]:
     sizes = np.bincount(twins.clusters)
     with_twin = (twins.within.partner >= 0) | (twins.across.partner >= 0)
     return {

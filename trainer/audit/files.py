@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import InputError, one_line
-from edge_runtime.headers import Header, read_header
-from edge_runtime.images import decode
+from edge_runtime.imaging.decode import decode
+from edge_runtime.imaging.headers import Header, read_header
 from edge_runtime.quiet import quiet
 from trainer.data.archive import Source
 from trainer.data.dataset import PassedOver, Progress, arrange, place
-from trainer.data.lookalikes import SIDE, thumbnail
-from trainer.data.properties import PROPERTIES, describe
+from trainer.data.file_statistics import FILE_STATISTICS, describe
+from trainer.data.near_duplicates import SIDE, thumbnail
 
 TINY = 64  # pixels of the shorter side
 LONG = 1.2  # longer side over shorter side
@@ -110,7 +110,7 @@ def read_files(source: Source, progress: Progress | None = None) -> Files:
     names, passed_over = arrange(source)
     sizes = np.zeros((len(names), 2), np.int32)
     thumbnails = np.zeros((len(names), SIDE, SIDE), np.uint8)
-    properties = np.zeros((len(names), len(PROPERTIES)), np.float32)
+    properties = np.zeros((len(names), len(FILE_STATISTICS)), np.float32)
     odd = np.zeros((len(names), len(ODDITIES)), bool)
     texts: list[_Texts] = []
     problems: list[tuple[str, str]] = []

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.labels import fold_label
-from trainer.data.audit_files import Files
-from trainer.data.lookalikes import merge_groups
+from edge_runtime.labels import normalise_label
+from trainer.audit.files import Files
+from trainer.data.near_duplicates import merge_groups
 
 LISTED = 100
 Table = Mapping[str, Mapping[str, str]]
@@ -45,7 +45,7 @@ def group_facts(
 
     Args:
         table: rows by path, see `trainer.data.dataset.read_groups`; empty where there is none.
-        clusters: int64 array of N, see `Twins`.
+        clusters: int64 array of N, see `NearDuplicates`.
         merged: N group names, see `merged_groups`.
     """
     facts: dict[str, Any] = {
@@ -106,5 +106,5 @@ def _disagreements(files: Files, told: Iterable[str]) -> list[dict[str, str]]:
     return [
         {"path": path, "folder": label, "table": other}
         for path, label, other in zip(files.paths, files.labels, told, strict=True)
-        if other and fold_label(other) != label
+        if other and normalise_label(other) != label
     ]

@@ -12,9 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.audit_files import Files
+from trainer.audit.files import Files
 from trainer.data.dataset import Progress
-from trainer.data.lookalikes import THRESHOLD, TURN_NAMES, Pairs, find_pairs, join, unit_vectors
+from trainer.data.near_duplicates import (
+    THRESHOLD,
+    TURN_NAMES,
+    Pairs,
+    find_pairs,
+    join,
+    unit_vectors,
+)
 
 LISTED = 100  # conflicts kept
 Indices = npt.NDArray[np.int64]
@@ -73,8 +80,8 @@ class Conflicts:
 
 
 @dataclass(frozen=True)
-class Twins:
-    """What `find_twins` found among N pictures.
+class NearDuplicates:
+    """What `find_near_duplicates` found among N pictures.
 
     Attributes:
         within, across: best partners on the same side of the split, and on the other.
@@ -91,9 +98,9 @@ class Twins:
     conflicts: Conflicts
 
 
-def find_twins(
+def find_near_duplicates(
     files: Files, threshold: float = THRESHOLD, progress: Progress | None = None
-) -> Twins:
+) -> NearDuplicates:
     """All look-alikes, and exact copies of pictures too flat to look like anything.
 
     Copies of a blank frame count as twins but make no cluster: the empty ends of two patients'
@@ -114,7 +121,7 @@ def find_twins(
     tally.add(_flat_copies(files))
     if progress is not None:
         progress(len(files), len(files))
-    return Twins(tally.within, tally.across, clusters, tally.counts, tally.conflicts)
+    return NearDuplicates(tally.within, tally.across, clusters, tally.counts, tally.conflicts)
 
 
 class _Tally:

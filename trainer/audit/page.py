@@ -13,11 +13,11 @@ import numpy as np
 
 from edge_runtime.errors import InputError
 from edge_runtime.files import write_text
-from edge_runtime.images import decode
+from edge_runtime.imaging.decode import decode
 from edge_runtime.tables import guard
+from trainer.audit.examine import GROUP_COLUMNS, Audit, share
 from trainer.data.archive import Source
-from trainer.data.audit import GROUP_COLUMNS, Audit, share
-from trainer.evaluation.pages import page_environment
+from trainer.report.templates import page_environment
 from trainer.run import dump_json
 
 SIDE = 128  # pixels of the longer side of a picture on the page
@@ -66,7 +66,7 @@ def as_html(result: dict[str, Any], pictures: dict[str, str]) -> str:
         result: the content of audit.json.
         pictures: data URI by path; a path without one is shown by name only.
     """
-    pages = page_environment()
+    pages = page_environment(Path(__file__).parent)
     pages.filters["thousands"] = lambda value: f"{value:,}"
     page: str = pages.get_template("audit.html").render(
         audit=result, pictures=pictures, conflict_pairs=CONFLICTS, odd_pictures=ODD, names=NAMES,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.properties import PROPERTIES
+from trainer.data.file_statistics import FILE_STATISTICS
 
 ALL = "all ten together"
 FOLDS = 5
@@ -27,7 +27,7 @@ Labels = npt.NDArray[np.int64]
 def giveaways(
     properties: npt.NDArray[np.float32], labels: Sequence[str], groups: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """How well each of PROPERTIES alone, and all together, tell the class of unseen groups.
+    """How well each of FILE_STATISTICS alone, and all together, tell the class of unseen groups.
 
     A decision tree of LEAVES leaves, balanced accuracy cross-validated over groups
     (StratifiedGroupKFold); its standard error counts a group, not an image, as one observation.
@@ -57,7 +57,7 @@ def giveaways(
         return result
     folds = _folds(codes, group, min(FOLDS, fewest), seed)
     values = properties[chosen]
-    columns = {name: values[:, [i]] for i, name in enumerate(PROPERTIES)} | {ALL: values}
+    columns = {name: values[:, [i]] for i, name in enumerate(FILE_STATISTICS)} | {ALL: values}
     for name, column in columns.items():
         right = _right(column, codes, folds)
         score, error = balanced_accuracy(right, codes, group)

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 import edge_runtime
-from edge_runtime.commands import to_the_reader
+from edge_runtime.commands.entry import to_the_reader
 from edge_runtime.errors import ExitCode, UsageError, printable
-from trainer.progress import add_bar, progress_bars
-from trainer.terminal import EXISTING, FOLDER, TABLE, enter, say, say_problem
+from trainer.commands.progress import add_bar, progress_bars
+from trainer.commands.terminal import EXISTING, FOLDER, TABLE, enter, say, say_problem
 
 EXIT_CODES = (
     "\b\nExit codes: 0 no test image has a twin in training, 1 one has, a class has test but no\n"
@@ -48,9 +48,9 @@ def audit_command(
     with different labels, damaged and odd files, and what gives the class away. Leaves a page, the
     figures, and a groups.csv for btc-train. Research use only.
     """
+    from trainer.audit.examine import audit
+    from trainer.audit.page import write_audit
     from trainer.data.archive import open_source
-    from trainer.data.audit import audit
-    from trainer.evaluation.audit_page import write_audit
     from trainer.run import dump_json
 
     if groups and (out / "groups.csv").exists() and groups.samefile(out / "groups.csv"):

@@ -7,15 +7,23 @@ from pathlib import Path
 import click
 
 import edge_runtime
-from edge_runtime.errors import UsageError
-from edge_runtime.options import (
+from edge_runtime.commands.options import (
     allow_unsigned_option,
     backend_option,
     is_given,
     threads_option,
 )
-from trainer.progress import add_bar, progress_bars
-from trainer.terminal import EXISTING, EXIT_CODES, TABLE, enter, print_metrics, say, say_problem
+from edge_runtime.errors import UsageError
+from trainer.commands.progress import add_bar, progress_bars
+from trainer.commands.terminal import (
+    EXISTING,
+    EXIT_CODES,
+    TABLE,
+    enter,
+    print_metrics,
+    say,
+    say_problem,
+)
 
 # Parameter -> option, of those that a run folder has no use for.
 _OF_FILES = {
@@ -70,10 +78,10 @@ def evaluate_command(
         if given:
             raise UsageError(f"{', '.join(given)}: for a model file, not for a run folder")
 
-    from trainer.evaluation.evaluate import Options, evaluate
+    from trainer.evaluate_job import Options, evaluate
+    from trainer.models.trained import needs_keras
     from trainer.quiet import import_tensorflow
     from trainer.run import Run, dump_json
-    from trainer.trained import needs_keras
 
     if model.is_dir() and needs_keras(Run.open(model).settings):
         import_tensorflow()

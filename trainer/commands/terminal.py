@@ -21,7 +21,7 @@ EXIT_CODES = (
 
 def enter(command: click.Command, name: str) -> None:
     """Run a command as an entry point; problems become one line and an exit code."""
-    from edge_runtime.commands import run_command
+    from edge_runtime.commands.entry import run_command
 
     run_command(command, name, extra="train")
 
@@ -38,7 +38,7 @@ def say_problem(path: str, reason: str) -> None:
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """metrics.json as a table and sentences, as far as somebody reads them."""
-    from edge_runtime.commands import to_the_reader
+    from edge_runtime.commands.entry import to_the_reader
 
     with to_the_reader():
         _print_metrics(metrics)
@@ -49,7 +49,7 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from trainer.evaluation.report import HEADS, METRIC_NAMES, percent, summary_lines
+    from trainer.report.html import HEADS, METRIC_NAMES, percent, summary_lines
 
     table = Table("class", *HEADS, "n")
     for name, figures in metrics["per_class"].items():

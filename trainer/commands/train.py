@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
+from edge_runtime.commands.options import FiniteRange
 from edge_runtime.errors import ExitCode, UsageError, printable
-from edge_runtime.options import FiniteRange
-from trainer.progress import add_bar, progress_bars
-from trainer.terminal import (
+from trainer.commands.progress import add_bar, progress_bars
+from trainer.commands.terminal import (
     EXISTING,
     EXIT_CODES,
     FOLDER,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
     from trainer.data.split import Split
     from trainer.models.checkpoint import State
-    from trainer.pipeline import Job
+    from trainer.train_job import Job
 
 
 def _protocol(context: click.Context, option: click.Parameter, value: str) -> str:
@@ -217,12 +217,12 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
 
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
-    from trainer.complete import unanswered
+    from trainer.commands.train_options import make_job, resumed_job
     from trainer.evaluation.selective import HINT
-    from trainer.job_options import make_job, resumed_job
+    from trainer.finalize import unanswered
     from trainer.models.training import Diverged, TrainSettings
-    from trainer.pipeline import check_start, run_job, start_run
     from trainer.quiet import import_tensorflow
+    from trainer.train_job import check_start, run_job, start_run
 
     given = {
         name for name in options
@@ -241,8 +241,8 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     if run is None:
         run = start_run(job)
     try:
-        with _watch(epochs) as watch:
-            run_job(job, run, watch)
+        with _watch(epochs) as callbacks:
+            run_job(job, run, callbacks)
     except KeyboardInterrupt:
         after = "--resume goes on" if (out / "run.json").is_file() else "start it again"
         say(f"btc-train: interrupted; {out} ({_kept(job)}); {after}")
@@ -258,9 +258,9 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
 
 def _list_features(context: click.Context) -> None:
     """Name, length, range, source and place of each set."""
-    from edge_runtime.features import DEVICE_SETS
-    from trainer.job_options import CLASSICAL_SIZE
-    from trainer.models.features import SETS
+    from edge_runtime.imaging.handcrafted import DEVICE_SETS
+    from trainer.commands.train_options import CLASSICAL_SIZE
+    from trainer.features.extractor import SETS
 
     for each in SETS.values():
         where = "on a device too" if each.name in DEVICE_SETS else "on the workstation only"
@@ -288,7 +288,7 @@ def main() -> None:
 
 @contextmanager
 def _watch(epochs: int) -> Iterator[Any]:
-    from trainer.learning import Watch
+    from trainer.fitting import Callbacks
 
     def problems(data: Dataset) -> None:
         for path, reason in data.problems:
@@ -321,7 +321,7 @@ def _watch(epochs: int) -> Iterator[Any]:
                 err=True,
             )
 
-        yield Watch(
+        yield Callbacks(
             reading=add_bar(bars, "Reading"),
             each=problems,
             warn=lambda words: say(f"btc-train: {words}"),

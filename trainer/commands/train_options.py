@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import UsageError
-from edge_runtime.features import DEVICE_SETS
-from edge_runtime.labels import fold_label
-from edge_runtime.preprocess import Preprocess
+from edge_runtime.imaging.handcrafted import DEVICE_SETS
+from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.labels import normalise_label
+from trainer.commands.terminal import say
 from trainer.evaluation.selective import Targets, asked_targets
+from trainer.features.cache import FeatureCache, default_folder
+from trainer.features.extractor import DEEP, check_sets
 from trainer.models.classical import ClassicalSettings
-from trainer.models.feature_cache import FeatureCache, default_folder
-from trainer.models.features import DEEP, check_sets
 from trainer.models.networks import SIZES
 from trainer.models.recipes import RECIPES
+from trainer.models.trained import CNN, kind_of
 from trainer.models.training import TrainSettings
-from trainer.pipeline import Job, resume_job
 from trainer.run import Run, checked_name, checked_version
-from trainer.terminal import say
-from trainer.trained import CNN, kind_of
+from trainer.train_job import Job, resume_job
 
 NETWORK_ONLY = (
     "recipe", "network", "epochs", "batch_size", "learning_rate", "patience", "augment",
@@ -153,7 +153,7 @@ def _said(value: Any) -> str:
 
 
 def _tumour_free(options: dict[str, Any]) -> tuple[str, ...] | None:
-    names = {fold_label(name) for name in options["tumour_free"]}
+    names = {normalise_label(name) for name in options["tumour_free"]}
     return tuple(sorted(names)) or None
 
 

@@ -32,10 +32,10 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
+from edge_runtime.commands.inputs import GZIP, HEAD, is_hidden
 from edge_runtime.errors import DataError, InputError
-from edge_runtime.headers import read_header, volume_format
-from edge_runtime.images import MIB, SUFFIXES, ImageLimits, read_file
-from edge_runtime.inputs import GZIP, HEAD, is_hidden
+from edge_runtime.imaging.decode import MIB, SUFFIXES, ImageLimits, read_file
+from edge_runtime.imaging.headers import read_header, volume_format
 
 MAX_MEMBERS = 500_000  # files and folders
 MAX_MEMBER_BYTES = 64 * MIB

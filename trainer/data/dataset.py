@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import DataError, InputError, one_line
-from edge_runtime.images import decode
-from edge_runtime.labels import NO_TUMOR, fold_label
-from edge_runtime.model_info import MOST_LABELS, is_label
-from edge_runtime.preprocess import Preprocess, frame_of, preprocess
+from edge_runtime.imaging.decode import decode
+from edge_runtime.imaging.preprocess import Preprocess, frame_of, preprocess
+from edge_runtime.labels import NO_TUMOR, normalise_label
+from edge_runtime.model.metadata import MOST_LABELS, is_label
 from trainer.data.archive import ANYWHERE, NO_PICTURE, Source, open_source
 from trainer.data.boxes import into_input, read_boxes
-from trainer.data.lookalikes import clusters, merge_groups, thumbnail
-from trainer.data.properties import describe
+from trainer.data.file_statistics import describe
+from trainer.data.near_duplicates import clusters, merge_groups, thumbnail
 from trainer.data.tables import key_of, read_table
 
 SPLITS = {"training": "training", "train": "training", "testing": "testing", "test": "testing"}
@@ -315,7 +315,7 @@ def _told_lost(known: Sequence[str], problems: Sequence[tuple[str, str]]) -> lis
 def _tumour_free(known: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
     if wanted is None:
         return tuple(name for name in known if name == NO_TUMOR)
-    named = {fold_label(name) for name in wanted}
+    named = {normalise_label(name) for name in wanted}
     if strange := sorted(named - set(known)):
         raise DataError(f"tumour-free classes {strange} are not in the data; it has {list(known)}")
     if named >= set(known):
@@ -427,7 +427,7 @@ def place(name: str) -> tuple[str, str]:
     split = next((SPLITS[p.lower()] for p in parts[:-2] if p.lower() in SPLITS), "")
     if parts[-2].lower() in SPLITS:
         raise InputError("lies in no class folder")
-    return fold_label(parts[-2]), split
+    return normalise_label(parts[-2]), split
 
 
 def read_groups(path: str | os.PathLike[str], wanted: set[str]) -> dict[str, dict[str, str]]:

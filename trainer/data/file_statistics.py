@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.headers import read_header
+from edge_runtime.imaging.headers import read_header
 
-PROPERTIES = (
+FILE_STATISTICS = (
     "channels",  # stored colour components
     "width",
     "height",
@@ -22,7 +22,7 @@ PROPERTIES = (
 
 
 def describe(data: bytes, gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """The values of PROPERTIES.
+    """The values of FILE_STATISTICS.
 
     Args:
         data: the encoded file.

@@ -144,7 +144,7 @@ def merge_groups(groups: Sequence[str], labels: Indices) -> tuple[str, ...]:
     return tuple(leader[int(component[m])] for m in member)
 
 
-def has_twin(
+def has_near_duplicate(
     thumbnails: Thumbnails, others: Thumbnails, threshold: float = THRESHOLD
 ) -> npt.NDArray[np.bool_]:
     """Which of `thumbnails` (N) look like any of `others`."""

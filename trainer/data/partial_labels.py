@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import DataError
-from edge_runtime.labels import fold_label
-from edge_runtime.preprocess import Preprocess
+from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.labels import normalise_label
 from trainer.data.dataset import Dataset, Progress, read_dataset
-from trainer.data.lookalikes import find_pairs
+from trainer.data.near_duplicates import find_pairs
 from trainer.data.split import SOURCE, Split
 
 Indices = npt.NDArray[np.int64]
@@ -72,7 +72,7 @@ def allowed_classes(
     """
     if folder.lower() in ("tumor", "tumour") and tumour_free:
         return np.array([name not in tumour_free for name in classes])
-    named = {fold_label(part) for part in re.split(r"\s*\+\s*", folder)}
+    named = {normalise_label(part) for part in re.split(r"\s*\+\s*", folder)}
     if strange := sorted(named - set(classes)):
         without = ", ".join(tumour_free) or "those of --tumour-free, which are not given"
         raise DataError(

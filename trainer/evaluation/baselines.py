@@ -10,17 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.dataset import Dataset
-from trainer.data.lookalikes import unit_vectors
+from trainer.data.near_duplicates import unit_vectors
 
 Labels = npt.NDArray[np.int64]
-CONTROLS = {
+BASELINES = {
     "nearest_neighbour": "1-nearest-neighbour on 32×32 pixels, mirror allowed",
     "low_level": "logistic regression on ten low-level statistics of the file",
 }
 BATCH = 1024
 
 
-def run_controls(learned: Dataset, tested: Dataset) -> dict[str, Labels]:
+def run_baselines(learned: Dataset, tested: Dataset) -> dict[str, Labels]:
     """Name of a control -> the class (N indices) it calls each slice of `tested`."""
     return {
         "nearest_neighbour": nearest_neighbour(learned, tested),
@@ -42,7 +42,7 @@ def nearest_neighbour(learned: Dataset, tested: Dataset) -> Labels:
 
 
 def low_level(learned: Dataset, tested: Dataset) -> Labels:
-    """Logistic regression on `trainer.data.properties.PROPERTIES`, standardised."""
+    """Logistic regression on `trainer.data.file_statistics.FILE_STATISTICS`, standardised."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

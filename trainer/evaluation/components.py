@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.evaluation.predict import Floats
+from trainer.models.outputs import Floats
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline

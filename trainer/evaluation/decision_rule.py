@@ -13,20 +13,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.decision.ood import OodDetector
+from edge_runtime.decision.prediction import status_of
 from edge_runtime.errors import ModelError
-from edge_runtime.prediction import status_of
-from edge_runtime.preprocess import Preprocess
-from edge_runtime.unfamiliar import Familiarity
+from edge_runtime.imaging.preprocess import Preprocess
 from trainer.evaluation.calibration import fit_temperature
 from trainer.evaluation.intervals import own_groups
-from trainer.evaluation.predict import Observed, softmax
+from trainer.evaluation.ood import fit_ood_detector
 from trainer.evaluation.selective import Chosen, Targets, choose_thresholds, tumour_free_among
-from trainer.evaluation.unfamiliar import fit_familiarity
+from trainer.models.outputs import ModelOutputs, softmax
 from trainer.run import Images
 
 
 @dataclass(frozen=True)
-class Judgement:
+class DecisionRule:
     """The rule that turns outputs into answers; its fields are those of `ModelInfo`.
 
     Attributes:
@@ -39,18 +39,18 @@ class Judgement:
 
     temperature: float
     thresholds: Mapping[str, float]
-    familiarity: Familiarity | None
+    familiarity: OodDetector | None
     chosen: Mapping[str, Chosen] = field(default_factory=dict)
     confidence: float | None = None
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Judgement:
+    def from_settings(cls, settings: Mapping[str, Any]) -> DecisionRule:
         """The rule that run.json or model.json holds."""
         unfamiliar = settings.get("unfamiliar")
         return cls(
             float(settings["temperature"] or 1.0),
             settings.get("thresholds") or {},
-            Familiarity.from_json(unfamiliar) if unfamiliar else None,
+            OodDetector.from_json(unfamiliar) if unfamiliar else None,
         )
 
     def to_settings(self) -> dict[str, Any]:
@@ -61,11 +61,11 @@ class Judgement:
             "thresholds": dict(self.thresholds),
         } | (threshold_settings(self.chosen, self.confidence) if self.chosen else {})
 
-    def probabilities(self, observed: Observed) -> npt.NDArray[np.float64]:
+    def probabilities(self, observed: ModelOutputs) -> npt.NDArray[np.float64]:
         """N×C at the temperature."""
         return softmax(observed.logits, self.temperature)
 
-    def familiar(self, observed: Observed) -> npt.NDArray[np.bool_]:
+    def familiar(self, observed: ModelOutputs) -> npt.NDArray[np.bool_]:
         """Which of the N slices the check lets pass; all where there is no check.
 
         Raises:
@@ -75,9 +75,9 @@ class Judgement:
             return np.ones(len(observed.logits), bool)
         if observed.features is None:
             raise ModelError("the model gives no features for its check for unfamiliar slices")
-        return ~self.familiarity.is_strange(observed.features)
+        return ~self.familiarity.is_ood(observed.features)
 
-    def statuses(self, observed: Observed, class_names: Sequence[str]) -> list[str]:
+    def statuses(self, observed: ModelOutputs, class_names: Sequence[str]) -> list[str]:
         """What the device would answer for each slice: ok, uncertain or unfamiliar."""
         shares = self.probabilities(observed)
         strange = (~self.familiar(observed)).tolist()
@@ -104,20 +104,20 @@ def threshold_settings(chosen: Mapping[str, Chosen], confidence: float | None) -
 class HeldOut:
     """The validation side as a model saw it: its outputs for N slices, N labels, N groups."""
 
-    seen: Observed
+    seen: ModelOutputs
     labels: npt.NDArray[np.int64]
     groups: Sequence[str]
 
 
-def fit_judgement(
-    run: Callable[[npt.NDArray[np.uint8]], Observed],
+def fit_decision_rule(
+    run: Callable[[npt.NDArray[np.uint8]], ModelOutputs],
     calibration: Images,
     held: HeldOut,
     class_names: Sequence[str],
     options: Preprocess,
     targets: Targets,
     tumour_free: Sequence[str] = (),
-) -> Judgement:
+) -> DecisionRule:
     """Fit a model's rule.
 
     Args:
@@ -128,31 +128,33 @@ def fit_judgement(
     """
     familiarity = None
     if held.seen.features is not None:
-        familiarity = fit_familiarity(
+        familiarity = fit_ood_detector(
             run, calibration.pixels, calibration.labels, held.seen.features, options
         )
-    plain = Judgement(fit_temperature(held.seen.logits, held.labels), {}, familiarity)
+    plain = DecisionRule(fit_temperature(held.seen.logits, held.labels), {}, familiarity)
     return with_thresholds(plain, held, class_names, targets, tumour_free)
 
 
 def with_thresholds(
-    judgement: Judgement,
+    decision_rule: DecisionRule,
     held: HeldOut,
     class_names: Sequence[str],
     targets: Targets,
     tumour_free: Sequence[str] = (),
-) -> Judgement:
+) -> DecisionRule:
     """The rule with thresholds chosen on the validation side, of the slices that its check lets
     pass; see `choose_thresholds`."""
     chosen = choose_thresholds(
-        judgement.probabilities(held.seen),
+        decision_rule.probabilities(held.seen),
         held.labels,
         class_names,
         own_groups(held.groups),
         targets.resolve(class_names, tumour_free),
         targets.confidence,
-        judgement.familiar(held.seen),
+        decision_rule.familiar(held.seen),
         tumour_free_among(class_names, tumour_free),
     )
     thresholds = {label: each.threshold for label, each in chosen.items()}
-    return replace(judgement, thresholds=thresholds, chosen=chosen, confidence=targets.confidence)
+    return replace(
+        decision_rule, thresholds=thresholds, chosen=chosen, confidence=targets.confidence
+    )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.files import replacing
-from trainer.arrays import opened_npz
+from trainer.data.npz import opened_npz
 
 ERRORS, RIGHT_PER_CLASS = 12, 2
 BEFORE = 128  # pixels: side of the pictures of whole slices
@@ -18,7 +18,7 @@ Gray = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Gallery:
+class Examples:
     """K cases.
 
     Attributes:
@@ -45,7 +45,7 @@ class Gallery:
             )  # fmt: skip
 
     @classmethod
-    def read(cls, path: Path) -> Gallery:
+    def read(cls, path: Path) -> Examples:
         """Read what `save` wrote; an older file has no `before`, which is then unknown.
 
         Raises:
@@ -82,7 +82,7 @@ def whole_pictures(slices: Sequence[Gray | None]) -> Gray:
     return squares
 
 
-def choose_cases(
+def choose_examples(
     labels: npt.NDArray[np.int64],
     predicted: npt.NDArray[np.int64],
     confidence: npt.NDArray[np.float64],
@@ -109,14 +109,14 @@ def one_a_group(rows: Sequence[int], groups: Sequence[str], count: int) -> list[
     return list(firsts.values())[:count]
 
 
-def pool_galleries(galleries: Sequence[Gallery], sizes: Sequence[int]) -> Gallery:
+def pool_examples(galleries: Sequence[Examples], sizes: Sequence[int]) -> Examples:
     """The cases of several folds, their rows counted in the pooled table.
 
     Args:
         sizes: rows of each fold's table.
     """
     starts = np.cumsum([0, *sizes[:-1]])
-    return Gallery(
+    return Examples(
         np.concatenate([g.rows + start for g, start in zip(galleries, starts, strict=True)]),
         np.concatenate([g.pixels for g in galleries]),
         np.concatenate([g.heat for g in galleries]),
@@ -125,11 +125,11 @@ def pool_galleries(galleries: Sequence[Gallery], sizes: Sequence[int]) -> Galler
     )
 
 
-def take_cases(gallery: Gallery, rows: npt.NDArray[np.int64]) -> Gallery:
+def take_examples(gallery: Examples, rows: npt.NDArray[np.int64]) -> Examples:
     """The cases of those `rows` that the gallery holds, in their order."""
     place = {int(row): i for i, row in enumerate(gallery.rows)}
     found = [place[int(row)] for row in rows if int(row) in place]
-    return Gallery(
+    return Examples(
         gallery.rows[found], gallery.pixels[found], gallery.heat[found], gallery.boxes[found],
         gallery.before[found],
     )  # fmt: skip

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.files import replacing
-from trainer.arrays import opened_npz
+from trainer.data.npz import opened_npz
 from trainer.evaluation.components import ComponentChange, caller
-from trainer.evaluation.gallery import one_a_group
-from trainer.evaluation.predict import Floats
-from trainer.models.features import DEEP
+from trainer.evaluation.examples import one_a_group
+from trainer.features.extractor import DEEP
+from trainer.models.outputs import Floats
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset

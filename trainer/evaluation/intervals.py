@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.benchmark.figures import wilson
+from edge_runtime.benchmark.statistics import wilson
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.study import pooled
+from edge_runtime.decision.study import pooled
 from trainer.evaluation.calibration import expected_calibration_error
 from trainer.evaluation.intervals import (
     FEWEST_GROUPS,
@@ -133,7 +133,7 @@ def share_of(hits: npt.NDArray[Any], groups: Sequence[str]) -> dict[str, Any]:
 def study_probabilities(
     probabilities: Floats, labels: Labels, patients: Sequence[str], groups: Sequence[str]
 ) -> tuple[Floats, Labels, list[str]] | None:
-    """One answer a study, by the rule of the device (`edge_runtime.study.pooled`).
+    """One answer a study, by the rule of the device (`edge_runtime.decision.study.pooled`).
 
     A study is the slices of one patient that carry one label; slices without a patient have none.
 

@@ -1,4 +1,4 @@
-"""Fitting the check for inputs unlike anything seen in training (`edge_runtime.unfamiliar`)."""
+"""Fitting the check for inputs unlike anything seen in training (`edge_runtime.decision.ood`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.preprocess import Preprocess, preprocess
-from edge_runtime.unfamiliar import Familiarity
-from trainer.evaluation.predict import Floats, Observed
+from edge_runtime.decision.ood import OodDetector
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
+from trainer.models.outputs import Floats, ModelOutputs
 
 REFUSED = 0.05  # share of held-out slices that the threshold refuses
 EACH = 0.03  # and that either of the two terms would refuse at equal levels
@@ -47,13 +47,13 @@ def turned_copies(images: Images, options: Preprocess, seed: int = 0) -> Images:
     return np.stack(copies)
 
 
-def fit_familiarity(
-    run: Callable[[Images], Observed],
+def fit_ood_detector(
+    run: Callable[[Images], ModelOutputs],
     images: Images,
     labels: npt.NDArray[np.int64],
     held: Floats,
     options: Preprocess,
-) -> Familiarity | None:
+) -> OodDetector | None:
     """Fit the score on slices of the training side and its threshold on held-out ones.
 
     Args:
@@ -84,14 +84,14 @@ def fit_familiarity(
         np.concatenate([standard, (turned - mean) / scale]),
         np.repeat([0, 1], [len(known), len(turned)]),
     )
-    plain = Familiarity(
+    plain = OodDetector(
         mean, scale, whiten, means @ whiten,
         np.append(rule.coef_[0], rule.intercept_[0]), np.array([0.0, 1.0, 0.0, 1.0]), 0.0,
     )  # fmt: skip
     return _with_levels(plain, held)
 
 
-def _with_levels(plain: Familiarity, held: Floats) -> Familiarity:
+def _with_levels(plain: OodDetector, held: Floats) -> OodDetector:
     """Put the two terms on one scale, and the threshold where REFUSED of `held` lie above."""
     never = np.append(np.zeros(plain.turn.size - 1), -np.inf)
     distance = replace(plain, turn=never).score(held)
@@ -103,7 +103,7 @@ def _with_levels(plain: Familiarity, held: Floats) -> Familiarity:
         for level in (float(np.quantile(term, 1 - EACH)), max(float(term.std()), 1e-6))
     ]
     # As stored: the threshold must hold for the parameters that the device reads.
-    stored = Familiarity.from_json(replace(plain, levels=np.array(levels)).to_json())
+    stored = OodDetector.from_json(replace(plain, levels=np.array(levels)).to_json())
     threshold = float(np.quantile(stored.score(held), 1 - REFUSED))
     return replace(stored, threshold=threshold)
 

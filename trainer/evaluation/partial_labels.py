@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError, one_line
 from edge_runtime.files import write_text
-from trainer.data.partial import Partial
+from trainer.data.partial_labels import Partial
 from trainer.data.tables import from_csv, to_csv
-from trainer.evaluation.judgement import Judgement
+from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.metrics import share_of
-from trainer.evaluation.outcome import DIGITS
-from trainer.evaluation.predict import Observed
+from trainer.evaluation.predictions import DIGITS
+from trainer.models.outputs import ModelOutputs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,15 +31,15 @@ COLUMNS = ("path", "group", "source", "set", "predicted", "outside", "confidence
 
 def call_partial(
     partial: Partial,
-    look: Callable[[npt.NDArray[np.uint8]], Observed],
-    judgement: Judgement,
+    look: Callable[[npt.NDArray[np.uint8]], ModelOutputs],
+    decision_rule: DecisionRule,
     class_names: Sequence[str],
 ) -> pd.DataFrame:
     """One row of COLUMNS a slice; `outside` is 1 where the call is not in the slice's set."""
     import pandas as pd
 
     seen = look(partial.slices.images)
-    shares = judgement.probabilities(seen)
+    shares = decision_rule.probabilities(seen)
     best = shares.argmax(axis=1)
     allowed = partial.targets[np.arange(len(partial)), best] > 0
     sets = partial.slices.class_names
@@ -52,7 +52,7 @@ def call_partial(
             "predicted": [class_names[i] for i in best],
             "outside": (~allowed).astype(int),
             "confidence": shares.max(axis=1).round(DIGITS),
-            "status": judgement.statuses(seen, class_names),
+            "status": decision_rule.statuses(seen, class_names),
         }
     )
 

@@ -18,9 +18,9 @@ from edge_runtime.errors import DataError, one_line
 from edge_runtime.files import write_text
 from trainer.data.dataset import Dataset
 from trainer.data.tables import from_csv, to_csv
-from trainer.evaluation.controls import CONTROLS
-from trainer.evaluation.explain import pointing_figures
+from trainer.evaluation.baselines import BASELINES
 from trainer.evaluation.metrics import compute_metrics, per_source, share_of, study_probabilities
+from trainer.evaluation.saliency import pointing_figures
 from trainer.evaluation.selective import selective_figures
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ DIGITS = 6  # of probabilities; the figures are computed from the rounded ones
 # What is always in the table; one p_<label> a class follows the confidence.
 COLUMNS = ("path", "group", "source", "patient", "label", "predicted", "confidence")
 # What may be unknown: empty cells then.
-EXTRAS = ("status", "twin", "seen_group", *CONTROLS, "heat_in_box", "box_share")
+EXTRAS = ("status", "twin", "seen_group", *BASELINES, "heat_in_box", "box_share")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Predictions:
     """Predictions on one side of a data set.
 
     Attributes:
@@ -80,9 +80,9 @@ class Outcome:
             return np.full(len(self.table), np.nan)
         return pd.to_numeric(self.table[column], errors="coerce").to_numpy(np.float64)
 
-    def take(self, chosen: npt.NDArray[np.bool_], protocol: str) -> Outcome:
+    def take(self, chosen: npt.NDArray[np.bool_], protocol: str) -> Predictions:
         """Some of the rows, under another name of the protocol."""
-        return Outcome(self.table[chosen], self.class_names, protocol, self.split)
+        return Predictions(self.table[chosen], self.class_names, protocol, self.split)
 
     def write(self, path: Path) -> None:
         """Write the table as CSV."""
@@ -93,13 +93,13 @@ class Outcome:
         return np.array([place[name] for name in self.texts(column)], dtype=np.int64)
 
 
-def make_outcome(
+def make_predictions(
     side: Dataset,
     probabilities: npt.NDArray[np.float64],
     protocol: str,
     split: str,
     extras: Mapping[str, Sequence[Any] | npt.NDArray[Any]] | None = None,
-) -> Outcome:
+) -> Predictions:
     """The table of a data set's side from probabilities (N×C) and columns of EXTRAS."""
     import pandas as pd
 
@@ -115,11 +115,13 @@ def make_outcome(
         "confidence": shares.max(axis=1),
     }
     columns |= {f"p_{name}": shares[:, c] for c, name in enumerate(names)}
-    return Outcome(pd.DataFrame(columns | dict(extras or {})), names, protocol, split)
+    return Predictions(pd.DataFrame(columns | dict(extras or {})), names, protocol, split)
 
 
-def read_outcome(path: Path, class_names: Sequence[str], protocol: str, split: str) -> Outcome:
-    """A table that `Outcome.write` wrote.
+def read_predictions(
+    path: Path, class_names: Sequence[str], protocol: str, split: str
+) -> Predictions:
+    """A table that `Predictions.write` wrote.
 
     Raises:
         DataError: missing, damaged, or of other classes.
@@ -135,21 +137,21 @@ def read_outcome(path: Path, class_names: Sequence[str], protocol: str, split: s
                 raise ValueError(f"{column} holds what is no number")
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path.name} cannot be read: {one_line(error)}") from None
-    return Outcome(table, tuple(class_names), protocol, split)
+    return Predictions(table, tuple(class_names), protocol, split)
 
 
-def pool(outcomes: Sequence[Outcome]) -> Outcome:
+def pool(outcomes: Sequence[Predictions]) -> Predictions:
     """The tables of several test sides as one; each row keeps the number of its fold."""
     import pandas as pd
 
     tables = [o.table.assign(fold=number) for number, o in enumerate(outcomes, 1)]
     first = outcomes[0]
-    return Outcome(
+    return Predictions(
         pd.concat(tables, ignore_index=True), first.class_names, first.protocol, first.split
     )
 
 
-def figures(outcome: Outcome) -> dict[str, Any]:
+def figures(outcome: Predictions) -> dict[str, Any]:
     """Everything that metrics.json says of a test side; None where it cannot be known."""
     whole = _slices_and_studies(outcome)
     groups, correct = outcome.texts("group"), outcome.predicted == outcome.labels
@@ -178,7 +180,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def short_figures(outcome: Outcome) -> dict[str, Any]:
+def short_figures(outcome: Predictions) -> dict[str, Any]:
     """`figures` without controls and breakdowns."""
     return compute_metrics(
         outcome.probabilities,
@@ -190,7 +192,7 @@ def short_figures(outcome: Outcome) -> dict[str, Any]:
     )
 
 
-def _slices_and_studies(outcome: Outcome) -> dict[str, Any]:
+def _slices_and_studies(outcome: Predictions) -> dict[str, Any]:
     names, groups = outcome.class_names, outcome.texts("group")
     studies = study_probabilities(
         outcome.probabilities, outcome.labels, outcome.texts("patient"), groups
@@ -206,11 +208,11 @@ def _slices_and_studies(outcome: Outcome) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _controls(outcome: Outcome) -> dict[str, Any]:
+def _controls(outcome: Predictions) -> dict[str, Any]:
     """What each control reaches on the same slices, in few figures."""
     kept = ("n", "groups", "accuracy", "balanced_accuracy", "kappa", "confusion")
     table: dict[str, Any] = {}
-    for name in CONTROLS:
+    for name in BASELINES:
         if not any(outcome.texts(name)):
             continue
         calls = np.eye(len(outcome.class_names))[outcome._indices(name)]

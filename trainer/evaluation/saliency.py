@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from trainer.data.boxes import Boxes
 from trainer.evaluation.metrics import share_of
-from trainer.evaluation.predict import Observed
+from trainer.models.outputs import ModelOutputs
 
 if TYPE_CHECKING:
     import keras
@@ -22,7 +22,7 @@ BATCH = 64
 
 def heatmaps(
     model: keras.Model | None,
-    observed: Observed,
+    observed: ModelOutputs,
     images: npt.NDArray[np.uint8],
     classes: npt.NDArray[np.int64],
 ) -> Floats | None:

@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import UsageError
-from edge_runtime.labels import NO_TUMOR, fold_label
+from edge_runtime.labels import NO_TUMOR, normalise_label
 from trainer.evaluation.intervals import pooled_effect
 from trainer.evaluation.metrics import share_of
 
@@ -132,7 +132,7 @@ def tumour_free_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 def tumour_free_among(labels: Iterable[str], named: Iterable[str] = ()) -> set[str]:
     """The labels that mean "no tumour": those named, and the usual spellings of `notumor`."""
-    return {label for label in labels if fold_label(label) == NO_TUMOR} | set(named)
+    return {label for label in labels if normalise_label(label) == NO_TUMOR} | set(named)
 
 
 def parse_targets(texts: Iterable[str], confidence: float, default: Targets) -> Targets:
@@ -148,7 +148,7 @@ def parse_targets(texts: Iterable[str], confidence: float, default: Targets) -> 
     given: dict[str, float | None] = {}
     for text in texts:
         name, equals, number = (part.strip() for part in text.rpartition("="))
-        name = fold_label(name) if name else name
+        name = normalise_label(name) if name else name
         if bool(name) != bool(equals):
             raise UsageError(f"--target-error {text!r}: name the class, as notumor=0.005")
         if name in given:

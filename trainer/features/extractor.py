@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, UsageError
-from edge_runtime.features import DEVICE_SETS, FeatureSet
-from trainer.models import region_features
-from trainer.models.feature_cache import FeatureCache
+from edge_runtime.imaging.handcrafted import DEVICE_SETS, FeatureSet
+from trainer.features import region as region_features
+from trainer.features.cache import FeatureCache
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.features import FeatureSet
-from edge_runtime.texture import BACKGROUND
+from edge_runtime.imaging.handcrafted import FeatureSet
+from edge_runtime.imaging.texture import BACKGROUND
 
 Gray = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, one_line
 from edge_runtime.files import replacing
-from trainer.evaluation.predict import Floats, Observed
+from trainer.models.outputs import Floats, ModelOutputs
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
@@ -102,7 +102,7 @@ class ClassicalSettings:
 
     Attributes:
         model: one of KINDS.
-        features: the feature sets, in order; see `trainer.models.features`.
+        features: the feature sets, in order; see `trainer.features.extractor`.
         search: whether to look for better parameters by cross-validation within the training side.
         seed: of the projection, the forest and the search.
     """
@@ -125,7 +125,7 @@ class ClassicalModel:
         self.pipeline = pipeline
         self.floor = floor
 
-    def observe(self, features: Floats) -> Observed:
+    def observe(self, features: Floats) -> ModelOutputs:
         """Logits (N×C) and principal components (N×K) of features (float32 N×F).
 
         The logits of a classifier that gives margins are the margins; of one that gives
@@ -140,7 +140,7 @@ class ClassicalModel:
             logits = classifier.decision_function(components)
             if logits.ndim == 1:  # of two classes, scikit-learn gives the second's margin only
                 logits = np.stack([-logits, logits], axis=1)
-        return Observed(logits.astype(np.float32), components.astype(np.float32))
+        return ModelOutputs(logits.astype(np.float32), components.astype(np.float32))
 
     def save(self, path: Path) -> str:
         """Write the pipeline with skops, which holds no code; its SHA-256, hexadecimal."""

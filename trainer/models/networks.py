@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trainer.models.start import load_start
+from trainer.models.pretrained import load_pretrained
 
 if TYPE_CHECKING:
     import keras
@@ -58,7 +58,7 @@ def build_network(name: str, size: int, classes: int, start: bool = True) -> ker
     outputs = keras.layers.Softmax(name="softmax")(logits)
     model = keras.Model(inputs, outputs, name=name)
     if name == "edge" and start:
-        for layer, weights in load_start().items():
+        for layer, weights in load_pretrained().items():
             model.get_layer(layer).set_weights(weights)
             model.get_layer(layer).trainable = not layer.startswith(FROZEN)
     return model

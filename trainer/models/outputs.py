@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
-from edge_runtime.model_file import ModelFile
+from edge_runtime.model.load import ModelFile
 
 if TYPE_CHECKING:
     import keras
@@ -22,7 +22,7 @@ BATCH = 128
 
 
 @dataclass(frozen=True)
-class Observed:
+class ModelOutputs:
     """Outputs of a network for N slices.
 
     Attributes:
@@ -45,18 +45,18 @@ class Observed:
             )
 
 
-def observer(model: keras.Model) -> Callable[[npt.NDArray[np.uint8]], Observed]:
+def predictor(model: keras.Model) -> Callable[[npt.NDArray[np.uint8]], ModelOutputs]:
     """A function that runs a network which ends in the layer `softmax` on uint8 images of N×S×S."""
     import keras
 
     outputs = network_outputs(model)
     cut = keras.Model(model.inputs, list(outputs.values()))  # once: each is traced anew
 
-    def look(images: npt.NDArray[np.uint8]) -> Observed:
+    def look(images: npt.NDArray[np.uint8]) -> ModelOutputs:
         pixels = images[..., None].astype(np.float32)
         answers = cut.predict(pixels, batch_size=BATCH, verbose=0)
         named = zip(outputs, answers, strict=True)
-        return Observed(**{name: np.asarray(values, np.float32) for name, values in named})
+        return ModelOutputs(**{name: np.asarray(values, np.float32) for name, values in named})
 
     return look
 
@@ -77,16 +77,16 @@ def network_outputs(model: keras.Model) -> dict[str, Any]:
     return outputs | {"features": layers["logits"].input}
 
 
-def observe_file(
+def predict_file(
     model: ModelFile,
     images: npt.NDArray[np.uint8],
     *,
     backend: str = "auto",
     threads: int = 1,
     progress: Progress | None = None,
-) -> Observed:
+) -> ModelOutputs:
     """Run a model file image by image, as a device does."""
-    from edge_runtime.interpreters import open_graph
+    from edge_runtime.model.backends import open_graph
 
     graph = open_graph(model, backend, threads)
     rows: dict[str, list[Any]] = {"logits": [], "features": [], "class_maps": []}
@@ -101,7 +101,7 @@ def observe_file(
         values = rows[name]
         return np.stack(values).astype(np.float32) if values and values[0] is not None else None
 
-    return Observed(
+    return ModelOutputs(
         np.stack(rows["logits"]).astype(np.float32), stacked("features"), stacked("class_maps")
     )
 

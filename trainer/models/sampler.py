@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.augment import augment
+from trainer.augmentation.copy_paste import erase, paste
+from trainer.augmentation.style import augment
 from trainer.data.dataset import Dataset
-from trainer.data.partial import Partial
-from trainer.data.paste import erase, paste
+from trainer.data.partial_labels import Partial
 from trainer.models.recipes import Recipe
 
 Gray = npt.NDArray[np.uint8]

@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
-from trainer.evaluation.predict import Observed, network_outputs, observer
+from trainer.features.extractor import Extractor
 from trainer.models.classical import ClassicalModel
-from trainer.models.features import Extractor
+from trainer.models.outputs import ModelOutputs, network_outputs, predictor
 from trainer.run import Run
 
 if TYPE_CHECKING:
     import keras
 
     from trainer.data.dataset import Progress
-    from trainer.models.feature_cache import FeatureCache
+    from trainer.features.cache import FeatureCache
 
 CNN = "cnn"  # what `--model` and run.json call the network
 Pixels = npt.NDArray[np.uint8]
@@ -41,7 +41,7 @@ class Classical:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A trained model.
 
     Attributes:
@@ -50,19 +50,19 @@ class Trained:
         classical: the classical model, or None for a network.
     """
 
-    look: Callable[[Pixels], Observed]
+    look: Callable[[Pixels], ModelOutputs]
     network: keras.Model | None = None
     classical: Classical | None = None
 
 
-def from_network(network: keras.Model) -> Trained:
+def from_network(network: keras.Model) -> TrainedModel:
     """A network as a trained model."""
-    return Trained(observer(network), network=network)
+    return TrainedModel(predictor(network), network=network)
 
 
-def from_classical(classical: Classical) -> Trained:
+def from_classical(classical: Classical) -> TrainedModel:
     """A classical model with its features as a trained model."""
-    return Trained(
+    return TrainedModel(
         lambda images: classical.model.observe(classical.extractor(images)), classical=classical
     )
 
@@ -81,7 +81,7 @@ def needs_keras(settings: dict[str, Any]) -> bool:
 
 def open_trained(
     run: Run, cache: FeatureCache | None = None, progress: Progress | None = None
-) -> Trained:
+) -> TrainedModel:
     """The model that a finished run holds.
 
     Args:

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError
 from trainer.models.checkpoint import Checkpoint, State
-from trainer.models.feed import Example, Feed, Samples, sampling_weights
 from trainer.models.networks import build_network
 from trainer.models.recipes import Recipe
+from trainer.models.sampler import Example, Feed, Samples, sampling_weights
 
 if TYPE_CHECKING:
     import keras

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.models.features import DEEP
-from trainer.trained import CNN, kind_of
+from trainer.features.extractor import DEEP
+from trainer.models.trained import CNN, kind_of
 
 KINDS = {
     "svm": "SVM",

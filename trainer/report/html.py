@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_runtime.decision.heatmap import overlay
 from edge_runtime.files import write_text
-from edge_runtime.heatmap import overlay
-from edge_runtime.model_info import INTENDED_USE
-from edge_runtime.preprocess import Preprocess, steps_in_words
-from trainer.evaluation import figures as charts
-from trainer.evaluation.controls import CONTROLS
-from trainer.evaluation.explain import METHODS
-from trainer.evaluation.gallery import Gallery
+from edge_runtime.imaging.preprocess import Preprocess, steps_in_words
+from edge_runtime.model.metadata import INTENDED_USE
+from trainer.evaluation.baselines import BASELINES
+from trainer.evaluation.examples import Examples
 from trainer.evaluation.importance import Importance
 from trainer.evaluation.intervals import NOT_ESTIMABLE, in_words
-from trainer.evaluation.outcome import Outcome
-from trainer.evaluation.pages import page_environment
-from trainer.evaluation.words import model_noun, model_words
+from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.saliency import METHODS
+from trainer.report import charts
+from trainer.report.display_names import model_noun, model_words
+from trainer.report.templates import page_environment
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,7 +36,7 @@ HEADS = ("precision", "recall", "specificity", "F1", "ROC AUC", "PR AUC")
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportData:
     """What a report is made of.
 
     Attributes:
@@ -51,9 +51,9 @@ class Material:
     folder: Path
     settings: dict[str, Any]
     histories: Sequence[list[dict[str, float]]]
-    outcome: Outcome
+    outcome: Predictions
     metrics: dict[str, Any]
-    gallery: Gallery
+    gallery: Examples
     importance: Importance | None = None
 
 
@@ -84,7 +84,7 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
     for name, control in (metrics.get("controls") or {}).items():
         spread = in_words(control["interval95"]["accuracy"], percent)
         lines.append(
-            f"Control, {CONTROLS[name]}: accuracy {percent(control['accuracy'])} % "
+            f"Control, {BASELINES[name]}: accuracy {percent(control['accuracy'])} % "
             f"({spread}), balanced {percent(control['balanced_accuracy'])} %."
         )
     if metrics.get("controls"):
@@ -127,18 +127,18 @@ def verdict(metrics: dict[str, Any]) -> str:
     interval = metrics["interval95"]["balanced_accuracy"]
     if interval is None:
         return (
-            f"The best control ({CONTROLS[name]}) reaches {reached} balanced; whether the model "
+            f"The best control ({BASELINES[name]}) reaches {reached} balanced; whether the model "
             "beats it cannot be told from so few groups."
         )
     if interval[0] > best["balanced_accuracy"]:
-        return f"It beats the best control ({CONTROLS[name]}), which reaches {reached} balanced."
+        return f"It beats the best control ({BASELINES[name]}), which reaches {reached} balanced."
     return (
-        f"It is not clearly better than a control: {CONTROLS[name]} reaches {reached} balanced. "
+        f"It is not clearly better than a control: {BASELINES[name]} reaches {reached} balanced. "
         "On this protocol the model has shown nothing that such a method cannot do."
     )
 
 
-def write_report(material: Material) -> None:
+def write_report(material: ReportData) -> None:
     """curves.png, confusion.png and report.html."""
     metrics, names = material.metrics, material.outcome.class_names
     folder, cases = material.folder, _cases(material)
@@ -160,7 +160,7 @@ def write_report(material: Material) -> None:
             verdict=verdict(metrics),
             intended_use=INTENDED_USE,
             metric_names=list(zip(METRIC_NAMES, HEADS, strict=True)),
-            controls=CONTROLS,
+            controls=BASELINES,
             heat_method=METHODS.get(material.settings.get("heatmap") or "", ""),
             charts=_charts(material),
             steps=steps_in_words(Preprocess.from_json(material.settings["preprocess"])),
@@ -196,12 +196,12 @@ def _environment(metrics: dict[str, Any]) -> Any:
         low, high = num(f"{key}/0", style), num(f"{key}/1", style)
         return Markup('<span class="interval">{}–{}</span>').format(low, high)
 
-    environment = page_environment()
+    environment = page_environment(Path(__file__).parent)
     environment.globals.update(num=num, span=span)
     return environment
 
 
-def _charts(material: Material) -> dict[str, str]:
+def _charts(material: ReportData) -> dict[str, str]:
     """Name -> data URL."""
     outcome, metrics = material.outcome, material.metrics
     shares, labels, names = outcome.probabilities, outcome.labels, outcome.class_names
@@ -222,7 +222,7 @@ def _charts(material: Material) -> dict[str, str]:
     return {name: charts.inline_figure(figure) for name, figure in drawn.items()}
 
 
-def _cases(material: Material) -> list[dict[str, Any]]:
+def _cases(material: ReportData) -> list[dict[str, Any]]:
     """The gallery's cases as the template takes them, in the gallery's order.
 
     The pictures are data URLs; the whole slice (`before`) and `heat` are None where there is

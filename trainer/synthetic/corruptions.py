@@ -89,7 +89,7 @@ def _turn(gray: Gray) -> Any:
     return cv2.warpAffine(gray, matrix, (width, height), flags=cv2.INTER_LINEAR)
 
 
-STRESSES: Mapping[str, tuple[str, Callable[[Gray], Gray]]] = {
+CORRUPTIONS: Mapping[str, tuple[str, Callable[[Gray], Gray]]] = {
     "darker": ("gamma 1.6", _tone(lambda x: x**1.6)),
     "brighter": ("gamma 0.6", _tone(lambda x: x**0.6)),
     "flatter": ("contrast 0.6 about the middle", _tone(lambda x: (x - 0.5) * 0.6 + 0.5)),

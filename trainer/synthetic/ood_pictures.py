@@ -124,6 +124,6 @@ def tilt(gray: Gray, degrees: float) -> Gray:
     return turned
 
 
-def draw_strangers(kind: str, count: int, seed: int = 0) -> list[Gray]:
+def draw_ood_pictures(kind: str, count: int, seed: int = 0) -> list[Gray]:
     """`count` pictures of a kind of DRAWN; the same seed draws the same."""
     return [DRAWN[kind](np.random.default_rng([seed, i])) for i in range(count)]
