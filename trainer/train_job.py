@@ -399,7 +399,7 @@ def _say_unknown(callbacks: Callbacks, unknown: Sequence[str]) -> None:
 def _train_split(
     job: Job, run: Run, material: TrainingData, split: Split, callbacks: Callbacks
 ) -> None:
-    data, partial = material.data, slices_of_job.partial
+    data, partial = material.data, material.partial
     _remember_data(run, material, split)
     if callbacks.read is not None:
         callbacks.read(data, split)
@@ -425,7 +425,7 @@ def _train_split(
 
 
 def _remember_data(run: Run, material: TrainingData, split: Split, sides: bool = True) -> None:
-    data, partial = material.data, slices_of_job.partial
+    data, partial = material.data, material.partial
     run.settings["labels"] = list(data.class_names)
     run.settings["protocol"] = split.protocol
     run.settings["partial"] = None if partial is None else partial.to_json()
