@@ -276,8 +276,9 @@ def test_recipes_are_named_in_the_command() -> None:
 
 
 def test_start_weights_are_those_that_the_network_takes() -> None:
+    from pretrained.make_weights import fold
     from trainer.models.networks import build_network
-    from trainer.models.pretrained import fold, load_pretrained
+    from trainer.models.pretrained import load_pretrained
 
     start = load_pretrained()
     network = build_network("edge", 64, 4)
