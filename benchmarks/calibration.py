@@ -18,13 +18,14 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.decision.prediction import probabilities
 from edge_runtime.files import write_text
 from edge_runtime.model.load import parse_model
 from export.calibration import choose_calibration
 from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS
 from trainer.evaluation.intervals import in_words, mean_interval
-from trainer.models.outputs import predict_file, softmax
+from trainer.models.outputs import predict_file
 from trainer.run import Run, dump_json
 
 Row = dict[str, Any]
@@ -34,7 +35,7 @@ def measure(run: Run, counts: tuple[int, ...], seeds: int) -> Row:
     """The run's figures, and a row for each number of images; shares (0-1), over all seeds."""
     exporter = Exporter(run, ExportSettings(run.folder, "unused"))
     held, reference = run.validation(), exporter.reference
-    expected = softmax(reference.logits, reference.temperature)
+    expected = probabilities(reference.logits, reference.temperature)
     right = (expected.argmax(axis=1) == held.labels).astype(np.float64)
     rows = []
     for count in counts:
@@ -43,7 +44,7 @@ def measure(run: Run, counts: tuple[int, ...], seeds: int) -> Row:
             pixels = choose_calibration(run.calibration(), count, seed)
             file = parse_model(exporter.packed(FORMATS["int8"], pixels))
             logits = predict_file(file, held.pixels).logits
-            shares.append(softmax(logits, reference.temperature))
+            shares.append(probabilities(logits, reference.temperature))
             click.echo(f"{count} images, seed {seed}", err=True)
         rows.append(_row(count, np.stack(shares), expected, held.labels, right, held.groups))
     return {"n": len(right), "accuracy_float": float(right.mean()), "rows": rows}

@@ -22,6 +22,7 @@ import click
 import numpy as np
 
 from benchmarks.robust import stress_hits
+from edge_runtime.decision.prediction import probabilities
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
@@ -33,7 +34,7 @@ from trainer.data.partial_labels import Partial, divide, read_partial
 from trainer.data.split import fold_splits
 from trainer.models.checkpoint import Checkpoint
 from trainer.models.networks import SIZES
-from trainer.models.outputs import predictor, softmax
+from trainer.models.outputs import predictor
 from trainer.models.recipes import RECIPES, Recipe
 from trainer.models.sampler import make_samples
 from trainer.models.training import TrainSettings, train
@@ -112,7 +113,7 @@ def measure(sides: Sides, recipe: Recipe, epochs: int, seed: int) -> dict[str, A
         look = predictor(checkpoint.best())
     minutes = (time.perf_counter() - begun) / 60
     held = sides.validation
-    shares, truth = softmax(look(held.images).logits), held.labels
+    shares, truth = probabilities(look(held.images).logits), held.labels
     calls, clear = shares.argmax(axis=1), names.index(NO_TUMOR)
     tumor = truth != clear
     typed = np.delete(shares, clear, axis=1).argmax(axis=1)

@@ -18,7 +18,7 @@ from export.calibration import choose_calibration, digest, read_calibration, rec
 from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
 from export.sources import Network, open_source
-from trainer.evaluation.decision_rule import DecisionRule, HeldOut, fit_decision_rule
+from trainer.evaluation.decision_rule import DecisionRule, SideOutputs, fit_decision_rule
 from trainer.evaluation.selective import Targets, refusals, tumour_free_of
 from trainer.models.outputs import predict_file
 from trainer.run import Run
@@ -140,7 +140,7 @@ class Exporter:
         calibration = self._calibration() if form.calibrated else None
         graph, outputs, ops, macs = self._source.convert(form, calibration)
         info = self._describe(form, outputs, calibration)
-        decision_rule = self._judgement(parse_model(pack_model(graph, info, form.kind)))
+        decision_rule = self._decision_rule(parse_model(pack_model(graph, info, form.kind)))
         info = replace(info, **decision_rule.to_settings())
         data = pack_model(graph, info, form.kind)
         file = parse_model(data)
@@ -193,14 +193,14 @@ class Exporter:
             raise UsageError("the run's model is no network")
         return self._source
 
-    def _judgement(self, file: ModelFile) -> DecisionRule:
+    def _decision_rule(self, file: ModelFile) -> DecisionRule:
         """Temperature, thresholds and the check for unfamiliar inputs, all fitted on what the file
         itself answers."""
-        seen = predict_file(file, self._held.pixels)
+        outputs = predict_file(file, self._held.pixels)
         return fit_decision_rule(
             lambda images: predict_file(file, images),
             self._run.calibration(),
-            HeldOut(seen, self._held.labels, self._held.groups),
+            SideOutputs(outputs, self._held.labels, self._held.groups),
             file.info.labels,
             file.info.preprocess,
             self._settings.targets or Targets.from_settings(self._run.settings),
@@ -253,7 +253,7 @@ class Exporter:
 
 def _figures(metrics: dict[str, Any], measured_on: str) -> list[dict[str, Any]]:
     """The run's figures as `model.json` holds them; all of the trained model before export."""
-    parts = ("without_twins", "without_shared_groups", "per_study")
+    parts = ("without_near_duplicates", "without_shared_groups", "per_study")
     sides = [metrics, *(metrics[part] for part in parts if metrics.get(part))]
     return [
         {

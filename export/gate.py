@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.benchmark.statistics import paired_ratio
+from edge_runtime.decision.prediction import probabilities
 from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.load import ModelFile
 from export.formats import Tolerance
 from export.onnx.saturation import differs_by_processor
-from trainer.evaluation.calibration import expected_calibration_error
 from trainer.evaluation.intervals import difference_interval, own_groups
-from trainer.models.outputs import predict_file, softmax
+from trainer.evaluation.temperature import expected_calibration_error
+from trainer.models.outputs import predict_file
 from trainer.run import Images
 
 LATENCY_IMAGES = 100
@@ -109,8 +110,8 @@ def run_gate(
     strangers = set(names) ^ set(reference.labels)
     if not strangers:
         logits = logits[:, [names.index(label) for label in reference.labels]]
-    shares = softmax(logits, file.info.temperature)
-    expected = softmax(reference.logits, reference.temperature)
+    shares = probabilities(logits, file.info.temperature)
+    expected = probabilities(reference.logits, reference.temperature)
     same = shares.argmax(axis=1) == expected.argmax(axis=1)
     right = (shares.argmax(axis=1) == held.labels).astype(np.float64)
     right_float = (expected.argmax(axis=1) == held.labels).astype(np.float64)
@@ -127,7 +128,7 @@ def run_gate(
         "mean_abs_probability": float(gap.mean()),
         "per_class": _per_class(right, right_float, held.labels, groups, reference.labels),
         "ece": {
-            "before": expected_calibration_error(softmax(logits), held.labels),
+            "before": expected_calibration_error(probabilities(logits), held.labels),
             "after": expected_calibration_error(shares, held.labels),
             "float": expected_calibration_error(expected, held.labels),
         },

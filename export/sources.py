@@ -17,9 +17,8 @@ from export.tflite.bias_correction import correct_bias
 from export.tflite.convert import convert_tflite, graph_facts, output_order
 from export.tflite.kinds import graph_kinds
 from trainer.features.extractor import DEEP
-from trainer.models.outputs import predictor
-from trainer.models.trained import CNN, kind_of, open_trained
-from trainer.run import Run
+from trainer.models.outputs import open_trained, predictor
+from trainer.run import CNN, Run
 
 if TYPE_CHECKING:
     import keras
@@ -78,7 +77,7 @@ def open_source(run: Run) -> Source:
         ModelError: none yet, an altered one, or one that cannot be read safely.
         UsageError: it looks at features that a device cannot compute.
     """
-    return Network(run) if kind_of(run.settings) == CNN else Classical(run)
+    return Network(run) if run.kind == CNN else Classical(run)
 
 
 class Network:
@@ -143,7 +142,7 @@ class Classical:
 
     def logits(self, pixels: Pixels) -> Floats:
         """See `Source`."""
-        return self._trained.look(pixels).logits
+        return self._trained.predict(pixels).logits
 
     def convert(self, form: Format, calibration: Pixels | None) -> Converted:
         """See `Source`."""

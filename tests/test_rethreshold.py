@@ -14,19 +14,19 @@ from edge_runtime.errors import DataError
 from edge_runtime.model.load import parse_model, read_model
 from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
-from trainer.evaluation.decision_rule import DecisionRule, HeldOut
+from trainer.evaluation.decision_rule import DecisionRule, SideOutputs
 from trainer.evaluation.selective import Targets
 from trainer.models.outputs import ModelOutputs
 
 
-def held(wrong: float) -> HeldOut:
+def held(wrong: float) -> SideOutputs:
     """600 single slices, of which a share is called wrong, and less surely."""
     rng = np.random.default_rng(0)
     labels = np.arange(600) % 4
     off = rng.random(600) < wrong
     logits = rng.normal(0, 0.1, (600, 4)).astype(np.float32)
     logits[np.arange(600), np.where(off, (labels + 1) % 4, labels)] += np.where(off, 2, 5)
-    return HeldOut(ModelOutputs(logits), labels, [str(i) for i in range(600)])
+    return SideOutputs(ModelOutputs(logits), labels, [str(i) for i in range(600)])
 
 
 def test_only_the_metadata_changes() -> None:

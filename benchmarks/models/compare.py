@@ -26,7 +26,7 @@ from benchmarks.robust import confident_errors, predictions_of
 from edge_runtime.files import write_text
 from trainer.evaluation.intervals import difference_interval, in_words
 from trainer.evaluation.predictions import Predictions
-from trainer.report.charts import save_figure
+from trainer.report.charts import save_chart
 from trainer.report.html import percent
 from trainer.run import Run, dump_json
 
@@ -237,5 +237,5 @@ def main(
     write_text(out / "models.md", as_markdown(result))
     figure = chart(result)
     write_page(runs / "models.html", result, as_markdown(result), figure, firsts)
-    save_figure(figure, out / "models.png")
+    save_chart(figure, out / "models.png")
     click.echo(as_markdown(result))

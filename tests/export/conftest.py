@@ -9,7 +9,7 @@ import pytest
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS
-from trainer.evaluation.calibration import fit_temperature
+from trainer.evaluation.temperature import fit_temperature
 from trainer.models.outputs import predictor
 from trainer.run import SCHEMA, Run, dump_json
 from trainer.synthetic.phantoms import CLASSES, draw_phantom

@@ -22,10 +22,9 @@ from export.formats import FORMATS, formats_of
 from export.gate import run_gate
 from export.verify import verify_file
 from tests.export.conftest import save_images
-from trainer.evaluation.calibration import fit_temperature
+from trainer.evaluation.temperature import fit_temperature
 from trainer.models.classical import KINDS, ClassicalModel, ClassicalSettings, fit_classical
-from trainer.models.outputs import predict_file
-from trainer.models.trained import make_extractor, open_trained
+from trainer.models.outputs import make_extractor, open_trained, predict_file
 from trainer.run import Run, dump_json
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
@@ -56,8 +55,8 @@ def make_run(
     )
     sha256 = model.save(folder / "model.skops")
     known = held.labels < classes
-    seen = model.observe(extractor(held.pixels[known]))
-    temperature = fit_temperature(seen.logits, held.labels[known])
+    logits, _ = model.predict(extractor(held.pixels[known]))
+    temperature = fit_temperature(logits, held.labels[known])
     features = {"sets": list(sets), "length": len(extractor.names), "deep_sha256": digest}
     run = Run(
         folder,

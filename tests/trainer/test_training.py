@@ -156,7 +156,7 @@ def test_a_training_that_diverges_keeps_its_best_epoch(
 @pytest.mark.slow
 def test_seed_network_trains_and_evaluates(phantom_zip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "classic"
-    done = run(phantom_zip, "--out", folder, *SMALL, "--epochs", 1, "--network", "seed")
+    done = run(phantom_zip, "--out", folder, *SMALL, "--epochs", 1, "--network", "classic")
     assert done.returncode == 0, done.stderr
     answer = subprocess.run(
         [str(BIN / "btc-evaluate"), str(folder), str(phantom_zip), "--format", "json"],

@@ -79,11 +79,10 @@ def evaluate_command(
             raise UsageError(f"{', '.join(given)}: for a model file, not for a run folder")
 
     from trainer.evaluate_job import Options, evaluate
-    from trainer.models.trained import needs_keras
     from trainer.quiet import import_tensorflow
     from trainer.run import Run, dump_json
 
-    if model.is_dir() and needs_keras(Run.open(model).settings):
+    if model.is_dir() and Run.open(model).needs_keras:
         import_tensorflow()
     with progress_bars() as bars:
         metrics = evaluate(

@@ -160,7 +160,9 @@ def _window(
     help="What the training sees. robust: style, pasted and covered tumours, balanced sources; "
     "plain: changed copies of every slice.",
 )
-@click.option("--network", type=click.Choice(["edge", "seed"]), default="edge", show_default=True)
+@click.option(
+    "--network", type=click.Choice(["edge", "classic"]), default="edge", show_default=True
+)
 @click.option(
     "--epochs", type=click.IntRange(1, 10_000), help="Default: the recipe's (btc-train prints it)."
 )

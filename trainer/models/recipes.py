@@ -27,7 +27,7 @@ class Recipe:
         label_smoothing: part of the target spread over all classes.
         learning_rate: of Adam at its highest.
         epochs: how many, unless stopped before.
-        start: whether `edge` begins with the weights that come with the package.
+        pretrained: whether `edge` begins with the pretrained weights.
     """
 
     name: str = "own"
@@ -42,7 +42,7 @@ class Recipe:
     label_smoothing: float = 0.05
     learning_rate: float = 2e-3
     epochs: int = 20
-    start: bool = True
+    pretrained: bool = True
 
 
 RECIPES: dict[str, Recipe] = {
