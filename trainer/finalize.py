@@ -122,15 +122,11 @@ def _fit_rule(
 def unanswered(run: Run) -> list[str]:
     """A line for each class that a finished run's model never answers; those of a
     cross-validation's folds begin with the fold."""
-    folders = run.model_folders
-    parts = (
-        [("", run)] if folders == [run.folder] else [(f"{f.name}: ", Run.open(f)) for f in folders]
-    )
-    return [
-        f"{before}{line}"
-        for before, part in parts
-        for line in part.settings.get("not_answered") or ()
-    ]
+    lines = []
+    for folder in run.model_folders:
+        before = "" if folder == run.folder else f"{folder.name}: "
+        lines += [before + line for line in Run.open(folder).settings.get("not_answered") or ()]
+    return lines
 
 
 def count_classes(data: Dataset, split: Split) -> dict[str, dict[str, int]]:

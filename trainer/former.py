@@ -7,29 +7,22 @@ from __future__ import annotations
 
 from typing import Any
 
-# run.json and metrics.json: field -> the name it has now, at whatever depth it stands.
-FIELDS = {
-    "test_with_twin": "test_with_near_duplicate",
-    "without_twins": "without_near_duplicates",
-    "controls": "baselines",
-}
-# predictions.csv.
-COLUMNS = {"twin": "near_duplicate", "heat_in_box": "pointing_hit"}
+# Former name -> name of today.
 NETWORKS = {"seed": "classic"}
+DATA_FIELDS = {"test_with_twin": "test_with_near_duplicate"}  # of run.json
 RECIPE_FIELDS = {"start": "pretrained"}
+METRICS_FIELDS = {"without_twins": "without_near_duplicates", "controls": "baselines"}
+PARTIAL_FIELDS = {"called": "predicted"}  # of metrics.json
+COLUMNS = {"twin": "near_duplicate", "heat_in_box": "pointing_hit"}  # of predictions.csv
 
 
 def settings_of_today(settings: dict[str, Any]) -> dict[str, Any]:
     """The content of a run.json; a run of the first kind of model did not say which it was."""
-    settings = {"model": "cnn"} | settings
-    if settings.get("network") in NETWORKS:
-        settings["network"] = NETWORKS[settings["network"]]
+    settings = _with_network({"model": "cnn"} | settings)
     if settings.get("data"):
-        settings["data"] = _renamed(settings["data"], FIELDS)
+        settings["data"] = _renamed(settings["data"], DATA_FIELDS)
     if training := settings.get("training"):
-        settings["training"] = dict(training)
-        if training.get("network") in NETWORKS:
-            settings["training"]["network"] = NETWORKS[training["network"]]
+        settings["training"] = _with_network(training)
         if "recipe" in training:
             settings["training"]["recipe"] = _renamed(training["recipe"], RECIPE_FIELDS)
     return settings
@@ -37,13 +30,20 @@ def settings_of_today(settings: dict[str, Any]) -> dict[str, Any]:
 
 def metrics_of_today(metrics: dict[str, Any]) -> dict[str, Any]:
     """The content of a metrics.json."""
-    metrics = _renamed(metrics, FIELDS)
+    metrics = _renamed(metrics, METRICS_FIELDS)
     for part in ("without_near_duplicates", "without_shared_groups"):
         if metrics.get(part):
-            metrics[part] = _renamed(metrics[part], FIELDS)
+            metrics[part] = _renamed(metrics[part], METRICS_FIELDS)
     if metrics.get("partial"):
-        metrics["partial"] = _renamed(metrics["partial"], {"called": "predicted"})
+        metrics["partial"] = _renamed(metrics["partial"], PARTIAL_FIELDS)
     return metrics
+
+
+def _with_network(shape: dict[str, Any]) -> dict[str, Any]:
+    """A copy with today's name of the network, where it names one."""
+    if "network" not in shape:
+        return dict(shape)
+    return shape | {"network": NETWORKS.get(shape["network"], shape["network"])}
 
 
 def _renamed(shape: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
         lines.append(
             f"Of {partial['n']} partly labelled slices it did not learn from, "
             f"{percent(partial['outside']['share'])} % ({spread}) were "
-            f"called outside their set, {percent(partial['outside_answered']['share'])} % with an "
-            "answer."
+            f"predicted outside their set, {percent(partial['outside_answered']['share'])} % with "
+            "an answer."
         )
     return lines
 
