@@ -121,7 +121,7 @@ def test_the_file_says_what_scikit_learn_says(
 ) -> None:
     pixels = runs[name].validation().pixels
     file = read_model(exported[name].path)
-    expected, seen = open_trained(runs[name]).look(pixels), predict_file(file, pixels)
+    expected, seen = open_trained(runs[name]).predict(pixels), predict_file(file, pixels)
     near = 1e-3 if KINDS[runs[name].settings["model"]].floor else 1e-4
     np.testing.assert_allclose(seen.logits, expected.logits, atol=near)
     np.testing.assert_allclose(seen.features, expected.features, atol=1e-3)

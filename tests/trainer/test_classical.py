@@ -17,6 +17,7 @@ import pytest
 
 from edge_runtime.decision.prediction import probabilities
 from edge_runtime.errors import ModelError, UsageError
+from edge_runtime.model.metadata import INTENDED_USE
 from trainer.commands.train_options import parse_features
 from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
@@ -210,7 +211,7 @@ def test_the_command_trains_a_complete_run(phantom_zip: Path, tmp_path: Path) ->
         out = tmp_path / name
         done = train(phantom_zip, "--out", out, "--model", "svm", *SMALL, "--cache", cache, *extra)
         assert done.returncode == 0, done.stderr
-        assert "Research use only" in done.stdout
+        assert INTENDED_USE in done.stdout
     first, searched, third = (Run.open(tmp_path / n) for n in ("one", "two", "three"))
     assert first.settings["status"] == "finished"
     assert first.settings["features"]["sets"] == ["histogram", "hog"]
@@ -221,7 +222,7 @@ def test_the_command_trains_a_complete_run(phantom_zip: Path, tmp_path: Path) ->
         path.name for path in first.folder.iterdir()
     }
     held = first.validation()
-    seen = open_trained(first).look(held.pixels)
+    seen = open_trained(first).predict(held.pixels)
     assert (seen.logits.argmax(axis=1) == held.labels).mean() > 0.5
     words = ("--model", "knn", "--features", f"deep:{first.folder}")
     done = train(phantom_zip, "--out", tmp_path / "deep", *words)
