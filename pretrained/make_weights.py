@@ -109,6 +109,8 @@ def main(checkpoint: Path) -> None:
 
 
 if __name__ == "__main__":
-    import sys
+    import argparse
 
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description="Makes the pretrained weights anew.")
+    parser.add_argument("checkpoint", type=Path, help="efficientnet-lite0-57934424.pth")
+    main(parser.parse_args().checkpoint)

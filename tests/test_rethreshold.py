@@ -71,7 +71,7 @@ def phantoms(tmp_path: Path) -> Path:
     return tmp_path / "phantoms.zip"
 
 
-def test_no_number_in_a_judgement_is_an_answer() -> None:
+def test_what_is_no_number_is_never_an_answer() -> None:
     """The evaluation follows the device's rule."""
     seen = ModelOutputs(np.eye(4, dtype=np.float32) * 9, np.full((4, 80), np.nan, np.float32))
     rule = DecisionRule.from_settings(vars(read_model().info))
