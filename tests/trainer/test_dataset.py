@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edge_runtime
-from edge_runtime.errors import DataError
+from edge_runtime.errors import DataError, UsageError
 from edge_runtime.imaging.decode import load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.labels import normalise_label
@@ -283,7 +283,7 @@ def test_tumour_free_is_said_not_guessed(small: Path, phantom_zip: Path, tmp_pat
     check_boxes(read_dataset(small, OPTIONS, boxes_csv=boxes))
     with pytest.raises(DataError, match=r"Training/b/2.png has a tumour's box, but b is a class"):
         check_boxes(read_dataset(small, OPTIONS, boxes_csv=boxes, tumour_free=["b"]))
-    with pytest.raises(DataError, match="notumor"):
+    with pytest.raises(UsageError, match="notumor"):
         read_dataset(small, OPTIONS, tumour_free=["Normal"])
     with pytest.raises(DataError, match="every class"):
         read_dataset(small, OPTIONS, tumour_free=["a", "b"])

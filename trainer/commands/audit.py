@@ -10,6 +10,7 @@ import click
 
 import edge_runtime
 from edge_runtime.commands.entry import to_the_reader
+from edge_runtime.commands.options import Choice
 from edge_runtime.errors import ExitCode, UsageError, printable
 from trainer.commands.progress import add_bar, progress_bars
 from trainer.commands.terminal import EXISTING, FOLDER, TABLE, enter, say, say_problem
@@ -35,7 +36,7 @@ EXIT_CODES = (
     help="Folder for audit.html, audit.json and groups.csv.",
 )
 @click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+    "--format", "style", type=Choice(["table", "json"]), default="table", show_default=True
 )
 @click.version_option(edge_runtime.__version__, prog_name="btc-audit")
 @click.pass_context

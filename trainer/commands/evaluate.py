@@ -8,6 +8,7 @@ import click
 
 import edge_runtime
 from edge_runtime.commands.options import (
+    Choice,
     allow_unsigned_option,
     backend_option,
     is_given,
@@ -38,7 +39,7 @@ _OF_FILES = {
 @click.argument("data", type=EXISTING)
 @click.option(
     "--split",
-    type=click.Choice(["auto", "testing", "training", "all"]),
+    type=Choice(["auto", "testing", "training", "all"]),
     default="auto",
     show_default=True,
     help="auto: the Testing folder where there is one, else all.",
@@ -49,7 +50,7 @@ _OF_FILES = {
 @threads_option
 @allow_unsigned_option
 @click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+    "--format", "style", type=Choice(["table", "json"]), default="table", show_default=True
 )
 @click.option(
     "--out",
