@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
+from edge_runtime.commands.entry import next_command, run_command, to_the_reader
 from edge_runtime.commands.options import HELP, FiniteRange, GroupedCommand, is_given
 from edge_runtime.errors import ExitCode, UsageError, printable
 from export.formats import FORMATS, Format
@@ -205,6 +206,7 @@ def _verify(file: Path, signature: Path | None, public_key: Path | None) -> None
         signature = beside
     for what, finding in verify_file(file, signature, public_key):
         click.echo(printable(f"{what:<14} {finding}"))
+    next_command(["btc-edge", "benchmark", "--model", file])
 
 
 def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any]) -> list[Format]:
@@ -231,7 +233,6 @@ def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any])
 
 
 def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
-    from edge_runtime.commands.entry import to_the_reader
     from edge_runtime.files import write_text
     from export.commands.tables import print_diagnosis, print_exports
     from export.exporter import Exporter, ExportSettings
@@ -278,6 +279,9 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
         for words in entry.gate.failures:
             line = printable(f"btc-export: {entry.format.name} rejected: {words}")
             click.echo(line, err=True)
+    models = [word for entry in done if entry.gate.passed for word in ("--model", entry.path)]
+    if models:
+        next_command(["btc-edge", "benchmark", *models])
     if failed:
         raise SystemExit(ExitCode.FAILED)
 
@@ -323,6 +327,4 @@ def _diagnose(exporter: Exporter) -> Any:
 
 def main() -> None:
     """Entry point of btc-export."""
-    from edge_runtime.commands.entry import run_command
-
     run_command(command, "btc-export", extra="export")

@@ -1,14 +1,19 @@
-"""Options that the workstation's commands share."""
+"""Options that the workstation's commands share, and what a data card says in their place."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_runtime.commands.options import FiniteRange, Option
+from trainer.commands.terminal import say
+
+if TYPE_CHECKING:
+    from trainer.data.card import DataCard
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 option = partial(click.option, cls=Option)  # wants a `group`
@@ -18,6 +23,40 @@ IDENTITY = "Identity"
 no_card_option = option(
     "--no-card", group="Data", is_flag=True, help="Read no data.toml that lies beside the data."
 )
+
+
+def with_card(
+    data: Path, options: dict[str, Any], wanted: Iterable[str]
+) -> tuple[Path, dict[str, Any], DataCard | None]:
+    """DATA and the options, with what the data's card says where the command line is silent.
+
+    What is taken from the card is said on stderr, a line each.
+
+    Args:
+        options: by name, `no_card` among them.
+        wanted: names of the options that a card may fill.
+
+    Returns:
+        The zip or folder of images, all options, and the card; None where there is none.
+
+    Raises:
+        DataError: a wrong card. UsageError: this Python cannot read it.
+    """
+    from trainer.data.card import find_card
+
+    card = None if options["no_card"] else find_card(data)
+    if card is None:
+        return data, options, None
+    said = {**card.files, "tumour_free": card.tumour_free}
+    taken = {name: said[name] for name in wanted if said.get(name) and not options[name]}
+    if options.get("partial"):
+        taken.pop("partial_groups", None)  # it is of the card's own
+    images = card.files["images"]
+    for name, value in {"images": images, **taken}.items():
+        if value != data:
+            words = ", ".join(value) if isinstance(value, tuple) else value
+            say(f"{name}: {words} ({card.path.name})")
+    return images, options | taken, card
 
 
 def threshold_options(target_error: str, confidence: str) -> Decorator:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import edge_runtime
+from edge_runtime.commands.entry import next_command
 from edge_runtime.commands.options import HELP, Choice, FiniteRange, GroupedCommand
 from edge_runtime.errors import ExitCode, UsageError, did_you_mean, printable
 from trainer.commands.options import identity_options, no_card_option, option, threshold_options
@@ -272,9 +274,11 @@ def _window(
 def train_command(context: click.Context, /, data: Path, out: Path, **options: Any) -> None:
     """Train a classifier on DATA: a zip or folder with Training/ and Testing/, or class folders.
 
+    A data.toml in the folder, or NAME.toml beside NAME.zip, names the tables; options override it.
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
-    from trainer.commands.train_options import make_job, resumed_job
+    from trainer.commands.options import with_card
+    from trainer.commands.train_options import after_training, from_card, make_job, resumed_job
     from trainer.evaluation.selective import HINT
     from trainer.finalize import unanswered
     from trainer.models.training import Diverged, TrainSettings
@@ -285,6 +289,7 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
         name for name in options
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }  # fmt: skip
+    data, options, card = with_card(data, options, from_card(out if options["resume"] else None))
     if options["partial_groups"] and not options["partial"]:
         raise UsageError("--partial-groups is the table of --partial, which is not given")
     if options["resume"]:
@@ -292,6 +297,7 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     else:
         run, job = None, make_job(data, out, options, given)
         check_start(job)  # before seconds of importing, which may fail and must leave no run
+    job = job if card is None else replace(job, about=card.about)
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     if epochs or job.deep is not None:
         import_tensorflow()
@@ -311,6 +317,8 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     for line in (*lines, *[HINT] * bool(lines)):
         click.echo(printable(line))
     click.echo(printable(f"Run: {out}  (report.html, confusion.png, metrics.json)"))
+    if words := after_training(run):
+        next_command(words)
 
 
 def _list_features(context: click.Context) -> None:
