@@ -95,12 +95,12 @@ def audit_command(
             click.echo(dump_json(found.result, ascii_only=True), nl=False)
         else:
             _print_audit(found.result, out, written)
-    next_command(["btc-train", named, "--groups", out / "groups.csv", *_protocol(found)])
+    next_command(["btc-train", named, "--groups", out / "groups.csv", *protocol_option(found)])
     failed = found.leaks or found.untrainable
     context.exit(int(ExitCode.FAILED if failed else ExitCode.OK))
 
 
-def _protocol(found: Audit) -> tuple[str, ...]:
+def protocol_option(found: Audit) -> tuple[str, ...]:
     """The option of btc-train for a protocol whose test side measures something."""
     if found.result["leak"]["test_images"] and not found.leaks:
         return ()
