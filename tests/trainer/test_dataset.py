@@ -505,7 +505,7 @@ def test_a_source_is_tested_by_models_that_never_saw_it() -> None:
     assert split.left_out == 12
     learned = {data.groups[i] for i in split.learned}
     assert not learned & {data.groups[i] for i in split.test}
-    with pytest.raises(DataError, match="sources in the data: here, there"):
+    with pytest.raises(UsageError, match="sources in the data: here, there; did you mean 'here'"):
         split_dataset(data, "source:nowhere", seed=1)
     with pytest.raises(DataError, match="give --groups"):
         split_dataset(fake_dataset(groups, [0] * 120), "source:x", seed=1)

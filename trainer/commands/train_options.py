@@ -28,7 +28,7 @@ NETWORK_ONLY = (
 CLASSICAL_ONLY = ("features", "search", "cache", "no_cache", "cache_limit")
 # What may be given with --resume whatever the run was started with; inputs are compared by content.
 RESUMED_WITH = {
-    *("resume", "groups", "boxes", "partial", "partial_groups"),
+    *("resume", "groups", "boxes", "partial", "partial_groups", "no_card"),
     *("cache", "cache_limit", "no_cache"),
 }
 TARGETS = ("target_error", "max_error", "confidence")  # one value together
