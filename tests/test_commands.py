@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -36,6 +37,7 @@ GROUPED = {"btc-train": train_command, "btc-export": export_command}
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("my data") / "slices.zip"
     write_phantoms(path, per_class=12, testing=0.25, seed=4)
+    path.with_suffix(".toml").write_text('license = "CC0 1.0"\n')
     return path
 
 
@@ -227,6 +229,13 @@ def test_the_next_command_is_told_to_people(data: Path, tmp_path: Path) -> None:
     _, shown, last = on_a_terminal("btc-train", data, "--out", run, *words)
     assert last == f"next: btc-export {run} --onnx"
     assert "next:" not in shown
+    code, shown, last = on_a_terminal("btc-export", run, "--onnx")
+    file = run / "export" / "brain-mri-onnx.onnx"
+    assert (code, last) == (0, f"next: btc-edge benchmark --model {file}")
+    assert "next:" not in shown
+    about = json.loads(tool("btc-edge", "info", "--model", file, "--format", "json").stdout)
+    assert about["data"]["license"] == "CC0 1.0", "of the data's card"
+    assert about["license"] is None, "the model's own"
     _, shown, last = on_a_terminal("btc-evaluate", run, data, "--format", "json")
     assert last == f"next: btc-export {run} --onnx"
     assert "next:" not in shown

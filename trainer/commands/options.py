@@ -21,7 +21,7 @@ THRESHOLDS = "Thresholds"
 IDENTITY = "Identity"
 
 no_card_option = option(
-    "--no-card", group="Data", is_flag=True, help="Read no data.toml that lies beside the data."
+    "--no-card", group="Data", is_flag=True, help="Pass over the data.toml beside the data."
 )
 
 
