@@ -170,8 +170,8 @@ def test_a_test_side_that_leaks_is_not_the_next_to_be_measured(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, ["run", "--int8"]),
-        ({"folds": 5}, ["run/fold-1", "--int8"]),
+        ({"model": "cnn"}, ["run", "--int8"]),
+        ({"model": "cnn", "folds": 5}, ["run/fold-1", "--int8"]),
         ({"model": "knn", "training": {"features": ["hog", "glcm"]}}, ["run", "--onnx"]),
         ({"model": "svm", "training": {"features": ["deep"]}}, ["run", "--onnx"]),
         ({"model": "svm", "training": {"features": ["deep", "hog"]}}, None),
