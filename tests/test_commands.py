@@ -174,6 +174,7 @@ def test_a_test_side_that_leaks_is_not_the_next_to_be_measured(
         ({"model": "cnn", "folds": 5}, ["run/fold-1", "--int8"]),
         ({"model": "knn", "training": {"features": ["hog", "glcm"]}}, ["run", "--onnx"]),
         ({"model": "svm", "training": {"features": ["deep"]}}, ["run", "--onnx"]),
+        ({"model": "svm", "training": {"features": ("deep",)}}, ["run", "--onnx"]),
         ({"model": "svm", "training": {"features": ["deep", "hog"]}}, None),
         ({"model": "svm", "training": {"features": ["gabor"]}}, None),
     ],

@@ -329,6 +329,14 @@ def test_names_of_files_are_no_toml(tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
+def test_a_zip_whose_name_no_toml_can_hold() -> None:
+    import tomllib
+
+    text = card_text("\udce9.zip", {"a": 1}, [], [])
+    assert "images" not in tomllib.loads(text)
+    assert "call this file like it" in text
+
+
 def test_a_wrong_card_ends_the_installed_commands(folder: Path) -> None:
     (folder / "data.toml").write_text('grups = "groups.csv"\n')
     (folder / "model").mkdir()

@@ -62,8 +62,8 @@ def after_training(run: Run) -> list[str | Path] | None:
     folder = run.folder / "fold-1" if settings.get("folds") else run.folder
     if kind_of(settings) == CNN:
         return ["btc-export", folder, "--int8"]
-    sets = settings["training"]["features"]
-    if sets != [DEEP] and not set(sets) <= set(DEVICE_SETS):
+    sets = set(settings["training"]["features"])
+    if sets != {DEEP} and not sets <= set(DEVICE_SETS):
         return None
     return ["btc-export", folder, "--onnx"]
 

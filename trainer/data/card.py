@@ -108,8 +108,12 @@ def card_text(
     if there := ", ".join(map(printable, sources)):
         lines.append(f"# Sources in groups.csv: {there}.")
     lines.append("")
-    if images is not None:
+    if images is not None and _is_text(images):
         lines.append(f"images = {_toml(images)}")
+    elif images is not None:
+        lines.append(
+            "# The zip's name is not UTF-8: call this file like it, with the suffix .toml."
+        )
     lines.append('groups = "groups.csv"')
     lines.append(
         f"tumour_free = [{', '.join(map(_toml, tumour_free))}]  # classes without a tumour"
@@ -201,6 +205,15 @@ def _with_images(card: DataCard, data: Path) -> DataCard:
 
 def _wrong(path: Path, why: str) -> DataError:
     return DataError(f"{path}: {why}; {HINT}")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8, as TOML is."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _toml(text: str) -> str:
