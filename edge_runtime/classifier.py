@@ -38,7 +38,7 @@ from edge_runtime.imaging.readers import (
     slices_of,
 )
 from edge_runtime.model.backends import Graph, open_graph
-from edge_runtime.model.load import ModelFile, read_model
+from edge_runtime.model.file_format import ModelFile, read_model
 
 if TYPE_CHECKING:
     import numpy.typing as npt

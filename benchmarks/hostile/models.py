@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.hostile.alter import GENERAL, Case, Rng
 from benchmarks.hostile.bombs import png
-from edge_runtime.model.load import DIGEST_LENGTH, is_tflite, split_tflite
+from edge_runtime.model.file_format import DIGEST_LENGTH, is_tflite, split_tflite
 
 
 def strip_digest(data: bytes) -> bytes:

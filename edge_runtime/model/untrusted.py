@@ -17,7 +17,7 @@ import numpy as np
 from edge_runtime.errors import BtcError, ModelError, one_line
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.load import ModelFile, is_tflite, split_tflite
+from edge_runtime.model.file_format import ModelFile, is_tflite, split_tflite
 from edge_runtime.model.metadata import ModelInfo
 
 SECONDS = 60  # TensorFlow alone takes several to load

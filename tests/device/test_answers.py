@@ -24,7 +24,7 @@ from edge_runtime.decision.prediction import Prediction, Status, failure
 from edge_runtime.decision.study import pooled, study_answer
 from edge_runtime.imaging.preprocess import frame_of, preprocess
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.load import pack_model, read_model
+from edge_runtime.model.file_format import pack_model, read_model
 from edge_runtime.tables import guard, unguard
 from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import TOOL, edge
