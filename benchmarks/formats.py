@@ -25,7 +25,7 @@ from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.file_format import read_model
+from edge_runtime.model.load import read_model
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.evaluation.intervals import in_words, share_interval
 from trainer.models.outputs import predictor

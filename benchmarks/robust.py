@@ -23,7 +23,7 @@ from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.labels import NO_TUMOR
-from edge_runtime.model.file_format import read_model
+from edge_runtime.model.load import read_model
 from trainer.data.archive import Source, open_source
 from trainer.evaluation.intervals import difference_interval, in_words
 from trainer.evaluation.metrics import compute_metrics, share_of, study_probabilities

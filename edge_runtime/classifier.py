@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edge_runtime.allocator import give_back
-from edge_runtime.batch import Budget, Share, each_in_order
-from edge_runtime.commands.inputs import Unusable
+from edge_runtime.batch import Budget, Share, Unusable, each_in_order, give_back
 from edge_runtime.decision.ood import OodDetector
 from edge_runtime.decision.prediction import (
     Prediction,
@@ -38,7 +36,8 @@ from edge_runtime.imaging.readers import (
     slices_of,
 )
 from edge_runtime.model.backends import Graph, open_graph
-from edge_runtime.model.file_format import ModelFile, read_model
+from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.load import read_model
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -165,8 +164,8 @@ class Classifier:
         status error.
 
         Args:
-            sources: taken a few ahead of the answers; see `inputs.expand` for those that are
-                known to be unusable, and `batch.each_in_order` for a None.
+            sources: taken a few ahead of the answers; see `commands.inputs.expand` for those that
+                are known to be unusable, and `batch.each_in_order` for a None.
             workers: threads that decode and classify, each with an interpreter of its own. Files
                 that together would need more memory than the limits allow for one wait for each
                 other.
@@ -191,7 +190,8 @@ class Classifier:
         """One answer for the slices of one patient, with the answers behind it in `slices`; see
         `study.study_answer` for the rule."""
         answers = list(self.classify_many(sources, workers=workers, heatmaps=heatmaps))
-        return study_answer(name, answers, self)
+        thresholds = {label: self.threshold(label) for label in self.info.labels}
+        return study_answer(name, answers, thresholds, self.model.tag)
 
     def failure(self, source: ImageSource, error: InputError) -> Prediction:
         """The answer with status error for an input that cannot be used."""

@@ -14,7 +14,8 @@ import numpy as np
 
 from edge_runtime.errors import ModelError, UnsignedModelError, UsageError, one_line
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.file_format import ModelFile, read_model
+from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.load import read_model
 from export.formats import FORMATS, Format
 from export.onnx.network import OPSET
 from export.onnx.saturation import differs_by_processor

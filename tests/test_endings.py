@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.hostile.models import strip_digest
-from edge_runtime.model.file_format import bundled_model
+from edge_runtime.model.load import bundled_model
 from tests.device.test_endings import FULL, needs_full, nobody_reads, to_full
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from edge_runtime.imaging.preprocess import Preprocess
-from edge_runtime.model.file_format import read_model
+from edge_runtime.model.load import read_model
 from trainer.data.dataset import Dataset, Progress, read_dataset
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.evaluator import Evaluator

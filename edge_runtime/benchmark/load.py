@@ -52,7 +52,7 @@ def child() -> None:
     import numpy as np
 
     from edge_runtime.model.backends import open_graph
-    from edge_runtime.model.file_format import read_model
+    from edge_runtime.model.load import read_model
 
     path, backend, threads, unsigned = sys.argv[1:5]
     begun = time.perf_counter()

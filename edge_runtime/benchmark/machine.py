@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-import edge_runtime
 
 CPU_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "avxvnni", "neon", "asimd", "asimddp", "i8mm")
 PROC, SYS = Path("/proc"), Path("/sys")
@@ -37,7 +36,7 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "opencv": cv2.__version__,
-        "btc-edge": edge_runtime.__version__,
+        "btc-edge": _own_version(),
     }
 
 
@@ -59,6 +58,13 @@ def temperature() -> float | None:
             continue
     # A zone that is switched off answers with 0 or with something near absolute zero.
     return max((d for d in degrees if 0 < d < 150), default=None)
+
+
+def _own_version() -> str | None:
+    try:
+        return version("btc-edge")
+    except PackageNotFoundError:  # run from its source, not installed
+        return None
 
 
 def _memory_mib() -> int | None:

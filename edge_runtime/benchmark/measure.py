@@ -30,7 +30,8 @@ from edge_runtime.errors import ModelError, UsageError
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import Graph, open_graph
-from edge_runtime.model.file_format import ModelFile, read_model
+from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.load import read_model
 
 WARM_UP = 10  # rounds
 

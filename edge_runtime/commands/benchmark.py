@@ -119,7 +119,7 @@ def benchmark(
         raise UsageError("--pick compares accuracies: add --images with folders named after labels")
 
     from edge_runtime.benchmark.measure import measure
-    from edge_runtime.model.file_format import bundled_model
+    from edge_runtime.model.load import bundled_model
 
     result = measure(
         models or (bundled_model(),),

@@ -120,7 +120,7 @@ def _open(options: dict[str, Any]) -> Classifier:
 
     from edge_runtime.classifier import Classifier
     from edge_runtime.imaging.decode import MIB, ImageLimits
-    from edge_runtime.model.file_format import read_model
+    from edge_runtime.model.load import read_model
 
     cv2.setNumThreads(1)  # on slices this small its threads cost more than they give
     return Classifier(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
     """Print what a model says of itself."""
     from edge_runtime.imaging.preprocess import steps_in_words
-    from edge_runtime.model.file_format import read_model
+    from edge_runtime.model.load import read_model
 
     file = read_model(model, allow_unsigned=allow_unsigned)
     if style == "json":

@@ -1,4 +1,4 @@
-"""One file is the whole model: reading, checking and packing it.
+"""One file is the whole model: packing it and checking it, as bytes.
 
 A `.tflite` carries a zip behind its flatbuffer with `labels.txt` and `model.json`, where the
 TFLite Metadata convention has them; interpreters ignore what is appended and `zipfile` finds it.
@@ -14,21 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import struct
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
-from importlib import resources
-from pathlib import Path
 
-from edge_runtime.errors import InputError, ModelError, UnsignedModelError
-from edge_runtime.imaging.decode import ImageLimits, read_file
+from edge_runtime.errors import ModelError, UnsignedModelError
 from edge_runtime.model.metadata import ModelInfo
 
-MAX_MODEL_BYTES = 256 << 20
 MAX_INFO_BYTES = 4 << 20
-BUNDLED = "brain-mri-int8.tflite"
 ONNX_KEY = b"model.json"
 ONNX_DIGEST_KEY = b"model.json.sha256"
 
@@ -59,49 +53,12 @@ class ModelFile:
         return f"{self.info.name} {self.info.version} {self.info.scheme} {self.sha256[:8]}"
 
 
-def bundled_model() -> Path:
-    """Path of the model that comes with the package."""
-    return Path(str(resources.files("edge_runtime") / "models" / BUNDLED))
-
-
-def read_model(
-    path: str | os.PathLike[str] | None = None, *, allow_unsigned: bool = False
-) -> ModelFile:
-    """Read a model file (the bundled one by default) and check it.
-
-    Args:
-        allow_unsigned: take a file without digests too, if it survives a trial in a process of
-            its own, see `edge_runtime.model.untrusted`.
-
-    Raises:
-        UnsignedModelError: no digest, and `allow_unsigned` is off.
-        ModelError: missing, unreadable, truncated, altered, without metadata, or unknown.
-    """
-    source = bundled_model() if path is None else Path(path)
-    try:
-        data = read_file(source, ImageLimits(max_bytes=MAX_MODEL_BYTES))
-    except InputError as error:
-        raise ModelError(f"model {source.name}: {error}") from None
-    try:
-        return parse_model(data)
-    except UnsignedModelError as error:
-        if not allow_unsigned:
-            raise UnsignedModelError(f"model {source.name}: {error}") from None
-    except ModelError as error:
-        raise ModelError(f"model {source.name}: {error}") from None
-    from edge_runtime.model.untrusted import try_unsigned
-
-    try:
-        return try_unsigned(data)
-    except ModelError as error:
-        raise ModelError(f"model {source.name}: {error}") from None
-
-
 def parse_model(data: bytes) -> ModelFile:
-    """Check the bytes of a model file; see `read_model`.
+    """Check the bytes of a model file and take them apart.
 
     Raises:
-        UnsignedModelError: no digest to check it by. ModelError: anything else that is wrong.
+        UnsignedModelError: no digest to check it by. ModelError: truncated, altered, without
+            metadata, or with metadata that this version does not know.
     """
     if is_tflite(data):
         _check_comment(data)

@@ -258,7 +258,7 @@ def _beside(entry: Exported, options: dict[str, Any]) -> None:
         sign_file(entry.path, options["sign"])
     if options["c_array"] and entry.format.name == "int8":
         from edge_runtime.files import write_text
-        from edge_runtime.model.file_format import read_model
+        from edge_runtime.model.load import read_model
         from export.tflite.arena import estimate_arena
         from export.tflite.c_array import c_files
 

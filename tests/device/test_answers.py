@@ -24,7 +24,8 @@ from edge_runtime.decision.prediction import Prediction, Status, failure
 from edge_runtime.decision.study import pooled, study_answer
 from edge_runtime.imaging.preprocess import frame_of, preprocess
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.file_format import pack_model, read_model
+from edge_runtime.model.file_format import pack_model
+from edge_runtime.model.load import read_model
 from edge_runtime.tables import guard, unguard
 from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import TOOL, edge
@@ -57,7 +58,7 @@ def answer(label: str, confidence: float = 0.9, status: Status = Status.OK) -> P
 
 
 def study(*answers: Prediction) -> Prediction:
-    return study_answer("patient", answers, trusting())
+    return study_answer("patient", answers, dict.fromkeys(LABELS, 0.5), "m")
 
 
 @given(st.lists(st.lists(st.floats(0.001, 1), min_size=4, max_size=4), min_size=1, max_size=9))

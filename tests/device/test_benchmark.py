@@ -31,7 +31,8 @@ from edge_runtime.errors import DataError, ModelError, UsageError
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.file_format import bundled_model, pack_model, read_model
+from edge_runtime.model.file_format import pack_model
+from edge_runtime.model.load import bundled_model, read_model
 from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import edge
 

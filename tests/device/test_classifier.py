@@ -19,7 +19,7 @@ from edge_runtime.errors import UsageError
 from edge_runtime.imaging.decode import ImageLimits
 from edge_runtime.imaging.readers import size_of
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.file_format import read_model
+from edge_runtime.model.load import read_model
 from tests.device.conftest import draw_slice, encode
 
 

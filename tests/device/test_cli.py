@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.model.file_format import bundled_model
+from edge_runtime.model.load import bundled_model
 from tests.device.conftest import draw_slice, encode, png_bytes
 
 TOOL = str(Path(sys.executable).parent / "btc-edge")

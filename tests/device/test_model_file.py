@@ -16,7 +16,8 @@ from edge_runtime.errors import ModelError
 from edge_runtime.imaging.handcrafted import DEVICE_SETS, extract, names_of
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.file_format import bundled_model, pack_model, parse_model, read_model
+from edge_runtime.model.file_format import pack_model, parse_model
+from edge_runtime.model.load import bundled_model, read_model
 from edge_runtime.model.metadata import ModelInfo
 
 INFO = ModelInfo(

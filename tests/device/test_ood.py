@@ -14,7 +14,7 @@ from edge_runtime import Classifier, InputError, ModelError
 from edge_runtime.decision.ood import OodDetector
 from edge_runtime.decision.prediction import Status, below_threshold, status_of
 from edge_runtime.errors import UsageError
-from edge_runtime.model.file_format import read_model
+from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
 from tests.device.conftest import draw_slice
 

@@ -16,7 +16,8 @@ import pytest
 
 from edge_runtime import Classifier
 from edge_runtime.errors import ModelError, UsageError
-from edge_runtime.model.file_format import pack_model, parse_model, read_model
+from edge_runtime.model.file_format import pack_model, parse_model
+from edge_runtime.model.load import read_model
 from export.exporter import Exported, Exporter, ExportSettings
 from export.formats import FORMATS, formats_of
 from export.gate import run_gate

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.errors import BtcError, ExitCode, ModelError, UsageError
-from edge_runtime.model.file_format import bundled_model, pack_model, read_model
+from edge_runtime.model.file_format import pack_model
+from edge_runtime.model.load import bundled_model, read_model
 from export.formats import FORMATS
 from export.signing import check_signature, sign_file, signature_path
 from export.verify import verify_file

@@ -11,7 +11,7 @@ import pytest
 
 from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import BACKENDS, open_graph
-from edge_runtime.model.file_format import bundled_model, read_model
+from edge_runtime.model.load import bundled_model, read_model
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 TFLITE = ("litert", "tensorflow")

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import ModelError, UsageError
-from edge_runtime.model.file_format import bundled_model, read_model
+from edge_runtime.model.load import bundled_model, read_model
 from export.tflite.arena import Buffer, estimate_arena, plan_bytes, plan_offsets
 from export.tflite.c_array import c_files
 

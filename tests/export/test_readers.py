@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.imaging.preprocess import preprocess
-from edge_runtime.model.file_format import bundled_model, read_model
+from edge_runtime.model.load import bundled_model, read_model
 from export.formats import FORMATS
 from trainer.run import Run
 from trainer.synthetic.phantoms import CLASSES, draw_phantom

@@ -15,7 +15,8 @@ import atheris
 with atheris.instrument_imports(include=["edge_runtime"]):
     from edge_runtime.decision.ood import OodDetector
     from edge_runtime.errors import ModelError
-    from edge_runtime.model.file_format import pack_model, parse_model, read_model, split_tflite
+    from edge_runtime.model.file_format import pack_model, parse_model, split_tflite
+    from edge_runtime.model.load import read_model
     from edge_runtime.model.metadata import ModelInfo
 
 from tests.fuzz.common import fuzz

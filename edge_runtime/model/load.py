@@ -1,0 +1,52 @@
+"""From a path to a checked model."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+
+from edge_runtime.errors import InputError, ModelError, UnsignedModelError
+from edge_runtime.imaging.decode import ImageLimits, read_file
+from edge_runtime.model.file_format import ModelFile, parse_model
+
+MAX_MODEL_BYTES = 256 << 20
+BUNDLED = "brain-mri-int8.tflite"
+
+
+def bundled_model() -> Path:
+    """Path of the model that comes with the package."""
+    return Path(str(resources.files("edge_runtime") / "models" / BUNDLED))
+
+
+def read_model(
+    path: str | os.PathLike[str] | None = None, *, allow_unsigned: bool = False
+) -> ModelFile:
+    """Read a model file (the bundled one by default) and check it.
+
+    Args:
+        allow_unsigned: take a file without digests too, if it survives a trial in a process of
+            its own, see `edge_runtime.model.untrusted`.
+
+    Raises:
+        UnsignedModelError: no digest, and `allow_unsigned` is off.
+        ModelError: missing, unreadable, truncated, altered, without metadata, or unknown.
+    """
+    source = bundled_model() if path is None else Path(path)
+    try:
+        data = read_file(source, ImageLimits(max_bytes=MAX_MODEL_BYTES))
+    except InputError as error:
+        raise ModelError(f"model {source.name}: {error}") from None
+    try:
+        return parse_model(data)
+    except UnsignedModelError as error:
+        if not allow_unsigned:
+            raise UnsignedModelError(f"model {source.name}: {error}") from None
+    except ModelError as error:
+        raise ModelError(f"model {source.name}: {error}") from None
+    from edge_runtime.model.untrusted import try_unsigned
+
+    try:
+        return try_unsigned(data)
+    except ModelError as error:
+        raise ModelError(f"model {source.name}: {error}") from None
