@@ -31,7 +31,7 @@ def held(wrong: float) -> HeldOut:
 
 
 def test_only_the_metadata_changes() -> None:
-    file = replace(read_model(), info=replace(read_model().info, unfamiliar=None))
+    file = replace(read_model(), info=replace(read_model().info, ood=None))
     data, decision_rule = refit(file, held(0.05), Targets(0.05), "1.0")
     again, _ = refit(file, held(0.05), Targets(0.05), "1.0")
     made = parse_model(data)

@@ -95,7 +95,9 @@ def next_command(words: Sequence[str | os.PathLike[str]]) -> None:
     script has to read past it."""
     if sys.stderr.isatty():
         with suppress(OSError):
-            print(f"next: {printable(shlex.join(os.fspath(word) for word in words))}", file=sys.stderr)
+            print(
+                f"next: {printable(shlex.join(os.fspath(word) for word in words))}", file=sys.stderr
+            )
 
 
 def _with_its_file(error: OSError) -> str:

@@ -41,7 +41,7 @@ def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
         ("preprocessing", "; ".join(steps_in_words(about.preprocess))),
         ("temperature", f"{about.temperature:.3f}"),
         ("answers", _answers(about)),
-        ("refuses", "pictures unlike the training slices" if about.unfamiliar else "nothing"),
+        ("refuses", "pictures unlike the training slices" if about.ood else "nothing"),
         ("trained on", _counts(about.data)),
         ("licence", about.license or "not stated"),
     ]

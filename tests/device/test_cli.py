@@ -132,7 +132,8 @@ def test_info() -> None:
     assert "glioma from 0." in text
     assert "unlike the training slices" in text
     shape = json.loads(edge("info", "--format", "json").stdout)
-    assert shape["schema"] == 1
+    assert shape["schema"] == 2
+    assert shape["ood"]["method"] == "distance-and-turn"
     assert shape["labels"] == ["glioma", "meningioma", "notumor", "pituitary"]
 
 
