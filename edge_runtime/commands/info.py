@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_runtime.commands.entry import next_command, to_the_reader
 from edge_runtime.commands.options import allow_unsigned_option, model_option
 from edge_runtime.errors import printable
 
@@ -46,8 +47,11 @@ def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
         ("licence", about.license or "not stated"),
     ]
     lines += [("measured", _measured(figure)) for figure in about.metrics]
-    for name, text in lines:
-        click.echo(f"{name:<14} {printable(str(text))}")
+    with to_the_reader():
+        for name, text in lines:
+            click.echo(f"{name:<14} {printable(str(text))}")
+    if model is not None:
+        next_command(["btc-edge", "verify", model])
 
 
 def _input(about: ModelInfo) -> str:

@@ -167,7 +167,7 @@ def test_broken_pipe_is_quiet(slices: Path) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("words", [["--help"], ["classify", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["classify", "--help"], ["verify", "--help"]])
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys\nfrom edge_runtime.commands.main import main\n"
