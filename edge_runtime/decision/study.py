@@ -8,22 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_runtime.decision.prediction import Prediction, Status, below_threshold, failure, status_of
+from edge_runtime.decision.prediction import (
+    Prediction,
+    Status,
+    below_threshold,
+    failure,
+    probabilities,
+    status_of,
+)
 from edge_runtime.labels import NO_TUMOR, normalise_label
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def pooled(probabilities: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def pooled(of_slices: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Probabilities of a study: the mean log-probability of its slices (N×C), normalised.
 
     The rule behind every figure "per study".
     """
-    logs = np.log(np.maximum(probabilities.astype(np.float64), 1e-7)).mean(axis=0)
-    raised = np.exp(logs - logs.max())
-    normalised: npt.NDArray[np.float64] = raised / raised.sum()
-    return normalised
+    return probabilities(np.log(np.maximum(of_slices.astype(np.float64), 1e-7)).mean(axis=0))
 
 
 def study_answer(
@@ -51,11 +55,11 @@ def study_answer(
         return replace(error, slices=tuple(answers))
     known = [a for a in readable if a.status is not Status.UNFAMILIAR]
     labels = list(thresholds)
-    probabilities = pooled(
+    by_label = pooled(
         np.array([list((a.probabilities or {}).values()) for a in known or readable], np.float64)
     )
-    best = int(probabilities.argmax())
-    label, confidence = labels[best], float(probabilities[best])
+    best = int(by_label.argmax())
+    label, confidence = labels[best], float(by_label[best])
     threshold = thresholds[label]
     status = status_of(confidence, threshold, 2 * len(known) < len(readable) or not known)
     reason = None
@@ -75,7 +79,7 @@ def study_answer(
         label=label if status is Status.OK else None,
         raw_label=label,
         confidence=confidence,
-        probabilities=dict(zip(labels, probabilities.tolist(), strict=True)),
+        probabilities=dict(zip(labels, by_label.tolist(), strict=True)),
         reason=reason,
         sha256=None,
         model=model,

@@ -17,7 +17,7 @@ from edge_runtime.imaging.preprocess import Preprocess
 
 SCHEMA = 2
 MOST_LABELS = 1000
-INTENDED_USE = "Research only; not for diagnosis."
+INTENDED_USE = "Research use only; not for diagnosis."  # the one sentence, wherever it stands
 
 
 def is_label(name: object) -> bool:

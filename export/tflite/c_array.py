@@ -10,8 +10,8 @@ import re
 
 from edge_runtime.errors import UsageError, printable
 from edge_runtime.model.file_format import ModelFile, parse_model
+from edge_runtime.model.metadata import INTENDED_USE
 
-INTENDED_USE = "Research use only; not for diagnosis."
 _BYTES_PER_LINE = 16
 
 
