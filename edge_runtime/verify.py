@@ -14,9 +14,10 @@ import numpy as np
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import ModelError, UnsignedModelError, UsageError
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.file_format import ModelFile, pack_model
 from edge_runtime.model.load import read_model
 from edge_runtime.model.signature import check_signature, key_digest, signature_path
+from edge_runtime.model.untrusted import try_apart
 
 Findings = list[tuple[str, str]]
 
@@ -30,7 +31,7 @@ def verify_file(
     """Check a model file in every way that needs nothing but the file.
 
     Nothing is run before the digests, and the signature if one is asked for, have been found
-    right.
+    right; then a process of its own runs it first, since a graph may kill its interpreter.
 
     Args:
         signature: of the file; by default `<file>.sig`, if there is one.
@@ -86,7 +87,8 @@ def _signature(path: Path, signature: Path | None, public_key: Path | None) -> s
 
 
 def _trial(file: ModelFile) -> str:
-    """Run one gray slice as a device would."""
+    """Run one gray slice as a device would, once a process of its own has survived that."""
+    try_apart(pack_model(file.graph, file.info, file.format))
     graph = open_graph(file)
     size = file.info.preprocess.size
     logits = graph.run(np.full((size, size), 128, np.uint8))

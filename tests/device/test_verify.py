@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.errors import ModelError, UsageError
+from edge_runtime.model import untrusted
 from edge_runtime.model.file_format import pack_model
 from edge_runtime.model.load import bundled_model, read_model
 from edge_runtime.model.signature import check_signature
@@ -104,9 +105,15 @@ def test_a_signature_through_the_command(signed: Path, keys: Path, tmp_path: Pat
 def test_nothing_runs_before_the_signature(
     signed: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_runtime.verify.open_graph", lambda file: pytest.fail("was run"))
+    monkeypatch.setattr("edge_runtime.verify.try_apart", lambda data: pytest.fail("was run"))
     with pytest.raises(ModelError, match="another key"):
         verify_file(signed, None, keys / "other.pub.pem")
+
+
+def test_a_graph_that_kills_its_interpreter_kills_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(untrusted, "_CHILD", "import os; os.kill(os.getpid(), 11)")
+    with pytest.raises(ModelError, match=r"tflite: a trial in another process ended with code -11"):
+        verify_file(bundled_model())
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
