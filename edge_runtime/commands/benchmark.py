@@ -143,7 +143,7 @@ def benchmark(
         for line in broken:
             click.echo(f"btc-edge: {line}", err=True)
         raise SystemExit(ExitCode.FAILED)
-    if style == "table":
+    if style == "table" and not allow_unsigned:
         _name_next(result, models, images)
 
 
@@ -152,8 +152,8 @@ def _name_next(result: dict[str, Any], models: tuple[Path, ...], images: Path | 
     named = [word for model in models for word in ("--model", model)]
     if "pick" in result:
         picked = [model for model in models if model.name == result["pick"]["file"]]
-        chosen = [word for model in picked[:1] for word in ("--model", model)]
-        next_command(["btc-edge", "classify", *chosen, "PATH..."])
+        if len(picked) == 1:
+            next_command(["btc-edge", "classify", "--model", picked[0], "PATH..."])
     elif images is None:
         next_command(["btc-edge", "benchmark", *named, "--images", "FOLDER"])
     elif len(models) > 1 and result["rules"]["labelled"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -25,6 +26,7 @@ from edge_runtime.benchmark.rules import parse_rule, pick, violations
 from edge_runtime.benchmark.samples import Samples, read_samples
 from edge_runtime.benchmark.statistics import paired_ratio, percentiles, wilson
 from edge_runtime.benchmark.tables import as_markdown, as_table, short
+from edge_runtime.commands.benchmark import _name_next as name_next
 from edge_runtime.errors import DataError, ModelError, UsageError
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import preprocess
@@ -527,3 +529,22 @@ def test_short_names() -> None:
     assert len(cut) == 64
     assert cut.endswith("z")
     assert "..." in cut
+
+
+def test_the_next_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    a, b = Path("a"), Path("b")
+    measured = result_of(row("a", 3.0, 0.9, scheme="float32"), row("b", 1.0, 0.9))
+    picked = measured | {"pick": {"file": "b"}}
+    for result, models, images, words in (
+        (measured, (a, b), None, "benchmark --model a --model b --images FOLDER"),
+        (measured, (a, b), Path("of"), "benchmark --model a --model b --images of --pick"),
+        (measured, (a,), Path("of"), None),
+        (picked, (a, b), Path("of"), "classify --model b PATH..."),
+        (picked, (b, Path("other/b")), Path("of"), None),
+    ):  # fmt: skip
+        name_next(result, models, images)
+        said = "" if words is None else f"next: btc-edge {words}\n"
+        assert capsys.readouterr().err == said
