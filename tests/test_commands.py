@@ -28,6 +28,7 @@ from trainer.synthetic.phantoms import write_phantoms
 BIN = Path(sys.executable).parent
 COMMANDS = [
     ("btc-edge",), ("btc-edge", "classify"), ("btc-edge", "info"), ("btc-edge", "benchmark"),
+    ("btc-edge", "verify"),
     ("btc-train",), ("btc-evaluate",), ("btc-audit",), ("btc-export",),
 ]  # fmt: skip
 GROUPED = {"btc-train": train_command, "btc-export": export_command}
@@ -130,6 +131,8 @@ def test_options_that_two_commands_share_are_one() -> None:
         ("btc-export --onx-int8", "'--onnx-int8'"),
         ("btc-edge clasify x", "'classify'"),
         ("btc-edge benchmrk", "'benchmark'"),
+        ("btc-edge verfy x", "'verify'"),
+        ("btc-edge verify x --format jsn", "'json'"),
         ("btc-edge classify x --format jsnl", "'jsonl'"),
         ("btc-edge classify x --plane axal", "'axial'"),
         ("btc-edge info --format jason", "'json'"),

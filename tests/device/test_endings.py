@@ -16,6 +16,7 @@ from edge_runtime.commands.entry import next_command
 from edge_runtime.commands.options import backend_option
 from edge_runtime.files import replacing, write_bytes, write_text
 from edge_runtime.model.backends import BACKENDS
+from edge_runtime.model.load import bundled_model
 from tests.device.conftest import draw_slice, encode
 
 TOOL = str(Path(sys.executable).parent / "btc-edge")
@@ -88,9 +89,16 @@ def _feed(stream: object, text: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("--help",), ("--version",), ("classify", "--help"), ("info",), ("info", "--format", "json")],
+    [
+        ("--help",),
+        ("--version",),
+        ("classify", "--help"),
+        ("info",),
+        ("info", "--format", "json"),
+        ("verify", bundled_model()),
+    ],
 )
-def test_nor_does_it_matter_what_is_printed(words: tuple[str, ...]) -> None:
+def test_nor_does_it_matter_what_is_printed(words: tuple[object, ...]) -> None:
     done = nobody_reads(TOOL, *words)
     assert (done.returncode, done.stderr) == (0, "")
 
