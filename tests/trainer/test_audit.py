@@ -496,7 +496,7 @@ def test_command_without_a_leak(clean: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "0 of 4 test images (0 %) have a twin in training"
     assert sorted(p.name for p in (tmp_path / "audit").iterdir()) == [
-        "audit.html", "audit.json", "groups.csv"
+        "audit.html", "audit.json", "data.toml", "groups.csv"
     ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edge_runtime
-from edge_runtime.errors import DataError
+from edge_runtime.errors import DataError, UsageError
 from edge_runtime.imaging.decode import load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.labels import normalise_label
@@ -283,7 +283,7 @@ def test_tumour_free_is_said_not_guessed(small: Path, phantom_zip: Path, tmp_pat
     check_boxes(read_dataset(small, OPTIONS, boxes_csv=boxes))
     with pytest.raises(DataError, match=r"Training/b/2.png has a tumour's box, but b is a class"):
         check_boxes(read_dataset(small, OPTIONS, boxes_csv=boxes, tumour_free=["b"]))
-    with pytest.raises(DataError, match="notumor"):
+    with pytest.raises(UsageError, match="notumor"):
         read_dataset(small, OPTIONS, tumour_free=["Normal"])
     with pytest.raises(DataError, match="every class"):
         read_dataset(small, OPTIONS, tumour_free=["a", "b"])
@@ -505,7 +505,7 @@ def test_a_source_is_tested_by_models_that_never_saw_it() -> None:
     assert split.left_out == 12
     learned = {data.groups[i] for i in split.learned}
     assert not learned & {data.groups[i] for i in split.test}
-    with pytest.raises(DataError, match="sources in the data: here, there"):
+    with pytest.raises(UsageError, match="sources in the data: here, there; did you mean 'here'"):
         split_dataset(data, "source:nowhere", seed=1)
     with pytest.raises(DataError, match="give --groups"):
         split_dataset(fake_dataset(groups, [0] * 120), "source:x", seed=1)

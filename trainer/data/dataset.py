@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import DataError, InputError, one_line
+from edge_runtime.errors import DataError, InputError, UsageError, did_you_mean, one_line
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess, frame_of, preprocess
 from edge_runtime.labels import NO_TUMOR, normalise_label
@@ -162,6 +162,7 @@ def read_dataset(
 
     Raises:
         DataError: no readable image, an unknown class, a hostile archive, an unusable table.
+        UsageError: a tumour-free class that is not there.
     """
     source = open_source(path)
     names, passed_over = arrange(source)
@@ -317,7 +318,10 @@ def _tumour_free(known: Sequence[str], wanted: Sequence[str] | None) -> tuple[st
         return tuple(name for name in known if name == NO_TUMOR)
     named = {normalise_label(name) for name in wanted}
     if strange := sorted(named - set(known)):
-        raise DataError(f"tumour-free classes {strange} are not in the data; it has {list(known)}")
+        near = did_you_mean(strange[0], known)
+        raise UsageError(
+            f"tumour-free classes {strange} are not in the data; it has {list(known)}{near}"
+        )
     if named >= set(known):
         raise DataError("every class is called tumour-free: nothing is left to be found")
     return tuple(name for name in known if name in named)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import DataError
+from edge_runtime.errors import DataError, UsageError, did_you_mean
 from trainer.data.dataset import Dataset
 
 Indices = npt.NDArray[np.int64]
@@ -51,7 +51,8 @@ def split_dataset(data: Dataset, protocol: str, seed: int) -> Split:
     `source:NAME` tests on one source.
 
     Raises:
-        DataError: too few groups to split, a side without one of the classes, or no such source.
+        DataError: too few groups to split, or a side without one of the classes.
+        UsageError: no such source.
     """
     everything = np.arange(len(data))
     if protocol == "grouped":
@@ -87,7 +88,8 @@ def _of_source(data: Dataset, name: str) -> Indices:
     test = np.flatnonzero(np.asarray(data.sources) == name)
     if test.size == 0:
         there = ", ".join(sorted(set(data.sources) - {""})) or "none: give --groups with a source"
-        raise DataError(f"no image of source {name!r}; sources in the data: {there}")
+        near = did_you_mean(name, {*data.sources} - {""})
+        raise UsageError(f"no image of source {name!r}; sources in the data: {there}{near}")
     return test
 
 

@@ -12,7 +12,7 @@ from importlib import metadata
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import ModelError, UsageError
+from edge_runtime.errors import ModelError, UsageError, did_you_mean
 from edge_runtime.imaging.handcrafted import DEVICE_SETS, FeatureSet
 from trainer.features import region as region_features
 from trainer.features.cache import FeatureCache
@@ -40,7 +40,8 @@ def check_sets(sets: Sequence[str]) -> None:
     unknown = [name for name in sets if name not in SETS and name != DEEP]
     if unknown or not sets:
         what = f"unknown features {unknown[0]!r}" if unknown else "no features"
-        raise UsageError(f"{what}; there are {', '.join([*SETS, DEEP])}")
+        near = did_you_mean(unknown[0], [*SETS, DEEP]) if unknown else ""
+        raise UsageError(f"{what}; there are {', '.join([*SETS, DEEP])}{near}")
     if len(set(sets)) < len(sets):
         twice = next(name for name in sets if list(sets).count(name) > 1)
         raise UsageError(f"features {twice!r} given twice")
