@@ -27,7 +27,7 @@ from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.labels import NO_TUMOR
-from trainer.data.archive import open_source
+from trainer.data.archive import open_archive
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.partial_labels import Partial, divide, read_partial
 from trainer.data.split import fold_splits
@@ -138,7 +138,7 @@ def measure(sides: Sides, recipe: Recipe, epochs: int, seed: int) -> dict[str, A
 
 
 def _stress(sides: Sides, look: Any) -> dict[str, float]:
-    source, held = open_source(sides.archive), sides.validation
+    source, held = open_archive(sides.archive), sides.validation
     options = Preprocess(size=held.images.shape[1])
     grays = [decode(source.read(path)) for path in held.paths]
     hits = stress_hits(look, grays, held.labels, options)

@@ -25,7 +25,7 @@ from trainer.audit.files import ODDITIES, Files, read_files
 from trainer.audit.near_duplicates import INVERSE, LISTED, Best, find_near_duplicates
 from trainer.audit.page import as_csv, as_html, picture, shown, write_audit
 from trainer.audit.shortcuts import ALL, balanced_accuracy, giveaways
-from trainer.data.archive import open_source
+from trainer.data.archive import open_archive
 from trainer.data.dataset import read_dataset
 from trainer.data.file_statistics import FILE_STATISTICS
 from trainer.data.near_duplicates import TURN_NAMES, TURNS, Pairs, thumbnail
@@ -208,7 +208,7 @@ def draw_odd() -> dict[str, tuple[np.ndarray, set[str]]]:
 def test_odd_files(tmp_path: Path, name: str) -> None:
     drawn, expected = draw_odd()[name]
     save(tmp_path, f"glioma/{name}", drawn)
-    files = read_files(open_source(tmp_path))
+    files = read_files(open_archive(tmp_path))
     found = {kind for kind, odd in zip(ODDITIES, files.odd[0], strict=True) if odd}
     # A random picture may break a second rule as well; a slice may break none but its own.
     assert expected <= found if "colourful" in expected or "noise" in found else expected == found
@@ -239,7 +239,7 @@ def made_up(thumbnails: np.ndarray, splits: list[str], labels: list[str]) -> Fil
         paths=tuple(f"{i}.png" for i in range(n)), labels=tuple(labels), splits=tuple(splits),
         formats=("png",) * n, modes=("gray",) * n, sizes=np.full((n, 2), 32, np.int32),
         digests=(b"",) * n, pixels=tuple(str(t.tobytes()) for t in thumbnails),
-        thumbnails=thumbnails, properties=np.zeros((n, 10), np.float32),
+        thumbnails=thumbnails, file_statistics=np.zeros((n, 10), np.float32),
         odd=np.zeros((n, len(ODDITIES)), bool),
     )  # fmt: skip
 
@@ -368,7 +368,7 @@ def odd_names(clean: Path) -> Path:
 
 def test_groups_go_back_into_a_training(odd_names: Path, tmp_path: Path) -> None:
     found = audit(odd_names)
-    write_audit(found, open_source(odd_names), tmp_path / "out")
+    write_audit(found, open_archive(odd_names), tmp_path / "out")
     table = tmp_path / "out" / "groups.csv"
     raw = table.read_bytes().decode("utf-8")
     assert raw.startswith("path,label,source,patient,group\n")
@@ -453,7 +453,7 @@ def leaking(odd_names: Path) -> tuple[Path, Audit]:
 
 def test_page_is_self_contained_and_escapes_names(leaking: tuple[Path, Audit]) -> None:
     folder, found = leaking
-    source = open_source(folder)
+    source = open_archive(folder)
     page = as_html(
         found.result, {p: uri for p in shown(found.result) if (uri := picture(source, p))}
     )
@@ -478,7 +478,7 @@ def test_page_of_a_clean_set_and_of_vanished_files(clean: Path) -> None:
     assert "No test image looks like one to learn from" in page
     assert "<img" not in page
     (clean / "Training/glioma/00.png").unlink()
-    assert picture(open_source(clean), "Training/glioma/00.png") is None
+    assert picture(open_archive(clean), "Training/glioma/00.png") is None
 
 
 # The command

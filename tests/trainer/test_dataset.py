@@ -170,6 +170,38 @@ def test_files_of_other_kinds_are_counted_and_pictures_read_by_content(small: Pa
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_training_and_an_audit_read_the_same(
+    small: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.audit.files import read_files
+    from trainer.data import archive
+
+    folder = small / "Training" / "a"
+    whole = (folder / "0.png").read_bytes()
+    for name, content in {"half.png": whole[:99], "empty.jpg": b"", "x.dcm": b"x"}.items():
+        (folder / name).write_bytes(content)
+    write_picture(small / "elsewhere" / "x.png", 9)
+    (small / "stray.png").write_bytes(whole)
+    place = packed(small) if zipped else small
+    reads: list[str] = []
+    kind = archive.ZipArchive if zipped else archive.FolderArchive
+    real = kind.read
+    monkeypatch.setattr(kind, "read", lambda self, name: reads.append(name) or real(self, name))
+    data = read_dataset(place, OPTIONS)
+    once = sorted(reads)
+    assert len(once) == len(set(once)) == 8
+    files = read_files(archive.open_archive(place))
+    assert sorted(reads) == sorted(once * 2), "each file once"
+    assert len(data.problems) == 3
+    assert data.problems == files.problems
+    assert data.passed_over == files.passed_over
+    assert (data.paths, data.splits) == (files.paths, files.splits)
+    assert tuple(data.class_names[i] for i in data.labels) == files.labels
+    np.testing.assert_array_equal(data.thumbnails, files.thumbnails)
+    np.testing.assert_array_equal(data.file_statistics, files.file_statistics)
+
+
 NONE = "no picture that is read here, so no class"
 DICOM = "DICOM is not read for training: save its slices as PNG"
 
@@ -453,7 +485,7 @@ def fake_dataset(groups: list[int], labels: list[int]) -> Dataset:
         problems=(),
         sha256="",
         thumbnails=np.zeros((n, 32, 32), np.uint8),
-        properties=np.zeros((n, 10), np.float32),
+        file_statistics=np.zeros((n, 10), np.float32),
         frames=np.zeros((n, 4), np.float32),
         boxes=np.full((n, 4), np.nan),
     )

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.errors import DataError
 from trainer.audit.files import NOT_MRI, ODDITIES, Files, read_files
-from trainer.audit.groups import LISTED, Table, capped, column, group_facts, merged_groups
+from trainer.audit.groups import LISTED, capped, column, group_facts
 from trainer.audit.near_duplicates import (
     Best,
     NearDuplicates,
@@ -25,9 +24,11 @@ from trainer.audit.near_duplicates import (
     same_pixels,
 )
 from trainer.audit.shortcuts import giveaways
-from trainer.data.archive import open_source
-from trainer.data.dataset import PassedOver, Progress, read_groups, told_over, told_ungrouped
+from trainer.data.archive import open_archive
+from trainer.data.groups import GroupTable, group_slices, read_groups, ungrouped_warning
+from trainer.data.layout import PassedOver
 from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES, Pairs
+from trainer.data.reading import Progress, nothing_readable
 
 SCHEMA = 1
 PER_TURN = 4  # leaking pairs listed for each turn
@@ -81,18 +82,15 @@ def audit(
         DataError: no readable image, a hostile archive, an unusable table.
     """
     name = Path(path).resolve().name
-    files = read_files(open_source(path), reading)
+    files = read_files(open_archive(path), reading)
     if len(files) == 0:
-        raise DataError(
-            f"{name}: no readable image in class folders ({len(files.problems)} unreadable"
-            f"{told_over(files.passed_over)}); need CLASS/image.jpg or Training/CLASS/image.jpg"
-        )
+        raise nothing_readable(name, files.problems, files.passed_over)
     table = read_groups(groups_csv, set(files.paths)) if groups_csv else {}
     found = examine(name, files, table, comparing)
-    return replace(found, warnings=told_ungrouped(groups_csv, table))
+    return replace(found, warnings=ungrouped_warning(groups_csv, table))
 
 
-def examine(name: str, files: Files, table: Table, progress: Progress | None = None) -> Audit:
+def examine(name: str, files: Files, table: GroupTable, progress: Progress | None = None) -> Audit:
     """The audit of files whose facts have been read.
 
     Args:
@@ -101,7 +99,7 @@ def examine(name: str, files: Files, table: Table, progress: Progress | None = N
         progress: called with (pictures compared, N).
     """
     twins = find_near_duplicates(files, progress=progress)
-    merged = merged_groups(files, table, twins.clusters)
+    merged = group_slices(column(files, table, "group"), files.pixels, twins.clusters)
     copies = same_pixels(files)
     leak = _leak(files, twins, copies)
     alike = _look_alikes(files, twins)
@@ -130,7 +128,7 @@ def examine(name: str, files: Files, table: Table, progress: Progress | None = N
         "one_sided": _one_sided(files),
         "oddities": _oddities(files),
         "counts": _counts(files, table),
-        "properties": giveaways(files.properties, files.labels, merged),
+        "properties": giveaways(files.file_statistics, files.labels, merged),
         "groups": group_facts(files, table, twins.clusters, merged),
     }
     told = (column(files, table, "source"), column(files, table, "patient"))
@@ -280,7 +278,7 @@ def _oddities(files: Files) -> dict[str, Any]:
     return found
 
 
-def _counts(files: Files, table: Table) -> dict[str, Any]:
+def _counts(files: Files, table: GroupTable) -> dict[str, Any]:
     sizes = Counter(f"{width}×{height}" for width, height in files.sizes.tolist())
     common = dict(sizes.most_common(SIZES))
     if other := sum(sizes.values()) - sum(common.values()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,9 @@ import numpy.typing as npt
 
 from edge_runtime.labels import normalise_label
 from trainer.audit.files import Files
-from trainer.data.near_duplicates import merge_groups
+from trainer.data.groups import GroupTable
 
 LISTED = 100
-Table = Mapping[str, Mapping[str, str]]
 Clusters = npt.NDArray[np.int64]
 
 
@@ -23,30 +22,20 @@ def capped(found: Sequence[Any]) -> dict[str, Any]:
     return {"count": len(found), "examples": list(found[:LISTED])}
 
 
-def column(files: Files, table: Table, name: str) -> list[str]:
+def column(files: Files, table: GroupTable, name: str) -> list[str]:
     """A column of the table for each image; empty where it says nothing."""
     return [table.get(path, {}).get(name, "") for path in files.paths]
 
 
-def merged_groups(files: Files, table: Table, clusters: Clusters) -> tuple[str, ...]:
-    """A group for each image, as `read_dataset` makes them: the table's groups joined wherever
-    pictures look alike, and look-alikes only where there is no table."""
-    own = column(files, table, "group")
-    return merge_groups(
-        [group or f"look-{pixels}" for group, pixels in zip(own, files.pixels, strict=True)],
-        clusters,
-    )
-
-
 def group_facts(
-    files: Files, table: Table, clusters: Clusters, merged: Sequence[str]
+    files: Files, table: GroupTable, clusters: Clusters, merged: Sequence[str]
 ) -> dict[str, Any]:
     """Groups and patients on both sides of the split, and where table and pictures disagree.
 
     Args:
-        table: rows by path, see `trainer.data.dataset.read_groups`; empty where there is none.
+        table: rows by path, see `trainer.data.groups.read_groups`; empty where there is none.
         clusters: int64 array of N, see `NearDuplicates`.
-        merged: N group names, see `merged_groups`.
+        merged: N group names, see `group_slices`.
     """
     facts: dict[str, Any] = {
         "given": None,

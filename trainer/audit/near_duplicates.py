@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.audit.files import Files
-from trainer.data.dataset import Progress
 from trainer.data.near_duplicates import (
     THRESHOLD,
     TURN_NAMES,
@@ -22,6 +21,7 @@ from trainer.data.near_duplicates import (
     join,
     unit_vectors,
 )
+from trainer.data.reading import Progress
 
 LISTED = 100  # conflicts kept
 Indices = npt.NDArray[np.int64]

@@ -50,7 +50,7 @@ def audit_command(
     """
     from trainer.audit.examine import audit
     from trainer.audit.page import write_audit
-    from trainer.data.archive import open_source
+    from trainer.data.archive import open_archive
     from trainer.run import dump_json
 
     if groups and (out / "groups.csv").exists() and groups.samefile(out / "groups.csv"):
@@ -70,7 +70,7 @@ def audit_command(
         say(f"{label}: test images, but none to learn from")
     for label in found.result["one_sided"]["no_test_images"]:
         say(f"{label}: no test images")
-    write_audit(found, open_source(data), out)
+    write_audit(found, open_archive(data), out)
     with to_the_reader():
         if style == "json":
             click.echo(dump_json(found.result, ascii_only=True), nl=False)

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.labels import normalise_label
-from trainer.data.dataset import Dataset, Progress, read_dataset
+from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.near_duplicates import find_pairs
+from trainer.data.reading import Progress
 from trainer.data.split import SOURCE, Split
 
 Indices = npt.NDArray[np.int64]
