@@ -486,7 +486,7 @@ def fake_dataset(groups: list[int], labels: list[int]) -> Dataset:
         sha256="",
         thumbnails=np.zeros((n, 32, 32), np.uint8),
         file_statistics=np.zeros((n, 10), np.float32),
-        frames=np.zeros((n, 4), np.float32),
+        input_areas=np.zeros((n, 4), np.float32),
         boxes=np.full((n, 4), np.nan),
     )
 
@@ -535,7 +535,7 @@ def test_a_source_is_tested_by_models_that_never_saw_it() -> None:
     assert split.test.tolist() == list(range(0, 120, 10))
     # Its groups' other slices are on no side: they would show the network the same patients.
     assert split.left_out == 12
-    learned = {data.groups[i] for i in split.learned}
+    learned = {data.groups[i] for i in split.train_and_validation}
     assert not learned & {data.groups[i] for i in split.test}
     with pytest.raises(DataError, match="sources in the data: here, there"):
         split_dataset(data, "source:nowhere", seed=1)
@@ -543,7 +543,7 @@ def test_a_source_is_tested_by_models_that_never_saw_it() -> None:
         split_dataset(fake_dataset(groups, [0] * 120), "source:x", seed=1)
 
 
-def test_look_alikes_share_a_group_with_or_without_a_table(tmp_path: Path) -> None:
+def test_near_duplicates_share_a_group_with_or_without_a_table(tmp_path: Path) -> None:
     """A copy that is mirrored, turned and brighter, under another class and split."""
     import cv2
 

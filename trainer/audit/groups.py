@@ -71,7 +71,7 @@ def _on_both_sides(files: Files, owners: Sequence[str]) -> dict[str, Any]:
 
 
 def _split_clusters(files: Files, clusters: Clusters, given: Sequence[str]) -> list[dict[str, Any]]:
-    """Look-alike clusters with images in more than one group of the table."""
+    """Clusters of near-duplicates with images in more than one group of the table."""
     members: dict[int, dict[str, str]] = defaultdict(dict)  # cluster -> group -> first image
     for path, cluster, group in zip(files.paths, clusters.tolist(), given, strict=True):
         if group:
@@ -91,9 +91,9 @@ def _several_labels(files: Files, patients: Sequence[str]) -> list[dict[str, Any
     return [{"patient": p, "labels": sorted(s)} for p, s in sorted(labels.items()) if len(s) > 1]
 
 
-def _disagreements(files: Files, told: Iterable[str]) -> list[dict[str, str]]:
+def _disagreements(files: Files, labels: Iterable[str]) -> list[dict[str, str]]:
     return [
         {"path": path, "folder": label, "table": other}
-        for path, label, other in zip(files.paths, files.labels, told, strict=True)
+        for path, label, other in zip(files.paths, files.labels, labels, strict=True)
         if other and normalise_label(other) != label
     ]

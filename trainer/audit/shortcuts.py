@@ -1,4 +1,4 @@
-"""Properties that give the class away before anyone has looked at the picture.
+"""Shortcuts: file statistics that tell the class before anyone has looked at the picture.
 
 Where a small decision tree tells the classes from a file's size or its mode, a network can do the
 same, and a good figure need not mean that it found a tumour.
@@ -24,8 +24,8 @@ ERRORS = 4  # standard errors above chance: eleven answers are judged at once
 Labels = npt.NDArray[np.int64]
 
 
-def giveaways(
-    properties: npt.NDArray[np.float32], labels: Sequence[str], groups: Sequence[str], seed: int = 0
+def measure_shortcuts(
+    statistics: npt.NDArray[np.float32], labels: Sequence[str], groups: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
     """How well each of FILE_STATISTICS alone, and all together, tell the class of unseen groups.
 
@@ -33,7 +33,7 @@ def giveaways(
     (StratifiedGroupKFold); its standard error counts a group, not an image, as one observation.
 
     Args:
-        properties: N×10, see `properties.describe`.
+        statistics: N×10, see `file_statistics`.
         labels, groups: one text per image.
 
     Returns:
@@ -56,7 +56,7 @@ def giveaways(
         )
         return result
     folds = _folds(codes, group, min(FOLDS, fewest), seed)
-    values = properties[chosen]
+    values = statistics[chosen]
     columns = {name: values[:, [i]] for i, name in enumerate(FILE_STATISTICS)} | {ALL: values}
     for name, column in columns.items():
         right = _right(column, codes, folds)
@@ -107,10 +107,10 @@ def _right(
     from sklearn.tree import DecisionTreeClassifier
 
     right = np.zeros(len(codes), bool)
-    for known, held in folds:
+    for train, test in folds:
         tree = DecisionTreeClassifier(
             max_leaf_nodes=LEAVES, class_weight="balanced", random_state=0
         )
-        tree.fit(values[known], codes[known])
-        right[held] = tree.predict(values[held]) == codes[held]
+        tree.fit(values[train], codes[train])
+        right[test] = tree.predict(values[test]) == codes[test]
     return right

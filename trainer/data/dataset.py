@@ -36,18 +36,18 @@ class Dataset:
         paths: name of each file within the data set.
         splits: `training`, `testing` or empty (no such folders).
         groups: slices of one group never stand on two sides of a split: those of the table,
-            where one was given, joined wherever slices look alike (see `lookalikes`).
+            where one was given, joined wherever slices are near-duplicates.
         sources: where a slice comes from; empty where nobody knows.
         patients: the patient of a slice; empty where nobody knows.
         problems: (path, reason) of files that could not be read.
         passed_over: files that are no pictures to learn from.
         sha256: digest over paths, labels and file contents.
-        thumbnails: uint8 array of N×32×32 of the whole pictures, see `lookalikes`.
+        thumbnails: uint8 array of N×32×32 of the whole pictures, see `near_duplicates`.
         file_statistics: float32 array of N×10, see `file_statistics`.
-        frames: float32 array of N×4, where the input lies in the picture, see `frame_of`.
+        input_areas: float32 array of N×4, where the input lies in the picture, see `frame_of`.
         boxes: float64 array of N×4, the tumour's box within the input, see `boxes`; NaN where
             unknown.
-        grouped: whether a table gave a group to any slice, rather than look-alikes only.
+        grouped: whether a table gave a group to any slice, rather than near-duplicates only.
         tumour_free: the classes that show no tumour for certain, see `read_dataset`.
         tables: digests of what the tables (`groups`, `boxes`) say of these slices, whatever else
             stands in them; empty without tables.
@@ -68,7 +68,7 @@ class Dataset:
     sha256: str
     thumbnails: npt.NDArray[np.uint8]
     file_statistics: npt.NDArray[np.float32]
-    frames: npt.NDArray[np.float32]
+    input_areas: npt.NDArray[np.float32]
     boxes: npt.NDArray[np.float64]
     grouped: bool = False
     tumour_free: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ class Dataset:
             patients=pick(self.patients),
             thumbnails=self.thumbnails[chosen],
             file_statistics=self.file_statistics[chosen],
-            frames=self.frames[chosen],
+            input_areas=self.input_areas[chosen],
             boxes=self.boxes[chosen],
         )
 
@@ -148,7 +148,7 @@ def read_dataset(
     extra = [table.get(s.path, {}) for s in slices]
     thumbnails = np.stack([s.thumbnail for s in slices])
     given = [e.get("group", "") for e in extra]
-    frames = np.array([s.frame for s in slices], dtype=np.float32)
+    input_areas = np.array([s.input_area for s in slices], dtype=np.float32)
     boxes = np.full((len(slices), 4), np.nan)
     tables: dict[str, str] = {}
     if groups_csv is not None:
@@ -159,7 +159,7 @@ def read_dataset(
         tables["boxes"] = _digest(
             (s.path, *map(repr, box.tolist())) for s, box in zip(slices, boxes, strict=True)
         )
-        boxes = into_input(boxes, frames)
+        boxes = into_input(boxes, input_areas)
     return Dataset(
         images=np.stack([s.image for s in slices]),
         labels=np.array([known.index(s.label) for s in slices], dtype=np.int64),
@@ -173,7 +173,7 @@ def read_dataset(
         sha256=_digest((s.path, s.label, s.split, s.digest) for s in slices),
         thumbnails=thumbnails,
         file_statistics=np.stack([s.file_statistics for s in slices]),
-        frames=frames,
+        input_areas=input_areas,
         boxes=boxes,
         grouped=any(given),
         tumour_free=_tumour_free(known, tumour_free),
@@ -227,7 +227,7 @@ class _Slice(NamedTuple):
     image: npt.NDArray[np.uint8]
     thumbnail: npt.NDArray[np.uint8]
     file_statistics: npt.NDArray[np.float32]
-    frame: tuple[float, float, float, float]
+    input_area: tuple[float, float, float, float]
 
 
 def _preprocessed(picture: Picture, options: Preprocess) -> _Slice:

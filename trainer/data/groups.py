@@ -1,4 +1,4 @@
-"""Which slices belong together: a table of groups, joined wherever pictures look alike."""
+"""Which slices belong together: a table of groups, joined wherever pictures are near-duplicates."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Split:
             `source:NAME` (all slices of a source), or `none` (no test side).
         left_out: slices on no side, since they share a group with the test side.
         part: which of `parts` parts of the groups is tested, counted from 0; what is divided
-            beside the slices (see `partial`) follows it.
+            beside the slices (see `partial_labels`) follows it.
     """
 
     protocol: str
@@ -37,7 +37,7 @@ class Split:
     parts: int = FOLDS
 
     @property
-    def learned(self) -> Indices:
+    def train_and_validation(self) -> Indices:
         """The slices that a model may have learned from: training and validation."""
         return np.concatenate([self.train, self.validation])
 
@@ -95,8 +95,8 @@ def _with_validation(
     data: Dataset, protocol: str, rest: Indices, test: Indices, seed: int, left_out: int = 0
 ) -> Split:
     train, validation = _folds(data, rest, 7, seed)[0]
-    for name, side in (("training", train), ("validation", validation)):
-        missing = set(range(len(data.class_names))) - set(data.labels[side].tolist())
+    for name, part in (("training", train), ("validation", validation)):
+        missing = set(range(len(data.class_names))) - set(data.labels[part].tolist())
         if missing:
             names = [data.class_names[i] for i in sorted(missing)]
             raise DataError(f"no image of {', '.join(names)} on the {name} side: too few groups")
@@ -115,6 +115,6 @@ def _folds(data: Dataset, pool: Indices, parts: int, seed: int) -> list[tuple[In
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a stratum smaller than `parts` is fine here
         try:
-            return [(pool[kept], pool[held]) for kept, held in folds.split(pool, strata, groups)]
+            return [(pool[rest], pool[part]) for rest, part in folds.split(pool, strata, groups)]
         except ValueError as error:
             raise DataError(f"the images cannot be split by groups: {error}") from None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from trainer.augmentation.copy_paste import erase, paste
 from trainer.augmentation.style import augment
 from trainer.data.dataset import Dataset
-from trainer.data.partial_labels import Partial
+from trainer.data.partial_labels import PartialLabels
 from trainer.models.recipes import Recipe
 
 Gray = npt.NDArray[np.uint8]
@@ -58,7 +58,7 @@ class Samples:
     partial_targets: npt.NDArray[np.float32]
 
 
-def make_samples(data: Dataset, partial: Partial | None = None) -> Samples:
+def make_samples(data: Dataset, partial: PartialLabels | None = None) -> Samples:
     """The slices of `data`, and the partially labelled ones beside them."""
     if partial is None:
         images = np.zeros((0, *data.images.shape[1:]), np.uint8)
