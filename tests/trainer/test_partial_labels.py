@@ -143,7 +143,7 @@ def test_the_command_learns_and_measures(
     assert figures["outside_answered"]["share"] == pytest.approx(np.mean(answered))
     settings = json.loads((tmp_path / "run" / "run.json").read_text())
     assert settings["partial"]["images"] == 36
-    assert settings["training"]["recipe"]["partial"] > 0
+    assert settings["training"]["recipe"]["partial_labels"] > 0
     assert "called outside" in done.stdout
     assert "called outside" in (tmp_path / "run" / "report.html").read_text()
 

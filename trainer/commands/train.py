@@ -23,6 +23,7 @@ from trainer.commands.terminal import (
     say,
     say_problem,
 )
+from trainer.models.recipes import DEFAULT_RECIPE, RECIPES, recipes_in_words
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
@@ -154,11 +155,10 @@ def _window(
 @click.option("--no-cache", is_flag=True, help="Keep no features.")
 @click.option(
     "--recipe",
-    type=click.Choice(["robust", "plain"]),
-    default="robust",
+    type=click.Choice(list(RECIPES)),
+    default=DEFAULT_RECIPE,
     show_default=True,
-    help="What the training sees. robust: style, pasted and covered tumours, balanced sources; "
-    "plain: changed copies of every slice.",
+    help=f"What the training sees. {recipes_in_words()}.",
 )
 @click.option("--network", type=click.Choice(["edge", "seed"]), default="edge", show_default=True)
 @click.option(

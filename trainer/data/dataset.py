@@ -290,8 +290,8 @@ def check_boxes(data: Dataset) -> None:
     Raises:
         DataError: a box in a slice of a tumour-free class.
     """
-    clear = np.isin(data.labels, [data.class_names.index(name) for name in data.tumour_free])
-    wrong = np.flatnonzero(clear & ~np.isnan(data.boxes).any(axis=1))
+    tumour_free = np.isin(data.labels, [data.class_names.index(name) for name in data.tumour_free])
+    wrong = np.flatnonzero(tumour_free & ~np.isnan(data.boxes).any(axis=1))
     if wrong.size:
         label = data.class_names[data.labels[wrong[0]]]
         raise DataError(
