@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.augmentation.copy_paste import erase, paste
-from trainer.augmentation.style import augment
+from trainer.augmentation.spatial import change_place
+from trainer.augmentation.style import change_style
 from trainer.data.dataset import Dataset
 from trainer.data.partial_labels import PartialLabels
 from trainer.models.recipes import Recipe
@@ -127,9 +128,9 @@ class Feed:
         else:
             example = self._example(start, rng)
         if rng.random() < recipe.augment:
-            style = samples.images[rng.integers(len(samples.images))]
-            image, box = augment(example.image, example.box, rng, style)
-            example = example._replace(image=image, box=box)
+            reference = samples.images[rng.integers(len(samples.images))]
+            image, box = change_place(example.image, example.box, rng)
+            example = example._replace(image=change_style(image, rng, reference), box=box)
         return example
 
     def _example(self, start: int, rng: np.random.Generator) -> Example:
