@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from edge_runtime.imaging.handcrafted import DEVICE_SETS, extract
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.imaging.texture import PATTERNS, cooccurrence, haralick, patterns
 from trainer.features import extractor as features
-from trainer.features import region as region_features
 from trainer.features.cache import FeatureCache, default_folder
 from trainer.features.extractor import SETS, Extractor
+from trainer.features.gabor import FREQUENCIES
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 QUICK = ("histogram", "glcm")
@@ -86,7 +87,7 @@ def test_gabor_equals_scikit_image() -> None:
 
     gray = phantoms(1, 16)[0]  # the largest kernel is four times as wide
     found = dict(zip(SETS["gabor"].names(16), SETS["gabor"].compute(gray), strict=True))
-    for frequency in region_features.FREQUENCIES:
+    for frequency in FREQUENCIES:
         for angle in (0, 30, 150):
             real, imaginary = gabor(gray / 255, frequency, theta=np.radians(angle))
             magnitude = np.hypot(real, imaginary)
@@ -271,7 +272,7 @@ def test_only_what_is_new_is_computed(tmp_path: Path, monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(mixed[1:], first[[2, 0]])
     Extractor(["glcm", "hog"], 48, cache=FeatureCache(tmp_path))(images)
     assert seen == [3, 1, 5]
-    monkeypatch.setitem(features._VERSIONS, "glcm", 2)
+    monkeypatch.setitem(SETS, "glcm", replace(SETS["glcm"], version=2))
     Extractor(["histogram", "glcm"], 48, cache=FeatureCache(tmp_path))(images[:3])
     assert seen == [3, 1, 5, 3]
 

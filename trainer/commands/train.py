@@ -125,8 +125,8 @@ def _window(
 @click.option(
     "--features",
     metavar="SET,…|deep:RUN",
-    help="Of a classifier: histogram, glcm, lbp, hog, gabor, region, and deep:RUN, the penultimate "
-    "features of a trained network.  [default: histogram,glcm,lbp,hog]",
+    help="Of a classifier: sets out of --list-features, and deep:RUN, the penultimate features "
+    "of a trained network.  [default: histogram,glcm,lbp,hog]",
 )
 @click.option(
     "--list-features",
