@@ -24,7 +24,7 @@ from trainer.audit.examine import Audit, answer, audit, share
 from trainer.audit.files import ODDITIES, Files, read_files
 from trainer.audit.near_duplicates import INVERSE, LISTED, Best, find_near_duplicates
 from trainer.audit.page import as_csv, as_html, picture, shown, write_audit
-from trainer.audit.shortcuts import ALL, balanced_accuracy, measure_shortcuts
+from trainer.audit.shortcuts import ALL, measure_shortcuts, standard_error
 from trainer.data.archive import open_archive
 from trainer.data.dataset import read_dataset
 from trainer.data.file_statistics import FILE_STATISTICS
@@ -418,15 +418,15 @@ def test_too_little_to_measure() -> None:
     assert "two groups" in measure_shortcuts(few, list("aaab"), list("1234"))["reason"]
 
 
-def test_balanced_accuracy_counts_groups() -> None:
+def test_a_standard_error_counts_groups() -> None:
     codes = np.array([0] * 90 + [1] * 10)
     right = np.array([True] * 90 + [False] * 10)
     alone, together = np.arange(100), np.repeat(np.arange(10), 10)
-    assert balanced_accuracy(right, codes, alone) == (0.5, 0.0)
+    assert standard_error(right, codes, alone) == 0.0
     right[::2] = False
-    assert balanced_accuracy(right, codes, together)[1] < balanced_accuracy(right, codes, alone)[1]
+    assert standard_error(right, codes, together) < standard_error(right, codes, alone)
     right = np.repeat(np.arange(10) % 2 == 0, 10)
-    assert balanced_accuracy(right, codes, together)[1] > balanced_accuracy(right, codes, alone)[1]
+    assert standard_error(right, codes, together) > standard_error(right, codes, alone)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,16 +107,32 @@ def _with_validation(
 
 def _folds(data: Dataset, pool: Indices, parts: int, seed: int) -> list[tuple[Indices, Indices]]:
     """Divide `pool` by groups, in `parts` ways; the second side is about one part."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
     groups = np.asarray(data.groups)[pool]
     if len(set(groups)) < parts:
         raise DataError(f"only {len(set(groups))} groups of images; need at least {parts}")
     strata = [f"{data.labels[i]}/{data.sources[i]}" for i in pool]
+    try:
+        folds = group_folds(strata, groups, parts, seed)
+    except ValueError as error:
+        raise DataError(f"the images cannot be split by groups: {error}") from None
+    return [(pool[rest], pool[part]) for rest, part in folds]
+
+
+def group_folds(
+    strata: Sequence[Any] | npt.NDArray[Any], groups: npt.NDArray[Any], parts: int, seed: int
+) -> list[tuple[Indices, Indices]]:
+    """Divide N things in `parts` ways, no group on two sides and each stratum spread over all as
+    well as can be (scikit-learn's StratifiedGroupKFold).
+
+    Returns:
+        Indices of each way's larger and smaller side.
+
+    Raises:
+        ValueError: fewer groups than parts, or strata smaller than them throughout.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a stratum smaller than `parts` is fine here
-        try:
-            return [(pool[rest], pool[part]) for rest, part in folds.split(pool, strata, groups)]
-        except ValueError as error:
-            raise DataError(f"the images cannot be split by groups: {error}") from None
+        return list(folds.split(np.zeros(len(groups)), strata, groups))
