@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from trainer.audit.files import NOT_MRI, ODDITIES, Files, read_files
-from trainer.audit.groups import LISTED, capped, column, group_facts
+from trainer.audit.groups import LISTED, capped, group_facts
 from trainer.audit.near_duplicates import (
     Best,
     NearDuplicates,
@@ -25,7 +25,7 @@ from trainer.audit.near_duplicates import (
 )
 from trainer.audit.shortcuts import measure_shortcuts
 from trainer.data.archive import open_archive
-from trainer.data.groups import GroupTable, group_slices, read_groups, ungrouped_warning
+from trainer.data.groups import GroupTable, column, group_slices, read_groups, ungrouped_warning
 from trainer.data.layout import PassedOver
 from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES, Pairs
 from trainer.data.reading import Progress, nothing_readable
@@ -98,7 +98,7 @@ def examine(name: str, files: Files, table: GroupTable, progress: Progress | Non
         progress: called with (pictures compared, N).
     """
     duplicates = find_near_duplicates(files, progress=progress)
-    merged = group_slices(column(files, table, "group"), files.pixels, duplicates.clusters)
+    merged = group_slices(column(table, files.paths, "group"), files.pixels, duplicates.clusters)
     copies = same_pixels(files)
     leak = _leak(files, duplicates, copies)
     near = _near_duplicates(files, duplicates)
@@ -130,7 +130,7 @@ def examine(name: str, files: Files, table: GroupTable, progress: Progress | Non
         "shortcuts": measure_shortcuts(files.file_statistics, files.labels, merged),
         "groups": group_facts(files, table, duplicates.clusters, merged),
     }
-    known = (column(files, table, "source"), column(files, table, "patient"))
+    known = (column(table, files.paths, "source"), column(table, files.paths, "patient"))
     rows = list(zip(files.paths, files.labels, *known, merged, strict=True))
     return Audit(result, rows, files.passed_over)
 
@@ -290,7 +290,7 @@ def _counts(files: Files, table: GroupTable) -> dict[str, Any]:
         "sizes": common,
     }
     if table:
-        counts["sources"] = _by_label(files, column(files, table, "source"))
+        counts["sources"] = _by_label(files, column(table, files.paths, "source"))
     return counts
 
 

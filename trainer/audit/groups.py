@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edge_runtime.labels import normalise_label
 from trainer.audit.files import Files
-from trainer.data.groups import GroupTable
+from trainer.data.groups import GroupTable, column
 
 LISTED = 100
 Clusters = npt.NDArray[np.int64]
@@ -20,11 +20,6 @@ Clusters = npt.NDArray[np.int64]
 def capped(found: Sequence[Any]) -> dict[str, Any]:
     """How many, and the first LISTED of them."""
     return {"count": len(found), "examples": list(found[:LISTED])}
-
-
-def column(files: Files, table: GroupTable, name: str) -> list[str]:
-    """A column of the table for each image; empty where it says nothing."""
-    return [table.get(path, {}).get(name, "") for path in files.paths]
 
 
 def group_facts(
@@ -45,14 +40,16 @@ def group_facts(
         "table": None,
     }
     if table:
-        given, patients = column(files, table, "group"), column(files, table, "patient")
+        given, patients = column(table, files.paths, "group"), column(table, files.paths, "patient")
         facts["given"] = len(set(given) - {""})
         facts["table"] = {
             "clusters_split": capped(_split_clusters(files, clusters, given)),
             "given_groups_on_both_sides": _on_both_sides(files, given),
             "patients_on_both_sides": _on_both_sides(files, patients),
             "patients_with_several_labels": capped(_several_labels(files, patients)),
-            "label_disagreements": capped(_disagreements(files, column(files, table, "label"))),
+            "label_disagreements": capped(
+                _disagreements(files, column(table, files.paths, "label"))
+            ),
         }
     return facts
 

@@ -20,7 +20,7 @@ from edge_runtime.labels import NO_TUMOR, normalise_label
 from edge_runtime.model.metadata import MOST_LABELS, is_label
 from trainer.data.archive import open_archive
 from trainer.data.boxes import into_input, read_boxes
-from trainer.data.groups import group_slices, read_groups, ungrouped_warning
+from trainer.data.groups import column, group_slices, read_groups, ungrouped_warning
 from trainer.data.layout import PassedOver, arrange, class_spot
 from trainer.data.near_duplicates import clusters, thumbnail
 from trainer.data.reading import Picture, Progress, nothing_readable, read_pictures
@@ -144,31 +144,30 @@ def read_dataset(
     if not slices:
         raise nothing_readable(Path(path).name, problems, passed_over)
     known = _classes({s.label for s in slices}, class_names, least_classes)
-    table = read_groups(groups_csv, {s.path for s in slices}) if groups_csv else {}
-    extra = [table.get(s.path, {}) for s in slices]
+    paths = tuple(s.path for s in slices)
+    table = read_groups(groups_csv, set(paths)) if groups_csv else {}
+    given, sources, patients = (column(table, paths, c) for c in ("group", "source", "patient"))
     thumbnails = np.stack([s.thumbnail for s in slices])
-    given = [e.get("group", "") for e in extra]
     input_areas = np.array([s.input_area for s in slices], dtype=np.float32)
     boxes = np.full((len(slices), 4), np.nan)
     tables: dict[str, str] = {}
     if groups_csv is not None:
-        said = [(e.get("group", ""), e.get("source", ""), e.get("patient", "")) for e in extra]
-        tables["groups"] = _digest((s.path, *e) for s, e in zip(slices, said, strict=True))
+        tables["groups"] = _digest(zip(paths, given, sources, patients, strict=True))
     if boxes_csv is not None:
-        boxes = read_boxes(boxes_csv, [s.path for s in slices])
+        boxes = read_boxes(boxes_csv, paths)
         tables["boxes"] = _digest(
-            (s.path, *map(repr, box.tolist())) for s, box in zip(slices, boxes, strict=True)
+            (path, *map(repr, box.tolist())) for path, box in zip(paths, boxes, strict=True)
         )
         boxes = into_input(boxes, input_areas)
     return Dataset(
         images=np.stack([s.image for s in slices]),
         labels=np.array([known.index(s.label) for s in slices], dtype=np.int64),
         class_names=known,
-        paths=tuple(s.path for s in slices),
+        paths=paths,
         splits=tuple(s.split for s in slices),
         groups=group_slices(given, [s.pixels for s in slices], clusters(thumbnails)),
-        sources=tuple(e.get("source", "") for e in extra),
-        patients=tuple(e.get("patient", "") for e in extra),
+        sources=sources,
+        patients=patients,
         problems=tuple(problems),
         sha256=_digest((s.path, s.label, s.split, s.digest) for s in slices),
         thumbnails=thumbnails,

@@ -46,6 +46,11 @@ def read_groups(path: str | os.PathLike[str], wanted: set[str]) -> dict[str, dic
     return matched
 
 
+def column(table: GroupTable, paths: Sequence[str], name: str) -> tuple[str, ...]:
+    """A column of the table for each image; empty where it says nothing."""
+    return tuple(table.get(path, {}).get(name, "") for path in paths)
+
+
 def ungrouped_warning(path: str | os.PathLike[str] | None, table: GroupTable) -> tuple[str, ...]:
     """A sentence on the images that a table of groups (see `read_groups`) has no group for; none
     where all have one."""
