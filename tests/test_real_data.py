@@ -117,7 +117,7 @@ def test_audit_doubts_hardly_any_real_slice(audited: Audit) -> None:
     assert oddities["colour"]["count"] < 50, (
         "over half are stored as RGB, and nearly all of these are gray"
     )
-    assert "channels" in audited.result["statistics"]["above_chance"]
+    assert "channels" in audited.result["shortcuts"]["above_chance"]
 
 
 def test_classical_model_on_unseen_groups(sample: Path) -> None:

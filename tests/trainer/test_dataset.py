@@ -486,7 +486,7 @@ def fake_dataset(groups: list[int], labels: list[int]) -> Dataset:
         sha256="",
         thumbnails=np.zeros((n, 32, 32), np.uint8),
         file_statistics=np.zeros((n, 10), np.float32),
-        input_areas=np.zeros((n, 4), np.float32),
+        crop_boxes=np.zeros((n, 4), np.float32),
         boxes=np.full((n, 4), np.nan),
     )
 

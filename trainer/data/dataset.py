@@ -44,7 +44,7 @@ class Dataset:
         sha256: digest over paths, labels and file contents.
         thumbnails: uint8 array of N×32×32 of the whole pictures, see `near_duplicates`.
         file_statistics: float32 array of N×10, see `file_statistics`.
-        input_areas: float32 array of N×4, where the input lies in the picture, see `frame_of`.
+        crop_boxes: float32 array of N×4, where the input lies in the picture, see `frame_of`.
         boxes: float64 array of N×4, the tumour's box within the input, see `boxes`; NaN where
             unknown.
         grouped: whether a table gave a group to any slice, rather than near-duplicates only.
@@ -68,7 +68,7 @@ class Dataset:
     sha256: str
     thumbnails: npt.NDArray[np.uint8]
     file_statistics: npt.NDArray[np.float32]
-    input_areas: npt.NDArray[np.float32]
+    crop_boxes: npt.NDArray[np.float32]
     boxes: npt.NDArray[np.float64]
     grouped: bool = False
     tumour_free: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ class Dataset:
             patients=pick(self.patients),
             thumbnails=self.thumbnails[chosen],
             file_statistics=self.file_statistics[chosen],
-            input_areas=self.input_areas[chosen],
+            crop_boxes=self.crop_boxes[chosen],
             boxes=self.boxes[chosen],
         )
 
@@ -148,7 +148,7 @@ def read_dataset(
     table = read_groups(groups_csv, set(paths)) if groups_csv else {}
     given, sources, patients = (column(table, paths, c) for c in ("group", "source", "patient"))
     thumbnails = np.stack([s.thumbnail for s in slices])
-    input_areas = np.array([s.input_area for s in slices], dtype=np.float32)
+    crop_boxes = np.array([s.crop_box for s in slices], dtype=np.float32)
     boxes = np.full((len(slices), 4), np.nan)
     tables: dict[str, str] = {}
     if groups_csv is not None:
@@ -158,7 +158,7 @@ def read_dataset(
         tables["boxes"] = _digest(
             (path, *map(repr, box.tolist())) for path, box in zip(paths, boxes, strict=True)
         )
-        boxes = into_input(boxes, input_areas)
+        boxes = into_input(boxes, crop_boxes)
     return Dataset(
         images=np.stack([s.image for s in slices]),
         labels=np.array([known.index(s.label) for s in slices], dtype=np.int64),
@@ -172,7 +172,7 @@ def read_dataset(
         sha256=_digest((s.path, s.label, s.split, s.digest) for s in slices),
         thumbnails=thumbnails,
         file_statistics=np.stack([s.file_statistics for s in slices]),
-        input_areas=input_areas,
+        crop_boxes=crop_boxes,
         boxes=boxes,
         grouped=any(given),
         tumour_free=_tumour_free(known, tumour_free),
@@ -226,7 +226,7 @@ class _Slice(NamedTuple):
     image: npt.NDArray[np.uint8]
     thumbnail: npt.NDArray[np.uint8]
     file_statistics: npt.NDArray[np.float32]
-    input_area: tuple[float, float, float, float]
+    crop_box: tuple[float, float, float, float]
 
 
 def _preprocessed(picture: Picture, options: Preprocess) -> _Slice:
