@@ -20,7 +20,7 @@ from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.metadata import INTENDED_USE
 from trainer.data.card import ABOUT
 from trainer.data.dataset import Dataset, check_boxes, read_dataset
-from trainer.data.partial_labels import Partial, divide, read_partial
+from trainer.data.partial_labels import PartialLabels, divide, read_partial_labels
 from trainer.data.split import Split, fold_splits, split_dataset
 from trainer.evaluation.selective import Targets
 from trainer.features.extractor import DEEP
@@ -110,7 +110,7 @@ class TrainingData(NamedTuple):
     """The slices of a job: those of known class, and those partly known."""
 
     data: Dataset
-    partial: Partial | None
+    partial: PartialLabels | None
 
 
 class _Fresh(Run):
@@ -339,7 +339,7 @@ def _go_on(job: Job, run: Run, callbacks: Callbacks) -> Run:
         _warn(callbacks, [words])
     partial = None
     if job.partial is not None:
-        partial = read_partial(
+        partial = read_partial_labels(
             job.partial,
             job.preprocess,
             data,

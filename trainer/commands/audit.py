@@ -64,7 +64,7 @@ def audit_command(
     """
     from trainer.audit.examine import audit
     from trainer.audit.page import write_audit
-    from trainer.data.archive import open_source
+    from trainer.data.archive import open_archive
     from trainer.data.card import NAME
     from trainer.run import dump_json
 
@@ -88,7 +88,7 @@ def audit_command(
         say(f"{label}: test images, but none to learn from")
     for label in found.result["one_sided"]["no_test_images"]:
         say(f"{label}: no test images")
-    write_audit(found, open_source(data), out)
+    write_audit(found, open_archive(data), out)
     written = card is None and _write_card(found, data, out / NAME)
     with to_the_reader():
         if style == "json":
@@ -146,10 +146,12 @@ def _print_audit(result: dict[str, Any], out: Path, card: bool) -> None:
     console.print(table, highlight=False)
     leak = result["leak"]
     if leak["test_images"]:
-        classes = Table("class", "test images", "with twin in training")
+        classes = Table("class", "test images", "with near-duplicate in training")
         for label, row in leak["by_class"].items():
             classes.add_row(
-                printable(label), f"{row['test_images']:,}", f"{row['with_twin_in_training']:,}"
+                printable(label),
+                f"{row['test_images']:,}",
+                f"{row['with_near_duplicate_in_training']:,}",
             )
         console.print(classes, highlight=False, markup=False)
     files = "audit.html, audit.json, groups.csv" + ", data.toml" * card
@@ -160,15 +162,18 @@ def _print_audit(result: dict[str, Any], out: Path, card: bool) -> None:
 
 def _checks(result: dict[str, Any]) -> list[tuple[str, str]]:
     """One line for each check: its name and what was found."""
-    copies, alike, groups = result["exact_copies"], result["look_alikes"], result["groups"]
-    told = result["properties"]
+    copies, alike, groups = result["exact_copies"], result["near_duplicates"], result["groups"]
+    told = result["shortcuts"]
     away = ", ".join(told["above_chance"]) or "nothing"
     oddities = [f"{kind['count']:,} {name.replace('_', ' ')}"
                 for name, kind in result["oddities"].items() if kind["count"]]  # fmt: skip
     rows = [
         ("images", f"{result['images']:,} read, {len(result['unreadable']):,} unusable"),
         ("exact copies", f"{copies['same_pixels']['sets']:,} sets"),
-        ("look-alikes", f"{alike['images_with_twin']:,} images, {alike['clusters']:,} clusters"),
+        (
+            "near-duplicates",
+            f"{alike['images_with_near_duplicate']:,} images, {alike['clusters']:,} clusters",
+        ),
         ("conflicting labels", f"{result['conflicts']['count']:,} pairs"),
         ("odd files", ", ".join(oddities) or "none"),
         ("passed over", f"{sum(each['count'] for each in result['passed_over']):,} files"),
@@ -178,7 +183,10 @@ def _checks(result: dict[str, Any]) -> list[tuple[str, str]]:
         split = groups["table"]["clusters_split"]["count"]
         patients = groups["table"]["patients_on_both_sides"]["count"]
         rows.append(
-            ("groups", f"{groups['given']:,} given, {groups['merged']:,} after joining look-alikes")
+            (
+                "groups",
+                f"{groups['given']:,} given, {groups['merged']:,} after joining near-duplicates",
+            )
         )
         rows.append(("clusters split by the table", f"{split:,}"))
         rows.append(("patients on both sides", f"{patients:,}"))

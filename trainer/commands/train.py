@@ -26,6 +26,7 @@ from trainer.commands.terminal import (
     say,
     say_problem,
 )
+from trainer.models.recipes import DEFAULT_RECIPE, RECIPES, recipes_in_words
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
@@ -142,11 +143,10 @@ def _window(
 @option(
     "--recipe",
     group="Network",
-    type=Choice(["robust", "plain"]),
-    default="robust",
+    type=Choice(list(RECIPES)),
+    default=DEFAULT_RECIPE,
     show_default=True,
-    help="What the training sees. robust: style, pasted and covered tumours, balanced sources; "
-    "plain: changed copies of every slice.",
+    help=f"What the training sees. {recipes_in_words()}.",
 )
 @option(
     "--network",
@@ -195,8 +195,8 @@ def _window(
     "--features",
     group="Classical models",
     metavar="SET,…|deep:RUN",
-    help="Of a classifier: histogram, glcm, lbp, hog, gabor, region, and deep:RUN, the penultimate "
-    "features of a trained network.  [default: histogram,glcm,lbp,hog]",
+    help="Of a classifier: sets out of --list-features, and deep:RUN, the penultimate features "
+    "of a trained network.  [default: histogram,glcm,lbp,hog]",
 )
 @option(
     "--list-features",
