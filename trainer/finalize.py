@@ -10,7 +10,7 @@ import numpy as np
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from trainer.data.dataset import Dataset
-from trainer.data.partial_labels import Partial
+from trainer.data.partial_labels import PartialLabels
 from trainer.data.split import Split
 from trainer.evaluation.decision_rule import DecisionRule, SideOutputs, fit_decision_rule
 from trainer.evaluation.evaluator import Evaluator
@@ -42,7 +42,11 @@ PARTIAL_TABLE = "partial.csv"
 
 
 def finalize_run(
-    run: Run, trained: TrainedModel, data: Dataset, split: Split, partial: Partial | None = None
+    run: Run,
+    trained: TrainedModel,
+    data: Dataset,
+    split: Split,
+    partial: PartialLabels | None = None,
 ) -> None:
     """Complete a run that holds its model. The test side is looked at here only.
 
@@ -65,7 +69,7 @@ def finalize_run(
     validation, examples = evaluator.evaluate(side, "validation", beside, outputs)
     predictions = validation
     if split.test.size:
-        trained_on = data.take(split.learned)
+        trained_on = data.take(split.train_and_validation)
         predictions, examples = evaluator.evaluate(data.take(split.test), "test", trained_on)
     metrics = metrics_of(predictions)
     metrics["selective"] |= {key: run.settings[key] for key in ("target_error", "confidence")}

@@ -9,8 +9,9 @@ from typing import Any
 
 # Former name -> name of today.
 NETWORKS = {"seed": "classic"}
+SETTINGS_FIELDS = {"unfamiliar": "ood"}  # of run.json
 DATA_FIELDS = {"test_with_twin": "test_with_near_duplicate"}  # of run.json
-RECIPE_FIELDS = {"start": "pretrained"}
+RECIPE_FIELDS = {"clear": "tumour_free_weight", "partial": "partial_labels", "start": "pretrained"}
 METRICS_FIELDS = {"without_twins": "without_near_duplicates", "controls": "baselines"}
 PARTIAL_FIELDS = {"called": "predicted"}  # of metrics.json
 COLUMNS = {"twin": "near_duplicate", "heat_in_box": "pointing_hit"}  # of predictions.csv
@@ -18,7 +19,7 @@ COLUMNS = {"twin": "near_duplicate", "heat_in_box": "pointing_hit"}  # of predic
 
 def settings_of_today(settings: dict[str, Any]) -> dict[str, Any]:
     """The content of a run.json; a run of the first kind of model did not say which it was."""
-    settings = _with_network({"model": "cnn"} | settings)
+    settings = _with_network({"model": "cnn"} | _renamed(settings, SETTINGS_FIELDS))
     if settings.get("data"):
         settings["data"] = _renamed(settings["data"], DATA_FIELDS)
     if training := settings.get("training"):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import edge_runtime
 from edge_runtime.errors import DataError
 from trainer.data.dataset import Dataset
-from trainer.data.partial_labels import Partial
+from trainer.data.partial_labels import PartialLabels
 from trainer.features.extractor import DEEP
 from trainer.run import Run
 
@@ -68,7 +68,7 @@ def known_inputs(settings: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def input_digests(
-    data: Dataset, partial: Partial | None, deep: Path | None
+    data: Dataset, partial: PartialLabels | None, deep: Path | None
 ) -> dict[str, str | None]:
     """The digest of each of INPUTS.
 

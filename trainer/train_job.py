@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -14,8 +14,9 @@ import numpy as np
 from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.metadata import INTENDED_USE
+from trainer.data.card import ABOUT
 from trainer.data.dataset import Dataset, check_boxes, read_dataset
-from trainer.data.partial_labels import Partial, divide, read_partial
+from trainer.data.partial_labels import PartialLabels, divide, read_partial_labels
 from trainer.data.split import Split, fold_splits, split_dataset
 from trainer.evaluation.selective import Targets
 from trainer.finalize import finalize_folds, finalize_run
@@ -60,6 +61,7 @@ class Job:
         settings: of a network or of a classical model.
         deep: the run whose network gives the feature set `deep`.
         cache: where features are kept, or None.
+        about: what a data card says of the data, see `DataCard.about`.
     """
 
     data: Path
@@ -78,6 +80,7 @@ class Job:
     settings: TrainSettings | ClassicalSettings = field(default_factory=TrainSettings)
     deep: Path | None = None
     cache: FeatureCache | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 # Files of a run that has trained nothing; deep.keras is a copy.
@@ -88,7 +91,7 @@ class TrainingData(NamedTuple):
     """The slices of a job: those of known class, and those partly known."""
 
     data: Dataset
-    partial: Partial | None
+    partial: PartialLabels | None
 
 
 class _Fresh(Run):
@@ -265,7 +268,7 @@ def _run(job: Job, run: Run, callbacks: Callbacks) -> Run:
     for part, split in zip(parts, splits, strict=True):
         if part.settings["status"] != "finished":
             _train_split(job, part, material, split, callbacks)
-    _keep_facts(run, material, splits[0], sides=False)
+    _keep_facts(job, run, material, splits[0], sides=False)
     finalize_folds(run, parts)
     run.settings["status"] = "finished"
     run.save_settings()
@@ -292,7 +295,7 @@ def _read(job: Job, callbacks: Callbacks) -> TrainingData:
         )
     if job.partial is None:
         return TrainingData(data, None)
-    partial = read_partial(
+    partial = read_partial_labels(
         job.partial,
         job.preprocess,
         data,
@@ -332,7 +335,7 @@ def _train_split(
 ) -> None:
     """One training: fit the model, then complete its run with what the test side says of it."""
     data = material.data
-    _keep_facts(run, material, split)
+    _keep_facts(job, run, material, split)
     if callbacks.read is not None:
         callbacks.read(data, split)
     trained_on = tested = None
@@ -356,7 +359,9 @@ def _train_split(
     Checkpoint(run.folder / "checkpoint").remove()
 
 
-def _keep_facts(run: Run, material: TrainingData, split: Split, sides: bool = True) -> None:
+def _keep_facts(
+    job: Job, run: Run, material: TrainingData, split: Split, sides: bool = True
+) -> None:
     data, partial = material.data, material.partial
     run.settings["labels"] = list(data.class_names)
     run.settings["protocol"] = split.protocol
@@ -374,5 +379,6 @@ def _keep_facts(run: Run, material: TrainingData, split: Split, sides: bool = Tr
         "validation": len(split.validation) if sides else None,
         "test": len(split.test) if sides else len(data),
         "left_out": split.left_out,
+        **{key: job.about.get(key) for key in ABOUT},
     }
     run.save_settings()

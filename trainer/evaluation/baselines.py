@@ -52,6 +52,6 @@ def low_level(known: Dataset, tested: Dataset) -> Labels:
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    model.fit(known.properties, known.labels)
-    predicted: Labels = model.predict(tested.properties).astype(np.int64)
+    model.fit(known.file_statistics, known.labels)
+    predicted: Labels = model.predict(tested.file_statistics).astype(np.int64)
     return predicted

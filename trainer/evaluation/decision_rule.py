@@ -46,7 +46,7 @@ class DecisionRule:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> DecisionRule:
         """The rule that run.json or model.json holds."""
-        detector = settings.get("unfamiliar")
+        detector = settings.get("ood")
         return cls(
             float(settings["temperature"] or 1.0),
             settings.get("thresholds") or {},
@@ -57,7 +57,7 @@ class DecisionRule:
         """Its fields as run.json and model.json hold them; `max_error` is for older readers."""
         return {
             "temperature": self.temperature,
-            "unfamiliar": self.ood_detector.to_json() if self.ood_detector else None,
+            "ood": self.ood_detector.to_json() if self.ood_detector else None,
             "thresholds": dict(self.thresholds),
         } | (threshold_settings(self.chosen, self.confidence) if self.chosen else {})
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
-from edge_runtime.model.load import ModelFile
+from edge_runtime.model.file_format import ModelFile
 from trainer.features.extractor import Extractor
 from trainer.models.classical import ClassicalModel, Floats
 from trainer.models.networks import as_input
@@ -22,7 +22,7 @@ from trainer.run import CNN, Run
 if TYPE_CHECKING:
     import keras
 
-    from trainer.data.dataset import Progress
+    from trainer.data.reading import Progress
     from trainer.features.cache import FeatureCache
 
 Pixels = npt.NDArray[np.uint8]
