@@ -17,7 +17,7 @@ import click
 from edge_runtime.files import write_text
 from edge_runtime.model.load import ModelFile, read_model
 from edge_runtime.model.metadata import ModelInfo
-from export.tflite.convert import graph_facts
+from export.tflite.flatbuffer import read_graph
 from trainer.evaluation.intervals import in_words
 from trainer.report.html import percent
 from trainer.run import Run
@@ -133,7 +133,6 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
         robust, thresholds: tables of the benchmarks.
     """
     metrics, settings, info = run.metrics(), run.settings, model.info
-    facts = graph_facts(model.graph)
     study, heat, partial = (metrics.get(key) for key in ("per_study", "heatmap", "partial"))
     return DETAILS.format(
         tag=model.tag,
@@ -143,7 +142,7 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
         features="the features before them" if "features" in info.outputs else "no features",
         scheme=info.quantization["scheme"],
         kib=round(model.bytes / 1024),
-        macs=facts.macs / 1e6,
+        macs=read_graph(model.graph).macs / 1e6,
         recipe=settings["training"]["recipe"]["name"],
         epochs=settings["training"]["epochs"],
         seed=settings["seed"],

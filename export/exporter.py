@@ -24,7 +24,7 @@ from trainer.models.outputs import predict_file
 from trainer.run import Run
 
 if TYPE_CHECKING:
-    import keras
+    from export.tflite.diagnose import Diagnosis
 
 REJECTED = ".rejected"
 Progress = Callable[[int, int], None]
@@ -119,11 +119,6 @@ class Exporter:
         self._reference = Reference(run.labels, logits, temperature, plain)
 
     @property
-    def graph(self) -> keras.Model:
-        """The network's graph that is converted."""
-        return self._network.graph
-
-    @property
     def trained_bytes(self) -> int:
         """Size of the trained model's files."""
         return self._source.bytes
@@ -168,14 +163,18 @@ class Exporter:
             not_answered=tuple(refusals(decision_rule.chosen)),
         )
 
-    @property
-    def held_pixels(self) -> npt.NDArray[np.uint8]:
-        """The held-out images, N×size×size."""
-        return self._held.pixels
+    def diagnose(self) -> Diagnosis:
+        """What each layer loses as int8, on the held-out images; whether or not its file passes.
 
-    def int8_graph(self) -> bytes:
-        """The int8 flatbuffer alone, whether or not its file would pass."""
-        return self._network.tflite("int8", self._calibration())
+        Raises:
+            UsageError: the run's model is no network.
+        """
+        from export.tflite.diagnose import diagnose
+
+        if not isinstance(self._source, Network):
+            raise UsageError("a diagnosis is of a network's layers; the run's model is none")
+        int8 = self._source.tflite("int8", self._calibration())
+        return diagnose(self._source.graph, self._source.float32, int8, self._held.pixels)
 
     @property
     def reference(self) -> Reference:
@@ -186,12 +185,6 @@ class Exporter:
         """A file without what is fitted on its answers (temperature, thresholds, familiarity)."""
         graph, outputs, _, _ = self._source.convert(form, calibration)
         return pack_model(graph, self._describe(form, outputs, calibration), form.kind)
-
-    @property
-    def _network(self) -> Network:
-        if not isinstance(self._source, Network):
-            raise UsageError("the run's model is no network")
-        return self._source
 
     def _judgement(self, file: ModelFile) -> DecisionRule:
         """Temperature, thresholds and the check for unfamiliar inputs, all fitted on what the file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,8 +15,8 @@ from export.graph import export_graph, features_graph
 from export.onnx.classical import OUTPUTS, convert_classical
 from export.onnx.network import convert_onnx, onnx_facts, quantize_onnx
 from export.tflite.bias_correction import correct_bias
-from export.tflite.convert import convert_tflite, graph_facts, output_order
-from export.tflite.kinds import graph_kinds
+from export.tflite.convert import convert_tflite, output_order
+from export.tflite.flatbuffer import read_graph
 from trainer.features.extractor import DEEP
 from trainer.models.outputs import predictor
 from trainer.models.trained import CNN, kind_of, open_trained
@@ -101,25 +102,37 @@ class Network:
         """See `Source`."""
         return predictor(self._model)(pixels).logits
 
+    @cached_property
+    def float32(self) -> bytes:
+        """The graph as a TFLite flatbuffer in floats: a format, and what int8 is mended by and
+        compared with."""
+        return convert_tflite(self.graph, "float32")
+
+    @cached_property
+    def float_onnx(self) -> bytes:
+        """Likewise as ONNX, which its quantiser starts from."""
+        return convert_onnx(self.graph, self._outputs)
+
     def convert(self, form: Format, calibration: Pixels | None) -> Converted:
         """See `Source`."""
         if form.kind == "onnx":
-            data = convert_onnx(self.graph, self._outputs)
+            data = self.float_onnx
             if calibration is not None:
                 data = quantize_onnx(data, calibration)
             return Converted(data, self._outputs, *onnx_facts(data))
         data = self.tflite(form.name, calibration)
-        facts = graph_facts(data)
-        found = graph_kinds(data).scheme
-        if found != form.scheme:
-            raise ModelError(f"the converter was asked for {form.scheme} and gave {found}")
-        return Converted(data, output_order(data, self._outputs), facts.ops, facts.macs)
+        graph = read_graph(data)
+        if graph.scheme != form.scheme:
+            raise ModelError(f"the converter was asked for {form.scheme} and gave {graph.scheme}")
+        return Converted(data, output_order(graph, self._outputs), graph.ops, graph.macs)
 
     def tflite(self, name: str, calibration: Pixels | None) -> bytes:
         """The flatbuffer of a format."""
+        if name == "float32":
+            return self.float32
         data = convert_tflite(self.graph, name, calibration)
         if name == "int8" and calibration is not None:
-            return correct_bias(self.graph, data, calibration)
+            return correct_bias(self.float32, data, calibration)
         return data
 
 

@@ -19,7 +19,7 @@ from export.formats import FORMATS, Format
 from export.onnx.network import OPSET
 from export.onnx.saturation import differs_by_processor
 from export.signing import check_signature, key_digest, signature_path
-from export.tflite.kinds import graph_kinds
+from export.tflite.flatbuffer import read_graph
 
 Findings = list[tuple[str, str]]
 
@@ -113,18 +113,21 @@ def _form(file: ModelFile, name: str) -> Format:
 
 
 def _tflite_names(file: ModelFile, form: Format) -> Findings:
-    kinds = graph_kinds(file.graph)
-    if kinds.scheme != form.scheme:
+    graph = read_graph(file.graph)
+    if graph.scheme != form.scheme:
         raise ModelError(
-            f"its metadata say {form.scheme}, its graph is {kinds.scheme}: mislabelled"
+            f"its metadata say {form.scheme}, its graph is {graph.scheme}: mislabelled"
         )
-    if kinds.inputs != (form.dtype.upper(),):
-        raise ModelError(f"its metadata say {form.dtype} input, its graph takes {kinds.inputs}")
-    if form.scheme == "int8-full" and set(kinds.outputs) != {"INT8"}:
-        raise ModelError(f"an int8 graph gives int8, this one {kinds.outputs}")
-    held = ", ".join(f"{n} {kind.lower()}" for kind, n in sorted(kinds.weights.items()))
-    ops = ", ".join(f"{name} {n}" for name, n in sorted(kinds.ops.items()))
-    ends = f"{kinds.inputs[0].lower()} in, {', '.join(sorted(set(kinds.outputs))).lower()} out"
+    if graph.input_types != (form.dtype.upper(),):
+        raise ModelError(
+            f"its metadata say {form.dtype} input, its graph takes {graph.input_types}"
+        )
+    if form.scheme == "int8-full" and set(graph.output_types) != {"INT8"}:
+        raise ModelError(f"an int8 graph gives int8, this one {graph.output_types}")
+    held = ", ".join(f"{n} {kind.lower()}" for kind, n in sorted(graph.weights.items()))
+    ops = ", ".join(f"{name} {n}" for name, n in sorted(graph.ops.items()))
+    out = ", ".join(sorted(set(graph.output_types))).lower()
+    ends = f"{graph.input_types[0].lower()} in, {out} out"
     return [("scheme", f"{form.scheme}, as the graph is: {ends}; constants {held}"), ("ops", ops)]
 
 

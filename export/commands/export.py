@@ -269,10 +269,8 @@ def _beside(entry: Exported, options: dict[str, Any]) -> None:
 
 
 def _diagnose(exporter: Exporter) -> Any:
-    from export.tflite.diagnose import diagnose
-
     click.echo("diagnosis: what each layer loses as int8", err=True)
-    return diagnose(exporter.graph, exporter.int8_graph(), exporter.held_pixels)
+    return exporter.diagnose()
 
 
 def main() -> None:
