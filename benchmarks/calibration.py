@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from edge_runtime.files import write_text
 from edge_runtime.model.load import parse_model
-from export.calibration import choose_calibration
+from export.calibration_images import choose_calibration
 from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS
 from trainer.evaluation.intervals import in_words, mean_interval

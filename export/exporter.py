@@ -14,10 +14,10 @@ from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
 from edge_runtime.model.load import ModelFile, pack_model, parse_model
 from edge_runtime.model.metadata import ModelInfo
-from export.calibration import choose_calibration, digest, read_calibration, record
+from export.calibration_images import choose_calibration, digest, read_calibration, record
 from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
-from export.sources import Network, open_source
+from export.models import Network, open_source
 from trainer.evaluation.decision_rule import DecisionRule, HeldOut, fit_decision_rule
 from trainer.evaluation.selective import Targets, refusals, tumour_free_of
 from trainer.models.outputs import predict_file

@@ -14,7 +14,7 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import preprocess
-from export.sources import check_sets
+from export.models import check_sets
 from trainer.data.archive import open_source
 from trainer.models.trained import CNN, kind_of, open_trained
 from trainer.run import Run

@@ -187,7 +187,7 @@ def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any])
 def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
     from edge_runtime.commands.entry import to_the_reader
     from edge_runtime.files import write_text
-    from export.commands.tables import print_diagnosis, print_exports
+    from export.commands.printing import print_diagnosis, print_exports
     from export.exporter import Exporter, ExportSettings
     from trainer.evaluation.selective import HINT, Targets, asked_targets
     from trainer.models.trained import needs_keras

@@ -19,7 +19,7 @@ from edge_runtime import Classifier
 from edge_runtime.errors import DataError, ModelError, UsageError
 from edge_runtime.model.load import pack_model, parse_model, read_model
 from edge_runtime.model.metadata import ModelInfo
-from export.calibration import choose_calibration
+from export.calibration_images import choose_calibration
 from export.commands.export import command
 from export.exporter import REJECTED, Exporter, ExportSettings
 from export.formats import FORMATS, Tolerance
@@ -102,8 +102,8 @@ def test_the_float_graphs_are_converted_once(
         asked.append("onnx")
         return convert_onnx(*words)
 
-    monkeypatch.setattr("export.sources.convert_tflite", tflite)
-    monkeypatch.setattr("export.sources.convert_onnx", onnx)
+    monkeypatch.setattr("export.models.convert_tflite", tflite)
+    monkeypatch.setattr("export.models.convert_onnx", onnx)
     exporter = Exporter(tiny_run, ExportSettings(tmp_path, "tiny"))
     for name in ("float32", "int8", "onnx", "onnx-int8"):
         exporter.export(FORMATS[name])
