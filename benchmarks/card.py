@@ -17,7 +17,7 @@ import click
 from edge_runtime.files import write_text
 from edge_runtime.model.load import ModelFile, read_model
 from edge_runtime.model.metadata import ModelInfo
-from export.tflite.flatbuffer import read_graph
+from export.tflite.flatbuffer import read_tflite
 from trainer.evaluation.intervals import in_words
 from trainer.report.html import percent
 from trainer.run import Run
@@ -142,7 +142,7 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
         features="the features before them" if "features" in info.outputs else "no features",
         scheme=info.quantization["scheme"],
         kib=round(model.bytes / 1024),
-        macs=read_graph(model.graph).macs / 1e6,
+        macs=read_tflite(model.graph).macs / 1e6,
         recipe=settings["training"]["recipe"]["name"],
         epochs=settings["training"]["epochs"],
         seed=settings["seed"],

@@ -4,7 +4,8 @@
 
 Accuracy on the run's own test side, latency image by image with the formats taking turns (so
 that a drift of the machine hits all alike), cold start and peak memory of a whole process that
-classifies one image, and file size. Writes formats.json and formats.md.
+classifies one image, and file size. Formats that the folder lacks are left out. Writes formats.json
+and formats.md.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.load import read_model
+from export.formats import FORMATS
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.evaluation.intervals import in_words, share_interval
 from trainer.models.outputs import predictor
 from trainer.run import Run, dump_json
 
-FORMATS = ("float32", "float16", "dynamic", "int8", "onnx")
 KERAS_COLD = """
 import os, sys; os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import cv2, keras, numpy as np
@@ -82,7 +83,10 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
 
     side = test_side(run, data)
     network = run.load_model()
-    files = {name: next(iter(sorted(models.glob(f"*-{name}.*"))), None) for name in FORMATS}
+    files = {
+        name: next(iter(sorted(models.glob(form.file_name("*")))), None)
+        for name, form in FORMATS.items()
+    }
     graphs = {n: open_graph(read_model(f), threads=1) for n, f in files.items() if f}
     reference = predictor(network)(side.images).logits.argmax(axis=1)
     called = {"keras": reference}

@@ -23,6 +23,7 @@ from edge_runtime.imaging.decode import SUFFIXES, load_gray
 from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.load import ModelFile, read_model
+from export.tflite.flatbuffer import read_tflite
 from trainer.run import dump_json
 
 Floats = npt.NDArray[np.float32]
@@ -72,11 +73,9 @@ def plain_runner(file: ModelFile) -> Runner:
 def step_of(file: ModelFile) -> float:
     """One quantisation step of the logits; of floats, their rounding."""
     if file.format == "tflite":
-        from ai_edge_litert.interpreter import Interpreter
-
-        details = Interpreter(model_content=file.graph).get_output_details()
-        scale = float(details[file.info.outputs["logits"]]["quantization"][0])
-        return scale or FLOAT_STEP
+        graph = read_tflite(file.graph)
+        grid = graph.tensors[graph.outputs[file.info.outputs["logits"]]].quantization
+        return FLOAT_STEP if grid is None else float(grid.scales[0])
     import onnx
     from onnx import numpy_helper
 

@@ -17,7 +17,7 @@ from edge_runtime.model.metadata import ModelInfo
 from export.calibration_images import choose_calibration, digest, read_calibration, record
 from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
-from export.models import Network, open_source
+from export.models import ExportNetwork, open_export_model
 from trainer.evaluation.decision_rule import DecisionRule, HeldOut, fit_decision_rule
 from trainer.evaluation.selective import Targets, refusals, tumour_free_of
 from trainer.models.outputs import predict_file
@@ -107,13 +107,13 @@ class Exporter:
 
     def __init__(self, run: Run, settings: ExportSettings) -> None:
         self._run, self._settings = run, settings
-        self._source = open_source(run)
+        self._model = open_export_model(run)
         self._held = run.validation()
         if len(self._held.labels) == 0:
             raise DataError("the run holds no held-out images to prove an export on")
-        logits = self._source.logits(self._held.pixels)
+        logits = self._model.logits(self._held.pixels)
         plain = None
-        if isinstance(self._source, Network):
+        if isinstance(self._model, ExportNetwork):
             plain = parse_model(self.packed(FORMATS["float32"], None))
         temperature = float(run.settings["temperature"] or 1.0)  # fitted when it was trained
         self._reference = Reference(run.labels, logits, temperature, plain)
@@ -121,7 +121,7 @@ class Exporter:
     @property
     def trained_bytes(self) -> int:
         """Size of the trained model's files."""
-        return self._source.bytes
+        return self._model.bytes
 
     def export(self, form: Format, progress: Progress | None = None) -> Exported:
         """Convert, pack and prove one format.
@@ -133,9 +133,9 @@ class Exporter:
             ModelError: the conversion itself fails.
         """
         calibration = self._calibration() if form.calibrated else None
-        graph, outputs, ops, macs = self._source.convert(form, calibration)
+        graph, outputs, ops, macs = self._model.convert(form, calibration)
         info = self._describe(form, outputs, calibration)
-        decision_rule = self._judgement(parse_model(pack_model(graph, info, form.kind)))
+        decision_rule = self._decision_rule(parse_model(pack_model(graph, info, form.kind)))
         info = replace(info, **decision_rule.to_settings())
         data = pack_model(graph, info, form.kind)
         file = parse_model(data)
@@ -171,10 +171,10 @@ class Exporter:
         """
         from export.tflite.diagnose import diagnose
 
-        if not isinstance(self._source, Network):
+        if not isinstance(self._model, ExportNetwork):
             raise UsageError("a diagnosis is of a network's layers; the run's model is none")
-        int8 = self._source.tflite("int8", self._calibration())
-        return diagnose(self._source.graph, self._source.float32, int8, self._held.pixels)
+        int8 = self._model.tflite("int8", self._calibration())
+        return diagnose(self._model.graph, self._model.float32, int8, self._held.pixels)
 
     @property
     def reference(self) -> Reference:
@@ -183,10 +183,10 @@ class Exporter:
 
     def packed(self, form: Format, calibration: npt.NDArray[np.uint8] | None) -> bytes:
         """A file without what is fitted on its answers (temperature, thresholds, familiarity)."""
-        graph, outputs, _, _ = self._source.convert(form, calibration)
+        graph, outputs, _, _ = self._model.convert(form, calibration)
         return pack_model(graph, self._describe(form, outputs, calibration), form.kind)
 
-    def _judgement(self, file: ModelFile) -> DecisionRule:
+    def _decision_rule(self, file: ModelFile) -> DecisionRule:
         """Temperature, thresholds and the check for unfamiliar inputs, all fitted on what the file
         itself answers."""
         seen = predict_file(file, self._held.pixels)
@@ -217,7 +217,7 @@ class Exporter:
         calibration: npt.NDArray[np.uint8] | None,
     ) -> ModelInfo:
         settings = self._run.settings
-        size, features = self._run.preprocess.size, self._source.features
+        size, features = self._run.preprocess.size, self._model.features
         entry: dict[str, Any] = {
             "dtype": form.dtype, "shape": [1, size, size, 1], "range": [0, 255]
         }  # fmt: skip
@@ -237,15 +237,15 @@ class Exporter:
                 "calibration_images": None if calibration is None else len(calibration),
                 "calibration_sha256": None if calibration is None else digest(calibration),
             },
-            metrics=tuple(_figures(self._run.metrics(), self._source.about)),
+            metrics=tuple(_reported_metrics(self._run.metrics(), self._model.about)),
             data=settings["data"] or {},
             source_commit=settings["source_commit"],
             license=self._settings.license,
         )
 
 
-def _figures(metrics: dict[str, Any], measured_on: str) -> list[dict[str, Any]]:
-    """The run's figures as `model.json` holds them; all of the trained model before export."""
+def _reported_metrics(metrics: dict[str, Any], measured_on: str) -> list[dict[str, Any]]:
+    """The run's metrics as `model.json` holds them; all of the trained model before export."""
     parts = ("without_twins", "without_shared_groups", "per_study")
     sides = [metrics, *(metrics[part] for part in parts if metrics.get(part))]
     return [

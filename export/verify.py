@@ -17,9 +17,10 @@ from edge_runtime.model.backends import open_graph
 from edge_runtime.model.load import ModelFile, read_model
 from export.formats import FORMATS, Format
 from export.onnx.network import OPSET
+from export.onnx.protobuf import read_onnx
 from export.onnx.saturation import differs_by_processor
 from export.signing import check_signature, key_digest, signature_path
-from export.tflite.flatbuffer import read_graph
+from export.tflite.flatbuffer import read_tflite
 
 Findings = list[tuple[str, str]]
 
@@ -113,7 +114,7 @@ def _form(file: ModelFile, name: str) -> Format:
 
 
 def _tflite_names(file: ModelFile, form: Format) -> Findings:
-    graph = read_graph(file.graph)
+    graph = read_tflite(file.graph)
     if graph.scheme != form.scheme:
         raise ModelError(
             f"its metadata say {form.scheme}, its graph is {graph.scheme}: mislabelled"
@@ -135,20 +136,15 @@ def _onnx_names(file: ModelFile, form: Format) -> Findings:
     import onnx
 
     try:
-        proto = onnx.load_from_string(file.graph)
+        graph = read_onnx(file.graph)
+        proto = graph.proto
         onnx.checker.check_model(proto, full_check=True)
         opsets = {(entry.domain or "ai.onnx"): entry.version for entry in proto.opset_import}
-        kinds = Counter(
-            onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in proto.graph.initializer
-        )
         ops = Counter(f"{node.domain}:{node.op_type}".strip(":") for node in proto.graph.node)
     except Exception as error:  # the checker raises whatever it meets
         raise ModelError(f"ONNX's own checker refuses the graph: {one_line(error)}") from None
-    quantised = bool(kinds["INT8"] and ops["QuantizeLinear"] and ops["DequantizeLinear"])
-    scheme = "qdq-int8" if quantised else "float32"
-    allowed = {"FLOAT", "INT64", "INT32"} | ({"INT8"} if quantised else set())
-    if scheme != form.scheme or kinds.keys() - allowed:
-        found = ", ".join(name.lower() for name in sorted(kinds))
+    if (scheme := graph.scheme) != form.scheme:
+        found = ", ".join(name.lower() for name in sorted(graph.weights))
         raise ModelError(f"its metadata say {form.scheme}, its weights are {found}: mislabelled")
     newest = {"ai.onnx": OPSET, "ai.onnx.ml": MAX_ML_OPSET}
     if any(version > newest.get(domain, 0) for domain, version in opsets.items()):

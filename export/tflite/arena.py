@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from export.tflite.flatbuffer import Graph, Operator, read_graph
+from export.tflite.flatbuffer import Operator, TfliteGraph, read_tflite
 
 ALIGNMENT = 16  # micro_arena_constants.h: MicroArenaBufferAlignment
 CORTEX_M = 4  # bytes of a pointer there; on a 64-bit workstation they are 8
@@ -92,7 +92,7 @@ def estimate_arena(
     Raises:
         ModelError: unreadable, more than one subgraph, or a type without a fixed size.
     """
-    graph = _Memory(read_graph(flatbuffer))
+    graph = _Memory(read_tflite(flatbuffer))
     activations, scratch = graph.activations(), graph.scratch(optimised)
     tensors = plan_bytes(activations)
     head = plan_bytes([*activations, *scratch])
@@ -134,7 +134,7 @@ def plan_bytes(buffers: Sequence[Buffer]) -> int:
 class _Memory:
     """What a graph keeps in memory."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: TfliteGraph) -> None:
         self._graph = graph
 
     def activations(self) -> list[Buffer]:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
 from export.tflite.emulate import pair_layers, run_graph
-from export.tflite.flatbuffer import Graph, Operator, read_graph
+from export.tflite.flatbuffer import Operator, TfliteGraph, read_tflite
 from export.tflite.repack import write_graph
 
 LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
@@ -44,7 +44,7 @@ def correct_bias(floats: bytes, flatbuffer: bytes, calibration: npt.NDArray[np.u
     Raises:
         ModelError: the file is not of this graph.
     """
-    model, file = read_graph(floats), read_graph(flatbuffer)
+    model, file = read_tflite(floats), read_tflite(flatbuffer)
     made_by = {op.outputs[0]: op for op in file.operators}
     users = Counter(i for op in file.operators for i in op.inputs)
     layers = [layer for layer in pair_layers(model, file) if layer.op in LINEAR]
@@ -60,7 +60,7 @@ def correct_bias(floats: bytes, flatbuffer: bytes, calibration: npt.NDArray[np.u
     return write_graph(file.schema)
 
 
-def _add(file: Graph, number: int, values: npt.NDArray[np.float64]) -> None:
+def _add(file: TfliteGraph, number: int, values: npt.NDArray[np.float64]) -> None:
     """Add to a bias, in a buffer of its own: equal ones, such as zeros, share one."""
     from ai_edge_litert import schema_py_generated as schema
 

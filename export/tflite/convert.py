@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, one_line
 from edge_runtime.model.backends import quiet_stderr
-from export.tflite.flatbuffer import Graph
+from export.tflite.flatbuffer import TfliteGraph
 from export.tflite.repack import repack
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _representative(images: npt.NDArray[np.uint8]) -> Iterator[list[npt.NDArray[
         yield [image[None, ..., None].astype(np.float32)]
 
 
-def output_order(graph: Graph, wanted: dict[str, int]) -> dict[str, int]:
+def output_order(graph: TfliteGraph, wanted: dict[str, int]) -> dict[str, int]:
     """Where the outputs ended up: the converter may change their order.
 
     Its signature names them `output_0`, `output_1`, … in the order of the Keras graph's outputs.

@@ -26,7 +26,7 @@ from export.tflite.emulate import (
     run_file,
     run_graph,
 )
-from export.tflite.flatbuffer import read_graph
+from export.tflite.flatbuffer import read_tflite
 
 if TYPE_CHECKING:
     import keras
@@ -131,7 +131,7 @@ def diagnose(
     Raises:
         ModelError: the file is not of this graph.
     """
-    model, file = read_graph(floats), read_graph(flatbuffer)
+    model, file = read_tflite(floats), read_tflite(flatbuffer)
     layers = pair_layers(model, file)
     answers = [made.signature[LOGITS] for made in (model, file)]
     whole = run_file(floats, flatbuffer, images, layers)

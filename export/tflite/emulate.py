@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
 from edge_runtime.model.backends import quiet_stderr
-from export.tflite.flatbuffer import Graph, Operator
+from export.tflite.flatbuffer import Operator, TfliteGraph
 from export.tflite.repack import write_graph
 
 Floats = npt.NDArray[np.float32]
@@ -70,7 +70,7 @@ def _decibels(signal: float, noise: float) -> float | None:
     return 10 * float(np.log10(signal / noise)) if signal > 0 and noise > 0 else None
 
 
-def pair_layers(model: Graph, file: Graph) -> list[Layer]:
+def pair_layers(model: TfliteGraph, file: TfliteGraph) -> list[Layer]:
     """The layers that a float graph and its int8 file have, in order; the converter keeps it.
 
     Raises:
@@ -88,7 +88,9 @@ def pair_layers(model: Graph, file: Graph) -> list[Layer]:
     return layers
 
 
-def _layer(model: Graph, file: Graph, place: int, name: str, tensor: tuple[int, int]) -> Layer:
+def _layer(
+    model: TfliteGraph, file: TfliteGraph, place: int, name: str, tensor: tuple[int, int]
+) -> Layer:
     mine, other = model.tensors[tensor[0]], file.tensors[tensor[1]]
     grid = other.quantization
     if grid is None or mine.shape != other.shape:
@@ -97,7 +99,7 @@ def _layer(model: Graph, file: Graph, place: int, name: str, tensor: tuple[int, 
 
 
 def _with_constants(
-    layer: Layer, model: Graph, op: Operator, file: Graph, other: Operator
+    layer: Layer, model: TfliteGraph, op: Operator, file: TfliteGraph, other: Operator
 ) -> Layer:
     """The layer with its weights and bias as the file rounds them, and how well it does."""
     constants, sqnr, spread = {}, None, None
@@ -135,7 +137,7 @@ def run_file(
 
 
 def run_emulated(
-    model: Graph,
+    model: TfliteGraph,
     layers: list[Layer],
     images: npt.NDArray[np.uint8],
     logits: int,
@@ -163,7 +165,7 @@ def run_emulated(
 
 
 def _emulate(
-    graph: Graph, layers: list[Layer], probe: Layer | None = None
+    graph: TfliteGraph, layers: list[Layer], probe: Layer | None = None
 ) -> tuple[bytes, int | None]:
     """The float graph with `layers` as in the file.
 

@@ -1,7 +1,7 @@
 """The one reader of a TFLite flatbuffer: its tensors and operators, and what they add up to.
 
 TensorFlow is not needed: LiteRT brings the schema. Whoever changes a graph changes the schema's own
-object behind it, `Graph.schema`, and writes that, see `export.tflite.repack`.
+object behind it, `TfliteGraph.schema`, and writes that, see `export.tflite.repack`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Operator:
 
 
 @dataclass(frozen=True)
-class Graph:
+class TfliteGraph:
     """A TFLite graph.
 
     Attributes:
@@ -176,7 +176,7 @@ def _floats(types: Iterable[str]) -> bool:
     return any(name.startswith("FLOAT") for name in types)
 
 
-def read_graph(flatbuffer: bytes) -> Graph:
+def read_tflite(flatbuffer: bytes) -> TfliteGraph:
     """Read a TFLite flatbuffer; a zip behind it does not matter.
 
     Raises:
@@ -193,7 +193,7 @@ def read_graph(flatbuffer: bytes) -> Graph:
         raise ModelError(f"the graph cannot be read: {one_line(error)}") from None
 
 
-def _graph(schema: Any, model: Any) -> Graph:
+def _graph(schema: Any, model: Any) -> TfliteGraph:
     if len(model.subgraphs) != 1:
         raise ModelError(f"a graph of {len(model.subgraphs)} subgraphs is not supported")
     (part,) = model.subgraphs
@@ -212,7 +212,7 @@ def _graph(schema: Any, model: Any) -> Graph:
     used = {*inputs, *outputs, *(i for op in operators for i in (*op.inputs, *op.outputs))}
     if not used <= set(range(-1, len(tensors))):
         raise ModelError("the graph cannot be read: it uses a tensor that it does not have")
-    return Graph(
+    return TfliteGraph(
         tensors=tensors,
         operators=operators,
         inputs=inputs,

@@ -14,7 +14,7 @@ import flatbuffers
 import flatbuffers.number_types as types
 import numpy as np
 
-from export.tflite.flatbuffer import read_graph
+from export.tflite.flatbuffer import read_tflite
 
 IDENTIFIER = b"TFL3"
 DATA_ALIGNMENT = 16  # of a buffer's bytes, as TFLite's schema demands
@@ -47,7 +47,7 @@ class _Sharing(flatbuffers.Builder):
 
 
 def write_graph(schema: Any) -> bytes:
-    """The flatbuffer of the schema's object, see `Graph.schema`, with equal vectors shared."""
+    """The flatbuffer of the schema's object (`TfliteGraph.schema`), equal vectors shared."""
     builder = _Sharing()
     builder.Finish(schema.Pack(builder), file_identifier=IDENTIFIER)
     return bytes(builder.Output())
@@ -55,4 +55,4 @@ def write_graph(schema: Any) -> bytes:
 
 def repack(flatbuffer: bytes) -> bytes:
     """Write a TFLite flatbuffer again with equal vectors shared; nothing else changes."""
-    return write_graph(read_graph(flatbuffer).schema)
+    return write_graph(read_tflite(flatbuffer).schema)

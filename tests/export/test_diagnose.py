@@ -16,7 +16,7 @@ from export.graph import export_graph
 from export.tflite.bias_correction import correct_bias
 from export.tflite.convert import convert_tflite
 from export.tflite.diagnose import Diagnosis, as_table, diagnose, summary, to_json
-from export.tflite.flatbuffer import read_graph
+from export.tflite.flatbuffer import read_tflite
 from trainer.run import dump_json
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
@@ -213,7 +213,7 @@ def test_a_mean_error_goes_into_the_bias(images: np.ndarray) -> None:
     floats, plain = (convert_tflite(graph, name, images) for name in ("float32", "int8"))
     mended = correct_bias(floats, plain, images)
     assert mended == correct_bias(floats, plain, images) != plain
-    one, two = read_graph(mended), read_graph(plain)
+    one, two = read_tflite(mended), read_tflite(plain)
     assert (one.ops, one.scheme, len(one.tensors)) == (two.ops, two.scheme, len(two.tensors))
     assert len(mended) < len(plain) + 1024
     before, after = (diagnose(graph, floats, data, images, worst=0) for data in (plain, mended))

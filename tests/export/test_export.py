@@ -27,7 +27,7 @@ from export.gate import _failures, run_gate
 from export.graph import export_graph
 from export.onnx.network import convert_onnx
 from export.tflite.convert import convert_tflite, output_order
-from export.tflite.flatbuffer import read_graph
+from export.tflite.flatbuffer import read_tflite
 from export.tflite.repack import repack
 from tests.export.conftest import save_images
 from trainer.evaluation.selective import Targets
@@ -61,12 +61,12 @@ def test_each_format_passes_and_repeats(exporter: Exporter, name: str) -> None:
 
 def test_int8_is_integers_only_and_counts_its_work(exporter: Exporter) -> None:
     done = exporter.export(FORMATS["int8"])
-    facts = read_graph(read_model(done.path).graph)
+    facts = read_tflite(read_model(done.path).graph)
     assert facts.integer_only
     assert dtypes(read_model(done.path).graph) == (["uint8"], ["int8"] * 3)
     by_hand = 16 * 16 * 9 * 8 + 8 * 8 * 9 * 8 * 16 + 8 * 8 * 16 * 4
     assert facts.macs == done.macs == by_hand
-    plain = read_graph(read_model(exporter.export(FORMATS["float32"]).path).graph)
+    plain = read_tflite(read_model(exporter.export(FORMATS["float32"]).path).graph)
     assert not plain.integer_only
 
 
@@ -124,12 +124,12 @@ def test_a_network_without_class_maps_has_one_output() -> None:
     by_hand += 4 * 4 * 9 * 128 * 128 + 2 * 2 * 128 * 128 + 128 * 4
     for name in ("float32", "dynamic", "int8"):
         data = convert_tflite(graph, name, pixels)
-        order = output_order(read_graph(data), outputs)
+        order = output_order(read_tflite(data), outputs)
         details = tf.lite.Interpreter(model_content=data).get_output_details()
         assert {n: details[i]["shape"].tolist() for n, i in order.items()} == {
             "logits": [1, 4], "features": [1, 128]
         }  # fmt: skip
-        facts = read_graph(data)
+        facts = read_tflite(data)
         assert facts.macs == by_hand
         assert facts.integer_only == (name == "int8")
         # Dropout is gone, and a fixed batch needs no shape arithmetic.
@@ -166,7 +166,7 @@ def test_repacked_graph_is_smaller_and_the_same(edge_files: tuple[bytes, bytes])
     plain, packed = edge_files
     assert len(packed) < 0.9 * len(plain)
     assert repack(packed) == packed
-    one, two = read_graph(packed), read_graph(plain)
+    one, two = read_tflite(packed), read_tflite(plain)
     assert (one.ops, one.macs, one.scheme) == (two.ops, two.macs, two.scheme)
     model = schema.Model.GetRootAs(packed, 0)
     for i in range(model.BuffersLength()):
@@ -191,7 +191,7 @@ def test_repacked_graph_is_smaller_and_the_same(edge_files: tuple[bytes, bytes])
 
 
 def test_the_default_network_becomes_plain_integer_ops(edge_files: tuple[bytes, bytes]) -> None:
-    facts = read_graph(edge_files[1])
+    facts = read_tflite(edge_files[1])
     assert facts.integer_only
     assert facts.ops.keys() <= {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MEAN", "QUANTIZE"}
     assert len(edge_files[1]) < 330_000

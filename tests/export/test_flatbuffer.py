@@ -12,14 +12,14 @@ import pytest
 from edge_runtime.errors import ModelError
 from edge_runtime.model.load import bundled_model, read_model
 from export.formats import FORMATS
-from export.tflite.flatbuffer import read_graph
+from export.tflite.flatbuffer import read_tflite
 from tests.export.test_micro import chain_graph
 
 TFLITE = [name for name, form in FORMATS.items() if form.kind == "tflite"]
 
 
 def test_a_graph_made_by_hand() -> None:
-    graph = read_graph(chain_graph([(1, 10), (1, 10), (2, 5)]))
+    graph = read_tflite(chain_graph([(1, 10), (1, 10), (2, 5)]))
     assert [op.name for op in graph.operators] == ["RELU", "RELU"]
     assert [(op.inputs, op.outputs) for op in graph.operators] == [((0,), (1,)), ((1,), (2,))]
     assert [(t.shape, t.dtype, t.bytes, t.data) for t in graph.tensors] == [
@@ -32,7 +32,7 @@ def test_a_graph_made_by_hand() -> None:
 
 @pytest.mark.parametrize("name", TFLITE)
 def test_files_are_what_their_format_says(files: dict[str, Path], name: str) -> None:
-    graph = read_graph(read_model(files[name]).graph)
+    graph = read_tflite(read_model(files[name]).graph)
     assert graph.scheme == FORMATS[name].scheme
     assert graph.input_types == (FORMATS[name].dtype.upper(),)
     assert graph.integer_only == (name == "int8")
@@ -43,7 +43,7 @@ def test_files_are_what_their_format_says(files: dict[str, Path], name: str) -> 
 
 def test_quantised_values_are_those_of_the_float_file(files: dict[str, Path]) -> None:
     def kernels(name: str) -> list[np.ndarray]:
-        graph = read_graph(read_model(files[name]).graph)
+        graph = read_tflite(read_model(files[name]).graph)
         convolutions = [op for op in graph.operators if op.name == "CONV_2D"]
         return [graph.tensors[op.inputs[1]].values() for op in convolutions]
 
@@ -56,9 +56,9 @@ def test_what_is_no_graph_is_one_error() -> None:
     whole = read_model().graph
     for data in (b"", whole[:100], b"\x1c\0\0\0TFL3" + bytes(range(200)), whole[:8] + b"\xff" * 64):
         with pytest.raises(ModelError, match="cannot be read"):
-            read_graph(data)
+            read_tflite(data)
     with pytest.raises(ModelError, match="2 subgraphs is not supported"):
-        read_graph(chain_graph([(1, 4), (1, 4)], subgraphs=2))
+        read_tflite(chain_graph([(1, 4), (1, 4)], subgraphs=2))
 
 
 def test_tensorflow_is_not_needed() -> None:
@@ -66,9 +66,9 @@ def test_tensorflow_is_not_needed() -> None:
         "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None;"
         "from edge_runtime.model.load import read_model;"
         "from export.tflite.arena import estimate_arena;"
-        "from export.tflite.flatbuffer import read_graph;"
+        "from export.tflite.flatbuffer import read_tflite;"
         f"graph = read_model({str(bundled_model())!r}).graph;"
-        "print(read_graph(graph).scheme, estimate_arena(graph).total > 0)"
+        "print(read_tflite(graph).scheme, estimate_arena(graph).total > 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "int8-full True\n", done.stderr

@@ -58,7 +58,7 @@ def test_oldest_runtimes_load_what_is_promised_to_them(
                 sum(a["raw_label"] == b["raw_label"] for a, b in zip(old, new, strict=True)) >= 11
             )
             tried.append((name, backend))
-    assert {name for name, _ in tried} == {"float32", "float16", "int8", "onnx", "onnx-int8"}
+    assert {name for name, _ in tried} >= {"float32", "float16", "int8", "onnx", "onnx-int8"}
     for kind in KINDS:
         trained = make_run(tmp_path / kind, tiny_run, kind)
         form = formats_of(kind)["onnx"]
