@@ -42,7 +42,7 @@ class OnnxGraph:
             return "qdq-int8"
         if types <= {"FLOAT"}:
             return "float32"
-        return "float16" if types == {"FLOAT16"} else "other types"
+        return "float16" if types <= {"FLOAT", "FLOAT16"} else "other types"
 
     @cached_property
     def macs(self) -> int:
