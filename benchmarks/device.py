@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.process import launch
+from benchmarks.common.process import launch
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.classifier import Classifier

@@ -23,7 +23,7 @@ import click
 import cv2
 import numpy as np
 
-from benchmarks.process import clean_environment, launch
+from benchmarks.common.process import clean_environment, launch
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.files import write_bytes, write_text

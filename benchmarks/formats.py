@@ -20,7 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.process import launch
+from benchmarks.common.process import launch
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.errors import DataError

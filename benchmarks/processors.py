@@ -22,7 +22,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.process import clean_environment
+from benchmarks.common.process import clean_environment
 from benchmarks.runtimes import (
     FLOAT_STEP,
     PLAIN,

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
+from benchmarks.common.process import run_tool
 from benchmarks.models.page import chart, write_page
 from benchmarks.models.timing import device_file, latencies
-from benchmarks.process import run_tool
 from benchmarks.robust import confident_errors, predictions_of
 from edge_runtime.files import write_text
 from trainer.evaluation.intervals import difference_interval, in_words

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.process import run_tool
+from benchmarks.common.process import run_tool
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError
