@@ -18,8 +18,9 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.common.command import FOLDER, out_option, publish
+from edge_runtime.commands.entry import run_command
 from edge_runtime.decision.prediction import probabilities
-from edge_runtime.files import write_text
 from edge_runtime.model.load import parse_model
 from export.calibration_images import choose_calibration
 from export.exporter import Exporter, ExportSettings
@@ -27,7 +28,7 @@ from export.formats import FORMATS
 from export.gate import Comparison, compare
 from trainer.evaluation.intervals import in_words, mean_interval
 from trainer.models.outputs import predict_file
-from trainer.run import Run, dump_json
+from trainer.run import Run
 
 Row = dict[str, Any]
 
@@ -95,21 +96,17 @@ def as_markdown(result: Row) -> str:
 
 
 @click.command()
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", type=FOLDER)
 @click.option("--images", "counts", type=click.IntRange(1), multiple=True,
               default=(16, 64, 256, 1024), show_default=True)  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(run: Path, counts: tuple[int, ...], seeds: int, out: Path) -> None:
     """Convert RUN to int8 with several sizes of calibration set."""
     with redirect_stdout(io.StringIO()):  # the converter prints there
         result = measure(Run.open(run), counts, seeds)
-    write_text(out / "calibration.json", dump_json(result))
-    write_text(out / "calibration.md", as_markdown(result))
-    click.echo(as_markdown(result))
+    publish(out, "calibration", result, as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.calibration", extra="export")

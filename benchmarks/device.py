@@ -26,17 +26,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.common.command import EXISTING, out_option, publish
 from benchmarks.common.process import launch
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.classifier import Classifier
+from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import DataError, InputError
-from edge_runtime.files import write_bytes, write_text
+from edge_runtime.files import write_bytes
 from edge_runtime.imaging.decode import SUFFIXES, decode, load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.model.backends import Graph, open_graph
 from trainer.evaluation.intervals import in_words
-from trainer.run import dump_json
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 Gray = npt.NDArray[np.uint8]
@@ -280,23 +281,19 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--model", type=click.Path(exists=True, path_type=Path), help="Default: bundled.")
-@click.option("--images", type=click.Path(exists=True, path_type=Path), help="Default: drawn.")
+@click.option("--model", type=EXISTING, help="Default: bundled.")
+@click.option("--images", type=EXISTING, help="Default: drawn.")
 @click.option("--rounds", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--files", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--listed", type=click.IntRange(1), nargs=2, default=(100, 10_000), show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(model: Path | None, images: Path | None, rounds: int, repeats: int, files: int,
          listed: tuple[int, int], out: Path) -> None:  # fmt: skip
     """Measure the device side of this environment against its floor."""
     result = measure(model, images, rounds, repeats, files, listed)
-    write_text(out / "device.json", dump_json(result))
-    write_text(out / "device.md", as_markdown(result))
-    click.echo(as_markdown(result))
+    publish(out, "device", result, as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.device", extra="train")

@@ -20,18 +20,19 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.common.command import EXISTING, out_option, publish
 from benchmarks.common.process import launch
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.benchmark.statistics import paired_ratio
+from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import DataError
-from edge_runtime.files import write_text
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.load import read_model
 from export.formats import FORMATS
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.evaluation.intervals import in_words, share_interval
 from trainer.models.outputs import predictor
-from trainer.run import Run, dump_json
+from trainer.run import Run
 
 KERAS_COLD = """
 import os, sys; os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -169,25 +170,21 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option("--models", type=click.Path(exists=True, path_type=Path), help="Default: RUN/export.")
-@click.option("--groups", type=click.Path(exists=True, path_type=Path))
+@click.argument("run", type=EXISTING)
+@click.argument("data", type=EXISTING)
+@click.option("--models", type=EXISTING, help="Default: RUN/export.")
+@click.option("--groups", type=EXISTING)
 @click.option("--latency-images", type=click.IntRange(20), default=300, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(run: Path, data: Path, models: Path | None, groups: Path | None, latency_images: int,
          repeats: int, out: Path) -> None:  # fmt: skip
     """Measure every format of RUN beside Keras on the slices of DATA that RUN was tested on."""
     opened = Run.open(run)
     slices = read_dataset(data, opened.preprocess, class_names=opened.labels, groups_csv=groups)
     result = measure(opened, models or run / "export", slices, latency_images, repeats)
-    write_text(out / "formats.json", dump_json(result))
-    write_text(out / "formats.md", as_markdown(result))
-    click.echo(as_markdown(result))
+    publish(out, "formats", result, as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.formats", extra="export")

@@ -21,7 +21,9 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.common.command import EXISTING, out_option
 from benchmarks.robust import stress_hits
+from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
@@ -159,15 +161,15 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option("--groups", type=click.Path(exists=True, path_type=Path))
-@click.option("--boxes", type=click.Path(exists=True, path_type=Path))
-@click.option("--partial", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--partial-groups", type=click.Path(exists=True, path_type=Path))
+@click.argument("data", type=EXISTING)
+@click.option("--groups", type=EXISTING)
+@click.option("--boxes", type=EXISTING)
+@click.option("--partial", type=EXISTING, required=True)
+@click.option("--partial-groups", type=EXISTING)
 @click.option("--vary", "variants", multiple=True, default=("",), help="As in paste=0,erase=0.")
 @click.option("--epochs", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(
     data: Path, groups: Path | None, boxes: Path | None, partial: Path,
     partial_groups: Path | None, variants: tuple[str, ...], epochs: int, seed: int, out: Path,
@@ -195,6 +197,4 @@ def main(
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.recipes", extra="train")

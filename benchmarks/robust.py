@@ -19,19 +19,22 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.words import accuracy_of, figure_in_words
+from edge_runtime.commands.entry import run_command
 from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.labels import NO_TUMOR
 from edge_runtime.model.load import read_model
 from trainer.data.archive import Source, open_source
-from trainer.evaluation.intervals import difference_interval, in_words
+from trainer.evaluation.intervals import difference_interval
 from trainer.evaluation.metrics import compute_metrics, share_of, study_probabilities
 from trainer.evaluation.predictions import Predictions, read_predictions
 from trainer.models.outputs import ModelOutputs, predict_file
 from trainer.models.trained import open_trained
 from trainer.report.html import percent
-from trainer.run import Run, dump_json
+from trainer.run import Run
 from trainer.synthetic.corruptions import CORRUPTIONS
 
 TUMORS = ("glioma", "meningioma", "pituitary")
@@ -135,10 +138,10 @@ def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, 
         }
     clean = stress.pop("clean")
     return {
-        "grouped": _accuracy(folds.metrics()),
-        "grouped_studies": _accuracy(studies) if studies else None,
+        "grouped": accuracy_of(folds.metrics()),
+        "grouped_studies": accuracy_of(studies) if studies else None,
         "tumor_types": tumor_types(pooled),
-        "shift": {"protocol": shift.settings["protocol"]} | _accuracy(shift.metrics()),
+        "shift": {"protocol": shift.settings["protocol"]} | accuracy_of(shift.metrics()),
         "partial": folds.metrics()["partial"],
         "partial_shift": shift.metrics()["partial"],
         "confident_grouped": confident_errors(pooled),
@@ -147,7 +150,7 @@ def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, 
         "stress": {name: {"strength": CORRUPTIONS[name][0], **f} for name, f in stress.items()},
         "stress_mean": float(np.mean([f["share"] for f in stress.values()])),
         "int8": int8,
-        "official": _accuracy(official.metrics()),
+        "official": accuracy_of(official.metrics()),
         "answers": {
             "all folds": answers_of(folds),
             **{part.folder.name.replace("-", " "): answers_of(part) for part in parts},
@@ -167,15 +170,6 @@ def answers_of(run: Run) -> dict[str, Any]:
             label: {"target": targets.get(label), "bound": bounds.get(label), **figures}
             for label, figures in given["per_class"].items()
         },
-    }
-
-
-def _accuracy(metrics: dict[str, Any]) -> Figure:
-    return {
-        "n": metrics["n"],
-        "share": metrics["accuracy"],
-        "interval95": metrics["interval95"]["accuracy"],
-        "balanced": metrics["balanced_accuracy"],
     }
 
 
@@ -201,10 +195,12 @@ def as_markdown(result: dict[str, Any]) -> str:
         ("official Testing folder, which leaks", result["official"]),
     ]
     lines = ["| measured on | n | % (95 % interval) |", "|---|--:|--:|"]
-    lines += [f"| {name} | {f['n']} | {_cell(f)} |" for name, f in rows if f]
+    lines += [f"| {name} | {f['n']} | {figure_in_words(f)} |" for name, f in rows if f]
     lines += ["", "| stress on the test folds | strength | accuracy % |", "|---|---|--:|",
-              f"| none | | {_cell(result['clean'])} |"]  # fmt: skip
-    lines += [f"| {n} | {f['strength']} | {_cell(f)} |" for n, f in result["stress"].items()]
+              f"| none | | {figure_in_words(result['clean'])} |"]  # fmt: skip
+    lines += [
+        f"| {n} | {f['strength']} | {figure_in_words(f)} |" for n, f in result["stress"].items()
+    ]
     return "\n".join([*lines, f"| mean | | {percent(result['stress_mean'])} |", ""])
 
 
@@ -216,8 +212,7 @@ def answers_markdown(answers: dict[str, Any]) -> str:
         rows = found["classes"] | {"all": found["all"]}
         for called, row in rows.items():
             asked = [percent(row.get(key)) for key in ("target", "bound")]
-            cells = ["–" if row[key]["share"] is None else _cell(row[key])
-                     for key in ("coverage", "error")]  # fmt: skip
+            cells = [figure_in_words(row[key]) for key in ("coverage", "error")]
             lines.append(f"| {' | '.join([tested, called, *asked, *cells])} |")
     return "\n".join([*lines, ""])
 
@@ -226,26 +221,18 @@ def _part(result: dict[str, Any], key: str) -> Figure | None:
     return result["partial"][key] if result["partial"] else None
 
 
-def _cell(figure: Figure) -> str:
-    return f"{percent(figure['share'])} ({in_words(figure['interval95'], percent)})"
-
-
 @click.command()
-@click.argument("folds", type=click.Path(exists=True, path_type=Path))
-@click.argument("shift", type=click.Path(exists=True, path_type=Path))
-@click.argument("official", type=click.Path(exists=True, path_type=Path))
-@click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@click.argument("folds", type=EXISTING)
+@click.argument("shift", type=EXISTING)
+@click.argument("official", type=EXISTING)
+@click.argument("data", type=EXISTING)
+@out_option
 def main(folds: Path, shift: Path, official: Path, data: Path, out: Path) -> None:
     """Measure the recipe of three finished runs on DATA."""
     result = measure(Run.open(folds), Run.open(shift), Run.open(official), open_source(data))
-    write_text(out / "robust.json", dump_json(result))
-    write_text(out / "robust.md", as_markdown(result))
+    publish(out, "robust", result, as_markdown(result))
     write_text(out / "answers.md", answers_markdown(result["answers"]))
-    click.echo(as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.robust", extra="train")
