@@ -27,7 +27,7 @@ from edge_runtime.errors import DataError
 from edge_runtime.files import write_bytes
 from edge_runtime.model.load import ModelFile, pack_model, parse_model, read_model
 from trainer.data.dataset import Dataset, read_dataset
-from trainer.data.split import Split, split_dataset
+from trainer.data.split import Split, split_dataset, split_facts
 from trainer.evaluation.decision_rule import DecisionRule, HeldOut, with_thresholds
 from trainer.evaluation.selective import (
     Targets,
@@ -41,20 +41,10 @@ from trainer.models.outputs import ModelOutputs, predict_file
 from trainer.report.html import percent
 from trainer.run import checked_version
 
-COUNTS = ("sha256", "images", "groups", "training", "validation", "test")
-
 
 def facts_of(data: Dataset, split: Split) -> dict[str, Any]:
     """What a model file states of the data and the split that it was trained on."""
-    return {
-        "sha256": data.sha256,
-        "images": len(data),
-        "groups": len(set(data.groups)),
-        "training": len(split.train),
-        "validation": len(split.validation),
-        "test": len(split.test),
-        "classes": count_classes(data, split),
-    }
+    return split_facts(data, split) | {"classes": count_classes(data, split)}
 
 
 def split_of(file: ModelFile, data: Dataset, protocol: str, seed: int) -> Split:
@@ -65,7 +55,7 @@ def split_of(file: ModelFile, data: Dataset, protocol: str, seed: int) -> Split:
     """
     split = split_dataset(data, protocol, seed)
     stated, found = file.info.data, facts_of(data, split)
-    others = [key for key in (*COUNTS, "classes") if stated.get(key) != found[key]]
+    others = [key for key in found if stated.get(key) != found[key]]
     if others:
         raise DataError(
             f"this is not the split that the model was trained on: {', '.join(others)} differ"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -118,3 +119,16 @@ def _folds(data: Dataset, pool: Indices, parts: int, seed: int) -> list[tuple[In
             return [(pool[kept], pool[held]) for kept, held in folds.split(pool, strata, groups)]
         except ValueError as error:
             raise DataError(f"the images cannot be split by groups: {error}") from None
+
+
+def split_facts(data: Dataset, split: Split) -> dict[str, Any]:
+    """What a run, and a model file of it, state of the data and its split: the data's digest, and
+    how many images and groups there are and images on each side."""
+    return {
+        "sha256": data.sha256,
+        "images": len(data),
+        "groups": len(set(data.groups)),
+        "training": len(split.train),
+        "validation": len(split.validation),
+        "test": len(split.test),
+    }
