@@ -5,8 +5,8 @@ holds activations and scratch buffers, packed by a memory planner; its tail hold
 long as the model: a struct per tensor and node, and per channel a multiplier and a shift.
 The planner is written here anew from its description, and the sizes of the structs are those of
 TFLite Micro's headers; both are checked against its Python interpreter, see
-`tests/export/test_micro.py`. What a board needs depends on its kernels and compiler as well, so
-leave a margin and read `MicroInterpreter::arena_used_bytes()` on the board itself.
+`tests/export/tflite/test_micro.py`. What a board needs depends on its kernels and compiler as well,
+so leave a margin and read `MicroInterpreter::arena_used_bytes()` on the board itself.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from edge_runtime.errors import ModelError
 from edge_runtime.model.load import bundled_model, read_model
 from export.formats import FORMATS
 from export.tflite.flatbuffer import read_tflite
-from tests.export.test_micro import chain_graph
+from tests.export.tflite.test_micro import chain_graph
 
 TFLITE = [name for name, form in FORMATS.items() if form.kind == "tflite"]
 
