@@ -88,13 +88,13 @@ def confident_errors(outcome: Predictions) -> dict[str, Figure]:
     }
 
 
-def stress_hits(
+def corruption_hits(
     look: Callable[[npt.NDArray[np.uint8]], ModelOutputs],
     grays: Sequence[npt.NDArray[np.uint8]],
     labels: npt.NDArray[np.int64],
     options: Preprocess,
 ) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each stress, which of the slices (whole pictures) are called rightly."""
+    """For each corruption, which of the slices (whole pictures) are called rightly."""
     hits = {}
     for name, (_, change) in CORRUPTIONS.items():
         images = np.stack([preprocess(change(gray), options) for gray in grays])
@@ -102,15 +102,15 @@ def stress_hits(
     return hits
 
 
-def stress_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each stress, and `clean`, which of a run's test slices are called rightly; `int8` too
+def corrupted_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]:
+    """For each corruption, and `clean`, which of a run's test slices are called rightly; `int8` too
     where the run holds such a file."""
     outcome, options = predictions_of(run), run.preprocess
     grays = [decode(source.read(path)) for path in outcome.texts("path")]
     look, labels = open_trained(run).look, outcome.labels
     images = np.stack([preprocess(gray, options) for gray in grays])
     hits = {"clean": look(images).logits.argmax(axis=1) == labels}
-    hits |= stress_hits(look, grays, labels, options)
+    hits |= corruption_hits(look, grays, labels, options)
     exported = sorted((run.folder / "export").glob("*-int8.tflite"))
     if exported:
         calls = predict_file(read_model(exported[0]), images).logits.argmax(axis=1)
@@ -123,12 +123,12 @@ def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, 
     studies = folds.metrics()["per_study"]
     pooled, moved = predictions_of(folds), predictions_of(shift)
     parts = [Run.open(folder) for folder in sorted(folds.folder.glob("fold-*"))]
-    each = [stress_fold(part, source) for part in parts]
+    each = [corrupted_fold(part, source) for part in parts]
     groups = [g for part in parts for g in predictions_of(part).texts("group")]
     names = [name for name in each[0] if all(name in hits for hits in each)]
     hits = {name: np.concatenate([fold[name] for fold in each]) for name in names}
-    stress = {name: share_of(hit, groups) for name, hit in hits.items()}
-    int8 = stress.pop("int8", None)
+    corrupted = {name: share_of(hit, groups) for name, hit in hits.items()}
+    int8 = corrupted.pop("int8", None)
     if int8 is not None:
         difference = hits["int8"].astype(float) - hits["clean"]
         int8["less_float"] = {
@@ -136,7 +136,7 @@ def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, 
             "share": float(difference.mean()),
             "interval95": difference_interval(difference, groups),
         }
-    clean = stress.pop("clean")
+    clean = corrupted.pop("clean")
     return {
         "grouped": accuracy_of(folds.metrics()),
         "grouped_studies": accuracy_of(studies) if studies else None,
@@ -147,8 +147,10 @@ def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, 
         "confident_grouped": confident_errors(pooled),
         "confident_shift": confident_errors(moved),
         "clean": clean,
-        "stress": {name: {"strength": CORRUPTIONS[name][0], **f} for name, f in stress.items()},
-        "stress_mean": float(np.mean([f["share"] for f in stress.values()])),
+        "corruptions": {
+            name: {"strength": CORRUPTIONS[name][0], **f} for name, f in corrupted.items()
+        },
+        "corruptions_mean": float(np.mean([f["share"] for f in corrupted.values()])),
         "int8": int8,
         "official": accuracy_of(official.metrics()),
         "answers": {
@@ -176,7 +178,7 @@ def answers_of(run: Run) -> dict[str, Any]:
 def as_markdown(result: dict[str, Any]) -> str:
     """The table that the README shows."""
     shift = result["shift"]["protocol"].removeprefix("source:")
-    worst = min(result["stress"], key=lambda name: result["stress"][name]["share"])
+    worst = min(result["corruptions"], key=lambda name: result["corruptions"][name]["share"])
     moved, types = result["confident_shift"], result["tumor_types"]
     rows: list[tuple[str, Figure | None]] = [
         ("5 folds of groups, 4 classes, per slice", result["grouped"]),
@@ -190,7 +192,10 @@ def as_markdown(result: dict[str, Any]) -> str:
         ("… tumours called notumor and answered", moved["tumors_answered_clear"]),
         ("untyped tumours of unseen groups called notumor", _part(result, "outside")),
         ("… and answered", _part(result, "outside_answered")),
-        (f"worst stress ({worst}: {result['stress'][worst]['strength']})", result["stress"][worst]),
+        (
+            f"worst stress ({worst}: {result['corruptions'][worst]['strength']})",
+            result["corruptions"][worst],
+        ),
         ("int8 files on the same slices", result["int8"]),
         ("official Testing folder, which leaks", result["official"]),
     ]
@@ -199,9 +204,10 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines += ["", "| stress on the test folds | strength | accuracy % |", "|---|---|--:|",
               f"| none | | {figure_in_words(result['clean'])} |"]  # fmt: skip
     lines += [
-        f"| {n} | {f['strength']} | {figure_in_words(f)} |" for n, f in result["stress"].items()
+        f"| {n} | {f['strength']} | {figure_in_words(f)} |"
+        for n, f in result["corruptions"].items()
     ]
-    return "\n".join([*lines, f"| mean | | {percent(result['stress_mean'])} |", ""])
+    return "\n".join([*lines, f"| mean | | {percent(result['corruptions_mean'])} |", ""])
 
 
 def answers_markdown(answers: dict[str, Any]) -> str:

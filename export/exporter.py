@@ -108,10 +108,10 @@ class Exporter:
     def __init__(self, run: Run, settings: ExportSettings) -> None:
         self._run, self._settings = run, settings
         self._model = open_export_model(run)
-        self._held = run.validation()
-        if len(self._held.labels) == 0:
+        self._validation = run.validation()
+        if len(self._validation.labels) == 0:
             raise DataError("the run holds no held-out images to prove an export on")
-        logits = self._model.logits(self._held.pixels)
+        logits = self._model.logits(self._validation.pixels)
         plain = None
         if isinstance(self._model, ExportNetwork):
             plain = parse_model(self.packed(FORMATS["float32"], None))
@@ -139,7 +139,7 @@ class Exporter:
         info = replace(info, **decision_rule.to_settings())
         data = pack_model(graph, info, form.kind)
         file = parse_model(data)
-        gate = run_gate(file, self._held, self._reference, form.tolerance, progress)
+        gate = run_gate(file, self._validation, self._reference, form.tolerance, progress)
         path = self._settings.out / form.file_name(self._name)
         aside = path.with_name(path.name + REJECTED)
         if gate.passed:
@@ -174,7 +174,7 @@ class Exporter:
         if not isinstance(self._model, ExportNetwork):
             raise UsageError("a diagnosis is of a network's layers; the run's model is none")
         int8 = self._model.tflite("int8", self._calibration())
-        return diagnose(self._model.graph, self._model.float32, int8, self._held.pixels)
+        return diagnose(self._model.graph, self._model.float32, int8, self._validation.pixels)
 
     @property
     def reference(self) -> Reference:
@@ -189,11 +189,11 @@ class Exporter:
     def _decision_rule(self, file: ModelFile) -> DecisionRule:
         """Temperature, thresholds and the check for unfamiliar inputs, all fitted on what the file
         itself answers."""
-        seen = predict_file(file, self._held.pixels)
+        seen = predict_file(file, self._validation.pixels)
         return fit_decision_rule(
             lambda images: predict_file(file, images),
             self._run.calibration(),
-            HeldOut(seen, self._held.labels, self._held.groups),
+            HeldOut(seen, self._validation.labels, self._validation.groups),
             file.info.labels,
             file.info.preprocess,
             self._settings.targets or Targets.from_settings(self._run.settings),

@@ -121,7 +121,7 @@ class GateResult:
 
 def run_gate(
     file: ModelFile,
-    held: Images,
+    validation: Images,
     reference: Reference,
     tolerance: Tolerance,
     progress: Callable[[int, int], None] | None = None,
@@ -134,19 +134,19 @@ def run_gate(
 
     Args:
         file: the packed, checked file.
-        held: images of the validation side.
+        validation: images of that side, which the run held out.
     """
-    logits = predict_file(file, held.pixels, progress=progress).logits
+    logits = predict_file(file, validation.pixels, progress=progress).logits
     names = list(file.info.labels)
-    strangers = set(names) ^ set(reference.labels)
-    if not strangers:
+    unknown = set(names) ^ set(reference.labels)
+    if not unknown:
         logits = logits[:, [names.index(label) for label in reference.labels]]
     answers = probabilities(logits, file.info.temperature)
     expected = probabilities(reference.logits, reference.temperature)
-    compared = compare(answers, expected, held.labels)
-    groups = own_groups(held.groups)
+    compared = compare(answers, expected, validation.labels)
+    groups = own_groups(validation.groups)
     measured: dict[str, Any] = {
-        "n": len(held.labels),
+        "n": len(validation.labels),
         "agreement": float(compared.same.mean()),
         "accuracy": float(compared.right.mean()),
         "accuracy_float": float(compared.right_float.mean()),
@@ -154,15 +154,15 @@ def run_gate(
         "interval95": difference_interval(compared.gain, groups),
         "max_abs_probability": float(compared.gap.max()),
         "mean_abs_probability": float(compared.gap.mean()),
-        "per_class": _per_class(compared, held.labels, groups, reference.labels),
+        "per_class": _per_class(compared, validation.labels, groups, reference.labels),
         "ece": {
-            "before": expected_calibration_error(probabilities(logits), held.labels),
-            "after": expected_calibration_error(answers, held.labels),
-            "float": expected_calibration_error(expected, held.labels),
+            "before": expected_calibration_error(probabilities(logits), validation.labels),
+            "after": expected_calibration_error(answers, validation.labels),
+            "float": expected_calibration_error(expected, validation.labels),
         },
-        "latency": _latency(file, reference.float32, held.pixels),
+        "latency": _latency(file, reference.float32, validation.pixels),
     }
-    failures = [f"labels that are not the run's: {', '.join(sorted(strangers))}"] * bool(strangers)
+    failures = [f"labels that are not the run's: {', '.join(sorted(unknown))}"] * bool(unknown)
     failures += _failures(measured, tolerance)
     if file.format == "onnx" and (doubt := differs_by_processor(file.graph)) is not None:
         failures.append(doubt)
