@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.common.command import FOLDER, out_option, publish
 from edge_runtime.commands.entry import run_command
 from edge_runtime.decision.prediction import probabilities
-from edge_runtime.model.load import parse_model
+from edge_runtime.model.file_format import parse_model
 from export.calibration_images import choose_calibration
 from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS

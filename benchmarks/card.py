@@ -18,7 +18,8 @@ from benchmarks.common.command import EXISTING, RESULTS
 from benchmarks.common.words import figure_in_words, metric_in_words
 from edge_runtime.commands.entry import run_command
 from edge_runtime.files import write_text
-from edge_runtime.model.load import ModelFile, read_model
+from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
 from export.tflite.flatbuffer import read_tflite
 from trainer.report.html import percent

@@ -38,7 +38,8 @@ from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.load import ModelFile, read_model
+from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.load import read_model
 
 Floats = npt.NDArray[np.float32]
 EMULATOR = "qemu-x86_64"

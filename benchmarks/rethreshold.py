@@ -25,7 +25,8 @@ from edge_runtime.commands.entry import run_command
 from edge_runtime.commands.options import FiniteRange
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_bytes
-from edge_runtime.model.load import ModelFile, pack_model, parse_model, read_model
+from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
+from edge_runtime.model.load import read_model
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.split import Split, split_dataset, split_facts
 from trainer.evaluation.decision_rule import DecisionRule, HeldOut, with_thresholds

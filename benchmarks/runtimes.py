@@ -19,7 +19,8 @@ from benchmarks.common.command import FOLDER, out_option, publish
 from benchmarks.common.runners import FLOAT_STEP, model_files, read_slices, runners, step_of
 from edge_runtime.commands.entry import run_command
 from edge_runtime.imaging.preprocess import preprocess
-from edge_runtime.model.load import ModelFile, read_model
+from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.load import read_model
 
 
 def compare(file: ModelFile, slices: list[npt.NDArray[np.uint8]]) -> dict[str, Any]:

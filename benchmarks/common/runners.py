@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError
 from edge_runtime.imaging.decode import SUFFIXES, load_gray
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.load import ModelFile
+from edge_runtime.model.file_format import ModelFile
 from export.tflite.flatbuffer import read_tflite
 
 Floats = npt.NDArray[np.float32]
