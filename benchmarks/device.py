@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ import numpy.typing as npt
 
 from benchmarks.common.command import EXISTING, out_option, publish
 from benchmarks.common.process import launch
+from benchmarks.common.turns import time_in_turns
+from benchmarks.common.words import machine_in_words
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.classifier import Classifier
@@ -117,14 +120,10 @@ def latency(classifier: Classifier, pictures: list[Gray], rounds: int) -> Iterat
             "whole": classifier.classify,
             "bare": partial(bare, graph),
         }
-        spans: dict[str, list[float]] = {name: [] for name in calls}
-        for i in range(rounds + WARM_UP):
-            for name in sorted(calls, reverse=i % 2 == 0):  # neither is always second
-                begun = time.perf_counter()
-                calls[name](samples[i % len(samples)])
-                spans[name].append((time.perf_counter() - begun) * 1e3)
+        inputs = islice(cycle(samples), rounds + WARM_UP)
+        spans = time_in_turns(calls, inputs, WARM_UP)
         what = f"one JPEG of {side}×{side} in memory, over bare decode and invoke"
-        yield ratio_bar(what, spans["whole"][WARM_UP:], spans["bare"][WARM_UP:], 1.15)
+        yield ratio_bar(what, spans["whole"], spans["bare"], 1.15)
 
 
 def whole_command(tool: list[str], folder: Path, module: str, repeats: int) -> Iterator[Row]:
@@ -263,9 +262,10 @@ def as_markdown(result: dict[str, Any]) -> str:
     machine = result["machine"]
     lines += [
         "",
-        f"{result['model']}, {result['backend']}, one thread; {machine['cpu']}, "
-        f"{machine['cores']} cores; pictures: {result['pictures']}. Ratios are medians of pairs, "
-        "both sides in turn; 95 % intervals tell the spread within this run, not between runs.",
+        f"{result['model']}, {result['backend']}, one thread; "
+        f"{machine_in_words(machine)}; pictures: {result['pictures']}. Ratios are medians of "
+        "pairs, both sides in turn; 95 % intervals tell the spread within this run, not between "
+        "runs.",
         "",
         "| JPEG side | decoded at | input differs by (mean gray levels) | worst slice | full ms "
         "| reduced ms | within one level |",

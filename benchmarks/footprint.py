@@ -25,6 +25,7 @@ import numpy as np
 
 from benchmarks.common.command import EXISTING, out_option, publish
 from benchmarks.common.process import clean_environment, launch
+from benchmarks.common.words import machine_in_words
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import BtcError, UsageError
@@ -252,8 +253,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         "Size: all of site-packages besides pip and setuptools. imports: numpy, OpenCV and the "
         "interpreter. classify: the whole command on one slice, median of "
         f"{result['repeats']}, the sets in turn. All run the bundled int8 model{others}. "
-        f"Python {result['python']}; {result['machine']['cpu']}, "
-        f"{result['machine']['cores']} cores.",
+        f"Python {result['python']}; "
+        f"{machine_in_words(result['machine'])}.",
         *(f"\n{name} was left out." for name in result["left_out"]),
         "",
     ]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 
 from benchmarks.common.command import EXISTING, out_option, publish
 from benchmarks.common.process import launch
+from benchmarks.common.turns import time_in_turns
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.commands.entry import run_command
@@ -45,6 +45,8 @@ x = preprocess(load_gray(sys.argv[2]), run.preprocess)[None, ..., None].astype("
 print(run.load_model().predict(x, verbose=0).argmax())
 """
 
+WARM_UP = 10  # images
+
 Invoke = Callable[[np.ndarray], np.ndarray]
 
 
@@ -55,20 +57,6 @@ def test_side(run: Run, data: Dataset) -> Dataset:
     if len(side) != len(wanted):
         raise DataError("the data lacks slices that the run was tested on")
     return side
-
-
-def measure_latency(invokes: dict[str, Invoke], images: np.ndarray) -> dict[str, list[float]]:
-    """Milliseconds of each call after a warm-up, the formats in turn on each image."""
-    times: dict[str, list[float]] = {name: [] for name in invokes}
-    for image in images[:10]:
-        for invoke in invokes.values():
-            invoke(image)
-    for image in images:
-        for name, invoke in invokes.items():
-            begun = time.perf_counter()
-            invoke(image)
-            times[name].append((time.perf_counter() - begun) * 1e3)
-    return times
 
 
 def cold_start(command: list[str], folder: Path, repeats: int) -> tuple[float, float]:
@@ -98,7 +86,8 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
     }
     invokes |= {name: graph.run for name, graph in graphs.items()}
     chosen = np.random.default_rng(0).permutation(len(side))[:latency_images]
-    times = measure_latency(invokes, side.images[chosen])
+    timed = side.images[chosen]
+    times = time_in_turns(invokes, [*timed[:WARM_UP], *timed], WARM_UP)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "slice.png"

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import benchmarks
 from benchmarks.common.command import out_option, publish
+from benchmarks.common.turns import time_in_turns
 from benchmarks.common.words import NOTHING, figure_in_words, metric_in_words, share_in_words
 
 FOLDER = Path(benchmarks.__file__).parent
@@ -54,6 +55,15 @@ def test_results_lie_in_two_files(tmp_path: Path) -> None:
     table = (tmp_path / "new" / "question.md").read_text("utf-8")
     assert json.loads((tmp_path / "new" / "question.json").read_text("utf-8")) == {"n": 3}
     assert table in done.output
+
+
+def test_calls_take_turns() -> None:
+    seen: list[tuple[str, int]] = []
+    calls = {name: lambda i, name=name: seen.append((name, i)) for name in "xy"}
+    spans = time_in_turns(calls, range(4), 1)
+    assert [i for _, i in seen] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [name for name, _ in seen[::2]] in (["x", "y"] * 2, ["y", "x"] * 2)
+    assert [len(spans[name]) for name in "xy"] == [3, 3], "the first input warms up"
 
 
 def test_figures_in_words() -> None:

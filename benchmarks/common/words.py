@@ -50,3 +50,8 @@ def accuracy_of(metrics: dict[str, Any]) -> dict[str, Any]:
         "interval95": metrics["interval95"]["accuracy"],
         "balanced": metrics["balanced_accuracy"],
     }
+
+
+def machine_in_words(machine: dict[str, Any]) -> str:
+    """The processor of `machine_facts`."""
+    return f"{machine['cpu']}, {machine['cores']} cores"
