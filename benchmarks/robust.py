@@ -27,7 +27,7 @@ from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.labels import NO_TUMOR
 from edge_runtime.model.load import read_model
-from trainer.data.archive import Source, open_source
+from trainer.data.archive import ImageArchive, open_archive
 from trainer.evaluation.intervals import difference_interval
 from trainer.evaluation.metrics import compute_metrics, share_of, study_probabilities
 from trainer.evaluation.predictions import Predictions, read_predictions
@@ -102,7 +102,7 @@ def corruption_hits(
     return hits
 
 
-def corrupted_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]:
+def corrupted_fold(run: Run, source: ImageArchive) -> dict[str, npt.NDArray[np.bool_]]:
     """For each corruption, and `clean`, which of a run's test slices are called rightly; `int8` too
     where the run holds such a file."""
     outcome, options = predictions_of(run), run.preprocess
@@ -118,7 +118,7 @@ def corrupted_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]
     return hits
 
 
-def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, Any]:
+def measure(folds: Run, shift: Run, official: Run, source: ImageArchive) -> dict[str, Any]:
     """Every figure of robust.json."""
     studies = folds.metrics()["per_study"]
     pooled, moved = predictions_of(folds), predictions_of(shift)
@@ -235,7 +235,7 @@ def _part(result: dict[str, Any], key: str) -> Figure | None:
 @out_option
 def main(folds: Path, shift: Path, official: Path, data: Path, out: Path) -> None:
     """Measure the recipe of three finished runs on DATA."""
-    result = measure(Run.open(folds), Run.open(shift), Run.open(official), open_source(data))
+    result = measure(Run.open(folds), Run.open(shift), Run.open(official), open_archive(data))
     publish(out, "robust", result, as_markdown(result))
     write_text(out / "answers.md", answers_markdown(result["answers"]))
 

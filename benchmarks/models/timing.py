@@ -16,7 +16,7 @@ from edge_runtime.errors import UsageError
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import preprocess
 from export.models import check_sets
-from trainer.data.archive import open_source
+from trainer.data.archive import open_archive
 from trainer.models.trained import CNN, kind_of, open_trained
 from trainer.run import Run
 
@@ -52,7 +52,7 @@ def latencies(
     calls = {
         str(folder): _caller(folder, file) for folder, file in zip(folders, files, strict=True)
     }
-    source = open_source(data)
+    source = open_archive(data)
     names = source.names()
     chosen = np.random.default_rng(0).permutation(len(names))[: count + WARM_UP]
     spans = time_in_turns(calls, (source.read(names[i]) for i in chosen), WARM_UP)

@@ -8,7 +8,12 @@ from typing import Any
 import click
 
 from edge_runtime.commands.entry import next_command, to_the_reader
-from edge_runtime.commands.options import FiniteRange, allow_unsigned_option, backend_option
+from edge_runtime.commands.options import (
+    Choice,
+    FiniteRange,
+    allow_unsigned_option,
+    backend_option,
+)
 from edge_runtime.errors import ExitCode, UsageError
 
 EXIT_CODES = (
@@ -83,7 +88,7 @@ def _thread_counts(_context: click.Context, _option: click.Parameter, text: str)
 @click.option(
     "--format",
     "style",
-    type=click.Choice(["table", "json", "markdown"]),
+    type=Choice(["table", "json", "markdown"]),
     default="table",
     show_default=True,
 )

@@ -13,6 +13,7 @@ import click
 
 from edge_runtime.commands.options import (
     EXIT_CODES,
+    Choice,
     FiniteRange,
     allow_unsigned_option,
     backend_option,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "style",
-    type=click.Choice(["table", "json", "jsonl", "csv"]),
+    type=Choice(["table", "json", "jsonl", "csv"]),
     default="table",
     show_default=True,
 )
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--plane",
-    type=click.Choice(["axial", "coronal", "sagittal"]),
+    type=Choice(["axial", "coronal", "sagittal"]),
     default="axial",
     show_default=True,
     help="How a NIfTI volume is cut.",

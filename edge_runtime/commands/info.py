@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_runtime.commands.entry import next_command, to_the_reader
-from edge_runtime.commands.options import allow_unsigned_option, model_option
+from edge_runtime.commands.options import Choice, allow_unsigned_option, model_option
 from edge_runtime.errors import printable
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @model_option
 @allow_unsigned_option
 @click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+    "--format", "style", type=Choice(["table", "json"]), default="table", show_default=True
 )
 def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
     """Print what a model says of itself."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edge_runtime.commands.entry import next_command, to_the_reader
+from edge_runtime.commands.options import Choice
 from edge_runtime.errors import printable
 
 EXIT_CODES = (
@@ -20,7 +21,7 @@ EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--public-key", type=EXISTING, metavar="PEM", help="Whose signature it must have.")
 @click.option("--signature", type=EXISTING, help="Default: FILE.sig where it is.")
 @click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+    "--format", "style", type=Choice(["table", "json"]), default="table", show_default=True
 )
 def verify(file: Path, public_key: Path | None, signature: Path | None, style: str) -> None:
     """Check a model FILE before it is used: that it is whole, that it runs here, and who made it.

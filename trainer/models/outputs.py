@@ -15,7 +15,7 @@ from edge_runtime.model.file_format import ModelFile
 if TYPE_CHECKING:
     import keras
 
-    from trainer.data.dataset import Progress
+    from trainer.data.reading import Progress
 
 Floats = npt.NDArray[np.float32]
 BATCH = 128
