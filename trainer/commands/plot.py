@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 import edge_runtime
+from edge_runtime.commands.options import HELP
 from edge_runtime.errors import UsageError
 from trainer.commands.terminal import TABLE, enter, say
 
@@ -17,7 +18,7 @@ EXIT_CODES = (
 SUFFIXES = (".svg", ".png")
 
 
-@click.command("btc-plot", epilog=EXIT_CODES)
+@click.command("btc-plot", context_settings=HELP, epilog=EXIT_CODES)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=TABLE)
 @click.option(
     "--out",
