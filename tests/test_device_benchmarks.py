@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import device, footprint
-from benchmarks.process import launch
+from benchmarks.common.process import launch
 from edge_runtime.errors import BtcError, DataError
 from edge_runtime.imaging.preprocess import Preprocess
 from tests.device.conftest import draw_slice, encode

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from trainer.audit.examine import Audit
 
 EXIT_CODES = (
-    "\b\nExit codes: 0 no test image has a near-duplicate in training, 1 one has, a class has test\n"
-    "but no training images, or the data cannot be used, 2 usage or a missing package,\n"
+    "\b\nExit codes: 0 no test image has a near-duplicate in training, 1 one has, a class has\n"
+    "test but no training images, or the data cannot be used, 2 usage or a missing package,\n"
     "130 interrupted."
 )
 
