@@ -17,8 +17,8 @@ import numpy as np
 
 from edge_runtime.errors import InputError
 from edge_runtime.imaging.headers import FORMATS, Header, read_header, volume_format
-from edge_runtime.imaging.mended import mended
 from edge_runtime.imaging.preprocess import NARROW
+from edge_runtime.imaging.repairs import mended
 from edge_runtime.quiet import quiet
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _check(header: Header, limits: ImageLimits) -> None:
 
 def _foreign(data: bytes) -> str:
     """The reason to refuse what no reader knows."""
-    from edge_runtime.imaging.foreign import foreign_format
+    from edge_runtime.imaging.kinds import foreign_format
 
     kind = volume_format(data)
     if kind is not None and not data.startswith(b"\x1f\x8b"):

@@ -53,7 +53,7 @@ class Header(NamedTuple):
 
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
-PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))  # see `mended.plain_png`
+PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))  # see `repairs.plain_png`
 
 
 def _png(data: bytes) -> Header | None:

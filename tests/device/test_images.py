@@ -33,8 +33,8 @@ from edge_runtime.imaging.decode import (
     read_source,
     robust_range,
 )
-from edge_runtime.imaging.foreign import foreign_format
 from edge_runtime.imaging.headers import MAX_CHUNKS, MAX_SEGMENTS, read_header
+from edge_runtime.imaging.kinds import foreign_format
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from tests.device.conftest import draw_slice, encode, png_bytes, png_chunk
 
