@@ -26,24 +26,25 @@ from edge_runtime.decision.prediction import (
 )
 from edge_runtime.decision.study import study_answer
 from edge_runtime.errors import InputError, ModelError, UsageError, one_line
-from edge_runtime.imaging.decode import DEFAULT_LIMITS, ImageLimits, as_gray
+from edge_runtime.imaging.geometry import PLANES
+from edge_runtime.imaging.gray import as_gray
+from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
 from edge_runtime.imaging.preprocess import frame_of, preprocess
 from edge_runtime.imaging.readers import (
-    PLANES,
-    Slice,
     numbered,
     open_slices,
     read_any,
     size_of,
     slices_of,
 )
+from edge_runtime.imaging.stack import Slice
 from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.load import ModelFile, read_model
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edge_runtime.imaging.decode import Encoded, ImageSource
+    from edge_runtime.imaging.limits import Encoded, ImageSource
     from edge_runtime.model.metadata import ModelInfo
 
 

@@ -3,7 +3,7 @@
 pydicom reads the elements of group 0028 (how pixels are stored), the functional groups of enhanced
 images and the pixels; every other element, the patient's among them, is skipped unread. What is
 shown follows PS3.3 (C.7.6.3, C.11.1, C.11.2): the first window or lookup table of the values of
-interest. Frames without one share the range of `images.robust_range` over the values of at most
+interest. Frames without one share the range of `gray.robust_range` over the values of at most
 SAMPLED frames, evenly spaced; what the file marks as padding is black and does not count.
 """
 
@@ -21,9 +21,20 @@ import pydicom
 from pydicom.filereader import read_sequence
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.decode import SAMPLE, ImageLimits, as_gray, robust_range
-from edge_runtime.imaging.dicom_frames import OFFSETS, StoredFrames
-from edge_runtime.imaging.readers import Stack, in_bands, shown_memory, square_pixels, within
+from edge_runtime.imaging.dicom_frames import DAMAGED, OFFSETS, StoredFrames
+from edge_runtime.imaging.geometry import square_pixels
+from edge_runtime.imaging.gray import (
+    SAMPLE,
+    as_gray,
+    in_bands,
+    levels,
+    rising,
+    robust_range,
+    shown_memory,
+    within,
+)
+from edge_runtime.imaging.limits import ImageLimits
+from edge_runtime.imaging.stack import Stack
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -62,7 +73,6 @@ MAX_READS = 200_000  # by pydicom, which needs one to three, and microseconds, f
 MAX_READ = 1 << 24  # bytes of a value that is kept: groups of 4 KiB for each of 4096 frames
 MAX_ELEMENT = 1 << 18  # bytes of one that is used: the largest lookup table takes half
 SAMPLED = 16  # frames that a value range is taken from
-DAMAGED = "truncated or damaged DICOM file"
 TOO_MANY = "a DICOM file of too many or too large parts"
 
 # What pydicom has to say of odd values quotes them, and a value may be a name.
@@ -89,8 +99,11 @@ class _Bounded(io.BytesIO):
         return super().read(size)
 
 
-def read_dicom(data: bytes, limits: ImageLimits) -> Stack:
+def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> Stack:
     """The frames in their order.
+
+    Args:
+        plane, volume: of NIfTI files; they tell a DICOM file nothing.
 
     Raises:
         InputError: no pixels, over the limits, a compression without decoder, truncated, damaged.
@@ -189,12 +202,12 @@ class _Rules:
         if raw.ndim == 3:
             gray = self._luma(raw)
         elif self._palette is not None:
-            first, levels = self._palette
-            gray = in_bands(raw, lambda part: levels[_places(part, first, len(levels))])
+            first, table = self._palette
+            gray = in_bands(raw, lambda part: table[_places(part, first, len(table))])
         else:
             gray = self._monochrome(number, raw)
-        sides = _sides(self._layer(number, "PixelMeasuresSequence"), self._head)
-        return square_pixels(gray, *sides)
+        spacing = _spacing(self._layer(number, "PixelMeasuresSequence"), self._head)
+        return square_pixels(gray, *spacing)
 
     def _luma(self, raw: Array) -> Gray:
         if raw.shape[2] != 3:
@@ -202,9 +215,9 @@ class _Rules:
         if raw.dtype == np.uint8:
             return as_gray(raw)
         white = 2.0 ** int(self._head.BitsStored) - 1
-        return in_bands(raw, lambda part: as_gray(part, (0, white)))
+        return as_gray(raw, (0, white))
 
-    @np.errstate(all="ignore")  # rescaled values may be no numbers; `as_gray` refuses those
+    @np.errstate(all="ignore")  # rescaled values may be no numbers; `levels` refuses those
     def _monochrome(self, number: int, raw: Array) -> Gray:
         to_values = _modality(self._layer(number, "PixelValueTransformationSequence"), self._head)
         to_gray = _interest(self._layer(number, "FrameVOILUTSequence"), self._head)
@@ -265,21 +278,21 @@ def _interest(layer: pydicom.Dataset, head: pydicom.Dataset) -> Callable[[Array]
     table = _table(layer, "VOILUTSequence", head)
     if table is not None:
         first, entries, bits = table
-        levels = as_gray(entries[None], (0, max(2**bits - 1, int(entries.max()))))[0]
-        return lambda values: levels[_places(values, first, len(levels))]
+        shown = levels(entries, (0, max(2**bits - 1, int(entries.max()))))
+        return lambda values: shown[_places(values, first, len(shown))]
     center, width = (_number(layer.get(f"Window{name}")) for name in ("Center", "Width"))
     shape = str(layer.get("VOILUTFunction") or "LINEAR").strip().upper()
     if center is None or width is None or width <= 0 or (shape == "LINEAR" and width < 1):
         return None
     if shape == "SIGMOID":
-        return lambda values: as_gray(
+        return lambda values: levels(
             1 / (1 + np.exp(np.clip(-4 * (values.astype(np.float64) - center) / width, -50, 50))),
             (0, 1),
         )
     if shape == "LINEAR_EXACT":
-        return partial(as_gray, value_range=(center - width / 2, center + width / 2))
+        return partial(levels, value_range=rising((center - width / 2, center + width / 2)))
     low = center - 0.5 - (width - 1) / 2
-    return partial(as_gray, value_range=(low, low + max(width - 1, 1e-3)))
+    return partial(levels, value_range=rising((low, low + max(width - 1, 1e-3))))
 
 
 def _table(
@@ -395,12 +408,12 @@ def _number(value: Any) -> float | None:
     return None if value is None or value == "" else float(value)
 
 
-def _sides(layer: pydicom.Dataset, head: pydicom.Dataset) -> tuple[float, float]:
+def _spacing(layer: pydicom.Dataset, head: pydicom.Dataset) -> tuple[float, float]:
     """Height and width of a pixel, in mm or as a ratio."""
-    sides: Any = layer.get("PixelSpacing") or head.get("PixelAspectRatio") or ()
-    if len(sides) != 2 or None in sides:
+    spacing: Any = layer.get("PixelSpacing") or head.get("PixelAspectRatio") or ()
+    if len(spacing) != 2 or None in spacing:
         return 1.0, 1.0
-    return float(sides[0]), float(sides[1])
+    return float(spacing[0]), float(spacing[1])
 
 
 def _padding(raw: Array, head: pydicom.Dataset) -> npt.NDArray[np.bool_] | None:

@@ -23,9 +23,8 @@ from pydicom.pixels import get_decoder
 from pydicom.pixels.utils import as_pixel_options
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.decode import MAX_SCANS
-from edge_runtime.imaging.headers import read_header
-from edge_runtime.quiet import quiet
+from edge_runtime.imaging.headers import MAX_SCANS, TOO_SHORT, jpeg_header
+from edge_runtime.quiet import quiet_c_stderr
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -164,7 +163,8 @@ class StoredFrames:
         raw: Array
         packed, options = encapsulate([frame]), self._options | {"number_of_frames": 1}
         for plugin in self._plugins:
-            with quiet, suppress(Exception):  # the next one may know what this one does not
+            # The next one may know what this one does not.
+            with quiet_c_stderr, suppress(Exception):
                 raw, _ = self._decoder.as_array(packed, index=0, decoding_plugin=plugin, **options)
                 return raw
         raise InputError(DAMAGED)
@@ -250,7 +250,10 @@ def _is_bearable(
             for begin, end in pairwise(bounds)
         )
     if frame.startswith(b"\xff\xd8"):
-        header = read_header(frame)
+        try:
+            header = jpeg_header(frame)
+        except TOO_SHORT:
+            return False
         told = header is not None and (header.height, header.width) == (rows, columns)
         few = header is not None and header.channels <= samples
         return told and few and frame.count(b"\xff\xda") <= MAX_SCANS

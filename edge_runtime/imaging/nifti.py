@@ -20,15 +20,12 @@ import nibabel
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.decode import MIB, ImageLimits, robust_range
-from edge_runtime.imaging.readers import (
-    PLANES,
-    Stack,
-    in_bands,
-    shown_memory,
-    square_pixels,
-    within,
-)
+from edge_runtime.imaging.geometry import PLANES, square_pixels
+from edge_runtime.imaging.gray import in_bands, robust_range, shown_memory, within
+from edge_runtime.imaging.kinds import GZIP
+from edge_runtime.imaging.limits import MIB, ImageLimits
+from edge_runtime.imaging.nifti_pair import DAMAGED
+from edge_runtime.imaging.stack import Stack
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,7 +38,6 @@ BLOCK = 1 << 20  # bytes unpacked at a time
 PIECE = 1 << 14  # bytes packed that are looked at at a time
 MAX_MEMBERS = 1 << 16  # of a gzip file; bgzip writes one for each 64 KiB
 NOT_PADDING = re.compile(rb"[^\0]")
-DAMAGED = "truncated or damaged NIFTI file"
 DAMAGED_GZIP = "truncated or damaged gzip file"
 
 # What nibabel and NumPy have to say of odd headers is of no use on stderr.
@@ -67,12 +63,12 @@ class _View(NamedTuple):
 
     order: list[int]  # the axes of the file that go right, anterior and superior
     turned: list[bool]  # of these, whether they must be turned around
-    sides: list[float]  # of a voxel along them, in mm
+    spacing: list[float]  # of voxels along them, in mm
     slope: float
     intercept: float
 
 
-def read_nifti(data: bytes, limits: ImageLimits, plane: str, volume: int | None = None) -> Stack:
+def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> Stack:
     """The slices of one volume in the file's order, gray levels alike over all of them.
 
     Args:
@@ -83,7 +79,7 @@ def read_nifti(data: bytes, limits: ImageLimits, plane: str, volume: int | None 
         InputError: no volume of real numbers, several where none is chosen, over the limits,
             truncated or damaged.
     """
-    packed = data[:2] == b"\x1f\x8b"
+    packed = data[:2] == GZIP
     start = _start(data) if packed else data[: 2 * LONGEST_HEADER]
     try:
         header = _header(start)
@@ -170,7 +166,7 @@ def _cut(
         low, high = sorted(end * view.slope + view.intercept for end in robust_range(stack))
     for raw in stack:
         gray = in_bands(raw, lambda part: _levels(part, view, (low, high)))
-        yield square_pixels(gray, view.sides[down], view.sides[across])
+        yield square_pixels(gray, view.spacing[down], view.spacing[across])
 
 
 @np.errstate(all="ignore")  # a hostile slope: what overflows becomes white or black
@@ -181,7 +177,7 @@ def _levels(raw: Array, view: _View, value_range: tuple[float, float]) -> Gray:
 
 def _stack(data: bytes, limits: ImageLimits, voxels: _Voxels) -> Array:
     """The voxels as they stand in the file (X×Y×Z)."""
-    packed = data[:2] == b"\x1f\x8b"
+    packed = data[:2] == GZIP
     whole = _unpack(data, limits, voxels) if packed else data
     count, offset = math.prod(voxels.shape), 0 if packed else voxels.offset
     flat = np.frombuffer(whole, voxels.dtype, count, offset)

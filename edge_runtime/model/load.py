@@ -23,7 +23,7 @@ from importlib import resources
 from pathlib import Path
 
 from edge_runtime.errors import InputError, ModelError, UnsignedModelError
-from edge_runtime.imaging.decode import ImageLimits, read_file
+from edge_runtime.imaging.limits import ImageLimits, read_file
 from edge_runtime.model.metadata import ModelInfo
 
 MAX_MODEL_BYTES = 256 << 20

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, one_line
-from edge_runtime.model.backends import quiet_stderr
+from edge_runtime.quiet import quiet_descriptor
 from export.tflite.repack import repack
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def convert_tflite(
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = tf.int8
     try:
-        with quiet_stderr(), warnings.catch_warnings():
+        with quiet_descriptor(), warnings.catch_warnings():
             # It misses statistics of the inputs, which come from the representative images.
             warnings.filterwarnings("ignore", "Statistics for quantized inputs")
             flatbuffer: bytes = converter.convert()
@@ -92,7 +92,7 @@ def output_order(flatbuffer: bytes, wanted: dict[str, int]) -> dict[str, int]:
     """
     from ai_edge_litert.interpreter import Interpreter
 
-    with quiet_stderr():
+    with quiet_descriptor():
         interpreter = Interpreter(model_content=flatbuffer)
         named = interpreter.get_signature_runner().get_output_details()
     places = [detail["index"] for detail in interpreter.get_output_details()]

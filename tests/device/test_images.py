@@ -21,20 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.decode import (
-    DEFAULT_LIMITS,
-    MIB,
-    ImageLimits,
-    as_gray,
-    decode,
-    decode_memory,
-    load_gray,
-    read_file,
-    read_source,
-    robust_range,
-)
-from edge_runtime.imaging.headers import MAX_CHUNKS, MAX_SEGMENTS, read_header
-from edge_runtime.imaging.kinds import foreign_format
+from edge_runtime.imaging.decode import decode, decode_memory, load_gray, read_header
+from edge_runtime.imaging.gray import as_gray, robust_range
+from edge_runtime.imaging.headers import MAX_CHUNKS, MAX_SEGMENTS
+from edge_runtime.imaging.kinds import unsupported_format
+from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits, read_file, read_source
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from tests.device.conftest import draw_slice, encode, png_bytes, png_chunk
 
@@ -540,7 +531,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_other_formats_are_named(name: str) -> None:
-    assert foreign_format(FOREIGN[name]) == name
+    assert unsupported_format(FOREIGN[name]) == name
     with pytest.raises(InputError, match=f"^not supported: {name}$"):
         decode(FOREIGN[name])
 
@@ -805,24 +796,24 @@ def test_decoders_say_nothing_on_stderr(tmp_path: Path) -> None:
 
 
 def test_quiet_may_be_entered_by_several_threads() -> None:
-    from edge_runtime.quiet import quiet
+    from edge_runtime.quiet import quiet_c_stderr
 
-    if quiet._variable is None:
+    if quiet_c_stderr._variable is None:
         pytest.skip("this C library has no variable for stderr")
-    before = quiet._variable.value
+    before = quiet_c_stderr._variable.value
 
     def often() -> None:
         for _ in range(2000):
-            with quiet:
-                assert quiet._variable is not None
-                assert quiet._variable.value != before
+            with quiet_c_stderr:
+                assert quiet_c_stderr._variable is not None
+                assert quiet_c_stderr._variable.value != before
 
     threads = [threading.Thread(target=often) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert quiet._variable.value == before
+    assert quiet_c_stderr._variable.value == before
 
 
 def test_a_long_slice_is_padded_to_no_giant_square() -> None:

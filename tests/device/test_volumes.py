@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edge_runtime import Classifier, InputError
 from edge_runtime.commands.inputs import expand
-from edge_runtime.imaging.decode import ImageLimits
+from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.imaging.readers import slices_of
 from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import edge
@@ -625,7 +625,7 @@ def test_a_missing_package_is_said_and_the_rest_goes_on(
     file = data(DEEP if module == "dicom" else np.stack([DEEP] * 3, axis=2))
     package = {"dicom": "pydicom", "nifti": "nibabel"}[module]
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"edge_runtime.{module}", raising=False)
+    monkeypatch.delitem(sys.modules, f"edge_runtime.imaging.{module}", raising=False)
     bad, good = Classifier().classify_many([file, encode(PICTURE)])
     assert bad.error is not None
     assert f"pip install 'btc-edge[{module}]'" in bad.error

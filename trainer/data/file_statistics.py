@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.imaging.headers import read_header
+from edge_runtime.imaging.decode import read_header
 
 FILE_STATISTICS = (
     "channels",  # stored colour components
