@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.commands.inputs import Unusable, expand
 from edge_runtime.labels import normalise_label
 from edge_runtime.model.load import pack_model, read_model
-from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import TOOL, edge
 
 STRICT = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError
 from edge_runtime.commands.inputs import expand
 from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.imaging.readers import slices_of
-from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import edge
 
 pydicom = pytest.importorskip("pydicom")
