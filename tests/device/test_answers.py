@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError
 from edge_runtime.commands.writers import _cell, open_writer
 from edge_runtime.decision.heatmap import overlay
@@ -26,7 +27,6 @@ from edge_runtime.imaging.preprocess import frame_of, preprocess
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.load import pack_model, read_model
 from edge_runtime.tables import guard, unguard
-from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import TOOL, edge
 
 LABELS = ("glioma", "meningioma", "notumor", "pituitary")

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.benchmark import load as benchmark_load
 from edge_runtime.benchmark import machine
 from edge_runtime.benchmark import measure as benchmark
@@ -32,7 +33,6 @@ from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.load import bundled_model, pack_model, read_model
-from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import edge
 
 QUICK = ("--seconds", 0, "--queries", 12)

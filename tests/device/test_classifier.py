@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError, ModelError
 from edge_runtime.decision.prediction import Status, probabilities
 from edge_runtime.errors import UsageError
@@ -20,7 +21,6 @@ from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.imaging.readers import size_of
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.load import read_model
-from tests.device.conftest import draw_slice, encode
 
 
 @pytest.fixture(scope="module")
