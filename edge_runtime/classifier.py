@@ -29,7 +29,7 @@ from edge_runtime.errors import InputError, ModelError, UsageError, one_line
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.gray import as_gray
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
-from edge_runtime.imaging.preprocess import frame_of, preprocess
+from edge_runtime.imaging.preprocess import crop_box, preprocess
 from edge_runtime.imaging.readers import (
     numbered,
     open_slices,
@@ -321,7 +321,7 @@ class Classifier:
         if seen.maps is None:
             raise ModelError("this model gives no class maps, so it has no heatmaps")
         heat = seen.maps[..., int(seen.logits.argmax())]
-        picture = overlay(part.gray, heat, frame_of(part.gray, self.info.preprocess))
+        picture = overlay(part.gray, heat, crop_box(part.gray, self.info.preprocess))
         path = write_overlay(folder, answer.input, part.number, answer.sha256 or "", picture)
         return replace(answer, heatmap=path)
 

@@ -13,8 +13,15 @@ from hypothesis.extra import numpy as hnp
 
 from benchmarks.hostile.pictures import draw_slice
 from edge_runtime.errors import ModelError
-from edge_runtime.imaging.handcrafted import DEVICE_SETS, extract, names_of
-from edge_runtime.imaging.texture import MEASURES, cooccurrence, haralick, patterns
+from edge_runtime.imaging.handcrafted import (
+    DEVICE_SETS,
+    MEASURES,
+    cooccurrence,
+    extract,
+    haralick,
+    names_of,
+    patterns,
+)
 
 ALL = tuple(DEVICE_SETS)
 LENGTHS = {"histogram": 43, "glcm": 78, "lbp": 486, "hog": 1764}

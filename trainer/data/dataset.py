@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.imaging.decode import decode
-from edge_runtime.imaging.preprocess import Preprocess, frame_of, preprocess
+from edge_runtime.imaging.preprocess import Preprocess, crop_box, preprocess
 from edge_runtime.labels import NO_TUMOR, normalise_label
 from edge_runtime.model.metadata import MOST_LABELS, is_label
 from trainer.data.archive import ANYWHERE, NO_PICTURE, Source, open_source
@@ -71,7 +71,7 @@ class Dataset:
         sha256: digest over paths, labels and file contents.
         thumbnails: uint8 array of N×32×32 of the whole pictures, see `lookalikes`.
         properties: float32 array of N×10, see `properties`.
-        frames: float32 array of N×4, where the input lies in the picture, see `frame_of`.
+        frames: float32 array of N×4, where the input lies in the picture, see `crop_box`.
         boxes: float64 array of N×4, the tumour's box within the input, see `boxes`; NaN where
             unknown.
         grouped: whether a table gave a group to any slice, rather than look-alikes only.
@@ -279,7 +279,7 @@ def _read_slice(name: str, read: Callable[[str], bytes], options: Preprocess) ->
         preprocess(gray, options),
         thumbnail(gray),
         describe(data, gray),
-        frame_of(gray, options),
+        crop_box(gray, options),
     )
 
 
