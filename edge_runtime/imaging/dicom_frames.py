@@ -23,6 +23,7 @@ from pydicom.pixels import get_decoder
 from pydicom.pixels.utils import as_pixel_options
 
 from edge_runtime.errors import InputError
+from edge_runtime.imaging.dicom_head import DAMAGED, OFFSETS
 from edge_runtime.imaging.headers import MAX_SCANS, TOO_SHORT, jpeg_header
 from edge_runtime.quiet import quiet_c_stderr
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-OFFSETS = ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"]  # read before the pixels
 REQUIRED = ("PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated", "BitsStored",
             "PixelRepresentation")  # fmt: skip
 KEYWORDS = {0x0010: "PixelData", 0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData"}
@@ -76,7 +76,6 @@ KNOWN = {SIZ, COD, COC, SOT} | {
     for code in b"\x50\x55\x57\x58\x59\x5c\x5d\x5e\x5f\x60\x61\x63\x64\x74\x75\x77\x78"
 }
 MAX_TILES, MAX_PRECINCTS, SMALLEST_BLOCK, MAX_SEGMENTS = 1024, 1 << 14, 4, 1 << 16
-DAMAGED = "truncated or damaged DICOM file"
 
 
 class StoredFrames:

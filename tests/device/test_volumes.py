@@ -231,7 +231,7 @@ def test_functional_groups_of_thousands_of_frames_are_read() -> None:
 
 
 def test_nothing_of_the_patient_is_read_or_told(tmp_path: Path) -> None:
-    from edge_runtime.imaging.dicom import ELEMENTS
+    from edge_runtime.imaging.dicom_head import ELEMENTS
 
     groups = {pydicom.datadict.tag_for_keyword(name) >> 16 for name in ELEMENTS}
     assert groups == {0x0028, 0x5200}
