@@ -131,7 +131,7 @@ def refusal(data: bytes) -> str:
     """Why a file is no picture, or (where `kind_of` knows nothing) is not read at all."""
     kind = kind_of(data)
     if kind is not None:
-        return f"not supported here: a {kind.name.upper()} file; btc-edge and Classifier read it"
+        return f"not supported here: a {kind.title} file; btc-edge and Classifier read it"
     name = unsupported_format(data)
     if name is not None:
         return f"not supported: {name}"

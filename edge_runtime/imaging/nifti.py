@@ -103,7 +103,7 @@ def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> St
 def _header(start: bytes) -> Any:
     if start[344:348] == b"ni1\0" or start[4:8] == b"ni2\0":
         raise InputError(
-            "the header of a NIFTI pair: give the path of its .hdr or .img file, with the other "
+            "the header of a NIfTI pair: give the path of its .hdr or .img file, with the other "
             "half beside it, or save both as one .nii file"
         )
     kind = nibabel.Nifti2Header if start[4:8] == b"n+2\0" else nibabel.Nifti1Header
@@ -114,19 +114,19 @@ def _voxels(header: Any, limits: ImageLimits, volume: int | None) -> _Voxels:
     """The volume that is meant."""
     shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
     if len(shape) < 2 or min(shape) < 1:
-        raise InputError("a NIFTI file without a volume")
+        raise InputError("a NIfTI file without a volume")
     if dtype.kind not in "buif":
         kind = "complex numbers" if dtype.kind == "c" else "colours"
-        raise InputError(f"not supported: a NIFTI file of {kind}; save it as real numbers")
+        raise InputError(f"not supported: a NIfTI file of {kind}; save it as real numbers")
     count = math.prod(shape[3:])
     if volume is None and count > 1:
         raise InputError(
-            f"a NIFTI file of {count} volumes: choose one with --volume 0 to {count - 1}"
+            f"a NIfTI file of {count} volumes: choose one with --volume 0 to {count - 1}"
         )
     if not 0 <= (volume or 0) < count:
         told = "1 volume: --volume can only be 0"
         told = told if count == 1 else f"{count} volumes: --volume must be 0 to {count - 1}"
-        raise InputError(f"a NIFTI file of {told}")
+        raise InputError(f"a NIfTI file of {told}")
     x, y, z = (*shape, 1)[:3]
     if max(x, y, z) > limits.max_slices or sorted((x, y, z))[1] * max(x, y, z) > limits.max_pixels:
         raise InputError(f"{x}x{y}x{z} voxels: over the limit")
@@ -140,7 +140,7 @@ def _view(header: Any) -> _View:
     slope, intercept = header.get_slope_inter()
     places = nibabel.io_orientation(header.get_best_affine())
     if np.isnan(places).any() or len(places) != 3:
-        raise InputError("a NIFTI file whose orientation cannot be told")
+        raise InputError("a NIfTI file whose orientation cannot be told")
     order = [int(np.flatnonzero(places[:, 0] == axis)[0]) for axis in range(3)]
     zooms = [*header.get_zooms()[:3], 1.0][:3]
     return _View(
@@ -192,7 +192,7 @@ def _start(data: bytes) -> bytes:
         if len(start) >= 2 * LONGEST_HEADER:
             break
     if start[344:348] not in (b"n+1\0", b"ni1\0") and start[4:8] not in (b"n+2\0", b"ni2\0"):
-        raise InputError("not supported: a gzip file that holds no NIFTI volume")
+        raise InputError("not supported: a gzip file that holds no NIfTI volume")
     return start
 
 

@@ -17,7 +17,7 @@ from edge_runtime.errors import InputError
 from edge_runtime.imaging.kinds import halves_of
 from edge_runtime.imaging.limits import MIB, ImageLimits, read_file
 
-DAMAGED = "truncated or damaged NIFTI file"
+DAMAGED = "truncated or damaged NIfTI file"
 
 
 class _Layout(NamedTuple):
@@ -65,13 +65,13 @@ def read_pair(path: str | os.PathLike[str], limits: ImageLimits) -> bytes:
     for layout in _LAYOUTS:
         if header[layout.magic_at : layout.magic_at + 4] == layout.magic:
             if image_path is None:
-                raise InputError("the header of a NIFTI pair: its .img file is missing")
+                raise InputError("the header of a NIfTI pair: its .img file is missing")
             return _joined(header, layout, image_path, limits)
     analyze = header[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c") and header[344:348] != b"n+1\0"
     if len(header) >= 348 and analyze:  # begins with its size, as NIfTI-1 does
         raise InputError(
             "not supported: an Analyze 7.5 pair, which does not say which side is left; "
-            "convert it to NIFTI"
+            "convert it to NIfTI"
         )
     return read_file(path, limits)
 

@@ -86,7 +86,7 @@ def open_slices(
         if not kind.extra:
             raise
         raise InputError(
-            f"{kind.name.upper()} files need the package {error.name}: "
+            f"{kind.title} files need the package {error.name}: "
             f"pip install 'btc-edge[{kind.extra}]'"
         ) from None
     stack: Stack = module.read(data, limits, plane, volume)

@@ -529,7 +529,7 @@ def test_the_list_of_formats_is_the_whole_one() -> None:
 
 def test_a_volume_is_no_picture() -> None:
     for data in (bytes(128) + b"DICM", bytes(344) + b"n+1\0"):
-        with pytest.raises(InputError, match=r"(DICOM|NIFTI) file; btc-edge and Classifier read"):
+        with pytest.raises(InputError, match=r"(DICOM|NIfTI) file; btc-edge and Classifier read"):
             decode(data)
 
 

@@ -808,7 +808,7 @@ def test_a_pair_is_read_by_the_path_of_either_half(kind: int, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     names = [Path(json.loads(line)["input"]).name for line in done.stdout.splitlines()]
     assert names == ["head.img"] * 3, "a pair is one input"
-    with pytest.raises(InputError, match="header of a NIFTI pair"):
+    with pytest.raises(InputError, match="header of a NIfTI pair"):
         classifier.classify(header)
     (tmp_path / "head.img").unlink()
     with pytest.raises(InputError, match=r"its \.img file is missing"):
@@ -828,9 +828,9 @@ def test_nifti_that_is_refused() -> None:
     good = nifti_bytes(np.stack([DEEP] * 3, axis=2))
     cases = {
         "of 3 volumes": nifti_bytes(four),
-        "truncated or damaged NIFTI": good[:-1000],
+        "truncated or damaged NIfTI": good[:-1000],
         "truncated or damaged gzip": gzip.compress(good)[:-20],
-        "holds no NIFTI": gzip.compress(b"text" * 500),
+        "holds no NIfTI": gzip.compress(b"text" * 500),
         "finite": nifti_bytes(np.full((9, 9, 9), np.nan, np.float32)),
     }
     for reason, data in cases.items():
