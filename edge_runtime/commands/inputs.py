@@ -10,7 +10,8 @@ from typing import IO, NamedTuple
 
 from edge_runtime.errors import InputError
 from edge_runtime.files import is_hidden
-from edge_runtime.imaging.kinds import HEAD, SUFFIXES, halves_of, kind_of
+from edge_runtime.imaging.kinds import SUFFIXES, halves_of, kind_of
+from edge_runtime.imaging.limits import first_bytes
 
 Tell = Callable[[str], None]
 
@@ -128,11 +129,9 @@ def _is_image(path: str) -> bool:
     if os.path.basename(path) == "DICOMDIR" or not os.path.isfile(path):  # noqa: PTH113, PTH119 - as above
         return False
     try:
-        with open(path, "rb") as stream:
-            head = stream.read(HEAD)
-    except OSError:
+        return kind_of(first_bytes(path)) is not None
+    except InputError:
         return False
-    return kind_of(head) is not None
 
 
 def lines_of(listing: IO[str]) -> Iterator[str | None]:

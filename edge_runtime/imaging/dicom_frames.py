@@ -75,7 +75,7 @@ KNOWN = {SIZ, COD, COC, SOT} | {
     b"\xff" + bytes([code])
     for code in b"\x50\x55\x57\x58\x59\x5c\x5d\x5e\x5f\x60\x61\x63\x64\x74\x75\x77\x78"
 }
-MAX_TILES, MAX_PRECINCTS, SMALLEST_BLOCK, MAX_SEGMENTS = 1024, 1 << 14, 4, 1 << 16
+MAX_TILES, MAX_PRECINCTS, SMALLEST_BLOCK, MAX_MARKERS = 1024, 1 << 14, 4, 1 << 16
 
 
 class StoredFrames:
@@ -311,7 +311,7 @@ def _segments(frame: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
         InputError: they are not where they should be, or too many.
     """
     end = 0  # of the tile part, once in one
-    for _ in range(MAX_SEGMENTS):
+    for _ in range(MAX_MARKERS):
         marker = frame[at : at + 2]
         if marker == SOD and at < end:
             at, end = end, 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edge_runtime.errors import InputError
+from edge_runtime.imaging.kinds import HEAD
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -45,9 +46,7 @@ def read_file(path: str | os.PathLike[str], limits: ImageLimits = DEFAULT_LIMITS
         InputError: missing, unreadable, not a regular file, empty or too large.
     """
     try:
-        # O_NONBLOCK: opening a FIFO that nobody writes to must not hang.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb", buffering=0) as stream:
+        with _opened(path) as stream:
             status = os.fstat(stream.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InputError("not a regular file")
@@ -61,6 +60,25 @@ def read_file(path: str | os.PathLike[str], limits: ImageLimits = DEFAULT_LIMITS
     if not data:
         raise InputError("empty file")
     return data
+
+
+def first_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The first HEAD bytes of a file, by which `kinds.kind_of` tells what it is; none where it is
+    no regular one.
+
+    Raises:
+        InputError: it may not be read.
+    """
+    try:
+        with _opened(path) as stream:
+            return stream.read(HEAD) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else b""
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}") from None
+
+
+def _opened(path: str | os.PathLike[str]) -> io.FileIO:
+    # O_NONBLOCK: opening a FIFO that nobody writes to must not hang.
+    return open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb", buffering=0)
 
 
 def read_source(source: Encoded, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LONGEST_HEADER = 540  # bytes: NIfTI-2
 BLOCK = 1 << 20  # bytes unpacked at a time
-PIECE = 1 << 14  # bytes packed that are looked at at a time
+PACKED = 1 << 14  # bytes packed that are looked at at a time
 MAX_MEMBERS = 1 << 16  # of a gzip file; bgzip writes one for each 64 KiB
 NOT_PADDING = re.compile(rb"[^\0]")
 DAMAGED_GZIP = "truncated or damaged gzip file"
@@ -229,7 +229,7 @@ def _unpacked(data: bytes, most: int) -> Iterator[bytes]:
         while not member.eof:
             packed = member.unconsumed_tail
             if not packed:
-                packed, at = data[at : at + PIECE], at + PIECE
+                packed, at = data[at : at + PACKED], at + PACKED
             try:
                 block = member.decompress(packed, most)
             except zlib.error:

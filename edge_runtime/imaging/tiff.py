@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MAX_TAGS = 512
 MAX_BLOCKS = 65_536  # strips and tiles; each costs some microseconds
 MAX_SAMPLES = 8  # values of a tag that is told for each sample
-MAX_SEGMENTS = 10 * MAX_BLOCKS  # of all JPEGs in a file, the tables counted for each block
+MAX_JPEG_SEGMENTS = 10 * MAX_BLOCKS  # of all JPEGs in a file, the tables counted for each block
 MAX_TABLES = 1 << 28  # bytes of the JPEG tables times blocks
 AT_ONCE = 1 << 20  # bytes that are unpacked by one call, before or after, or turned to gray
 NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
@@ -310,9 +310,9 @@ def _blocks(data: bytes, layout: Layout) -> Iterator[tuple[int, int, Values]]:
             needed = _rows(layout, number)
             encoded, header = _whole_jpeg(piece, layout, needed)
             segments += header.segments
-            if segments > MAX_SEGMENTS:
+            if segments > MAX_JPEG_SEGMENTS:
                 raise InputError(
-                    f"not supported: a TIFF of more than {MAX_SEGMENTS:,} JPEG segments"
+                    f"not supported: a TIFF of more than {MAX_JPEG_SEGMENTS:,} JPEG segments"
                 )
             yield number, 0, _jpeg(encoded, header)[:needed]
         return

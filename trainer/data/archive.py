@@ -35,7 +35,7 @@ from typing import NamedTuple, Protocol
 from edge_runtime.errors import DataError, InputError
 from edge_runtime.files import is_hidden
 from edge_runtime.imaging.kinds import HEAD, PICTURE_SUFFIXES, kind_named, kind_of
-from edge_runtime.imaging.limits import MIB, ImageLimits, read_file
+from edge_runtime.imaging.limits import MIB, ImageLimits, first_bytes, read_file
 
 MAX_MEMBERS = 500_000  # files and folders
 MAX_MEMBER_BYTES = 64 * MIB
@@ -181,28 +181,11 @@ class FolderSource:
                 if entry.is_dir(follow_symlinks=False) if mode is None else stat.S_ISDIR(mode):
                     waiting.append((name, above | {own}))
                 else:
-                    listing.add(name, partial(_head, entry.path))
+                    listing.add(name, partial(first_bytes, entry.path))
         if closed:
             more = f" (and {len(closed) - 1} more folders)" if len(closed) > 1 else ""
             raise DataError(f"a folder of the data cannot be read: {min(closed)}{more}")
         return listing
-
-
-def _head(path: str) -> bytes:
-    """The first bytes of a file; none where it is no regular one.
-
-    Raises:
-        InputError: it may not be read.
-    """
-    try:
-        # O_NONBLOCK: opening a FIFO that nobody writes to must not hang.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return b""
-            return stream.read(HEAD)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}") from None
 
 
 class ZipSource:
