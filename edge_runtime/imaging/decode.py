@@ -89,7 +89,8 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Gray:
         InputError: not a supported format or kind of it, too many pixels, too much memory,
             truncated or damaged.
     """
-    return _gray(data, _checked(data, limits))
+    header, _ = _checked(data, limits)
+    return _gray(data, header)
 
 
 def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> Stack:
@@ -101,17 +102,34 @@ def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> St
     Raises:
         InputError: as `decode`, what the header tells at once.
     """
-    header = _checked(data, limits)
-    return Stack(1, decode_memory(header), (_gray(data, header) for _ in range(1)))
+    header, memory = _checked(data, limits)
+    return Stack(1, memory, (_gray(data, header) for _ in range(1)))
 
 
-def _checked(data: bytes, limits: ImageLimits) -> Header:
-    """The header of a picture that may be decoded."""
+def _checked(data: bytes, limits: ImageLimits) -> tuple[Header, int]:
+    """The header of a picture that may be decoded, and the bytes that it takes; what is damaged,
+    not supported or too costly is refused before a decoder runs."""
     header = read_header(data)
     if header is None:
         raise InputError(refusal(data))
-    _check(header, limits)
-    return header
+    if header.width <= 0 or header.height <= 0:
+        raise InputError(f"truncated or damaged {header.format} image")
+    pixels = header.width * header.height
+    if pixels > limits.max_pixels:
+        raise InputError(
+            f"{header.width}x{header.height} pixels: over the limit of {limits.max_pixels:,} pixels"
+        )
+    if header.unsupported:
+        raise InputError(f"not supported: {header.unsupported}")
+    need = decode_memory(header)
+    if need > limits.max_memory:
+        raise InputError(
+            f"{header.width}x{header.height} pixels of this kind need {-(-need // MIB)} MiB to "
+            f"decode: over the limit of {limits.max_memory // MIB} MiB"
+        )
+    if header.scans > 1 and (header.scans > MAX_SCANS or header.scans * pixels > MAX_SCANNED):
+        raise InputError(f"a JPEG of {header.scans} scans: more than are decoded at this size")
+    return header, need
 
 
 def _gray(data: bytes, header: Header) -> Gray:
@@ -145,27 +163,6 @@ def _decoded(data: bytes, format: str, cv2: Any) -> Any:
     if turn == 1 or pixels is None:
         return pixels
     return turned(pixels, turn)
-
-
-def _check(header: Header, limits: ImageLimits) -> None:
-    """Refuse what is damaged, not supported or too costly, before a decoder runs."""
-    if header.width <= 0 or header.height <= 0:
-        raise InputError(f"truncated or damaged {header.format} image")
-    pixels = header.width * header.height
-    if pixels > limits.max_pixels:
-        raise InputError(
-            f"{header.width}x{header.height} pixels: over the limit of {limits.max_pixels:,} pixels"
-        )
-    if header.unsupported:
-        raise InputError(f"not supported: {header.unsupported}")
-    need = decode_memory(header)
-    if need > limits.max_memory:
-        raise InputError(
-            f"{header.width}x{header.height} pixels of this kind need {-(-need // MIB)} MiB to "
-            f"decode: over the limit of {limits.max_memory // MIB} MiB"
-        )
-    if header.scans > 1 and (header.scans > MAX_SCANS or header.scans * pixels > MAX_SCANNED):
-        raise InputError(f"a JPEG of {header.scans} scans: more than are decoded at this size")
 
 
 def _undecoded(header: Header, cv2: Any) -> str:
