@@ -189,9 +189,9 @@ def _webp(data: bytes) -> Header | None:
     if chunk == b"VP8X":
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
         channels = 4 if data[20] & 0x10 else 3
-        frames = _webp_frames(data) if data[20] & 0x02 else 1
-        if frames != 1:
-            unsupported = f"an animated WebP of {frames} frames"
+        pictures = _webp_pictures(data) if data[20] & 0x02 else 1
+        if pictures != 1:
+            unsupported = f"an animated WebP of {pictures} frames"
     elif chunk == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
         width, height = (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
@@ -218,37 +218,37 @@ def webp_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
     return chunks
 
 
-def _webp_frames(data: bytes) -> int:
+def _webp_pictures(data: bytes) -> int:
     return sum(kind == b"ANMF" for kind, _, _ in webp_chunks(data))
 
 
 def _gif(data: bytes) -> Header | None:
     width, height = struct.unpack_from("<HH", data, 6)
-    frames, controls = gif_frames(data)
+    pictures, controls = gif_pictures(data)
     unsupported = ""
-    if frames is None:
+    if pictures is None:
         unsupported = f"a GIF of more than {MAX_CHUNKS:,} blocks"
-    elif frames > 1:
-        unsupported = f"an animated GIF of {frames} frames"
-    elif not frames:
+    elif pictures > 1:
+        unsupported = f"an animated GIF of {pictures} frames"
+    elif not pictures:
         return None
     # Indices, colour and gray; a copy of the file without the flag of transparency.
     memory = width * height * 7 + (len(data) if controls else 0)
     return Header("gif", width, height, 3, 8, memory, 1, unsupported)
 
 
-def gif_frames(data: bytes) -> tuple[int | None, list[int]]:
-    """The frames of a GIF, and where the flags of its control blocks stand; None for the frames
+def gif_pictures(data: bytes) -> tuple[int | None, list[int]]:
+    """The pictures of a GIF, and where the flags of its control blocks stand; None for the pictures
     where there are too many blocks to know."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    frames, controls, blocks = 0, [], 0
+    pictures, controls, blocks = 0, [], 0
     while at < len(data) and data[at] != 0x3B:
         if data[at] == 0x21:  # an extension
             if data[at + 1] == 0xF9:
                 controls.append(at + 3)
             at += 2
         elif data[at] == 0x2C:  # a picture, perhaps with colours of its own
-            frames += 1
+            pictures += 1
             at += 11 + (3 << (data[at + 9] & 7) + 1 if data[at + 9] & 0x80 else 0)
         else:
             break
@@ -258,7 +258,7 @@ def gif_frames(data: bytes) -> tuple[int | None, list[int]]:
             if blocks > MAX_CHUNKS:
                 return None, controls
         at += 1
-    return frames, controls
+    return pictures, controls
 
 
 # By `Kind.name`.

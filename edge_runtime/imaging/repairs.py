@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from edge_runtime.imaging.headers import PNG_KEPT, gif_frames, webp_chunks
+from edge_runtime.imaging.headers import PNG_KEPT, gif_pictures, webp_chunks
 
 
 class Repaired(NamedTuple):
@@ -81,7 +81,7 @@ def plain_bmp(data: bytes) -> bytes:
 
 def opaque_gif(data: bytes) -> bytes | bytearray:
     """A GIF without transparency, which is ignored in every format."""
-    _, controls = gif_frames(data)
+    _, controls = gif_pictures(data)
     if not any(data[place] & 1 for place in controls):
         return data
     changed = bytearray(data)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError
 from edge_runtime.commands.inputs import expand
+from edge_runtime.imaging.kinds import HEAD, gzipped_kind, kind_of
 from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.imaging.readers import slices_of
 from tests.device.test_cli import edge
@@ -25,7 +26,7 @@ from tests.device.test_cli import edge
 pydicom = pytest.importorskip("pydicom")
 nibabel = pytest.importorskip("nibabel")
 
-from benchmarks.hostile.files import dicom_bytes, nifti_bytes, pillow_bytes  # noqa: E402 - they need both
+from benchmarks.hostile.files import MAKERS, dicom_bytes, nifti_bytes, pillow_bytes  # noqa: E402 - they need both
 
 PICTURE = draw_slice(3)[:150, :180]
 DEEP = PICTURE.astype(np.uint16) * 8 + 100  # 100 to 2140
@@ -630,6 +631,14 @@ def test_a_missing_package_is_said_and_the_rest_goes_on(
     assert bad.error is not None
     assert f"pip install 'btc-edge[{module}]'" in bad.error
     assert good.error is None
+
+
+@pytest.mark.parametrize("word", MAKERS)
+def test_the_first_bytes_tell_every_kind(word: str) -> None:
+    data = MAKERS[word](0)
+    kind = kind_of(data[:HEAD]) or gzipped_kind(data)
+    assert kind is not None
+    assert f".{word.split()[0]}" in kind.suffixes
 
 
 # A head in RAS+ millimetres: every voxel knows where it is.
