@@ -113,8 +113,7 @@ def jpeg_header(data: bytes) -> Header | None:
                 return None
             start = (marker, at)
         elif marker == 0xDA:  # the scan begins
-            header = None if start is None else _jpeg_start(data, *start, at, turned)
-            return header and header._replace(segments=segments)
+            return None if start is None else _jpeg_start(data, *start, at, turned, segments)
         elif marker == 0xE1 and data.startswith(b"Exif", at + 2):
             turned = True
         at += int.from_bytes(data[at : at + 2], "big")
@@ -122,7 +121,9 @@ def jpeg_header(data: bytes) -> Header | None:
     return Header("jpeg", 1, 1, unsupported=words)
 
 
-def _jpeg_start(data: bytes, marker: int, at: int, scan: int, turned: bool) -> Header | None:
+def _jpeg_start(
+    data: bytes, marker: int, at: int, scan: int, turned: bool, segments: int
+) -> Header | None:
     """What a start of frame (its marker and place) and the place of the first scan tell."""
     bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
     if bits == 8 and marker in (0xC0, 0xC1, 0xC2) and channels in (1, 3, 4):
@@ -152,7 +153,9 @@ def _jpeg_start(data: bytes, marker: int, at: int, scan: int, turned: bool) -> H
         units = -(-width // (8 * across)) * -(-height // (8 * down))
         memory += units * 128 * sum(one * other for one, other in factors)
     rare = _JPEG_RARE.get(marker, "")
-    return Header("jpeg", width, height, channels, bits, memory, 1, unsupported, rare, scans)
+    return Header(
+        "jpeg", width, height, channels, bits, memory, 1, unsupported, rare, scans, segments
+    )
 
 
 _BMP_MASKS = {  # of a pixel's bits: red, green, blue
