@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -82,8 +81,8 @@ def open_slices(
     if kind is None:
         raise InputError(refusal(data))
     try:
-        name = f"edge_runtime.imaging.{kind.module}"
-        module = sys.modules.get(name) or import_module(name)  # a microsecond for each slice
+        # Not what stands in sys.modules: another thread may be importing it just now.
+        module = import_module(f"edge_runtime.imaging.{kind.module}")
     except ModuleNotFoundError as error:
         if not kind.extra:
             raise
