@@ -30,7 +30,7 @@ from edge_runtime.files import write_text
 from trainer.audit.examine import examine
 from trainer.audit.files import ODDITIES, Files, read_files
 from trainer.audit.near_duplicates import find_near_duplicates
-from trainer.data.archive import open_source
+from trainer.data.archive import open_archive
 from trainer.data.file_statistics import FILE_STATISTICS
 from trainer.data.near_duplicates import SIDE, THRESHOLD, TURN_NAMES, TURNS
 from trainer.run import dump_json
@@ -95,7 +95,7 @@ def as_files(thumbnails: Thumbnails, seed: int) -> Files:
         digests=tuple(bytes.fromhex(p) for p in pixels),
         pixels=pixels,
         thumbnails=thumbnails,
-        properties=rng.standard_normal((n, len(FILE_STATISTICS)), dtype=np.float32),
+        file_statistics=rng.standard_normal((n, len(FILE_STATISTICS)), dtype=np.float32),
         odd=np.zeros((n, len(ODDITIES)), bool),
     )
 
@@ -159,7 +159,7 @@ def _standard(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def measure_real(data: Path) -> dict[str, Any]:
     """The search beside the plain definition, on the Testing side of DATA."""
-    files = read_files(open_source(data))
+    files = read_files(open_archive(data))
     true = plain_twins(files)
     twins = find_near_duplicates(files)
     flagged = twins.across.partner[files.tested] >= 0

@@ -20,8 +20,8 @@ import numpy as np
 from edge_runtime import Classifier
 from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
-from trainer.data.archive import Source, open_source
-from trainer.data.dataset import place
+from trainer.data.archive import ImageArchive, open_archive
+from trainer.data.layout import class_and_split
 from trainer.data.tables import read_table
 from trainer.run import dump_json
 from trainer.synthetic.ood_pictures import CHANGED, DRAWN, draw_ood_pictures, tilt
@@ -34,7 +34,7 @@ def statuses(classifier: Classifier, pictures: list[np.ndarray]) -> Counter[str]
     return Counter(a.status.value for a in classifier.classify_many(pictures))
 
 
-def measure(classifier: Classifier, run: Path, source: Source, count: int) -> dict[str, Any]:
+def measure(classifier: Classifier, run: Path, source: ImageArchive, count: int) -> dict[str, Any]:
     """Shares refused: of real slices, of each kind of stranger, and of all kinds together."""
     paths = [row["path"] for row in read_table(run / "predictions.csv", ("path",))]
     chosen = np.random.default_rng(0).permutation(len(paths))[:count]
@@ -56,12 +56,12 @@ def measure(classifier: Classifier, run: Path, source: Source, count: int) -> di
     }
 
 
-def classify_untyped(classifier: Classifier, source: Source) -> dict[str, Any]:
+def classify_untyped(classifier: Classifier, source: ImageArchive) -> dict[str, Any]:
     """What slices of a label that the model does not know are called, by status."""
     called: dict[str, Counter[str]] = {}
     for name in source.names():
         answer = classifier.classify(source.read(name))
-        label, _ = place(name)
+        label, _ = class_and_split(name)
         called.setdefault(label, Counter())[f"{answer.raw_label}, {answer.status.value}"] += 1
     return {label: dict(sorted(counts.items())) for label, counts in called.items()}
 
@@ -91,9 +91,9 @@ def as_markdown(result: dict[str, Any]) -> str:
 def main(model: Path, run: Path, data: Path, untyped: Path | None, count: int, out: Path) -> None:
     """Measure what MODEL refuses, on the slices of DATA that RUN was tested on."""
     classifier = Classifier(model)
-    result = measure(classifier, run, open_source(data), count)
+    result = measure(classifier, run, open_archive(data), count)
     if untyped is not None:
-        result["untyped"] = classify_untyped(classifier, open_source(untyped))
+        result["untyped"] = classify_untyped(classifier, open_archive(untyped))
     write_text(out / "unfamiliar.json", dump_json(result))
     write_text(out / "unfamiliar.md", as_markdown(result))
     click.echo(as_markdown(result))

@@ -27,9 +27,9 @@ from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.labels import NO_TUMOR
-from trainer.data.archive import open_source
+from trainer.data.archive import open_archive
 from trainer.data.dataset import Dataset, read_dataset
-from trainer.data.partial_labels import Partial, divide, read_partial
+from trainer.data.partial_labels import PartialLabels, divide, read_partial_labels
 from trainer.data.split import fold_splits
 from trainer.models.checkpoint import Checkpoint
 from trainer.models.networks import SIZES
@@ -54,8 +54,8 @@ class Sides:
 
     training: Dataset
     validation: Dataset
-    learned: Partial
-    measured: Partial
+    learned: PartialLabels
+    measured: PartialLabels
     archive: Path
 
 
@@ -87,7 +87,7 @@ def read_sides(
     options = Preprocess(size=SIZES["edge"])
     slices = read_dataset(data, options, groups_csv=groups, boxes_csv=boxes)
     split = fold_splits(slices, 5, 1)[0]
-    beside = read_partial(partial, options, slices, groups_csv=partial_groups)
+    beside = read_partial_labels(partial, options, slices, groups_csv=partial_groups)
     mine = beside.take(divide(beside, slices, split, 1)[0])
     names = np.array(sorted(set(mine.slices.groups)))
     kept = set(np.random.default_rng(5).permutation(names)[: len(names) // 4].tolist())
@@ -138,7 +138,7 @@ def measure(sides: Sides, recipe: Recipe, epochs: int, seed: int) -> dict[str, A
 
 
 def _stress(sides: Sides, look: Any) -> dict[str, float]:
-    source, held = open_source(sides.archive), sides.validation
+    source, held = open_archive(sides.archive), sides.validation
     options = Preprocess(size=held.images.shape[1])
     grays = [decode(source.read(path)) for path in held.paths]
     hits = stress_hits(look, grays, held.labels, options)

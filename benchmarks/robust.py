@@ -24,7 +24,7 @@ from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.labels import NO_TUMOR
 from edge_runtime.model.load import read_model
-from trainer.data.archive import Source, open_source
+from trainer.data.archive import ImageArchive, open_archive
 from trainer.evaluation.intervals import difference_interval, in_words
 from trainer.evaluation.metrics import compute_metrics, share_of, study_probabilities
 from trainer.evaluation.predictions import Predictions, read_predictions
@@ -99,7 +99,7 @@ def stress_hits(
     return hits
 
 
-def stress_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]:
+def stress_fold(run: Run, source: ImageArchive) -> dict[str, npt.NDArray[np.bool_]]:
     """For each stress, and `clean`, which of a run's test slices are called rightly; `int8` too
     where the run holds such a file."""
     outcome, options = predictions_of(run), run.preprocess
@@ -115,7 +115,7 @@ def stress_fold(run: Run, source: Source) -> dict[str, npt.NDArray[np.bool_]]:
     return hits
 
 
-def measure(folds: Run, shift: Run, official: Run, source: Source) -> dict[str, Any]:
+def measure(folds: Run, shift: Run, official: Run, source: ImageArchive) -> dict[str, Any]:
     """Every figure of robust.json."""
     studies = folds.metrics()["per_study"]
     pooled, moved = predictions_of(folds), predictions_of(shift)
@@ -238,7 +238,7 @@ def _cell(figure: Figure) -> str:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
 def main(folds: Path, shift: Path, official: Path, data: Path, out: Path) -> None:
     """Measure the recipe of three finished runs on DATA."""
-    result = measure(Run.open(folds), Run.open(shift), Run.open(official), open_source(data))
+    result = measure(Run.open(folds), Run.open(shift), Run.open(official), open_archive(data))
     write_text(out / "robust.json", dump_json(result))
     write_text(out / "robust.md", as_markdown(result))
     write_text(out / "answers.md", answers_markdown(result["answers"]))

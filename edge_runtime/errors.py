@@ -6,6 +6,7 @@ embeds the packages catches the class it can handle. Messages say what is wrong 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -61,3 +62,13 @@ def one_line(error: BaseException) -> str:
 def printable(text: str) -> str:
     """`text` with `?` for what could break a line or steer a terminal (file names can)."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` with the nearest of the known words, to end a message with; empty where
+    none is near."""
+    from difflib import get_close_matches  # only for a message
+
+    words = {each.lower(): each for each in known}
+    near = get_close_matches(word.lower(), words, 1)
+    return f"; did you mean {words[near[0]]!r}?" if near else ""

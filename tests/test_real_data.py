@@ -97,7 +97,7 @@ def audited() -> Audit:
 def test_audit_finds_the_leak_of_the_official_split(audited: Audit) -> None:
     result = audited.result
     assert audited.leaks
-    assert result["answer"] == "1,002 of 1,311 test images (76 %) have a twin in training"
+    assert result["answer"] == "1,002 of 1,311 test images (76 %) have a near-duplicate in training"
     assert result["leak"]["by_turn"]["mirrored"] > result["leak"]["by_turn"]["same"]
     assert result["conflicts"]["count"] == 4
     assert result["unreadable"] == []
@@ -117,7 +117,7 @@ def test_audit_doubts_hardly_any_real_slice(audited: Audit) -> None:
     assert oddities["colour"]["count"] < 50, (
         "over half are stored as RGB, and nearly all of these are gray"
     )
-    assert "channels" in audited.result["properties"]["above_chance"]
+    assert "channels" in audited.result["shortcuts"]["above_chance"]
 
 
 def test_classical_model_on_unseen_groups(sample: Path) -> None:

@@ -14,7 +14,8 @@ from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.load import read_model
-from trainer.data.dataset import Dataset, Progress, read_dataset
+from trainer.data.dataset import Dataset, read_dataset
+from trainer.data.reading import Progress
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictions import figures

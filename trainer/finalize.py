@@ -10,7 +10,7 @@ import numpy as np
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from trainer.data.dataset import Dataset
-from trainer.data.partial_labels import Partial
+from trainer.data.partial_labels import PartialLabels
 from trainer.data.split import Split
 from trainer.evaluation.decision_rule import HeldOut, fit_decision_rule
 from trainer.evaluation.evaluator import Evaluator
@@ -41,7 +41,11 @@ PARTIAL_TABLE = "partial.csv"
 
 
 def finalize_run(
-    run: Run, trained: TrainedModel, data: Dataset, split: Split, partial: Partial | None = None
+    run: Run,
+    trained: TrainedModel,
+    data: Dataset,
+    split: Split,
+    partial: PartialLabels | None = None,
 ) -> None:
     """Complete a run that holds its model. The test side is looked at here only.
 
@@ -82,7 +86,9 @@ def finalize_run(
     validation, gallery = measure.side(held, "validation", beside, held_seen)
     outcome = validation
     if split.test.size:
-        outcome, gallery = measure.side(data.take(split.test), "test", data.take(split.learned))
+        outcome, gallery = measure.side(
+            data.take(split.test), "test", data.take(split.train_and_validation)
+        )
     metrics = figures(outcome)
     metrics["selective"] |= {key: run.settings[key] for key in ("target_error", "confidence")}
     metrics["partial"] = None

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
-from trainer.data.dataset import Dataset, Progress
-from trainer.data.partial_labels import Partial
+from trainer.data.dataset import Dataset
+from trainer.data.partial_labels import PartialLabels
+from trainer.data.reading import Progress
 from trainer.data.split import Split
 from trainer.features.extractor import DEEP
 from trainer.models.checkpoint import Checkpoint, State
@@ -58,7 +59,7 @@ def fit_network_model(
     run: Run,
     data: Dataset,
     split: Split,
-    learned: Partial | None,
+    learned: PartialLabels | None,
     callbacks: Callbacks,
 ) -> tuple[TrainedModel, KeyboardInterrupt | Diverged | None]:
     """Train a network, or go on from the run's checkpoint.

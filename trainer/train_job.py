@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -18,8 +18,9 @@ import edge_runtime
 from edge_runtime.errors import BtcError, DataError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.metadata import INTENDED_USE
+from trainer.data.card import ABOUT
 from trainer.data.dataset import Dataset, check_boxes, read_dataset
-from trainer.data.partial_labels import Partial, divide, read_partial
+from trainer.data.partial_labels import PartialLabels, divide, read_partial_labels
 from trainer.data.split import Split, fold_splits, split_dataset
 from trainer.evaluation.selective import Targets
 from trainer.features.extractor import DEEP
@@ -62,6 +63,7 @@ class Job:
         settings: of a network or of a classical model.
         deep: the run whose network gives the feature set `deep`.
         cache: where features are kept, or None.
+        about: what a data card says of the data, see `DataCard.about`.
     """
 
     data: Path
@@ -80,6 +82,7 @@ class Job:
     settings: TrainSettings | ClassicalSettings = field(default_factory=TrainSettings)
     deep: Path | None = None
     cache: FeatureCache | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Input(NamedTuple):
@@ -107,7 +110,7 @@ class TrainingData(NamedTuple):
     """The slices of a job: those of known class, and those partly known."""
 
     data: Dataset
-    partial: Partial | None
+    partial: PartialLabels | None
 
 
 class _Fresh(Run):
@@ -336,7 +339,7 @@ def _go_on(job: Job, run: Run, callbacks: Callbacks) -> Run:
         _warn(callbacks, [words])
     partial = None
     if job.partial is not None:
-        partial = read_partial(
+        partial = read_partial_labels(
             job.partial,
             job.preprocess,
             data,
@@ -368,7 +371,7 @@ def _go_on(job: Job, run: Run, callbacks: Callbacks) -> Run:
     for part, split in zip(parts, splits, strict=True):
         if part.settings["status"] != "finished":
             _train_split(job, part, material, split, callbacks)
-    _remember_data(run, material, splits[0], sides=False)
+    _remember_data(job, run, material, splits[0], sides=False)
     finalize_folds(run, parts)
     run.settings["status"] = "finished"
     run.save_settings()
@@ -400,7 +403,7 @@ def _train_split(
     job: Job, run: Run, material: TrainingData, split: Split, callbacks: Callbacks
 ) -> None:
     data, partial = material.data, material.partial
-    _remember_data(run, material, split)
+    _remember_data(job, run, material, split)
     if callbacks.read is not None:
         callbacks.read(data, split)
     learned = measured = None
@@ -424,7 +427,9 @@ def _train_split(
     Checkpoint(run.folder / "checkpoint").remove()
 
 
-def _remember_data(run: Run, material: TrainingData, split: Split, sides: bool = True) -> None:
+def _remember_data(
+    job: Job, run: Run, material: TrainingData, split: Split, sides: bool = True
+) -> None:
     data, partial = material.data, material.partial
     run.settings["labels"] = list(data.class_names)
     run.settings["protocol"] = split.protocol
@@ -442,6 +447,7 @@ def _remember_data(run: Run, material: TrainingData, split: Split, sides: bool =
         "validation": len(split.validation) if sides else None,
         "test": len(split.test) if sides else len(data),
         "left_out": split.left_out,
+        **{key: job.about.get(key) for key in ABOUT},
     }
     run.save_settings()
 

@@ -15,7 +15,7 @@ from edge_runtime.errors import UsageError
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import preprocess
 from export.sources import check_sets
-from trainer.data.archive import open_source
+from trainer.data.archive import open_archive
 from trainer.models.trained import CNN, kind_of, open_trained
 from trainer.run import Run
 
@@ -49,7 +49,7 @@ def latencies(
         count: how many slices; each passes through all models in turn.
     """
     calls = [_caller(*both) for both in zip(folders, files, strict=True)]
-    source = open_source(data)
+    source = open_archive(data)
     names = source.names()
     chosen = np.random.default_rng(0).permutation(len(names))[: count + WARM_UP]
     spans: list[list[float]] = [[] for _ in calls]

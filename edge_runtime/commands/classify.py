@@ -13,6 +13,7 @@ import click
 
 from edge_runtime.commands.options import (
     EXIT_CODES,
+    Choice,
     FiniteRange,
     allow_unsigned_option,
     backend_option,
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier
     from edge_runtime.decision.prediction import Prediction
 
-DISCLAIMER = "Research use only; not for diagnosis."
-
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("paths", nargs=-1, type=click.Path(), metavar="PATH...")
@@ -38,7 +37,7 @@ DISCLAIMER = "Research use only; not for diagnosis."
 @click.option(
     "--format",
     "style",
-    type=click.Choice(["table", "json", "jsonl", "csv"]),
+    type=Choice(["table", "json", "jsonl", "csv"]),
     default="table",
     show_default=True,
 )
@@ -56,7 +55,7 @@ DISCLAIMER = "Research use only; not for diagnosis."
 )
 @click.option(
     "--plane",
-    type=click.Choice(["axial", "coronal", "sagittal"]),
+    type=Choice(["axial", "coronal", "sagittal"]),
     default="axial",
     show_default=True,
     help="How a NIfTI volume is cut.",
@@ -110,7 +109,9 @@ def classify(paths: tuple[str, ...], **options: Any) -> None:
         raise
     writer.close()
     if options["style"] == "table":
-        click.echo(DISCLAIMER, err=True)
+        from edge_runtime.model.metadata import INTENDED_USE
+
+        click.echo(INTENDED_USE, err=True)
     if failed:
         raise SystemExit(ExitCode.FAILED)
 

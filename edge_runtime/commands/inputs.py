@@ -6,8 +6,9 @@ import os
 import select
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from glob import has_magic, iglob
-from typing import IO, NamedTuple
+from typing import IO
 
+from edge_runtime.batch import Unusable
 from edge_runtime.errors import InputError
 from edge_runtime.files import is_hidden
 from edge_runtime.imaging.kinds import SUFFIXES, halves_of, kind_of
@@ -16,13 +17,6 @@ from edge_runtime.imaging.limits import first_bytes
 Tell = Callable[[str], None]
 
 MOST_KINDS = 5  # of files that are passed over, in one line
-
-
-class Unusable(NamedTuple):
-    """A word that means no file, and why."""
-
-    name: str
-    error: InputError
 
 
 def expand(

@@ -1,4 +1,4 @@
-"""`btc-edge`: classify, info, benchmark."""
+"""`btc-edge`: classify, info, verify, benchmark."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import edge_runtime
 from edge_runtime.commands.benchmark import benchmark
 from edge_runtime.commands.classify import classify
 from edge_runtime.commands.info import info
-from edge_runtime.commands.options import EXIT_CODES
+from edge_runtime.commands.options import EXIT_CODES, HELP, Commands
+from edge_runtime.commands.verify import verify
+
+version_option = click.version_option(edge_runtime.__version__, prog_name="btc-edge")
 
 
-@click.group("btc-edge", epilog=EXIT_CODES, no_args_is_help=False)
-@click.version_option(edge_runtime.__version__, prog_name="btc-edge")
+@click.group(
+    "btc-edge", cls=Commands, epilog=EXIT_CODES, no_args_is_help=False, context_settings=HELP
+)
+@version_option
 def command() -> None:
     """Classify brain MRI slices on this device. Research use only; not for diagnosis.
 
@@ -22,8 +27,8 @@ def command() -> None:
     """
 
 
-for subcommand in (classify, info, benchmark):
-    command.add_command(subcommand)
+for subcommand in (classify, info, verify, benchmark):
+    command.add_command(version_option(subcommand))
 
 
 def main() -> None:

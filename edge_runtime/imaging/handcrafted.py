@@ -53,6 +53,8 @@ class FeatureSet:
         compute: from a slice, uint8 S×S with S from 16 to 1024, to the values: float32, finite,
             as many as names. Does not change the slice; the same slice gives the same bits, in
             whatever thread.
+        version: raised with any change of what `compute` gives, or values that were stored
+            before are taken for new ones.
     """
 
     name: str
@@ -60,6 +62,7 @@ class FeatureSet:
     value_range: str
     names: Callable[[int], tuple[str, ...]]
     compute: Callable[[Gray], Floats]
+    version: int = 1
 
 
 def names_of(sets: Sequence[str], size: int) -> tuple[str, ...]:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
-from edge_runtime.commands.options import FiniteRange, is_given
+from edge_runtime.commands.entry import next_command, run_command, to_the_reader
+from edge_runtime.commands.options import HELP, FiniteRange, GroupedCommand, is_given
 from edge_runtime.errors import ExitCode, UsageError, printable
 from export.formats import FORMATS, Format
+from trainer.commands.options import IDENTITY, identity_options, option, threshold_options
 
 if TYPE_CHECKING:
     from export.exporter import Exported, Exporter
@@ -37,52 +39,97 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 def _format_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """A flag for each entry of the registry."""
     for form in reversed(FORMATS.values()):
-        function = click.option(f"--{form.name}", is_flag=True, help=form.about + ".")(function)
+        flag = option(
+            f"--{form.name}", group="Formats", common=True, is_flag=True, help=form.about + "."
+        )
+        function = flag(function)
     return function
 
 
-@click.command("btc-export", epilog=EXIT_CODES)
+@click.command("btc-export", cls=GroupedCommand, context_settings=HELP, epilog=EXIT_CODES)
 @click.argument("run", type=FOLDER, required=False)
 @_format_options
-@click.option("--all", "everything", is_flag=True, help="All of these.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Default: RUN/export")
-@click.option("--name", help="The model's name; default: the run's.")
-@click.option("--model-version", help="The model's version; default: the run's.")
-@click.option("--calibration-images", type=click.IntRange(1, 1024), default=64, show_default=True)
-@click.option(
-    "--calibration", type=FOLDER, help="Images of your own for the quantiser; default: the run's."
+@option("--all", "everything", group="Formats", common=True, is_flag=True, help="All of these.")
+@option(
+    "--out",
+    group="Files",
+    common=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the files.  [default: RUN/export]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
-    "--target-error",
-    multiple=True,
-    metavar="SHARE|CLASS=SHARE",
-    help="The share of wrong answers that thresholds are chosen for, of all classes or of one, as "
-    "for btc-train; repeatable; default: the run's.",
+@option(
+    "--sign", group="Files", type=FILE, metavar="KEY", help="Sign each file with this private key."
 )
-@click.option("--max-error", type=FiniteRange(0, 1, min_open=True, max_open=True), hidden=True)
-@click.option(
-    "--confidence",
-    type=FiniteRange(0.5, 1, max_open=True),
-    help="That a threshold keeps its target, for each class; default: the run's.",
+@option(
+    "--c-array",
+    group="Files",
+    is_flag=True,
+    help="Also write the int8 graph as C, for controllers.",
 )
-@click.option("--license", "licence", help="Licence to state in the model file.")
-@click.option(
+@option("--diagnose", group="Files", is_flag=True, help="Tell what each layer loses as int8.")
+@identity_options(None, "the run's")
+@option("--license", "licence", group=IDENTITY, help="Licence to state in the model file.")
+@option(
+    "--calibration-images",
+    group="Calibration",
+    type=click.IntRange(1, 1024),
+    default=64,
+    show_default=True,
+    help="How many images the quantiser sees.",
+)
+@option(
+    "--calibration",
+    group="Calibration",
+    type=FOLDER,
+    help="Images of your own for the quantiser.  [default: the run's]",
+)
+@option(
+    "--seed",
+    group="Calibration",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Seed of their choice.",
+)
+@threshold_options("the run's", "the run's")
+@option(
     "--min-agreement",
+    group="Tolerances",
     type=FiniteRange(0, 1),
     help="Replaces each tolerance's; 1.5 images are always allowed.",
 )
-@click.option("--max-accuracy-drop", type=FiniteRange(0, 1), help="Likewise; a share.")
-@click.option("--max-class-drop", type=FiniteRange(0, 1), help="Likewise, of any class.")
-@click.option(
-    "--max-probability", type=FiniteRange(0, 1), help="Replaces each tolerance's difference."
+@option(
+    "--max-accuracy-drop", group="Tolerances", type=FiniteRange(0, 1), help="Likewise; a share."
 )
-@click.option("--diagnose", is_flag=True, help="Tell what each layer loses as int8.")
-@click.option("--c-array", is_flag=True, help="Also write the int8 graph as C, for controllers.")
-@click.option("--sign", type=FILE, metavar="KEY", help="Sign each file with this private key.")
-@click.option("--verify", type=FILE, metavar="FILE", help="Check a model file, and nothing else.")
-@click.option("--signature", type=FILE, help="For --verify; default: FILE.sig where it is.")
-@click.option("--public-key", type=FILE, help="For --verify: whose signature it must be.")
+@option(
+    "--max-class-drop", group="Tolerances", type=FiniteRange(0, 1), help="Likewise, of any class."
+)
+@option(
+    "--max-probability",
+    group="Tolerances",
+    type=FiniteRange(0, 1),
+    help="Replaces each tolerance's difference.",
+)
+@option(
+    "--verify",
+    group="Verification",
+    common=True,
+    type=FILE,
+    metavar="FILE",
+    help="Check a model file, and nothing else.",
+)
+@option(
+    "--signature",
+    group="Verification",
+    type=FILE,
+    help="For --verify.  [default: FILE.sig where it is]",
+)
+@option(
+    "--public-key",
+    group="Verification",
+    type=FILE,
+    help="For --verify: whose signature it must be.",
+)
 @click.version_option(edge_runtime.__version__, prog_name="btc-export")
 @click.pass_context
 def command(context: click.Context, /, run: Path | None, **options: Any) -> None:
@@ -159,6 +206,7 @@ def _verify(file: Path, signature: Path | None, public_key: Path | None) -> None
         signature = beside
     for what, finding in verify_file(file, signature, public_key):
         click.echo(printable(f"{what:<14} {finding}"))
+    next_command(["btc-edge", "benchmark", "--model", file])
 
 
 def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any]) -> list[Format]:
@@ -185,7 +233,6 @@ def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any])
 
 
 def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
-    from edge_runtime.commands.entry import to_the_reader
     from edge_runtime.files import write_text
     from export.commands.tables import print_diagnosis, print_exports
     from export.exporter import Exporter, ExportSettings
@@ -232,6 +279,9 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
         for words in entry.gate.failures:
             line = printable(f"btc-export: {entry.format.name} rejected: {words}")
             click.echo(line, err=True)
+    models = [word for entry in done if entry.gate.passed for word in ("--model", entry.path)]
+    if models:
+        next_command(["btc-edge", "benchmark", *models])
     if failed:
         raise SystemExit(ExitCode.FAILED)
 
@@ -277,6 +327,4 @@ def _diagnose(exporter: Exporter) -> Any:
 
 def main() -> None:
     """Entry point of btc-export."""
-    from edge_runtime.commands.entry import run_command
-
     run_command(command, "btc-export", extra="export")

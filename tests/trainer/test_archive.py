@@ -23,9 +23,9 @@ from trainer.data.archive import (
     PACKED_LINK,
     RUN_FOLDER,
     SPECIAL,
-    FolderSource,
-    ZipSource,
-    open_source,
+    FolderArchive,
+    ZipArchive,
+    open_archive,
 )
 
 
@@ -45,14 +45,14 @@ def make_zip(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_ST
 def test_names_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
     path = make_zip(tmp_path / "x.zip", {"glioma/a.jpg": b"a", name: b"b"})
     with pytest.raises(DataError, match="points outside"):
-        ZipSource(path)
+        ZipArchive(path)
 
 
 def test_bomb_is_refused_without_unpacking(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "x.zip", {"glioma/a.png": bytes(40 << 20)}, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 100_000
     with pytest.raises(DataError, match="beyond reason"):
-        ZipSource(path)
+        ZipArchive(path)
 
 
 def test_repeated_name_is_refused(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_repeated_name_is_refused(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr("glioma/a.jpg", b"two")
     with pytest.raises(DataError, match="two members"):
-        ZipSource(path)
+        ZipArchive(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip at all", b"PK\x03\x04" + bytes(50)])
@@ -70,12 +70,12 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.zip"
     path.write_bytes(content)
     with pytest.raises(DataError, match="not a readable zip"):
-        open_source(path)
+        open_archive(path)
 
 
 def test_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such"):
-        open_source(tmp_path / "nowhere")
+        open_archive(tmp_path / "nowhere")
 
 
 def test_damaged_member_is_an_input_error_and_the_rest_is_read(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_damaged_member_is_an_input_error_and_the_rest_is_read(tmp_path: Path) -
     at = raw.index(b"first-first")
     raw[at] ^= 0xFF
     path.write_bytes(raw)
-    source = ZipSource(path)
+    source = ZipArchive(path)
     with pytest.raises(InputError):
         source.read("a/1.jpg")
     assert source.read("a/2.jpg") == b"second"
@@ -92,13 +92,13 @@ def test_damaged_member_is_an_input_error_and_the_rest_is_read(tmp_path: Path) -
 
 def test_backslashes_of_windows_are_folders(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "x.zip", {"Training\\glioma\\a.png": b"a", "b/./c.png": b"c"})
-    source = ZipSource(path)
+    source = ZipArchive(path)
     assert source.names() == ["Training/glioma/a.png", "b/c.png"]
     assert source.read("Training/glioma/a.png") == b"a"
     for second in ("glioma\\a.png", "./glioma/a.png", "glioma//a.png"):
         path = make_zip(tmp_path / "twice.zip", {"glioma/a.png": b"a", second: b"b"})
         with pytest.raises(DataError, match="two members"):
-            ZipSource(path)
+            ZipArchive(path)
 
 
 @settings(max_examples=200, deadline=None)
@@ -114,7 +114,7 @@ def test_any_member_name_is_read_or_refused(
             info.filename = name + ".png" if len(name) % 2 else name
             archive.writestr(info, b"content")
     try:
-        source = ZipSource(path)
+        source = ZipArchive(path)
     except DataError:
         return
     for name in source.names():
@@ -133,7 +133,7 @@ def test_links_in_a_zip_are_told_and_not_followed(tmp_path: Path) -> None:
             info.create_system, info.external_attr = 3, (kind | 0o777) << 16
             archive.writestr(info, b"../else")
         archive.writestr(zipfile.ZipInfo("."), b"something")
-    source = ZipSource(path)
+    source = ZipArchive(path)
     assert source.names() == ["glioma/a.png"]
     assert source.others() == [
         ("glioma/b.png", PACKED_LINK), ("glioma/pipe.png", SPECIAL), ("notumor", PACKED_LINK),
@@ -162,7 +162,7 @@ def linked(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a right there")
 def test_a_link_is_what_it_leads_to(linked: Path) -> None:
-    source = FolderSource(linked)
+    source = FolderArchive(linked)
     assert source.names() == [
         "glioma/a.png", "glioma/out.png", "glioma/same.png", "notumor/deep/n.png"
     ]  # fmt: skip
@@ -182,7 +182,7 @@ def test_links_that_multiply_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         for name in "ab":
             (tmp_path / f"far-{i}" / name).symlink_to(tmp_path / f"far-{i + 1}")
     with pytest.raises(DataError, match="more than 1,000 files and folders"):
-        FolderSource(tmp_path / "far-0").names()
+        FolderArchive(tmp_path / "far-0").names()
 
 
 def test_a_folder_that_may_not_be_read_ends_it(
@@ -199,7 +199,7 @@ def test_a_folder_that_may_not_be_read_ends_it(
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(DataError, match="Training/notumor: Permission denied"):
-        FolderSource(tmp_path).names()
+        FolderArchive(tmp_path).names()
 
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -216,12 +216,12 @@ HIDDEN = ("__MACOSX", "@eaDir", ".Trash-1000", ".ipynb_checkpoints", "#recycle",
 def test_what_is_a_picture_and_what_is_told(tmp_path: Path, packed: bool) -> None:
     members = MEMBERS | {f"{name}/a/1.png": b"x" for name in HIDDEN}
     if packed:
-        source = open_source(make_zip(tmp_path / "x.zip", members))
+        source = open_archive(make_zip(tmp_path / "x.zip", members))
     else:
         for name, data in members.items():
             (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "f" / name).write_bytes(data)
-        source = open_source(tmp_path / "f")
+        source = open_archive(tmp_path / "f")
     assert source.names() == ["a/1.png", "a/noext", "a/photo.jfif", "a/wrong.dat", "b/2.JPG"]
     dicom, nifti = NO_SLICE.format("DICOM"), NO_SLICE.format("NIfTI")
     assert source.others() == [
@@ -234,4 +234,4 @@ def test_what_is_a_picture_and_what_is_told(tmp_path: Path, packed: bool) -> Non
 def test_a_hidden_folder_may_hold_the_data(tmp_path: Path) -> None:
     (tmp_path / ".cache" / "a").mkdir(parents=True)
     (tmp_path / ".cache" / "a" / "1.png").write_bytes(b"x")
-    assert open_source(tmp_path / ".cache").names() == ["a/1.png"]
+    assert open_archive(tmp_path / ".cache").names() == ["a/1.png"]

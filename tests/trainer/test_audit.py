@@ -24,8 +24,8 @@ from trainer.audit.examine import Audit, answer, audit, share
 from trainer.audit.files import ODDITIES, Files, read_files
 from trainer.audit.near_duplicates import INVERSE, LISTED, Best, find_near_duplicates
 from trainer.audit.page import as_csv, as_html, picture, shown, write_audit
-from trainer.audit.shortcuts import ALL, balanced_accuracy, giveaways
-from trainer.data.archive import open_source
+from trainer.audit.shortcuts import ALL, measure_shortcuts, standard_error
+from trainer.data.archive import open_archive
 from trainer.data.dataset import read_dataset
 from trainer.data.file_statistics import FILE_STATISTICS
 from trainer.data.near_duplicates import TURN_NAMES, TURNS, Pairs, thumbnail
@@ -61,8 +61,9 @@ def test_a_clean_split_has_no_leak(clean: Path) -> None:
     found = audit(clean)
     assert not found.leaks
     result = found.result
-    assert result["answer"] == "0 of 4 test images (0 %) have a twin in training"
-    assert result["leak"]["by_class"]["glioma"] == {"test_images": 2, "with_twin_in_training": 0}
+    assert result["answer"] == "0 of 4 test images (0 %) have a near-duplicate in training"
+    glioma = result["leak"]["by_class"]["glioma"]
+    assert glioma == {"test_images": 2, "with_near_duplicate_in_training": 0}
     assert result["groups"]["merged"] == 16
     assert result["counts"]["classes"]["notumor"] == {"testing": 2, "training": 6}
     assert result["counts"]["sizes"] == {"160×160": 16}
@@ -70,19 +71,19 @@ def test_a_clean_split_has_no_leak(clean: Path) -> None:
 
 
 @pytest.mark.parametrize("turn", TURN_NAMES)
-def test_a_turned_twin_across_the_split_is_a_leak(clean: Path, turn: str) -> None:
-    save(clean, "Testing/glioma/twin.png", turned(2, turn))
+def test_a_turned_copy_across_the_split_is_a_leak(clean: Path, turn: str) -> None:
+    save(clean, "Testing/glioma/copy.png", turned(2, turn))
     result = audit(clean).result
-    assert result["answer"] == "1 of 5 test images (20 %) has a twin in training"
+    assert result["answer"] == "1 of 5 test images (20 %) has a near-duplicate in training"
     assert {t: n for t, n in result["leak"]["by_turn"].items() if n} == {
         TURN_NAMES[INVERSE[TURN_NAMES.index(turn)]]: 1
     }, "how the test image must be turned"
     (pair,) = result["leak"]["examples"]
-    assert (pair["first"], pair["second"]) == ("Testing/glioma/twin.png", "Training/glioma/02.png")
+    assert (pair["first"], pair["second"]) == ("Testing/glioma/copy.png", "Training/glioma/02.png")
     assert result["leak"]["with_exact_copy_in_training"] == 0
 
 
-def test_exact_copies_and_twins_within_a_side(clean: Path) -> None:
+def test_exact_copies_and_near_duplicates_within_a_side(clean: Path) -> None:
     data = (clean / "Training/glioma/00.png").read_bytes()
     (clean / "Training/glioma/copy.png").write_bytes(data)
     save(clean, "Testing/glioma/other-file.bmp", cv2.imdecode(np.frombuffer(data, np.uint8), 0))
@@ -93,8 +94,8 @@ def test_exact_copies_and_twins_within_a_side(clean: Path) -> None:
     }  # fmt: skip
     assert result["exact_copies"]["same_pixels"]["sets_across"] == 1
     assert result["leak"]["with_exact_copy_in_training"] == 1
-    assert result["look_alikes"]["pairs"]["same"] == {"within": 1, "across": 2}
-    assert result["look_alikes"]["clusters"] == 1
+    assert result["near_duplicates"]["pairs"]["same"] == {"within": 1, "across": 2}
+    assert result["near_duplicates"]["clusters"] == 1
 
 
 def test_conflicting_labels_come_first(clean: Path) -> None:
@@ -116,7 +117,9 @@ def test_without_a_testing_folder(tmp_path: Path) -> None:
     save(tmp_path, "glioma/again.png", turned(0))
     found = audit(tmp_path)
     assert not found.leaks
-    assert found.result["answer"].startswith("There is no Testing folder; 2 of 5 images (40 %)")
+    assert found.result["answer"].startswith(
+        "There is no Testing folder; 2 of 5 images (40 %) have"
+    )
     assert found.result["leak"]["by_class"] == {}
 
 
@@ -208,7 +211,7 @@ def draw_odd() -> dict[str, tuple[np.ndarray, set[str]]]:
 def test_odd_files(tmp_path: Path, name: str) -> None:
     drawn, expected = draw_odd()[name]
     save(tmp_path, f"glioma/{name}", drawn)
-    files = read_files(open_source(tmp_path))
+    files = read_files(open_archive(tmp_path))
     found = {kind for kind, odd in zip(ODDITIES, files.odd[0], strict=True) if odd}
     # A random picture may break a second rule as well; a slice may break none but its own.
     assert expected <= found if "colourful" in expected or "noise" in found else expected == found
@@ -239,7 +242,7 @@ def made_up(thumbnails: np.ndarray, splits: list[str], labels: list[str]) -> Fil
         paths=tuple(f"{i}.png" for i in range(n)), labels=tuple(labels), splits=tuple(splits),
         formats=("png",) * n, modes=("gray",) * n, sizes=np.full((n, 2), 32, np.int32),
         digests=(b"",) * n, pixels=tuple(str(t.tobytes()) for t in thumbnails),
-        thumbnails=thumbnails, properties=np.zeros((n, 10), np.float32),
+        thumbnails=thumbnails, file_statistics=np.zeros((n, 10), np.float32),
         odd=np.zeros((n, len(ODDITIES)), bool),
     )  # fmt: skip
 
@@ -248,14 +251,14 @@ def test_pairs_are_counted_not_kept() -> None:
     n = 300
     thumbnails = np.repeat(thumbnail(draw_slice(3))[None], n, axis=0)
     splits = ["testing" if i % 3 == 0 else "training" for i in range(n)]
-    twins = find_near_duplicates(made_up(thumbnails, splits, [LABELS[i % 2] for i in range(n)]))
-    assert twins.counts.sum() == n * (n - 1) // 2
-    assert twins.counts[0].tolist() == [100 * 99 // 2 + 200 * 199 // 2, 100 * 200]
-    assert twins.conflicts.count == 150 * 150
-    assert len(twins.conflicts.pairs) == LISTED
-    assert len(twins.across.partner) == len(twins.within.partner) == n
-    assert set(twins.clusters) == {0}
-    assert twins.across.partner[:2].tolist() == [1, 0], "among equals the first file"
+    found = find_near_duplicates(made_up(thumbnails, splits, [LABELS[i % 2] for i in range(n)]))
+    assert found.counts.sum() == n * (n - 1) // 2
+    assert found.counts[0].tolist() == [100 * 99 // 2 + 200 * 199 // 2, 100 * 200]
+    assert found.conflicts.count == 150 * 150
+    assert len(found.conflicts.pairs) == LISTED
+    assert len(found.across.partner) == len(found.within.partner) == n
+    assert set(found.clusters) == {0}
+    assert found.across.partner[:2].tolist() == [1, 0], "among equals the first file"
 
 
 @settings(max_examples=60, deadline=None)
@@ -299,7 +302,7 @@ def write_table(path: Path, rows: list[tuple[str, ...]], *columns: str) -> Path:
 
 
 def test_a_table_is_checked_against_the_pictures(clean: Path, tmp_path: Path) -> None:
-    save(clean, "Testing/glioma/twin.png", turned(0, "upside down"))
+    save(clean, "Testing/glioma/copy.png", turned(0, "upside down"))
     names = [p.relative_to(clean).as_posix() for p in sorted(clean.rglob("*.png"))]
     rows = [
         (name, f"g{i}", "notumor" if name.endswith("02.png") else Path(name).parent.name,
@@ -313,7 +316,7 @@ def test_a_table_is_checked_against_the_pictures(clean: Path, tmp_path: Path) ->
     told = groups["table"]
     assert told["clusters_split"]["count"] == 1
     assert set(told["clusters_split"]["examples"][0]["paths"]) == {
-        "Testing/glioma/twin.png", "Training/glioma/00.png"
+        "Testing/glioma/copy.png", "Training/glioma/00.png"
     }  # fmt: skip
     assert told["patients_on_both_sides"] == {
         "count": 1, "examples": [{"name": "p1", "training": 1, "testing": 2}], "test_images": 2
@@ -327,8 +330,8 @@ def test_a_table_is_checked_against_the_pictures(clean: Path, tmp_path: Path) ->
         {"path": "Training/glioma/02.png", "folder": "glioma", "table": "notumor"}
     ]
     by_path = {row[0]: row for row in found.groups}
-    twin, original = by_path["Testing/glioma/twin.png"], by_path["Training/glioma/00.png"]
-    assert twin[-1] == original[-1]
+    copied, original = by_path["Testing/glioma/copy.png"], by_path["Training/glioma/00.png"]
+    assert copied[-1] == original[-1]
     assert original[3] == "p1"
     write_table(table, rows[1:], "path", "group", "label", "patient")
     with pytest.raises(DataError, match="no row for 1 of 17"):
@@ -339,7 +342,7 @@ def test_blank_frames_are_copies_but_tie_no_patients(clean: Path, tmp_path: Path
     for name in ("Training/glioma/b1.png", "Training/notumor/b2.png", "Testing/glioma/b3.png"):
         save(clean, name, np.zeros((160, 160), np.uint8))
     found = audit(clean)
-    assert found.result["leak"]["with_twin_in_training"] == 1
+    assert found.result["leak"]["with_near_duplicate_in_training"] == 1
     assert found.result["conflicts"]["count"] == 2
     own = {row[0]: row[-1] for row in found.groups}
     assert own["Training/glioma/b1.png"] == own["Testing/glioma/b3.png"], "equal pictures"
@@ -368,7 +371,7 @@ def odd_names(clean: Path) -> Path:
 
 def test_groups_go_back_into_a_training(odd_names: Path, tmp_path: Path) -> None:
     found = audit(odd_names)
-    write_audit(found, open_source(odd_names), tmp_path / "out")
+    write_audit(found, open_archive(odd_names), tmp_path / "out")
     table = tmp_path / "out" / "groups.csv"
     raw = table.read_bytes().decode("utf-8")
     assert raw.startswith("path,label,source,patient,group\n")
@@ -386,12 +389,12 @@ def test_groups_go_back_into_a_training(odd_names: Path, tmp_path: Path) -> None
 # What gives the class away
 
 
-def test_a_property_that_tells_the_class_is_named() -> None:
+def test_a_statistic_that_tells_the_class_is_named() -> None:
     rng = np.random.default_rng(0)
     labels = [LABELS[i % 2] for i in range(200)]
-    properties = rng.normal(size=(200, 10)).astype(np.float32)
-    properties[:, 3] += [3 * (label == "glioma") for label in labels]
-    told = giveaways(properties, labels, [str(i // 2) for i in range(200)])
+    statistics = rng.normal(size=(200, 10)).astype(np.float32)
+    statistics[:, 3] += [3 * (label == "glioma") for label in labels]
+    told = measure_shortcuts(statistics, labels, [str(i // 2) for i in range(200)])
     assert told["above_chance"] == [FILE_STATISTICS[3], ALL] or told["above_chance"] == [
         ALL, FILE_STATISTICS[3]
     ]  # fmt: skip
@@ -403,27 +406,27 @@ def test_a_property_that_tells_the_class_is_named() -> None:
 def test_groups_are_not_learned_by_heart(seed: int) -> None:
     """Ten copies of each image would let a tree look its answer up in another fold."""
     rng = np.random.default_rng(seed)
-    properties = np.repeat(rng.normal(size=(40, 10)).astype(np.float32), 10, axis=0)
+    statistics = np.repeat(rng.normal(size=(40, 10)).astype(np.float32), 10, axis=0)
     labels = np.repeat(rng.choice(LABELS, 40), 10).tolist()
     groups = np.repeat(np.arange(40), 10).astype(str).tolist()
-    assert giveaways(properties, labels, groups)["above_chance"] == []
+    assert measure_shortcuts(statistics, labels, groups)["above_chance"] == []
 
 
 def test_too_little_to_measure() -> None:
     few = np.zeros((4, 10), np.float32)
-    assert giveaways(few, ["a"] * 4, list("1234"))["reason"] == "only one class"
-    assert "two groups" in giveaways(few, list("aaab"), list("1234"))["reason"]
+    assert measure_shortcuts(few, ["a"] * 4, list("1234"))["reason"] == "only one class"
+    assert "two groups" in measure_shortcuts(few, list("aaab"), list("1234"))["reason"]
 
 
-def test_balanced_accuracy_counts_groups() -> None:
+def test_a_standard_error_counts_groups() -> None:
     codes = np.array([0] * 90 + [1] * 10)
     right = np.array([True] * 90 + [False] * 10)
     alone, together = np.arange(100), np.repeat(np.arange(10), 10)
-    assert balanced_accuracy(right, codes, alone) == (0.5, 0.0)
+    assert standard_error(right, codes, alone) == 0.0
     right[::2] = False
-    assert balanced_accuracy(right, codes, together)[1] < balanced_accuracy(right, codes, alone)[1]
+    assert standard_error(right, codes, together) < standard_error(right, codes, alone)
     right = np.repeat(np.arange(10) % 2 == 0, 10)
-    assert balanced_accuracy(right, codes, together)[1] > balanced_accuracy(right, codes, alone)[1]
+    assert standard_error(right, codes, together) > standard_error(right, codes, alone)
 
 
 @pytest.mark.parametrize(
@@ -436,8 +439,8 @@ def test_shares_do_not_round_to_none_or_all(part: int, whole: int, text: str) ->
 
 
 def test_answer_has_thousands() -> None:
-    leak = {"test_images": 1311, "with_twin_in_training": 1002}
-    assert answer(leak, {}) == "1,002 of 1,311 test images (76 %) have a twin in training"
+    leak = {"test_images": 1311, "with_near_duplicate_in_training": 1002}
+    assert answer(leak, {}) == "1,002 of 1,311 test images (76 %) have a near-duplicate in training"
 
 
 # The page
@@ -453,7 +456,7 @@ def leaking(odd_names: Path) -> tuple[Path, Audit]:
 
 def test_page_is_self_contained_and_escapes_names(leaking: tuple[Path, Audit]) -> None:
     folder, found = leaking
-    source = open_source(folder)
+    source = open_archive(folder)
     page = as_html(
         found.result, {p: uri for p in shown(found.result) if (uri := picture(source, p))}
     )
@@ -475,10 +478,10 @@ def test_page_is_self_contained_and_escapes_names(leaking: tuple[Path, Audit]) -
 def test_page_of_a_clean_set_and_of_vanished_files(clean: Path) -> None:
     found = audit(clean)
     page = as_html(found.result, {})
-    assert "No test image looks like one to learn from" in page
+    assert "No test image is a near-duplicate of one to learn from" in page
     assert "<img" not in page
     (clean / "Training/glioma/00.png").unlink()
-    assert picture(open_source(clean), "Training/glioma/00.png") is None
+    assert picture(open_archive(clean), "Training/glioma/00.png") is None
 
 
 # The command
@@ -494,14 +497,15 @@ def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_command_without_a_leak(clean: Path, tmp_path: Path) -> None:
     done = run("data", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "0 of 4 test images (0 %) have a twin in training"
+    last = done.stdout.splitlines()[-1]
+    assert last == "0 of 4 test images (0 %) have a near-duplicate in training"
     assert sorted(p.name for p in (tmp_path / "audit").iterdir()) == [
-        "audit.html", "audit.json", "groups.csv"
+        "audit.html", "audit.json", "data.toml", "groups.csv"
     ]  # fmt: skip
 
 
 def test_command_with_a_leak_replaces_an_older_audit(clean: Path, tmp_path: Path) -> None:
-    save(clean, "Testing/glioma/twin.png", turned(2, "mirrored"))
+    save(clean, "Testing/glioma/copy.png", turned(2, "mirrored"))
     (clean / "Testing/glioma/bad.png").write_bytes(b"no image")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "audit.json").write_text("old" * 99_999)
@@ -551,7 +555,7 @@ def test_names_of_files_do_not_steer_the_terminal(clean: Path, tmp_path: Path) -
 def test_help_tells_the_exit_codes_and_is_light(tmp_path: Path) -> None:
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert "0 no test image has a twin" in " ".join(done.stdout.split())
+    assert "0 no test image has a " in " ".join(done.stdout.split())
     code = (
         "import sys, trainer.commands.audit as _; "
         "sys.exit('numpy' in sys.modules or 'rich' in sys.modules)"

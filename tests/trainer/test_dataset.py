@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edge_runtime
-from edge_runtime.errors import DataError
+from edge_runtime.errors import DataError, UsageError
 from edge_runtime.imaging.decode import load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.labels import normalise_label
@@ -170,6 +170,38 @@ def test_files_of_other_kinds_are_counted_and_pictures_read_by_content(small: Pa
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_training_and_an_audit_read_the_same(
+    small: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.audit.files import read_files
+    from trainer.data import archive
+
+    folder = small / "Training" / "a"
+    whole = (folder / "0.png").read_bytes()
+    for name, content in {"half.png": whole[:99], "empty.jpg": b"", "x.dcm": b"x"}.items():
+        (folder / name).write_bytes(content)
+    write_picture(small / "elsewhere" / "x.png", 9)
+    (small / "stray.png").write_bytes(whole)
+    place = packed(small) if zipped else small
+    reads: list[str] = []
+    kind = archive.ZipArchive if zipped else archive.FolderArchive
+    real = kind.read
+    monkeypatch.setattr(kind, "read", lambda self, name: reads.append(name) or real(self, name))
+    data = read_dataset(place, OPTIONS)
+    once = sorted(reads)
+    assert len(once) == len(set(once)) == 8
+    files = read_files(archive.open_archive(place))
+    assert sorted(reads) == sorted(once * 2), "each file once"
+    assert len(data.problems) == 3
+    assert data.problems == files.problems
+    assert data.passed_over == files.passed_over
+    assert (data.paths, data.splits) == (files.paths, files.splits)
+    assert tuple(data.class_names[i] for i in data.labels) == files.labels
+    np.testing.assert_array_equal(data.thumbnails, files.thumbnails)
+    np.testing.assert_array_equal(data.file_statistics, files.file_statistics)
+
+
 NONE = "no picture that is read here, so no class"
 DICOM = "DICOM is not read for training: save its slices as PNG"
 
@@ -283,7 +315,7 @@ def test_tumour_free_is_said_not_guessed(small: Path, phantom_zip: Path, tmp_pat
     check_boxes(read_dataset(small, OPTIONS, boxes_csv=boxes))
     with pytest.raises(DataError, match=r"Training/b/2.png has a tumour's box, but b is a class"):
         check_boxes(read_dataset(small, OPTIONS, boxes_csv=boxes, tumour_free=["b"]))
-    with pytest.raises(DataError, match="notumor"):
+    with pytest.raises(UsageError, match="notumor"):
         read_dataset(small, OPTIONS, tumour_free=["Normal"])
     with pytest.raises(DataError, match="every class"):
         read_dataset(small, OPTIONS, tumour_free=["a", "b"])
@@ -453,8 +485,8 @@ def fake_dataset(groups: list[int], labels: list[int]) -> Dataset:
         problems=(),
         sha256="",
         thumbnails=np.zeros((n, 32, 32), np.uint8),
-        properties=np.zeros((n, 10), np.float32),
-        frames=np.zeros((n, 4), np.float32),
+        file_statistics=np.zeros((n, 10), np.float32),
+        crop_boxes=np.zeros((n, 4), np.float32),
         boxes=np.full((n, 4), np.nan),
     )
 
@@ -503,15 +535,15 @@ def test_a_source_is_tested_by_models_that_never_saw_it() -> None:
     assert split.test.tolist() == list(range(0, 120, 10))
     # Its groups' other slices are on no side: they would show the network the same patients.
     assert split.left_out == 12
-    learned = {data.groups[i] for i in split.learned}
+    learned = {data.groups[i] for i in split.train_and_validation}
     assert not learned & {data.groups[i] for i in split.test}
-    with pytest.raises(DataError, match="sources in the data: here, there"):
+    with pytest.raises(UsageError, match="sources in the data: here, there; did you mean 'here'"):
         split_dataset(data, "source:nowhere", seed=1)
     with pytest.raises(DataError, match="give --groups"):
         split_dataset(fake_dataset(groups, [0] * 120), "source:x", seed=1)
 
 
-def test_look_alikes_share_a_group_with_or_without_a_table(tmp_path: Path) -> None:
+def test_near_duplicates_share_a_group_with_or_without_a_table(tmp_path: Path) -> None:
     """A copy that is mirrored, turned and brighter, under another class and split."""
     import cv2
 

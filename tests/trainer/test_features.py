@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,9 +22,9 @@ from edge_runtime.imaging.handcrafted import (
 )
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from trainer.features import extractor as features
-from trainer.features import region as region_features
 from trainer.features.cache import FeatureCache, default_folder
 from trainer.features.extractor import SETS, Extractor
+from trainer.features.gabor import FREQUENCIES
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 QUICK = ("histogram", "glcm")
@@ -35,7 +36,7 @@ def phantoms(many: int, size: int = 48) -> np.ndarray:
     return np.stack([preprocess(gray, options) for gray in drawn])
 
 
-def strange(size: int) -> list[np.ndarray]:
+def odd_slices(size: int) -> list[np.ndarray]:
     rng = np.random.default_rng(size)
     return [
         np.zeros((size, size), np.uint8),
@@ -55,7 +56,7 @@ def strange(size: int) -> list[np.ndarray]:
 def test_device_sets_equal_scikit_image(size: int) -> None:
     from skimage.feature import graycomatrix, hog, local_binary_pattern
 
-    for gray in [*phantoms(2, size), *strange(size)]:
+    for gray in [*phantoms(2, size), *odd_slices(size)]:
         cell = (size // 8, size // 8)
         theirs = hog(gray, 9, cell, (2, 2), "L2-Hys", transform_sqrt=False, feature_vector=True)
         np.testing.assert_allclose(extract(gray, ["hog"]), theirs, atol=1e-6, rtol=0)
@@ -76,7 +77,7 @@ def test_device_sets_equal_scikit_image(size: int) -> None:
 def test_haralick_equals_graycoprops() -> None:
     from skimage.feature import graycoprops
 
-    for gray in [*phantoms(2), *strange(32)]:
+    for gray in [*phantoms(2), *odd_slices(32)]:
         counts = cooccurrence(gray)
         ours = haralick(counts)
         theirs = (counts / counts.sum(axis=(1, 2), keepdims=True)).transpose(1, 2, 0)[..., None]
@@ -92,7 +93,7 @@ def test_gabor_equals_scikit_image() -> None:
 
     gray = phantoms(1, 16)[0]  # the largest kernel is four times as wide
     found = dict(zip(SETS["gabor"].names(16), SETS["gabor"].compute(gray), strict=True))
-    for frequency in region_features.FREQUENCIES:
+    for frequency in FREQUENCIES:
         for angle in (0, 30, 150):
             real, imaginary = gabor(gray / 255, frequency, theta=np.radians(angle))
             magnitude = np.hypot(real, imaginary)
@@ -155,9 +156,9 @@ def test_a_symmetric_slice_has_no_asymmetry(size: int) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("size", [16, 17, 64])
-def test_strange_slices_have_bounded_values(size: int) -> None:
-    for gray in strange(size):
-        for name in ("gabor", "region"):
+def test_odd_slices_have_bounded_values(size: int) -> None:
+    for gray in odd_slices(size):
+        for name in SETS.keys() - DEVICE_SETS.keys():
             values = SETS[name].compute(gray)
             assert values.dtype == np.float32
             assert len(values) == len(SETS[name].names(size))
@@ -201,7 +202,7 @@ def test_processes_batches_and_cache_change_no_bit(
 
 @pytest.mark.parametrize(
     ("sets", "said"),
-    [(["hog", "sift"], "'sift'; there are histogram, glcm, lbp, hog, gabor, region, deep"),
+    [(["hog", "sift"], f"'sift'; there are {', '.join(SETS)}, deep"),
      (["hog", "hog"], "'hog' given twice"), ([], "no features; there are"),
      (["deep"], "need a network")],
 )  # fmt: skip
@@ -277,7 +278,7 @@ def test_only_what_is_new_is_computed(tmp_path: Path, monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(mixed[1:], first[[2, 0]])
     Extractor(["glcm", "hog"], 48, cache=FeatureCache(tmp_path))(images)
     assert seen == [3, 1, 5]
-    monkeypatch.setitem(features._VERSIONS, "glcm", 2)
+    monkeypatch.setitem(SETS, "glcm", replace(SETS["glcm"], version=2))
     Extractor(["histogram", "glcm"], 48, cache=FeatureCache(tmp_path))(images[:3])
     assert seen == [3, 1, 5, 3]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from trainer.augmentation.copy_paste import erase, paste, symmetry
-from trainer.augmentation.style import augment, match_levels, move_box
-from trainer.models.recipes import RECIPES, Recipe
+from trainer.augmentation.spatial import change_place, move_box
+from trainer.augmentation.style import change_style, match_levels
+from trainer.models.recipes import RECIPES, Recipe, recipes_in_words
 from trainer.models.sampler import NO_BOX, Example, Feed, Samples, sampling_weights
 from trainer.models.training import TrainSettings, as_batch, learning_rate, place_mask
 from trainer.synthetic.corruptions import CORRUPTIONS
@@ -27,26 +30,30 @@ def phantom(label: str, seed: int) -> np.ndarray:
 
 
 def make_samples(
-    labels: list[int], boxed: set[int] = frozenset(), clear: int | None = 2
+    labels: list[int], boxed: set[int] = frozenset(), tumour_free: int | None = 2
 ) -> Samples:
     images = np.stack([phantom(CLASSES[c], i) for i, c in enumerate(labels)])
     boxes = np.stack([BOX if c in boxed else NO_BOX for c in labels])
     groups = tuple(f"g{i // 2}" for i in range(len(labels)))
     sources = tuple("ab"[c % 2] for c in labels)
     none = np.zeros((0, 64, 64), np.uint8), np.zeros((0, 4), np.float32)
-    without = np.array([c == clear for c in range(4)])
+    without = np.array([c == tumour_free for c in range(4)])
     return Samples(images, np.array(labels), boxes, groups, sources, without, *none)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(CLASSES))
 def test_augmentation_is_repeatable_and_keeps_the_box_on_the_picture(seed: int, label: str) -> None:
-    image, style = phantom(label, seed), phantom("notumor", seed + 1)
+    image, reference = phantom(label, seed), phantom("notumor", seed + 1)
     before = image.copy()
-    (one, box), (two, _) = (
-        augment(image, BOX, np.random.default_rng(seed), style) for _ in range(2)
-    )
-    np.testing.assert_array_equal(one, two)
+
+    def changed(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        moved, box = change_place(image, box, rng)
+        return change_style(moved, rng, reference), box
+
+    one, box = changed(BOX)
+    np.testing.assert_array_equal(one, changed(BOX)[0])
     np.testing.assert_array_equal(image, before)
     assert (one.shape, one.dtype) == (image.shape, np.uint8)
     assert one.std() > 3, "the slice is still a picture"
@@ -54,7 +61,7 @@ def test_augmentation_is_repeatable_and_keeps_the_box_on_the_picture(seed: int, 
     assert (box <= 1).all()
     assert box[0] < box[2]
     assert box[1] < box[3]
-    assert np.isnan(augment(image, NO_BOX, np.random.default_rng(seed))[1]).all()
+    assert np.isnan(changed(NO_BOX)[1]).all()
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -125,7 +132,7 @@ def test_erasing_covers_a_tumour_of_one_half_only() -> None:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_stress_is_the_same_every_time_and_leaves_a_slice(name: str) -> None:
+def test_a_corruption_is_the_same_every_time_and_leaves_a_slice(name: str) -> None:
     gray = draw_phantom("glioma", np.random.default_rng(3))
     words, change = CORRUPTIONS[name]
     one, two = change(gray.copy()), change(gray.copy())
@@ -179,11 +186,13 @@ def test_recipe_decides_what_an_example_is() -> None:
     assert boxless.example(0, 0, 0).target.argmax() == 0, "nothing to paste"
 
 
-@pytest.mark.parametrize("clear", [2, None])
-def test_a_class_that_merely_lacks_boxes_is_no_tumour_free_one(clear: int | None) -> None:
+@pytest.mark.parametrize("tumour_free", [2, None])
+def test_a_class_that_merely_lacks_boxes_is_no_tumour_free_one(tumour_free: int | None) -> None:
     """Boxes for glioma only: slices of the other tumours show one all the same."""
-    samples = make_samples([0, 1, 2, 3] * 4, boxed={0}, clear=clear)
-    recipe = Recipe(balance=True, augment=0.0, paste=0.4, erase=0.3, patch=0.3, clear=1.5)
+    samples = make_samples([0, 1, 2, 3] * 4, boxed={0}, tumour_free=tumour_free)
+    recipe = Recipe(
+        balance=True, augment=0.0, paste=0.4, erase=0.3, patch=0.3, tumour_free_weight=1.5
+    )
     feed = Feed(samples, 4, recipe, seed=1)
     hosts = samples.images[samples.labels == 2].astype(int)
     changed = 0
@@ -198,10 +207,10 @@ def test_a_class_that_merely_lacks_boxes_is_no_tumour_free_one(clear: int | None
             assert label in (0, 2), "a slice of the others is never changed under its label"
             if label == 0:  # pasted: most of the picture is still a tumour-free host
                 assert (np.abs(hosts - image).mean(axis=(1, 2)) < 20).any()
-    assert (changed > 0) == (clear is not None), "without a tumour-free class, pasting rests"
+    assert (changed > 0) == (tumour_free is not None), "without a tumour-free class, pasting rests"
     drawn = np.bincount(samples.labels[np.concatenate([feed.order(e) for e in range(200)])])
     assert drawn[1] == pytest.approx(drawn[3], rel=0.15)
-    assert drawn[2] / drawn[1] == pytest.approx(1.5 if clear else 1, rel=0.15)
+    assert drawn[2] / drawn[1] == pytest.approx(1.5 if tumour_free else 1, rel=0.15)
 
 
 def test_tumour_free_classes_are_said_and_known_to_the_samples() -> None:
@@ -209,8 +218,8 @@ def test_tumour_free_classes_are_said_and_known_to_the_samples() -> None:
     from trainer.models.sampler import make_samples as from_data
 
     data = fake_dataset([0, 1, 2, 3], [0, 1, 0, 1])
-    assert from_data(data).clear.tolist() == [False, False]
-    assert from_data(replace(data, tumour_free=("b",))).clear.tolist() == [False, True]
+    assert from_data(data).tumour_free.tolist() == [False, False]
+    assert from_data(replace(data, tumour_free=("b",))).tumour_free.tolist() == [False, True]
 
 
 def test_partial_slices_come_with_their_set() -> None:
@@ -219,7 +228,7 @@ def test_partial_slices_come_with_their_set() -> None:
         make_samples([0, 1, 2, 3]), partial_images=phantom("glioma", 99)[None],
         partial_targets=target,
     )  # fmt: skip
-    feed = Feed(samples, 4, Recipe(augment=0.0, partial=0.5), seed=1)
+    feed = Feed(samples, 4, Recipe(augment=0.0, partial_labels=0.5), seed=1)
     sums = [feed.example(0, n, 2).target.sum() for n in range(200)]
     assert 60 < sums.count(3.0) < 140
     assert set(sums) == {1.0, 3.0}
@@ -267,10 +276,22 @@ def test_the_rate_rises_and_falls() -> None:
     assert TrainSettings.from_json(asdict(made)) == made
 
 
+def test_recipes_of_the_former_version_are_read() -> None:
+    names = {"tumour_free_weight": "clear", "partial_labels": "partial", "pretrained": "start"}
+    for recipe in RECIPES.values():
+        former = {names.get(name, name): value for name, value in asdict(recipe).items()}
+        assert former.keys() >= set(names.values())
+        assert Recipe.from_json(former) == recipe
+        assert Recipe.from_json(asdict(recipe)) == recipe
+    run = json.loads((Path(__file__).parents[1] / "former/network/run.json").read_text())
+    assert TrainSettings.from_json(run["training"]).recipe == RECIPES["plain"]
+
+
 def test_recipes_are_named_in_the_command() -> None:
     from trainer.commands.train import train_command
 
     option = next(p for p in train_command.params if p.name == "recipe")
+    assert recipes_in_words() in option.help
     assert set(option.type.choices) == set(RECIPES)  # type: ignore[attr-defined]
     assert option.default in RECIPES
 

@@ -1,4 +1,4 @@
-"""The search for look-alikes against its plain definition, and what groups are made of it."""
+"""The search for near-duplicates against its plain definition, and what groups are made of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trainer.data import near_duplicates as lookalikes
+from trainer.data import near_duplicates
 from trainer.data.near_duplicates import (
     THRESHOLD,
     TURN_NAMES,
@@ -100,8 +100,8 @@ def test_search_equals_the_definition(
 ) -> None:
     one, two = draw_smooth(n, seed), draw_smooth(m, seed + 1)
     with pytest.MonkeyPatch.context() as patch:  # small blocks, so that borders are met
-        patch.setattr(lookalikes, "ROWS", rows_columns[0])
-        patch.setattr(lookalikes, "COLUMNS", rows_columns[1])
+        patch.setattr(near_duplicates, "ROWS", rows_columns[0])
+        patch.setattr(near_duplicates, "COLUMNS", rows_columns[1])
         alone = as_dict(list(find_pairs(one, threshold=threshold)))
         between = as_dict(list(find_pairs(one, two, threshold)))
     for found, others in ((alone, one), (between, two)):

@@ -22,7 +22,7 @@ from trainer.commands.audit import audit_command
 from trainer.commands.evaluate import evaluate_command
 from trainer.commands.train import train_command
 from trainer.data.dataset import Dataset, read_dataset
-from trainer.data.partial_labels import Partial, allowed_classes, divide, read_partial
+from trainer.data.partial_labels import PartialLabels, allowed_classes, divide, read_partial_labels
 from trainer.data.split import fold_splits, split_dataset
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
@@ -78,16 +78,16 @@ def test_sets_become_targets(typed: Dataset, tmp_path: Path) -> None:
     zipped = write_slices(
         tmp_path / "sets.zip", {"glioma+pituitary/a.png": head(1), "tumor/b.png": head(2)}
     )
-    partial = read_partial(zipped, OPTIONS, typed)
+    partial = read_partial_labels(zipped, OPTIONS, typed)
     assert partial.targets.tolist() == [[1, 0, 0, 1], [1, 1, 0, 1]]
     everything = write_slices(tmp_path / "all.zip", {"+".join(CLASSES) + "/a.png": head(1)})
     with pytest.raises(DataError, match="teaches nothing"):
-        read_partial(everything, OPTIONS, typed)
+        read_partial_labels(everything, OPTIONS, typed)
 
 
 @pytest.mark.parametrize("protocol", ["official", "grouped"])
 def test_what_is_tested_is_never_learned(typed: Dataset, partial_zip: Path, protocol: str) -> None:
-    partial = read_partial(partial_zip, OPTIONS, typed)
+    partial = read_partial_labels(partial_zip, OPTIONS, typed)
     split = split_dataset(typed, protocol, seed=1)
     train, test = divide(partial, typed, split, seed=1)
     assert not set(train) & set(test)
@@ -104,7 +104,7 @@ def test_what_is_tested_is_never_learned(typed: Dataset, partial_zip: Path, prot
 
 
 def test_every_new_slice_is_tested_once_over_the_folds(typed: Dataset, partial_zip: Path) -> None:
-    partial = read_partial(partial_zip, OPTIONS, typed)
+    partial = read_partial_labels(partial_zip, OPTIONS, typed)
     counts = np.zeros(len(partial), int)
     for split in fold_splits(typed, 3, seed=1):
         counts[divide(partial, typed, split, seed=1)[1]] += 1
@@ -114,9 +114,9 @@ def test_every_new_slice_is_tested_once_over_the_folds(typed: Dataset, partial_z
 def test_a_source_under_test_is_not_learned_from(typed: Dataset, partial_zip: Path) -> None:
     from dataclasses import replace
 
-    partial = read_partial(partial_zip, OPTIONS, typed)
+    partial = read_partial_labels(partial_zip, OPTIONS, typed)
     sources = tuple("far" if i % 2 else "near" for i in range(len(partial)))
-    partial = Partial(replace(partial.slices, sources=sources), partial.sets, partial.touches)
+    partial = PartialLabels(replace(partial.slices, sources=sources), partial.sets, partial.touches)
     labels = replace(typed, sources=tuple("far" if i % 5 == 0 else "near" for i in range(96)))
     split = split_dataset(labels, "source:far", seed=1)
     train, test = divide(partial, labels, split, seed=1)
@@ -143,7 +143,7 @@ def test_the_command_learns_and_measures(
     assert figures["outside_answered"]["share"] == pytest.approx(np.mean(answered))
     settings = json.loads((tmp_path / "run" / "run.json").read_text())
     assert settings["partial"]["images"] == 36
-    assert settings["training"]["recipe"]["partial"] > 0
+    assert settings["training"]["recipe"]["partial_labels"] > 0
     assert "called outside" in done.stdout
     assert "called outside" in (tmp_path / "run" / "report.html").read_text()
 

@@ -179,7 +179,7 @@ def test_low_level_control_finds_a_giveaway() -> None:
     values = rng.normal(size=(200, 10)).astype(np.float32)
     values[:, 3] += 4 * labels
     values[:, 7] = 5  # says nothing and has no spread
-    data = replace(fake_dataset(list(range(200)), labels.tolist()), properties=values)
+    data = replace(fake_dataset(list(range(200)), labels.tolist()), file_statistics=values)
     called = low_level(data.take(range(150)), data.take(range(150, 200)))
     assert (called == labels[150:]).mean() > 0.9
 

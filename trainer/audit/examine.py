@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.errors import DataError
 from trainer.audit.files import NOT_MRI, ODDITIES, Files, read_files
-from trainer.audit.groups import LISTED, Table, capped, column, group_facts, merged_groups
+from trainer.audit.groups import LISTED, capped, group_facts
 from trainer.audit.near_duplicates import (
     Best,
     NearDuplicates,
@@ -24,12 +23,14 @@ from trainer.audit.near_duplicates import (
     find_near_duplicates,
     same_pixels,
 )
-from trainer.audit.shortcuts import giveaways
-from trainer.data.archive import open_source
-from trainer.data.dataset import PassedOver, Progress, read_groups, told_over, told_ungrouped
+from trainer.audit.shortcuts import measure_shortcuts
+from trainer.data.archive import open_archive
+from trainer.data.groups import GroupTable, column, group_slices, read_groups, ungrouped_warning
+from trainer.data.layout import PassedOver
 from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES, Pairs
+from trainer.data.reading import Progress, nothing_readable
 
-SCHEMA = 1
+SCHEMA = 2
 PER_TURN = 4  # leaking pairs listed for each turn
 SIZES = 20  # picture sizes listed
 GROUP_COLUMNS = ("path", "label", "source", "patient", "group")
@@ -48,14 +49,13 @@ class Audit:
 
     result: dict[str, Any]
     groups: Sequence[tuple[str, ...]]
-
     passed_over: Sequence[PassedOver] = ()
     warnings: Sequence[str] = ()
 
     @property
     def leaks(self) -> bool:
-        """Whether a test image has a twin in training."""
-        return bool(self.result["leak"]["with_twin_in_training"])
+        """Whether a test image has a near-duplicate in training."""
+        return bool(self.result["leak"]["with_near_duplicate_in_training"])
 
     @property
     def untrainable(self) -> tuple[str, ...]:
@@ -81,18 +81,15 @@ def audit(
         DataError: no readable image, a hostile archive, an unusable table.
     """
     name = Path(path).resolve().name
-    files = read_files(open_source(path), reading)
+    files = read_files(open_archive(path), reading)
     if len(files) == 0:
-        raise DataError(
-            f"{name}: no readable image in class folders ({len(files.problems)} unreadable"
-            f"{told_over(files.passed_over)}); need CLASS/image.jpg or Training/CLASS/image.jpg"
-        )
+        raise nothing_readable(name, files.problems, files.passed_over)
     table = read_groups(groups_csv, set(files.paths)) if groups_csv else {}
     found = examine(name, files, table, comparing)
-    return replace(found, warnings=told_ungrouped(groups_csv, table))
+    return replace(found, warnings=ungrouped_warning(groups_csv, table))
 
 
-def examine(name: str, files: Files, table: Table, progress: Progress | None = None) -> Audit:
+def examine(name: str, files: Files, table: GroupTable, progress: Progress | None = None) -> Audit:
     """The audit of files whose facts have been read.
 
     Args:
@@ -100,20 +97,20 @@ def examine(name: str, files: Files, table: Table, progress: Progress | None = N
         table: rows by path; empty where there is none.
         progress: called with (pictures compared, N).
     """
-    twins = find_near_duplicates(files, progress=progress)
-    merged = merged_groups(files, table, twins.clusters)
+    duplicates = find_near_duplicates(files, progress=progress)
+    merged = group_slices(column(table, files.paths, "group"), files.pixels, duplicates.clusters)
     copies = same_pixels(files)
-    leak = _leak(files, twins, copies)
-    alike = _look_alikes(files, twins)
-    conflicts = twins.conflicts
+    leak = _leak(files, duplicates, copies)
+    near = _near_duplicates(files, duplicates)
+    conflicts = duplicates.conflicts
     result = {
         "schema": SCHEMA,
         "data": name,
         "images": len(files),
-        "answer": answer(leak, alike),
+        "answer": answer(leak, near),
         "threshold": THRESHOLD,
         "leak": leak,
-        "look_alikes": alike,
+        "near_duplicates": near,
         "exact_copies": {
             "same_bytes": _copies(files, equal_sets([(digest,) for digest in files.digests])),
             "same_pixels": _copies(files, copies),
@@ -130,29 +127,30 @@ def examine(name: str, files: Files, table: Table, progress: Progress | None = N
         "one_sided": _one_sided(files),
         "oddities": _oddities(files),
         "counts": _counts(files, table),
-        "properties": giveaways(files.properties, files.labels, merged),
-        "groups": group_facts(files, table, twins.clusters, merged),
+        "shortcuts": measure_shortcuts(files.file_statistics, files.labels, merged),
+        "groups": group_facts(files, table, duplicates.clusters, merged),
     }
-    told = (column(files, table, "source"), column(files, table, "patient"))
-    rows = list(zip(files.paths, files.labels, *told, merged, strict=True))
+    known = (column(table, files.paths, "source"), column(table, files.paths, "patient"))
+    rows = list(zip(files.paths, files.labels, *known, merged, strict=True))
     return Audit(result, rows, files.passed_over)
 
 
-def answer(leak: dict[str, Any], alike: dict[str, Any]) -> str:
+def answer(leak: dict[str, Any], near_duplicates: dict[str, Any]) -> str:
     """The outcome in one sentence.
 
     Args:
-        leak, alike: `leak` and `look_alikes` of audit.json.
+        leak, near_duplicates: `leak` and `near_duplicates` of audit.json.
     """
-    tested, found = leak["test_images"], leak["with_twin_in_training"]
+    tested, found = leak["test_images"], leak["with_near_duplicate_in_training"]
     if tested == 0:
-        twins, images = alike["images_with_twin"], alike["images"]
+        found, images = near_duplicates["images_with_near_duplicate"], near_duplicates["images"]
         return (
-            f"There is no Testing folder; {twins:,} of {images:,} images "
-            f"({share(twins, images)}) look like another one"
+            f"There is no Testing folder; {found:,} of {images:,} images "
+            f"({share(found, images)}) have a near-duplicate"
         )
     verb = "has" if found == 1 else "have"
-    return f"{found:,} of {tested:,} test images ({share(found, tested)}) {verb} a twin in training"
+    part = f"{found:,} of {tested:,} test images ({share(found, tested)})"
+    return f"{part} {verb} a near-duplicate in training"
 
 
 def share(part: int, whole: int) -> str:
@@ -163,30 +161,30 @@ def share(part: int, whole: int) -> str:
     return "over 99 %" if part < whole and percent == 100 else f"{percent} %"
 
 
-def _leak(files: Files, twins: NearDuplicates, copies: list[list[int]]) -> dict[str, Any]:
+def _leak(files: Files, duplicates: NearDuplicates, copies: list[list[int]]) -> dict[str, Any]:
     tested = files.tested
-    caught = tested & (twins.across.partner >= 0)
+    caught = tested & (duplicates.across.partner >= 0)
     by_class: dict[str, dict[str, int]] = {}
     for label in sorted(set(files.labels)):
         of_class = np.array([other == label for other in files.labels])
         by_class[label] = {
             "test_images": int((tested & of_class).sum()),
-            "with_twin_in_training": int((caught & of_class).sum()),
+            "with_near_duplicate_in_training": int((caught & of_class).sum()),
         }
-    turns = twins.across.turn
+    turns = duplicates.across.turn
     copied = 0
     for members in copies:
         in_test = int(tested[members].sum())
         copied += in_test if in_test < len(members) else 0
     return {
         "test_images": int(tested.sum()),
-        "with_twin_in_training": int(caught.sum()),
+        "with_near_duplicate_in_training": int(caught.sum()),
         "with_exact_copy_in_training": copied,
         "by_class": by_class if tested.any() else {},
         "by_turn": {name: int((caught & (turns == t)).sum()) for t, name in enumerate(TURN_NAMES)},
         "examples": [
-            _pair(files, _best_pairs(twins.across, chosen), i)
-            for chosen in _worst(files, twins, caught)
+            _pair(files, _best_pairs(duplicates.across, chosen), i)
+            for chosen in _worst(files, duplicates, caught)
             for i in range(len(chosen))
         ],
     }
@@ -204,16 +202,16 @@ def _one_sided(files: Files) -> dict[str, list[str]]:
     }
 
 
-def _worst(files: Files, twins: NearDuplicates, caught: np.ndarray) -> Iterator[np.ndarray]:
-    """For each turn, the test images most like one in training: first those whose twin has
-    another label; one from each look-alike cluster before a second one."""
-    best = twins.across
+def _worst(files: Files, duplicates: NearDuplicates, caught: np.ndarray) -> Iterator[np.ndarray]:
+    """For each turn, the test images most like one in training: first those whose partner has
+    another label; one from each cluster before a second one."""
+    best = duplicates.across
     labels = np.asarray(files.labels)
     for turn in range(len(TURN_NAMES)):
         of_turn = np.flatnonzero(caught & (best.turn == turn))
         agrees = labels[of_turn] == labels[best.partner[of_turn]]
         order = of_turn[np.lexsort((of_turn, -best.correlation[of_turn], agrees))]
-        first = np.unique(twins.clusters[order], return_index=True)[1]
+        first = np.unique(duplicates.clusters[order], return_index=True)[1]
         rest = np.setdiff1d(np.arange(len(order)), first)
         yield order[np.concatenate([np.sort(first), rest])[:PER_TURN].astype(np.int64)]
 
@@ -236,16 +234,16 @@ def _pair(files: Files, pairs: Pairs, i: int) -> dict[str, Any]:
     }
 
 
-def _look_alikes(files: Files, twins: NearDuplicates) -> dict[str, Any]:
-    sizes = np.bincount(twins.clusters)
-    with_twin = (twins.within.partner >= 0) | (twins.across.partner >= 0)
+def _near_duplicates(files: Files, duplicates: NearDuplicates) -> dict[str, Any]:
+    sizes = np.bincount(duplicates.clusters)
+    with_one = (duplicates.within.partner >= 0) | (duplicates.across.partner >= 0)
     return {
         "images": len(files),
-        "images_with_twin": int(with_twin.sum()),
+        "images_with_near_duplicate": int(with_one.sum()),
         "clusters": int((sizes > 1).sum()),
         "largest_cluster": int(sizes.max()),
         "pairs": {
-            name: {"within": int(twins.counts[t, 0]), "across": int(twins.counts[t, 1])}
+            name: {"within": int(duplicates.counts[t, 0]), "across": int(duplicates.counts[t, 1])}
             for t, name in enumerate(TURN_NAMES)
         },
     }
@@ -280,7 +278,7 @@ def _oddities(files: Files) -> dict[str, Any]:
     return found
 
 
-def _counts(files: Files, table: Table) -> dict[str, Any]:
+def _counts(files: Files, table: GroupTable) -> dict[str, Any]:
     sizes = Counter(f"{width}×{height}" for width, height in files.sizes.tolist())
     common = dict(sizes.most_common(SIZES))
     if other := sum(sizes.values()) - sum(common.values()):
@@ -292,7 +290,7 @@ def _counts(files: Files, table: Table) -> dict[str, Any]:
         "sizes": common,
     }
     if table:
-        counts["sources"] = _by_label(files, column(files, table, "source"))
+        counts["sources"] = _by_label(files, column(table, files.paths, "source"))
     return counts
 
 

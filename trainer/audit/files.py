@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import InputError, one_line
-from edge_runtime.imaging.decode import decode, read_header
 from edge_runtime.imaging.headers import Header
 from edge_runtime.quiet import quiet_c_stderr
-from trainer.data.archive import Source
-from trainer.data.dataset import PassedOver, Progress, arrange, place
-from trainer.data.file_statistics import FILE_STATISTICS, describe
-from trainer.data.near_duplicates import SIDE, thumbnail
+from trainer.data.archive import ImageArchive
+from trainer.data.file_statistics import FILE_STATISTICS
+from trainer.data.layout import PassedOver, arrange
+from trainer.data.near_duplicates import SIDE
+from trainer.data.reading import Picture, Progress, read_pictures
 
 TINY = 64  # pixels of the shorter side
 LONG = 1.2  # longer side over shorter side
@@ -53,14 +51,14 @@ class Files:
 
     Attributes:
         paths: names within the data set.
-        labels: class, see `trainer.data.dataset.place`.
+        labels: class, see `layout.class_and_split`.
         splits: `training`, `testing` or empty.
         formats, modes: of the file, such as `jpeg` and `gray`.
         sizes: int32 array of N×2, width and height.
         digests: 16 bytes of the SHA-256 of each file.
         pixels: digest of each decoded gray picture.
-        thumbnails: uint8 array of N×32×32, see `lookalikes`.
-        properties: float32 array of N×10, see `properties`.
+        thumbnails: uint8 array of N×32×32, see `near_duplicates`.
+        file_statistics: float32 array of N×10, see `file_statistics`.
         odd: bool array of N×8, in the order of ODDITIES.
         problems: (path, reason) of the files that cannot be used.
         passed_over: files that are no pictures to learn from, see `arrange`.
@@ -75,7 +73,7 @@ class Files:
     digests: tuple[bytes, ...]
     pixels: tuple[str, ...]
     thumbnails: npt.NDArray[np.uint8]
-    properties: npt.NDArray[np.float32]
+    file_statistics: npt.NDArray[np.float32]
     odd: npt.NDArray[np.bool_]
     problems: tuple[tuple[str, str], ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
@@ -89,17 +87,23 @@ class Files:
         return np.array([split == "testing" for split in self.splits], dtype=bool)
 
 
-class _Texts(NamedTuple):
+class _Facts(NamedTuple):
+    """What is kept of a `Picture`."""
+
     path: str
     label: str
     split: str
     format: str
     mode: str
+    size: tuple[int, int]
     digest: bytes
     pixels: str
+    thumbnail: npt.NDArray[np.uint8]
+    file_statistics: npt.NDArray[np.float32]
+    odd: tuple[bool, ...]
 
 
-def read_files(source: Source, progress: Progress | None = None) -> Files:
+def read_files(archive: ImageArchive, progress: Progress | None = None) -> Files:
     """Read and decode each image once and keep its facts.
 
     A file that cannot be read, or lies in no class folder, becomes a problem.
@@ -107,52 +111,49 @@ def read_files(source: Source, progress: Progress | None = None) -> Files:
     Args:
         progress: called with (done, total).
     """
-    names, passed_over = arrange(source)
-    sizes = np.zeros((len(names), 2), np.int32)
-    thumbnails = np.zeros((len(names), SIDE, SIDE), np.uint8)
-    properties = np.zeros((len(names), len(FILE_STATISTICS)), np.float32)
-    odd = np.zeros((len(names), len(ODDITIES)), bool)
-    texts: list[_Texts] = []
-    problems: list[tuple[str, str]] = []
-    for done, name in enumerate(names, 1):
-        at = len(texts)
-        try:
-            label, split = place(name)
-            data = source.read(name)
-            gray = decode(data)
-            header = read_header(data) or Header("", *gray.shape[::-1])
-            sizes[at] = gray.shape[::-1]
-            thumbnails[at] = thumbnail(gray)
-            properties[at] = describe(data, gray)
-            odd[at] = _odd(header, gray.shape, thumbnails[at], coloured_share(data, header))
-            texts.append(
-                _Texts(
-                    name, label, split, header.format, mode_of(header),
-                    hashlib.sha256(data).digest()[:16],
-                    hashlib.sha256(gray.data).hexdigest()[:16],
-                )
-            )  # fmt: skip
-        except InputError as error:
-            shown = name.encode("utf-8", "backslashreplace").decode()
-            problems.append((shown, one_line(error)))
-        if progress is not None:
-            progress(done, len(names))
-    n = len(texts)
+    names, passed_over = arrange(archive)
+    facts, problems = read_pictures(archive, names, _facts, progress)
+    n = len(facts)
     return Files(
-        paths=tuple(t.path for t in texts),
-        labels=tuple(t.label for t in texts),
-        splits=tuple(t.split for t in texts),
-        formats=tuple(t.format for t in texts),
-        modes=tuple(t.mode for t in texts),
-        sizes=sizes[:n],
-        digests=tuple(t.digest for t in texts),
-        pixels=tuple(t.pixels for t in texts),
-        thumbnails=thumbnails[:n],
-        properties=properties[:n],
-        odd=odd[:n],
-        problems=tuple(problems),
+        paths=tuple(f.path for f in facts),
+        labels=tuple(f.label for f in facts),
+        splits=tuple(f.split for f in facts),
+        formats=tuple(f.format for f in facts),
+        modes=tuple(f.mode for f in facts),
+        sizes=np.array([f.size for f in facts], np.int32).reshape(n, 2),
+        digests=tuple(f.digest for f in facts),
+        pixels=tuple(f.pixels for f in facts),
+        thumbnails=np.array([f.thumbnail for f in facts], np.uint8).reshape(n, SIDE, SIDE),
+        file_statistics=np.array([f.file_statistics for f in facts], np.float32).reshape(
+            n, len(FILE_STATISTICS)
+        ),
+        odd=np.array([f.odd for f in facts], bool).reshape(n, len(ODDITIES)),
+        problems=tuple((_writable(path), reason) for path, reason in problems),
         passed_over=passed_over,
     )
+
+
+def _facts(picture: Picture) -> _Facts:
+    header, gray = picture.header, picture.gray
+    coloured = coloured_share(picture.encoded, header)
+    return _Facts(
+        picture.path,
+        picture.label,
+        picture.split,
+        header.format,
+        mode_of(header),
+        (gray.shape[1], gray.shape[0]),
+        picture.sha256[:16],
+        picture.pixels,
+        picture.thumbnail,
+        picture.file_statistics,
+        _odd(header, gray.shape, picture.thumbnail, coloured),
+    )
+
+
+def _writable(path: str) -> str:
+    """A name as UTF-8 can hold it."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 def mode_of(header: Header) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,9 @@ import numpy.typing as npt
 
 from edge_runtime.labels import normalise_label
 from trainer.audit.files import Files
-from trainer.data.near_duplicates import merge_groups
+from trainer.data.groups import GroupTable, column
 
 LISTED = 100
-Table = Mapping[str, Mapping[str, str]]
 Clusters = npt.NDArray[np.int64]
 
 
@@ -23,30 +22,15 @@ def capped(found: Sequence[Any]) -> dict[str, Any]:
     return {"count": len(found), "examples": list(found[:LISTED])}
 
 
-def column(files: Files, table: Table, name: str) -> list[str]:
-    """A column of the table for each image; empty where it says nothing."""
-    return [table.get(path, {}).get(name, "") for path in files.paths]
-
-
-def merged_groups(files: Files, table: Table, clusters: Clusters) -> tuple[str, ...]:
-    """A group for each image, as `read_dataset` makes them: the table's groups joined wherever
-    pictures look alike, and look-alikes only where there is no table."""
-    own = column(files, table, "group")
-    return merge_groups(
-        [group or f"look-{pixels}" for group, pixels in zip(own, files.pixels, strict=True)],
-        clusters,
-    )
-
-
 def group_facts(
-    files: Files, table: Table, clusters: Clusters, merged: Sequence[str]
+    files: Files, table: GroupTable, clusters: Clusters, merged: Sequence[str]
 ) -> dict[str, Any]:
     """Groups and patients on both sides of the split, and where table and pictures disagree.
 
     Args:
-        table: rows by path, see `trainer.data.dataset.read_groups`; empty where there is none.
+        table: rows by path, see `trainer.data.groups.read_groups`; empty where there is none.
         clusters: int64 array of N, see `NearDuplicates`.
-        merged: N group names, see `merged_groups`.
+        merged: N group names, see `group_slices`.
     """
     facts: dict[str, Any] = {
         "given": None,
@@ -56,14 +40,16 @@ def group_facts(
         "table": None,
     }
     if table:
-        given, patients = column(files, table, "group"), column(files, table, "patient")
+        given, patients = column(table, files.paths, "group"), column(table, files.paths, "patient")
         facts["given"] = len(set(given) - {""})
         facts["table"] = {
             "clusters_split": capped(_split_clusters(files, clusters, given)),
             "given_groups_on_both_sides": _on_both_sides(files, given),
             "patients_on_both_sides": _on_both_sides(files, patients),
             "patients_with_several_labels": capped(_several_labels(files, patients)),
-            "label_disagreements": capped(_disagreements(files, column(files, table, "label"))),
+            "label_disagreements": capped(
+                _disagreements(files, column(table, files.paths, "label"))
+            ),
         }
     return facts
 
@@ -82,7 +68,7 @@ def _on_both_sides(files: Files, owners: Sequence[str]) -> dict[str, Any]:
 
 
 def _split_clusters(files: Files, clusters: Clusters, given: Sequence[str]) -> list[dict[str, Any]]:
-    """Look-alike clusters with images in more than one group of the table."""
+    """Clusters of near-duplicates with images in more than one group of the table."""
     members: dict[int, dict[str, str]] = defaultdict(dict)  # cluster -> group -> first image
     for path, cluster, group in zip(files.paths, clusters.tolist(), given, strict=True):
         if group:
@@ -102,9 +88,9 @@ def _several_labels(files: Files, patients: Sequence[str]) -> list[dict[str, Any
     return [{"patient": p, "labels": sorted(s)} for p, s in sorted(labels.items()) if len(s) > 1]
 
 
-def _disagreements(files: Files, told: Iterable[str]) -> list[dict[str, str]]:
+def _disagreements(files: Files, labels: Iterable[str]) -> list[dict[str, str]]:
     return [
         {"path": path, "folder": label, "table": other}
-        for path, label, other in zip(files.paths, files.labels, told, strict=True)
+        for path, label, other in zip(files.paths, files.labels, labels, strict=True)
         if other and normalise_label(other) != label
     ]

@@ -1,4 +1,4 @@
-"""Twins of a data set: who looks like whom, in memory that does not grow with the pairs.
+"""Near-duplicates of a data set: who resembles whom, in memory that does not grow with the pairs.
 
 A set of n copies has n² / 2 pairs, so pairs are counted as they are found and only the best
 partner of each picture on either side of the split is kept.
@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.audit.files import Files
-from trainer.data.dataset import Progress
 from trainer.data.near_duplicates import (
     THRESHOLD,
     TURN_NAMES,
@@ -22,6 +21,7 @@ from trainer.data.near_duplicates import (
     join,
     unit_vectors,
 )
+from trainer.data.reading import Progress
 
 LISTED = 100  # conflicts kept
 Indices = npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Conflicts:
-    """Pairs of look-alikes with different labels: how many, and the LISTED most alike."""
+    """Pairs of near-duplicates with different labels: how many, and the LISTED most alike."""
 
     count: int
     pairs: Pairs
@@ -85,7 +85,7 @@ class NearDuplicates:
 
     Attributes:
         within, across: best partners on the same side of the split, and on the other.
-        clusters: int64 array of N; look-alikes, and look-alikes of look-alikes, share a number.
+        clusters: int64 array of N; near-duplicates, and theirs in turn, share a number.
         counts: pairs by turn and by within (0) or across (1), int64 array of 8×2. A turn counts
             from the test image where a pair is across, else from the earlier file.
         conflicts: pairs with different labels.
@@ -101,10 +101,10 @@ class NearDuplicates:
 def find_near_duplicates(
     files: Files, threshold: float = THRESHOLD, progress: Progress | None = None
 ) -> NearDuplicates:
-    """All look-alikes, and exact copies of pictures too flat to look like anything.
+    """All near-duplicates, and exact copies of pictures too flat to correlate with anything.
 
-    Copies of a blank frame count as twins but make no cluster: the empty ends of two patients'
-    volumes do not make them one patient.
+    Copies of a blank slice count as near-duplicates but make no cluster: the empty ends of two
+    patients' volumes do not make them one patient.
 
     Args:
         threshold: of the thumbnails' correlation.
@@ -177,15 +177,15 @@ _NONE = Pairs(
 
 
 def _flat_copies(files: Files) -> Pairs:
-    """Blank frames have no direction to correlate in: each copy is tied to the first one of
-    either side of the split."""
+    """Blank slices have no direction to correlate in: each copy is tied to the first one of
+    either half of the split."""
     edges: list[tuple[int, int]] = []
     for members in same_pixels(files):
         if unit_vectors(files.thumbnails[members[:1]]).any():
             continue
         for testing in (True, False):
-            side = [i for i in members if (files.splits[i] == "testing") == testing]
-            edges += [(side[0], i) for i in members if side and i != side[0]]
+            half = [i for i in members if (files.splits[i] == "testing") == testing]
+            edges += [(half[0], i) for i in members if half and i != half[0]]
     ties = np.unique(np.sort(np.array(edges, np.int64).reshape(-1, 2), axis=1), axis=0)
     one, plain = np.ones(len(ties), np.float32), np.zeros(len(ties), np.uint8)
     return Pairs(ties[:, 0], ties[:, 1], one, plain)

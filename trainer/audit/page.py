@@ -16,7 +16,7 @@ from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
 from edge_runtime.tables import guard
 from trainer.audit.examine import GROUP_COLUMNS, Audit, share
-from trainer.data.archive import Source
+from trainer.data.archive import ImageArchive
 from trainer.report.templates import page_environment
 from trainer.run import dump_json
 
@@ -33,14 +33,14 @@ NAMES = {
 }
 
 
-def write_audit(found: Audit, source: Source, out: Path) -> None:
+def write_audit(found: Audit, archive: ImageArchive, out: Path) -> None:
     """Write the three files, each whole or not at all; files of an earlier audit are replaced.
 
     Args:
-        source: the audited data, of which the page shows some pictures.
+        archive: the audited data, of which the page shows some pictures.
     """
     write_text(out / "groups.csv", as_csv(found.groups))
-    pictures = {path: uri for path in shown(found.result) if (uri := picture(source, path))}
+    pictures = {path: uri for path in shown(found.result) if (uri := picture(archive, path))}
     write_text(out / "audit.html", as_html(found.result, pictures))
     write_text(out / "audit.json", dump_json(found.result))
 
@@ -84,12 +84,12 @@ def shown(result: dict[str, Any]) -> Iterator[str]:
         yield from _paths(kind["examples"][:ODD])
 
 
-def picture(source: Source, path: str) -> str | None:
+def picture(archive: ImageArchive, path: str) -> str | None:
     """A small gray JPEG as a data URI; None where the file can no longer be read."""
     import cv2
 
     try:
-        gray = decode(source.read(path))
+        gray = decode(archive.read(path))
     except InputError:
         return None
     height, width = gray.shape

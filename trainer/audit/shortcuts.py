@@ -1,4 +1,4 @@
-"""Properties that give the class away before anyone has looked at the picture.
+"""Shortcuts: file statistics that tell the class before anyone has looked at the picture.
 
 Where a small decision tree tells the classes from a file's size or its mode, a network can do the
 same, and a good figure need not mean that it found a tumour.
@@ -6,7 +6,6 @@ same, and a good figure need not mean that it found a tumour.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.file_statistics import FILE_STATISTICS
+from trainer.data.split import group_folds
 
 ALL = "all ten together"
 FOLDS = 5
@@ -24,16 +24,16 @@ ERRORS = 4  # standard errors above chance: eleven answers are judged at once
 Labels = npt.NDArray[np.int64]
 
 
-def giveaways(
-    properties: npt.NDArray[np.float32], labels: Sequence[str], groups: Sequence[str], seed: int = 0
+def measure_shortcuts(
+    statistics: npt.NDArray[np.float32], labels: Sequence[str], groups: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
     """How well each of FILE_STATISTICS alone, and all together, tell the class of unseen groups.
 
-    A decision tree of LEAVES leaves, balanced accuracy cross-validated over groups
-    (StratifiedGroupKFold); its standard error counts a group, not an image, as one observation.
+    A decision tree of LEAVES leaves, balanced accuracy cross-validated over groups; its standard
+    error counts a group, not an image, as one observation.
 
     Args:
-        properties: N×10, see `properties.describe`.
+        statistics: N×10, see `file_statistics`.
         labels, groups: one text per image.
 
     Returns:
@@ -41,6 +41,8 @@ def giveaways(
         `above_chance`), `above_chance` (names, best first) and `reason`, None unless there are
         too few classes or groups to measure anything; then the figures are missing.
     """
+    from sklearn.metrics import balanced_accuracy_score
+
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(labels))[:ENOUGH])
     names, codes = np.unique(np.asarray(labels)[chosen], return_inverse=True)
@@ -55,12 +57,13 @@ def giveaways(
             "only one class" if len(names) < 2 else "a class has fewer than two groups of images"
         )
         return result
-    folds = _folds(codes, group, min(FOLDS, fewest), seed)
-    values = properties[chosen]
+    folds = group_folds(codes, group, min(FOLDS, fewest), seed)
+    values = statistics[chosen]
     columns = {name: values[:, [i]] for i, name in enumerate(FILE_STATISTICS)} | {ALL: values}
     for name, column in columns.items():
-        right = _right(column, codes, folds)
-        score, error = balanced_accuracy(right, codes, group)
+        predicted = _predict(column, codes, folds)
+        score = float(balanced_accuracy_score(codes, predicted))
+        error = standard_error(predicted == codes, codes, group)
         above = score > 1 / len(names) + max(MARGIN, ERRORS * error)
         result["each"][name] = {
             "balanced_accuracy": score, "standard_error": error, "above_chance": above
@@ -73,44 +76,32 @@ def giveaways(
     return result
 
 
-def balanced_accuracy(
-    right: npt.NDArray[np.bool_], codes: Labels, groups: Labels
-) -> tuple[float, float]:
-    """Mean recall over classes, and its standard error with groups as the independent units.
+def standard_error(right: npt.NDArray[np.bool_], codes: Labels, groups: Labels) -> float:
+    """Of the balanced accuracy, with groups as the independent units.
 
     Args:
-        right: bool array of N, whether an image was called right.
+        right: bool array of N, whether an image's class was predicted.
         codes, groups: int64 arrays of N.
     """
-    recalls, variances = [], []
+    variances = []
     for c in np.unique(codes):
         of_class = codes == c
-        recall = right[of_class].mean()
-        sums = np.bincount(groups[of_class], weights=right[of_class] - recall)
-        recalls.append(recall)
+        sums = np.bincount(groups[of_class], weights=right[of_class] - right[of_class].mean())
         variances.append(np.square(sums).sum() / of_class.sum() ** 2)
-    return float(np.mean(recalls)), float(np.sqrt(np.sum(variances)) / len(recalls))
+    return float(np.sqrt(np.sum(variances)) / len(variances))
 
 
-def _folds(codes: Labels, groups: Labels, parts: int, seed: int) -> list[tuple[Labels, Labels]]:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class smaller than `parts` is fine here
-        return list(folds.split(codes, codes, groups))
-
-
-def _right(
+def _predict(
     values: npt.NDArray[np.float32], codes: Labels, folds: list[tuple[Labels, Labels]]
-) -> npt.NDArray[np.bool_]:
+) -> Labels:
+    """The class of each image by a tree that has not seen its group."""
     from sklearn.tree import DecisionTreeClassifier
 
-    right = np.zeros(len(codes), bool)
-    for known, held in folds:
+    predicted = np.zeros(len(codes), np.int64)
+    for train, test in folds:
         tree = DecisionTreeClassifier(
             max_leaf_nodes=LEAVES, class_weight="balanced", random_state=0
         )
-        tree.fit(values[known], codes[known])
-        right[held] = tree.predict(values[held]) == codes[held]
-    return right
+        tree.fit(values[train], codes[train])
+        predicted[test] = tree.predict(values[test])
+    return predicted

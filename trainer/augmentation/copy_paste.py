@@ -13,6 +13,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from trainer.data.near_duplicates import thumbnail
+
 Gray = npt.NDArray[np.uint8]
 Box = npt.NDArray[np.float64]
 
@@ -79,9 +81,7 @@ def erase(image: Gray, box: Box, rng: np.random.Generator) -> Gray | None:
 
 def symmetry(image: Gray) -> float:
     """Correlation of a slice with its mirror image, both coarse; -1 to 1."""
-    import cv2
-
-    small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float64)
+    small = thumbnail(image).astype(np.float64)
     small -= small.mean()
     power = float((small**2).sum())
     return float((small * small[:, ::-1]).sum()) / power if power else 0.0

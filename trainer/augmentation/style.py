@@ -1,8 +1,4 @@
-"""Random changes of a slice that keep its class: of place and of style.
-
-Each slice gets its own generator from (seed, epoch, index), so a picture does not depend on the
-order of work and a resumed training sees what an unbroken one would have seen.
-"""
+"""Random changes of how a slice looks: gray levels of another one, tone, sharpness, noise."""
 
 from __future__ import annotations
 
@@ -13,82 +9,46 @@ import numpy as np
 import numpy.typing as npt
 
 Gray = npt.NDArray[np.uint8]
-Box = npt.NDArray[np.float64]  # left, top, right, bottom as fractions of the side; NaN: none
 
 
-def augment(
-    image: Gray, box: Box, rng: np.random.Generator, style: Gray | None = None
-) -> tuple[Gray, Box]:
-    """A changed copy of a preprocessed slice, and where its box went.
+def change_style(image: Gray, rng: np.random.Generator, reference: Gray | None = None) -> Gray:
+    """A copy of a slice in another style.
 
     Args:
         image: uint8 array of size×size.
-        box: four fractions of the side, or NaN.
-        rng: the slice's generator for this epoch.
-        style: a slice of any class whose gray levels this one may take on.
+        rng: random generator.
+        reference: a slice of any class whose gray levels this one may take on.
 
     Returns:
-        The changed slice, uint8 of size×size, and the upright hull of the moved box.
+        uint8 array of size×size.
     """
     import cv2
 
-    side = image.shape[0]
-    matrix = _placement(side, rng)
-    changed = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR)
-    if style is not None and rng.random() < 0.25:
-        changed = match_levels(changed, style, rng.uniform(0.4, 1.0))
+    changed = image
+    if reference is not None and rng.random() < 0.25:
+        changed = match_levels(changed, reference, rng.uniform(0.4, 1.0))
     if rng.random() < 0.15:
         tiles = int(rng.integers(2, 7))
         changed = cv2.createCLAHE(rng.uniform(1.0, 4.0), (tiles, tiles)).apply(changed)
     changed = cv2.LUT(changed, _tone_curve(rng))
     for change in rng.choice(len(_CHANGES), size=int(rng.integers(3)), replace=False):
         changed = _CHANGES[change](changed, rng)
-    return np.ascontiguousarray(changed, dtype=np.uint8), move_box(box, matrix, side)
+    return np.ascontiguousarray(changed, dtype=np.uint8)
 
 
-def match_levels(image: Gray, style: Gray, share: float) -> Gray:
-    """Give `image` the histogram of `style`, blended with its own by `share` (0 to 1)."""
+def match_levels(image: Gray, reference: Gray, share: float) -> Gray:
+    """Give `image` the histogram of `reference`, blended with its own by `share` (0 to 1)."""
     import cv2
 
     def ranks(picture: Gray) -> npt.NDArray[np.float64]:
         counts = cv2.calcHist([picture], [0], None, [256], [0, 256]).ravel()
         return np.cumsum(counts, dtype=np.float64) / picture.size
 
-    levels = np.interp(ranks(image), ranks(style), np.arange(256))
+    levels = np.interp(ranks(image), ranks(reference), np.arange(256))
     levels = share * levels + (1 - share) * np.arange(256)
     table: Gray = np.rint(levels).astype(np.uint8)
     matched: Gray = cv2.LUT(image, table)
     return matched
-
-
-def move_box(box: Box, matrix: npt.NDArray[np.float64], side: int) -> Box:
-    """The upright hull of a box under an affine map of pixel centres (2×3), cut to the picture."""
-    if np.isnan(box).any():
-        return box
-    left, top, right, bottom = box * side - 0.5
-    corners = np.array([[left, top, 1], [right, top, 1], [left, bottom, 1], [right, bottom, 1]])
-    moved = (corners @ matrix.T + 0.5) / side
-    hull: Box = np.clip(np.concatenate([moved.min(axis=0), moved.max(axis=0)]), 0.0, 1.0)
-    return hull
-
-
-def _placement(side: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A turn, zoom, shear, shift and mirroring, as an affine map of pixel centres."""
-    import cv2
-
-    centre = (side / 2 - 0.5, side / 2 - 0.5)
-    matrix = np.asarray(
-        cv2.getRotationMatrix2D(centre, rng.uniform(-20, 20), rng.uniform(0.8, 1.15))
-    )
-    stretch = rng.uniform(0.9, 1.1)
-    shape = np.array([[stretch, rng.uniform(-0.08, 0.08)], [0, 1 / stretch]])
-    matrix[:, :2] = matrix[:, :2] @ shape
-    # Turn and stretch about the middle: bring the centre back to itself, then shift.
-    matrix[:, 2] = centre - matrix[:, :2] @ np.array(centre) + rng.uniform(-0.07, 0.07, 2) * side
-    for axis, chance in ((0, 0.5), (1, 0.1)):  # heads are nearly symmetric left to right
-        if rng.random() < chance:
-            matrix[axis] = [-matrix[axis, 0], -matrix[axis, 1], side - 1 - matrix[axis, 2]]
-    return matrix
 
 
 def _tone_curve(rng: np.random.Generator) -> Gray:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import edge_runtime
-from edge_runtime.commands.entry import to_the_reader
+from edge_runtime.commands.entry import next_command, to_the_reader
+from edge_runtime.commands.options import HELP, Choice
 from edge_runtime.errors import ExitCode, UsageError, printable
+from trainer.commands.options import no_card_option, with_card
 from trainer.commands.progress import add_bar, progress_bars
 from trainer.commands.terminal import EXISTING, FOLDER, TABLE, enter, say, say_problem
+
+if TYPE_CHECKING:
+    from trainer.audit.examine import Audit
 
 EXIT_CODES = (
     "\b\nExit codes: 0 no test image has a twin in training, 1 one has, a class has test but no\n"
@@ -20,7 +25,7 @@ EXIT_CODES = (
 )
 
 
-@click.command("btc-audit", epilog=EXIT_CODES)
+@click.command("btc-audit", context_settings=HELP, epilog=EXIT_CODES)
 @click.argument("data", type=EXISTING)
 @click.option(
     "--groups",
@@ -32,29 +37,42 @@ EXIT_CODES = (
     type=FOLDER,
     default=Path("audit"),
     show_default=True,
-    help="Folder for audit.html, audit.json and groups.csv.",
+    help="Folder for audit.html, audit.json, groups.csv and data.toml.",
 )
 @click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+    "--format", "style", type=Choice(["table", "json"]), default="table", show_default=True
 )
+@no_card_option
 @click.version_option(edge_runtime.__version__, prog_name="btc-audit")
 @click.pass_context
 def audit_command(
-    context: click.Context, data: Path, groups: Path | None, out: Path, style: str
+    context: click.Context,
+    /,
+    data: Path,
+    groups: Path | None,
+    no_card: bool,
+    out: Path,
+    style: str,
 ) -> None:
     """Check DATA (a zip or folder) before anything is measured on it.
 
     Finds test images that are copies of training images, also mirrored or turned ones, look-alikes
     with different labels, damaged and odd files, and what gives the class away. Leaves a page, the
-    figures, and a groups.csv for btc-train. Research use only.
+    figures, a groups.csv for btc-train and, for data without one, a data.toml to put beside them.
+    A data.toml in the folder, or NAME.toml beside NAME.zip, names the groups; --groups overrides
+    it. Research use only.
     """
     from trainer.audit.examine import audit
     from trainer.audit.page import write_audit
-    from trainer.data.archive import open_source
+    from trainer.data.archive import open_archive
+    from trainer.data.card import NAME
     from trainer.run import dump_json
 
+    named = data
+    data, asked, card = with_card(data, {"groups": groups, "no_card": no_card}, ("groups",))
+    groups = asked["groups"]
     if groups and (out / "groups.csv").exists() and groups.samefile(out / "groups.csv"):
-        raise UsageError(f"--out {out} would replace the table given with --groups")
+        raise UsageError(f"--out {out} would replace the table of groups, {groups}")
     out.mkdir(parents=True, exist_ok=True)  # before minutes of work
     with progress_bars() as bars:
         found = audit(
@@ -70,14 +88,46 @@ def audit_command(
         say(f"{label}: test images, but none to learn from")
     for label in found.result["one_sided"]["no_test_images"]:
         say(f"{label}: no test images")
-    write_audit(found, open_source(data), out)
+    write_audit(found, open_archive(data), out)
+    written = card is None and _write_card(found, data, out / NAME)
     with to_the_reader():
         if style == "json":
             click.echo(dump_json(found.result, ascii_only=True), nl=False)
         else:
-            _print_audit(found.result, out)
+            _print_audit(found.result, out, written)
+    next_command(["btc-train", named, "--groups", out / "groups.csv", *protocol_option(found)])
     failed = found.leaks or found.untrainable
     context.exit(int(ExitCode.FAILED if failed else ExitCode.OK))
+
+
+def protocol_option(found: Audit) -> tuple[str, ...]:
+    """The option of btc-train for a protocol whose test side measures something."""
+    if found.result["leak"]["test_images"] and not found.leaks:
+        return ()
+    return ("--protocol", "grouped")
+
+
+def _write_card(found: Audit, data: Path, path: Path) -> bool:
+    """Write a data card to complete, and whether it was; one that is there may have been
+    completed, and stays."""
+    from edge_runtime.files import write_text
+    from edge_runtime.labels import NO_TUMOR
+    from trainer.data.card import card_text
+
+    if path.exists():
+        say(f"{path} is there already and stays as it is")
+        return False
+    counts = found.result["counts"]
+    classes = {label: sum(splits.values()) for label, splits in counts["classes"].items()}
+    sources = {name for of_class in counts.get("sources", {}).values() for name in of_class}
+    text = card_text(
+        None if data.is_dir() else data.name,
+        classes,
+        sorted(sources - {""}),
+        [label for label in classes if label == NO_TUMOR],
+    )
+    write_text(path, text)
+    return True
 
 
 def main() -> None:
@@ -85,7 +135,7 @@ def main() -> None:
     enter(audit_command, "btc-audit")
 
 
-def _print_audit(result: dict[str, Any], out: Path) -> None:
+def _print_audit(result: dict[str, Any], out: Path, card: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -96,28 +146,34 @@ def _print_audit(result: dict[str, Any], out: Path) -> None:
     console.print(table, highlight=False)
     leak = result["leak"]
     if leak["test_images"]:
-        classes = Table("class", "test images", "with twin in training")
+        classes = Table("class", "test images", "with near-duplicate in training")
         for label, row in leak["by_class"].items():
             classes.add_row(
-                printable(label), f"{row['test_images']:,}", f"{row['with_twin_in_training']:,}"
+                printable(label),
+                f"{row['test_images']:,}",
+                f"{row['with_near_duplicate_in_training']:,}",
             )
         console.print(classes, highlight=False, markup=False)
-    click.echo(printable(f"Audit: {out}  (audit.html, audit.json, groups.csv)"))
+    files = "audit.html, audit.json, groups.csv" + ", data.toml" * card
+    click.echo(printable(f"Audit: {out}  ({files})"))
     click.echo("Research use only; not for diagnosis.")
     click.echo(result["answer"])
 
 
 def _checks(result: dict[str, Any]) -> list[tuple[str, str]]:
     """One line for each check: its name and what was found."""
-    copies, alike, groups = result["exact_copies"], result["look_alikes"], result["groups"]
-    told = result["properties"]
+    copies, alike, groups = result["exact_copies"], result["near_duplicates"], result["groups"]
+    told = result["shortcuts"]
     away = ", ".join(told["above_chance"]) or "nothing"
     oddities = [f"{kind['count']:,} {name.replace('_', ' ')}"
                 for name, kind in result["oddities"].items() if kind["count"]]  # fmt: skip
     rows = [
         ("images", f"{result['images']:,} read, {len(result['unreadable']):,} unusable"),
         ("exact copies", f"{copies['same_pixels']['sets']:,} sets"),
-        ("look-alikes", f"{alike['images_with_twin']:,} images, {alike['clusters']:,} clusters"),
+        (
+            "near-duplicates",
+            f"{alike['images_with_near_duplicate']:,} images, {alike['clusters']:,} clusters",
+        ),
         ("conflicting labels", f"{result['conflicts']['count']:,} pairs"),
         ("odd files", ", ".join(oddities) or "none"),
         ("passed over", f"{sum(each['count'] for each in result['passed_over']):,} files"),
@@ -127,7 +183,10 @@ def _checks(result: dict[str, Any]) -> list[tuple[str, str]]:
         split = groups["table"]["clusters_split"]["count"]
         patients = groups["table"]["patients_on_both_sides"]["count"]
         rows.append(
-            ("groups", f"{groups['given']:,} given, {groups['merged']:,} after joining look-alikes")
+            (
+                "groups",
+                f"{groups['given']:,} given, {groups['merged']:,} after joining near-duplicates",
+            )
         )
         rows.append(("clusters split by the table", f"{split:,}"))
         rows.append(("patients on both sides", f"{patients:,}"))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 import edge_runtime
+from edge_runtime.commands.entry import next_command
 from edge_runtime.commands.options import (
+    HELP,
+    Choice,
     allow_unsigned_option,
     backend_option,
     is_given,
     threads_option,
 )
 from edge_runtime.errors import UsageError
+from trainer.commands.options import no_card_option, with_card
 from trainer.commands.progress import add_bar, progress_bars
 from trainer.commands.terminal import (
     EXISTING,
@@ -33,23 +38,24 @@ _OF_FILES = {
 }
 
 
-@click.command("btc-evaluate", epilog=EXIT_CODES)
+@click.command("btc-evaluate", context_settings=HELP, epilog=EXIT_CODES)
 @click.argument("model", type=EXISTING)
 @click.argument("data", type=EXISTING)
 @click.option(
     "--split",
-    type=click.Choice(["auto", "testing", "training", "all"]),
+    type=Choice(["auto", "testing", "training", "all"]),
     default="auto",
     show_default=True,
     help="auto: the Testing folder where there is one, else all.",
 )
 @click.option("--groups", type=TABLE, help="CSV (path, group, …), for honest intervals.")
 @click.option("--boxes", type=TABLE, help="CSV of tumours' boxes, as for btc-train.")
+@no_card_option
 @backend_option
 @threads_option
 @allow_unsigned_option
 @click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
+    "--format", "style", type=Choice(["table", "json"]), default="table", show_default=True
 )
 @click.option(
     "--out",
@@ -66,18 +72,26 @@ def evaluate_command(
     split: str,
     groups: Path | None,
     boxes: Path | None,
+    no_card: bool,
     backend: str,
     threads: int,
     allow_unsigned: bool,
     style: str,
     out: Path | None,
 ) -> None:
-    """Measure MODEL (a run folder, a .tflite or an .onnx file) on labelled DATA (zip or folder)."""
+    """Measure MODEL (a run folder, a .tflite or an .onnx file) on labelled DATA (zip or folder).
+
+    A data.toml in the folder, or NAME.toml beside NAME.zip, names the tables; options override it.
+    """
     if model.is_dir():
         given = [option for name, option in _OF_FILES.items() if is_given(context, name)]
         if given:
             raise UsageError(f"{', '.join(given)}: for a model file, not for a run folder")
 
+    asked: dict[str, Any] = {"groups": groups, "boxes": boxes, "no_card": no_card}
+    data, asked, _ = with_card(data, asked, ("groups", "boxes"))
+
+    from trainer.commands.train_options import after_training
     from trainer.evaluate_job import Options, evaluate
     from trainer.models.trained import needs_keras
     from trainer.quiet import import_tensorflow
@@ -89,7 +103,7 @@ def evaluate_command(
         metrics = evaluate(
             model,
             data,
-            Options(split, groups, boxes, backend, threads, out, allow_unsigned),
+            Options(split, asked["groups"], asked["boxes"], backend, threads, out, allow_unsigned),
             reading=add_bar(bars, "Reading"),
             predicting=add_bar(bars, "Classifying"),
             on_problem=say_problem,
@@ -100,6 +114,9 @@ def evaluate_command(
         click.echo(dump_json(metrics, ascii_only=True), nl=False)
     else:
         print_metrics(metrics)
+    words = after_training(Run.open(model)) if model.is_dir() else None
+    if words or model.is_file():
+        next_command(words or ["btc-edge", "benchmark", "--model", model])
 
 
 def main() -> None:

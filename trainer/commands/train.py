@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import edge_runtime
-from edge_runtime.commands.options import FiniteRange
-from edge_runtime.errors import ExitCode, UsageError, printable
+from edge_runtime.commands.entry import next_command
+from edge_runtime.commands.options import HELP, Choice, FiniteRange, GroupedCommand
+from edge_runtime.errors import ExitCode, UsageError, did_you_mean, printable
+from trainer.commands.options import identity_options, no_card_option, option, threshold_options
 from trainer.commands.progress import add_bar, progress_bars
 from trainer.commands.terminal import (
     EXISTING,
@@ -23,6 +26,7 @@ from trainer.commands.terminal import (
     say,
     say_problem,
 )
+from trainer.models.recipes import DEFAULT_RECIPE, RECIPES, recipes_in_words
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
@@ -34,7 +38,8 @@ if TYPE_CHECKING:
 def _protocol(context: click.Context, option: click.Parameter, value: str) -> str:
     if value in ("official", "grouped") or (value.startswith("source:") and value[7:]):
         return value
-    raise click.BadParameter(f"{value!r} is not official, grouped or source:NAME")
+    near = did_you_mean(value, ["official", "grouped"])
+    raise click.BadParameter(f"{value!r} is not official, grouped or source:NAME{near}")
 
 
 def _window(
@@ -51,173 +56,229 @@ def _window(
     return low, high
 
 
-@click.command("btc-train", epilog=EXIT_CODES)
+@click.command("btc-train", cls=GroupedCommand, context_settings=HELP, epilog=EXIT_CODES)
 @click.argument("data", type=EXISTING)
-@click.option(
+@option(
     "--out",
+    group="Run",
+    common=True,
     type=FOLDER,
     default=Path("runs/latest"),
     show_default=True,
     help="Run folder to make.",
 )
-@click.option("--groups", type=TABLE, help="CSV (path, group, …) of images that belong together.")
-@click.option(
+@option(
+    "--resume",
+    group="Run",
+    common=True,
+    is_flag=True,
+    help="Go on with the training in --out, as it was started.",
+)
+@option(
+    "--groups",
+    group="Data",
+    common=True,
+    type=TABLE,
+    help="CSV (path, group, …) of images that belong together.",
+)
+@option(
+    "--boxes",
+    group="Data",
+    common=True,
+    type=TABLE,
+    help="CSV (path, x_center, y_center, width, height) of tumours: to learn from, and to check "
+    "the heatmaps against.",
+)
+@option(
+    "--partial",
+    group="Data",
+    type=EXISTING,
+    help="Zip or folder of slices that show one of several classes; a folder's name says which: "
+    "A+B, or tumor for all that are not tumour-free.",
+)
+@option("--partial-groups", group="Data", type=TABLE, help="CSV (path, group, …) for --partial.")
+@option(
+    "--tumour-free",
+    group="Data",
+    multiple=True,
+    metavar="CLASS",
+    help="Class whose slices show no tumour: tumours are pasted onto them. May be repeated.  "
+    "[default: notumor, where there is one]",
+)
+@no_card_option
+@option(
     "--protocol",
+    group="Protocol",
+    common=True,
     callback=_protocol,
     default="official",
     show_default=True,
     metavar="official|grouped|source:NAME",
     help="Test on the Testing folder, on a fifth of the groups, or on all of one source.",
 )
-@click.option(
+@option(
     "--folds",
+    group="Protocol",
     type=click.IntRange(2, 50),
     help="Cross-validate over groups in so many trainings; goes with --protocol grouped.",
 )
-@click.option(
-    "--boxes",
-    type=TABLE,
-    help="CSV (path, x_center, y_center, width, height) of tumours: to learn from, and to check "
-    "the heatmaps against.",
+@option(
+    "--seed",
+    group="Protocol",
+    type=click.IntRange(0, 2**31 - 1),
+    default=1,
+    show_default=True,
+    help="Seed of all that is drawn.",
 )
-@click.option(
-    "--partial",
-    type=EXISTING,
-    help="Zip or folder of slices that show one of several classes; a folder's name says which: "
-    "A+B, or tumor for all that are not tumour-free.",
-)
-@click.option("--partial-groups", type=TABLE, help="CSV (path, group, …) for --partial.")
-@click.option(
-    "--tumour-free",
-    multiple=True,
-    metavar="CLASS",
-    help="Class whose slices show no tumour: tumours are pasted onto them. May be repeated.  "
-    "[default: notumor, where there is one]",
-)
-@click.option(
-    "--target-error",
-    multiple=True,
-    metavar="SHARE|CLASS=SHARE",
-    help="The share of wrong answers that thresholds are chosen for, of all classes (a quarter of "
-    "it for notumor) or of one; repeatable. A class that the validation side cannot support it for "
-    "is never answered. `lowest` in place of a number takes the lowest that is supported, up to "
-    "0.3, or 0.1 for notumor.  [default: lowest]",
-)
-@click.option("--max-error", type=FiniteRange(0, 1, min_open=True, max_open=True), hidden=True)
-@click.option(
-    "--confidence",
-    type=FiniteRange(0.5, 1, max_open=True),
-    help="That a threshold keeps its target, for each class.  [default: 0.9]",
-)
-@click.option("--name", default="brain-mri", show_default=True, help="The model's name.")
-@click.option(
-    "--model-version",
-    help="The model's version.  [default: the date and the beginning of the weights' digest]",
-)
-@click.option(
+@threshold_options("lowest", "0.9")
+@option(
     "--model",
-    type=click.Choice(["cnn", "svm", "random-forest", "logistic", "knn"]),
+    group="Model",
+    common=True,
+    type=Choice(["cnn", "svm", "random-forest", "logistic", "knn"]),
     default="cnn",
     show_default=True,
     help="cnn: the network; the others are classifiers over --features of a slice.",
 )
-@click.option(
-    "--features",
-    metavar="SET,…|deep:RUN",
-    help="Of a classifier: histogram, glcm, lbp, hog, gabor, region, and deep:RUN, the penultimate "
-    "features of a trained network.  [default: histogram,glcm,lbp,hog]",
+@option(
+    "--recipe",
+    group="Network",
+    type=Choice(list(RECIPES)),
+    default=DEFAULT_RECIPE,
+    show_default=True,
+    help=f"What the training sees. {recipes_in_words()}.",
 )
-@click.option(
+@option(
+    "--network",
+    group="Network",
+    type=Choice(["edge", "classic"], former={"seed": "classic"}),
+    default="edge",
+    show_default=True,
+    help="edge: small and quick, and tells where it looks; classic: convolutions and dense layers.",
+)
+@option(
+    "--epochs",
+    group="Network",
+    common=True,
+    type=click.IntRange(1, 10_000),
+    help="Default: the recipe's (btc-train prints it).",
+)
+@option(
+    "--batch-size",
+    group="Network",
+    type=click.IntRange(1, 4096),
+    default=32,
+    show_default=True,
+    help="Slices a step.",
+)
+@option(
+    "--learning-rate",
+    group="Network",
+    type=FiniteRange(0, 1, min_open=True),
+    help="Adam's highest rate. Default: the recipe's.",
+)
+@option(
+    "--patience",
+    group="Network",
+    type=click.IntRange(1),
+    default=12,
+    show_default=True,
+    help="Stop after this many epochs without a better validation loss.",
+)
+@option(
+    "--augment/--no-augment",
+    group="Network",
+    default=True,
+    help="Change slices in place and style.  [default: on]",
+)
+@option(
+    "--features",
+    group="Classical models",
+    metavar="SET,…|deep:RUN",
+    help="Of a classifier: sets out of --list-features, and deep:RUN, the penultimate features "
+    "of a trained network.  [default: histogram,glcm,lbp,hog]",
+)
+@option(
     "--list-features",
+    group="Classical models",
     is_flag=True,
     is_eager=True,
     expose_value=False,
     callback=lambda context, _, wanted: _list_features(context) if wanted else None,
     help="Say what each set of features measures, and stop.",
 )
-@click.option(
-    "--search", is_flag=True, help="Choose a classifier's parameters by group cross-validation."
+@option(
+    "--search",
+    group="Classical models",
+    is_flag=True,
+    help="Choose a classifier's parameters by group cross-validation.",
 )
-@click.option(
+@option(
     "--cache",
+    group="Classical models",
     type=FOLDER,
     help="Folder that keeps computed features.  [default: btc-edge in the user's cache folder]",
 )
-@click.option(
+@option(
     "--cache-limit",
+    group="Classical models",
     type=click.IntRange(1),
     default=2048,
     show_default=True,
     metavar="MIB",
     help="Size that the kept features may take; those used longest ago go first.",
 )
-@click.option("--no-cache", is_flag=True, help="Keep no features.")
-@click.option(
-    "--recipe",
-    type=click.Choice(["robust", "plain"]),
-    default="robust",
-    show_default=True,
-    help="What the training sees. robust: style, pasted and covered tumours, balanced sources; "
-    "plain: changed copies of every slice.",
-)
-@click.option("--network", type=click.Choice(["edge", "seed"]), default="edge", show_default=True)
-@click.option(
-    "--epochs", type=click.IntRange(1, 10_000), help="Default: the recipe's (btc-train prints it)."
-)
-@click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True)
-@click.option(
-    "--learning-rate",
-    type=FiniteRange(0, 1, min_open=True),
-    help="Adam's highest rate. Default: the recipe's.",
-)
-@click.option(
-    "--patience",
-    type=click.IntRange(1),
-    default=12,
-    show_default=True,
-    help="Stop after this many epochs without a better validation loss.",
-)
-@click.option(
-    "--augment/--no-augment", default=True, help="Change slices in place and style.  [default: on]"
-)
-@click.option(
+@option("--no-cache", group="Classical models", is_flag=True, help="Keep no features.")
+@option(
     "--size",
+    group="Pixels",
     type=click.IntRange(32, 512),
     help="Side of the model's input in pixels. Default: 96 for edge, 128 for the others.",
 )
-@click.option("--crop", type=click.Choice(["head", "none"]), default="head", show_default=True)
-@click.option(
+@option(
+    "--crop",
+    group="Pixels",
+    type=Choice(["head", "none"]),
+    default="head",
+    show_default=True,
+    help="Cut to the head, or keep the whole picture.",
+)
+@option(
     "--window",
+    group="Pixels",
     callback=_window,
     default="1,99.5",
     show_default=True,
     metavar="LOW,HIGH|none",
     help="Percentiles of brightness that become black and white.",
 )
-@click.option(
+@option(
     "--denoise",
-    type=click.Choice(["none", "median", "non-local-means"]),
+    group="Pixels",
+    type=Choice(["none", "median", "non-local-means"]),
     default="none",
     show_default=True,
     help="Remove noise, in training and on the device.",
 )
-@click.option(
+@option(
     "--contrast",
-    type=click.Choice(["none", "clahe"]),
+    group="Pixels",
+    type=Choice(["none", "clahe"]),
     default="none",
     show_default=True,
     help="Even out local contrast, in training and on the device.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True)
-@click.option("--resume", is_flag=True, help="Go on with the training in --out, as it was started.")
+@identity_options("brain-mri", "the date and the beginning of the weights' digest")
 @click.version_option(edge_runtime.__version__, prog_name="btc-train")
 @click.pass_context
 def train_command(context: click.Context, /, data: Path, out: Path, **options: Any) -> None:
     """Train a classifier on DATA: a zip or folder with Training/ and Testing/, or class folders.
 
+    A data.toml in the folder, or NAME.toml beside NAME.zip, names the tables; options override it.
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
-    from trainer.commands.train_options import make_job, resumed_job
+    from trainer.commands.options import with_card
+    from trainer.commands.train_options import after_training, from_card, make_job, resumed_job
     from trainer.evaluation.selective import HINT
     from trainer.finalize import unanswered
     from trainer.models.training import Diverged, TrainSettings
@@ -228,6 +289,7 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
         name for name in options
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }  # fmt: skip
+    data, options, card = with_card(data, options, from_card(out if options["resume"] else None))
     if options["partial_groups"] and not options["partial"]:
         raise UsageError("--partial-groups is the table of --partial, which is not given")
     if options["resume"]:
@@ -235,6 +297,7 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     else:
         run, job = None, make_job(data, out, options, given)
         check_start(job)  # before seconds of importing, which may fail and must leave no run
+    job = job if card is None else replace(job, about=card.about)
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     if epochs or job.deep is not None:
         import_tensorflow()
@@ -254,6 +317,8 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     for line in (*lines, *[HINT] * bool(lines)):
         click.echo(printable(line))
     click.echo(printable(f"Run: {out}  (report.html, confusion.png, metrics.json)"))
+    if words := after_training(run):
+        next_command(words)
 
 
 def _list_features(context: click.Context) -> None:

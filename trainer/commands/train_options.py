@@ -20,7 +20,7 @@ from trainer.models.recipes import RECIPES
 from trainer.models.trained import CNN, kind_of
 from trainer.models.training import TrainSettings
 from trainer.run import Run, checked_name, checked_version
-from trainer.train_job import Job, resume_job
+from trainer.train_job import INPUTS, Job, known_inputs, resume_job
 
 NETWORK_ONLY = (
     "recipe", "network", "epochs", "batch_size", "learning_rate", "patience", "augment",
@@ -28,13 +28,44 @@ NETWORK_ONLY = (
 CLASSICAL_ONLY = ("features", "search", "cache", "no_cache", "cache_limit")
 # What may be given with --resume whatever the run was started with; inputs are compared by content.
 RESUMED_WITH = {
-    *("resume", "groups", "boxes", "partial", "partial_groups"),
+    *("resume", "groups", "boxes", "partial", "partial_groups", "no_card"),
     *("cache", "cache_limit", "no_cache"),
 }
 TARGETS = ("target_error", "max_error", "confidence")  # one value together
 SLICE_OPTIONS = ("size", "crop", "window", "denoise", "contrast")
 DEFAULT_FEATURES = ",".join(DEVICE_SETS)
 CLASSICAL_SIZE = 128  # pixels
+
+
+FROM_CARD = ("groups", "boxes", "partial", "partial_groups", "tumour_free")
+
+
+def from_card(resumed: Path | None) -> list[str]:
+    """The options that a data card may fill.
+
+    Args:
+        resumed: the run that goes on; its card gives the tables that it was started with, and it
+            knows the rest itself.
+
+    Raises:
+        DataError: no run there.
+    """
+    if resumed is None:
+        return list(FROM_CARD)
+    known = known_inputs(Run.open(resumed).settings)
+    return [name for name in FROM_CARD if name in INPUTS and known.get(name, "") is not None]
+
+
+def after_training(run: Run) -> list[str | Path] | None:
+    """The command that exports a finished run; None where its features are not for a device."""
+    settings = run.settings
+    folder = run.folder / "fold-1" if settings.get("folds") else run.folder
+    if kind_of(settings) == CNN:
+        return ["btc-export", folder, "--int8"]
+    sets = set(settings["training"]["features"])
+    if sets != {DEEP} and not sets <= set(DEVICE_SETS):
+        return None
+    return ["btc-export", folder, "--onnx"]
 
 
 def make_job(data: Path, out: Path, options: dict[str, Any], given: set[str]) -> Job:

@@ -67,7 +67,7 @@ class Other(NamedTuple):
     reason: str
 
 
-class Source(Protocol):
+class ImageArchive(Protocol):
     """Named image files; names are relative, with forward slashes."""
 
     def names(self) -> list[str]:
@@ -121,7 +121,7 @@ def _made_by_us(names: Set[str]) -> str | None:
     return RESULTS_FOLDER if names >= RESULTS else None
 
 
-class FolderSource:
+class FolderArchive:
     """Image files below a folder; see the module for links and hidden folders."""
 
     def __init__(self, root: Path) -> None:
@@ -188,7 +188,7 @@ class FolderSource:
         return listing
 
 
-class ZipSource:
+class ZipArchive:
     """Image files in a zip.
 
     Raises:
@@ -311,15 +311,15 @@ def member_parts(archive: str, name: str) -> tuple[str, ...]:
     return parts
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
-    """A zip or a folder as a `Source`.
+def open_archive(path: str | os.PathLike[str]) -> ImageArchive:
+    """A zip or a folder as an `ImageArchive`.
 
     Raises:
         DataError: neither, or a hostile archive.
     """
     place = Path(path)
     if place.is_dir():
-        return FolderSource(place)
+        return FolderArchive(place)
     if place.is_file():
-        return ZipSource(place)
+        return ZipArchive(place)
     raise DataError(f"{place}: no such zip file or folder")

@@ -54,16 +54,16 @@ def read_boxes(path: str | os.PathLike[str], names: Sequence[str]) -> Boxes:
     return boxes
 
 
-def into_input(boxes: Boxes, frames: npt.NDArray[np.floating[Any]]) -> Boxes:
+def into_input(boxes: Boxes, crop_boxes: npt.NDArray[np.floating[Any]]) -> Boxes:
     """Boxes (N×4, fractions of the picture) as fractions of the input's side.
 
     Args:
-        frames: N×4, where the input lies in each picture, see `crop_box`.
+        crop_boxes: N×4, where the input lies in each picture, see `crop_box`.
 
     Returns:
         N×4. A box may reach beyond 0 and 1 where the input does not show all of the picture.
     """
-    left, top, right, bottom = frames.astype(np.float64).T
+    left, top, right, bottom = crop_boxes.astype(np.float64).T
     wide, tall = right - left, bottom - top
     moved: Boxes = boxes - np.stack([left, top, left, top], axis=1)
     moved /= np.stack([wide, tall, wide, tall], axis=1)

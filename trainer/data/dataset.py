@@ -4,53 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import DataError, InputError, one_line
+from edge_runtime.errors import DataError, InputError, UsageError, did_you_mean
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess, crop_box, preprocess
 from edge_runtime.labels import NO_TUMOR, normalise_label
 from edge_runtime.model.metadata import MOST_LABELS, is_label
-from trainer.data.archive import ANYWHERE, NO_PICTURE, Source, open_source
+from trainer.data.archive import open_archive
 from trainer.data.boxes import into_input, read_boxes
-from trainer.data.file_statistics import describe
-from trainer.data.near_duplicates import clusters, merge_groups, thumbnail
-from trainer.data.tables import key_of, read_table
-
-SPLITS = {"training": "training", "train": "training", "testing": "testing", "test": "testing"}
-OUTSIDE = "in no class folder of Training or Testing"
-NO_CLASS = "no picture that is read here, so no class"
-ONE_SIDED = "no picture that is read here"
-NAMED = 3  # files of a kind that are told by name
-Progress = Callable[[int, int], None]
-
-
-class PassedOver(NamedTuple):
-    """Files (or folders) that were not read, all for one reason.
-
-    Attributes:
-        kind: what they have in common, such as a suffix; may be empty.
-        reason: why.
-        paths: their names within the data set.
-    """
-
-    kind: str
-    reason: str
-    paths: tuple[str, ...]
-
-    @property
-    def words(self) -> str:
-        """The first of them by name, and how many more there are."""
-        named = ", ".join(self.paths[:NAMED])
-        more = len(self.paths) - NAMED
-        return f"{named} and {more:,} more {self.kind}".rstrip() if more > 0 else named
+from trainer.data.groups import column, group_slices, read_groups, ungrouped_warning
+from trainer.data.layout import PassedOver, arrange, class_spot
+from trainer.data.near_duplicates import clusters, thumbnail
+from trainer.data.reading import Picture, Progress, nothing_readable, read_pictures
 
 
 @dataclass(frozen=True)
@@ -63,18 +36,18 @@ class Dataset:
         paths: name of each file within the data set.
         splits: `training`, `testing` or empty (no such folders).
         groups: slices of one group never stand on two sides of a split: those of the table,
-            where one was given, joined wherever slices look alike (see `lookalikes`).
+            where one was given, joined wherever slices are near-duplicates.
         sources: where a slice comes from; empty where nobody knows.
         patients: the patient of a slice; empty where nobody knows.
         problems: (path, reason) of files that could not be read.
         passed_over: files that are no pictures to learn from.
         sha256: digest over paths, labels and file contents.
-        thumbnails: uint8 array of N×32×32 of the whole pictures, see `lookalikes`.
-        properties: float32 array of N×10, see `properties`.
-        frames: float32 array of N×4, where the input lies in the picture, see `crop_box`.
+        thumbnails: uint8 array of N×32×32 of the whole pictures, see `near_duplicates`.
+        file_statistics: float32 array of N×10, see `file_statistics`.
+        crop_boxes: float32 array of N×4, where the input lies in the picture, see `crop_box`.
         boxes: float64 array of N×4, the tumour's box within the input, see `boxes`; NaN where
             unknown.
-        grouped: whether a table gave a group to any slice, rather than look-alikes only.
+        grouped: whether a table gave a group to any slice, rather than near-duplicates only.
         tumour_free: the classes that show no tumour for certain, see `read_dataset`.
         tables: digests of what the tables (`groups`, `boxes`) say of these slices, whatever else
             stands in them; empty without tables.
@@ -94,8 +67,8 @@ class Dataset:
     problems: tuple[tuple[str, str], ...]
     sha256: str
     thumbnails: npt.NDArray[np.uint8]
-    properties: npt.NDArray[np.float32]
-    frames: npt.NDArray[np.float32]
+    file_statistics: npt.NDArray[np.float32]
+    crop_boxes: npt.NDArray[np.float32]
     boxes: npt.NDArray[np.float64]
     grouped: bool = False
     tumour_free: tuple[str, ...] = ()
@@ -128,8 +101,8 @@ class Dataset:
             sources=pick(self.sources),
             patients=pick(self.patients),
             thumbnails=self.thumbnails[chosen],
-            properties=self.properties[chosen],
-            frames=self.frames[chosen],
+            file_statistics=self.file_statistics[chosen],
+            crop_boxes=self.crop_boxes[chosen],
             boxes=self.boxes[chosen],
         )
 
@@ -162,63 +135,52 @@ def read_dataset(
 
     Raises:
         DataError: no readable image, an unknown class, a hostile archive, an unusable table.
+        UsageError: a tumour-free class that is not there.
     """
-    source = open_source(path)
-    names, passed_over = arrange(source)
-    slices: list[_Slice] = []
-    problems: list[tuple[str, str]] = []
-    for done, name in enumerate(names, 1):
-        try:
-            slices.append(_read_slice(name, source.read, options))
-        except InputError as error:
-            problems.append((name, one_line(error)))
-        if progress is not None:
-            progress(done, len(names))
+    archive = open_archive(path)
+    names, passed_over = arrange(archive)
+    slices, problems = read_pictures(
+        archive, names, lambda picture: _preprocessed(picture, options), progress
+    )
     if not slices:
-        raise DataError(
-            f"{Path(path).name}: no readable image in class folders "
-            f"({len(problems)} unreadable{told_over(passed_over)}); "
-            "need CLASS/image.jpg or Training/CLASS/image.jpg"
-        )
+        raise nothing_readable(Path(path).name, problems, passed_over)
     known = _classes({s.label for s in slices}, class_names, least_classes)
-    table = read_groups(groups_csv, {s.path for s in slices}) if groups_csv else {}
-    extra = [table.get(s.path, {}) for s in slices]
+    paths = tuple(s.path for s in slices)
+    table = read_groups(groups_csv, set(paths)) if groups_csv else {}
+    given, sources, patients = (column(table, paths, c) for c in ("group", "source", "patient"))
     thumbnails = np.stack([s.thumbnail for s in slices])
-    # Flat pictures look like nothing; equal ones share a group all the same.
-    own = tuple(e.get("group") or f"look-{s.pixels}" for e, s in zip(extra, slices, strict=True))
-    frames = np.array([s.frame for s in slices], dtype=np.float32)
+    crop_boxes = np.array([s.crop_box for s in slices], dtype=np.float32)
     boxes = np.full((len(slices), 4), np.nan)
     tables: dict[str, str] = {}
     if groups_csv is not None:
-        said = [(e.get("group", ""), e.get("source", ""), e.get("patient", "")) for e in extra]
-        tables["groups"] = _digest((s.path, *e) for s, e in zip(slices, said, strict=True))
+        tables["groups"] = _digest(zip(paths, given, sources, patients, strict=True))
     if boxes_csv is not None:
-        boxes = read_boxes(boxes_csv, [s.path for s in slices])
+        boxes = read_boxes(boxes_csv, paths)
         tables["boxes"] = _digest(
-            (s.path, *map(repr, box.tolist())) for s, box in zip(slices, boxes, strict=True)
+            (path, *map(repr, box.tolist())) for path, box in zip(paths, boxes, strict=True)
         )
-        boxes = into_input(boxes, frames)
+        boxes = into_input(boxes, crop_boxes)
     return Dataset(
         images=np.stack([s.image for s in slices]),
         labels=np.array([known.index(s.label) for s in slices], dtype=np.int64),
         class_names=known,
-        paths=tuple(s.path for s in slices),
+        paths=paths,
         splits=tuple(s.split for s in slices),
-        groups=merge_groups(own, clusters(thumbnails)),
-        sources=tuple(e.get("source", "") for e in extra),
-        patients=tuple(e.get("patient", "") for e in extra),
+        groups=group_slices(given, [s.pixels for s in slices], clusters(thumbnails)),
+        sources=sources,
+        patients=patients,
         problems=tuple(problems),
         sha256=_digest((s.path, s.label, s.split, s.digest) for s in slices),
         thumbnails=thumbnails,
-        properties=np.stack([s.properties for s in slices]),
-        frames=frames,
+        file_statistics=np.stack([s.file_statistics for s in slices]),
+        crop_boxes=crop_boxes,
         boxes=boxes,
-        grouped=any(e.get("group") for e in extra),
+        grouped=any(given),
         tumour_free=_tumour_free(known, tumour_free),
         passed_over=passed_over,
         tables=tables,
         origin=Path(path),
-        warnings=(*_told_lost(known, problems), *told_ungrouped(groups_csv, table)),
+        warnings=(*_lost_classes(known, problems), *ungrouped_warning(groups_csv, table)),
     )
 
 
@@ -239,13 +201,13 @@ def originals(
     if data.origin is None or not len(rows):
         return [None] * len(rows)
     try:
-        source = open_source(data.origin)
+        archive = open_archive(data.origin)
     except (DataError, OSError):
         return [None] * len(rows)
     found: list[npt.NDArray[np.uint8] | None] = []
     for row in rows:
         try:
-            gray = decode(source.read(data.paths[row]))
+            gray = decode(archive.read(data.paths[row]))
         except (InputError, KeyError, OSError):  # KeyError: no such member in the zip
             found.append(None)
             continue
@@ -255,31 +217,30 @@ def originals(
 
 
 class _Slice(NamedTuple):
+    """What is kept of a `Picture`, and the model's input."""
+
     path: str
     label: str
     split: str
     digest: str  # of the file
-    pixels: str  # digest of the decoded picture
+    pixels: str
     image: npt.NDArray[np.uint8]
     thumbnail: npt.NDArray[np.uint8]
-    properties: npt.NDArray[np.float32]
-    frame: tuple[float, float, float, float]
+    file_statistics: npt.NDArray[np.float32]
+    crop_box: tuple[float, float, float, float]
 
 
-def _read_slice(name: str, read: Callable[[str], bytes], options: Preprocess) -> _Slice:
-    label, split = place(name)
-    data = read(name)
-    gray = decode(data)
+def _preprocessed(picture: Picture, options: Preprocess) -> _Slice:
     return _Slice(
-        name,
-        label,
-        split,
-        hashlib.sha256(data).hexdigest(),
-        hashlib.sha256(gray.tobytes()).hexdigest()[:16],
-        preprocess(gray, options),
-        thumbnail(gray),
-        describe(data, gray),
-        crop_box(gray, options),
+        picture.path,
+        picture.label,
+        picture.split,
+        picture.sha256.hex(),
+        picture.pixels,
+        preprocess(picture.gray, options),
+        picture.thumbnail,
+        picture.file_statistics,
+        crop_box(picture.gray, options),
     )
 
 
@@ -302,9 +263,9 @@ def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple
     return known
 
 
-def _told_lost(known: Sequence[str], problems: Sequence[tuple[str, str]]) -> list[str]:
+def _lost_classes(known: Sequence[str], problems: Sequence[tuple[str, str]]) -> list[str]:
     """A sentence on each class that is none since none of its pictures could be read."""
-    spots = [spot for name, _ in problems if (spot := _spot(name)) is not None]
+    spots = [spot for name, _ in problems if (spot := class_spot(name)) is not None]
     lost = Counter(label for label, _ in spots if label not in known)
     return [
         f"no picture of {label} could be read ({count:,} tried), so it is no class"
@@ -317,7 +278,10 @@ def _tumour_free(known: Sequence[str], wanted: Sequence[str] | None) -> tuple[st
         return tuple(name for name in known if name == NO_TUMOR)
     named = {normalise_label(name) for name in wanted}
     if strange := sorted(named - set(known)):
-        raise DataError(f"tumour-free classes {strange} are not in the data; it has {list(known)}")
+        near = did_you_mean(strange[0], known)
+        raise UsageError(
+            f"tumour-free classes {strange} are not in the data; it has {list(known)}{near}"
+        )
     if named >= set(known):
         raise DataError("every class is called tumour-free: nothing is left to be found")
     return tuple(name for name in known if name in named)
@@ -329,8 +293,8 @@ def check_boxes(data: Dataset) -> None:
     Raises:
         DataError: a box in a slice of a tumour-free class.
     """
-    clear = np.isin(data.labels, [data.class_names.index(name) for name in data.tumour_free])
-    wrong = np.flatnonzero(clear & ~np.isnan(data.boxes).any(axis=1))
+    tumour_free = np.isin(data.labels, [data.class_names.index(name) for name in data.tumour_free])
+    wrong = np.flatnonzero(tumour_free & ~np.isnan(data.boxes).any(axis=1))
     if wrong.size:
         label = data.class_names[data.labels[wrong[0]]]
         raise DataError(
@@ -342,136 +306,3 @@ def check_boxes(data: Dataset) -> None:
 
 def _digest(rows: Iterable[Sequence[str]]) -> str:
     return hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()
-
-
-def told_over(passed_over: Sequence[PassedOver]) -> str:
-    """How a message goes on about files that were passed over; empty where there are none."""
-    count = sum(len(each.paths) for each in passed_over)
-    first = next((f", such as {e.paths[0]}: {e.reason}" for e in passed_over), "")
-    return f", {count} passed over{first}" if count else ""
-
-
-def arrange(source: Source) -> tuple[list[str], tuple[PassedOver, ...]]:
-    """The pictures of a data set that are to be read, and what is passed over.
-
-    Where there are Training or Testing folders, they say which classes there are: pictures
-    elsewhere count only in folders of the same names. Files that are no pictures are told where
-    they lie in class folders, and so is a class folder that holds no pictures at all: without a
-    word its class would be missing from the model.
-
-    Returns:
-        Names of pictures, sorted; those in no class folder are among them, as problems to tell.
-    """
-    names = source.names()
-    places = {name: spot for name in names if (spot := _spot(name)) is not None}
-    classes = {label for label, split in places.values() if split}
-    outside: list[str] = []
-    divided = bool(classes)
-    if divided:
-        outside = [name for name, (label, _) in places.items() if label not in classes]
-    else:
-        classes = {label for label, _ in places.values()}
-    filled = set(places.values())
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    bare: dict[str, str] = {}  # folders without a picture, and the class that each would be
-
-    def add(path: str, reason: str) -> None:
-        suffix = PurePosixPath(path).suffix.lower()
-        kind = suffix or ("without a suffix" if reason == NO_PICTURE else "")
-        found[kind, reason].append(path)
-
-    for name in outside:
-        found["pictures", OUTSIDE].append(name)
-    for path, reason in source.others():
-        spot = _spot(path)
-        if reason in ANYWHERE:
-            found["", reason].append(path)
-        elif spot is not None and (spot[1] or not divided or spot[0] in classes):
-            if spot not in filled and (spot[1] or not divided):
-                bare[PurePosixPath(path).parent.as_posix()] = spot[0]
-            add(path, reason)
-        elif _is_beside_classes(path):
-            add(path, reason)
-    for folder, label in bare.items():
-        found["", ONE_SIDED if label in classes else NO_CLASS].append(folder)
-    left_out = set(outside)
-    passed_over = [PassedOver(*key, tuple(paths)) for key, paths in sorted(found.items())]
-    return [name for name in names if name not in left_out], tuple(passed_over)
-
-
-def _spot(name: str) -> tuple[str, str] | None:
-    try:
-        return place(name)
-    except InputError:
-        return None
-
-
-def _is_beside_classes(name: str) -> bool:
-    """Whether a file lies where class folders are expected."""
-    return PurePosixPath(name).parent.name.lower() in SPLITS
-
-
-def place(name: str) -> tuple[str, str]:
-    """The label and the split (`training`, `testing` or empty) that a file's path says.
-
-    Raises:
-        InputError: the file lies in no class folder, or its name cannot stand in a table.
-    """
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise InputError("its name is not UTF-8 and cannot stand in a table") from None
-    parts = PurePosixPath(name).parts
-    if len(parts) < 2:
-        raise InputError("lies in no class folder")
-    split = next((SPLITS[p.lower()] for p in parts[:-2] if p.lower() in SPLITS), "")
-    if parts[-2].lower() in SPLITS:
-        raise InputError("lies in no class folder")
-    return normalise_label(parts[-2]), split
-
-
-def read_groups(path: str | os.PathLike[str], wanted: set[str]) -> dict[str, dict[str, str]]:
-    """The row of each image (`wanted`) in a table with the columns path and group.
-
-    Spaces around a cell do not count. Several rows of one image are joined.
-
-    Raises:
-        DataError: an unusable table, two rows that say different things of one image, or an image
-            without a row.
-    """
-    rows: dict[str, dict[str, str]] = {}
-    for row in read_table(path, ("path", "group")):
-        cells = {column: cell.strip() for column, cell in row.items()}
-        before = rows.setdefault(cells["path"], cells)
-        for column in ("group", "source", "patient", "label"):
-            one, other = before.get(column, ""), cells.get(column, "")
-            if one and other and one != other:
-                raise DataError(
-                    f"{Path(path).name}: two rows of {cells['path']} contradict each other: "
-                    f"{column} {one} and {column} {other}"
-                )
-        before |= {column: cell for column, cell in cells.items() if cell}
-    matched = {
-        name: rows[key] for name in wanted if (key := key_of(name.strip(), rows)) is not None
-    }
-    if len(matched) < len(wanted):
-        missing = min(wanted - set(matched))
-        raise DataError(
-            f"{Path(path).name}: no row for {len(wanted) - len(matched)} of {len(wanted)} images, "
-            f"such as {missing}"
-        )
-    return matched
-
-
-def told_ungrouped(
-    path: str | os.PathLike[str] | None, table: Mapping[str, Mapping[str, str]]
-) -> tuple[str, ...]:
-    """A sentence on the images that a table of groups (see `read_groups`) has no group for; none
-    where all have one."""
-    blank = sum(not row["group"] for row in table.values())
-    if path is None or not blank:
-        return ()
-    return (
-        f"{blank:,} of {len(table):,} images have no group in {Path(path).name}; they are grouped "
-        "by looks alone",
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.imaging.decode import read_header
+from edge_runtime.imaging.headers import Header
 
 FILE_STATISTICS = (
     "channels",  # stored colour components
@@ -21,16 +21,18 @@ FILE_STATISTICS = (
 )
 
 
-def describe(data: bytes, gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """The values of FILE_STATISTICS.
+def file_statistics(
+    size: int, header: Header, gray: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]:
+    """The values of FILE_STATISTICS, float32 array of 10.
 
     Args:
-        data: the encoded file.
+        size: of the encoded file in bytes.
+        header: of the file; 0 channels where that is unknown.
         gray: the decoded slice, uint8 H×W.
     """
     import cv2
 
-    header = read_header(data)
     height, width = gray.shape
     counts = cv2.calcHist([gray], [0], None, [256], [0, 256]).ravel() / gray.size
     levels = np.arange(256)
@@ -42,10 +44,10 @@ def describe(data: bytes, gray: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32
     down = cv2.Sobel(gray, cv2.CV_16S, 0, 1, scale=1)
     edges = (cv2.norm(across, cv2.NORM_L1) + cv2.norm(down, cv2.NORM_L1)) / (8 * gray.size)
     values = (
-        header.channels if header else 0,
+        header.channels,
         width,
         height,
-        len(data) / gray.size,
+        size / gray.size,
         float(counts[:11].sum()),
         mean,
         deviation,

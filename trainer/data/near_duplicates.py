@@ -1,9 +1,9 @@
-"""Look-alikes: pictures that are copies of each other but for brightness, mirroring or a turn.
+"""Near-duplicates: pictures that are copies of each other but for brightness, mirroring or a turn.
 
-Two slices look alike when their thumbnails (32×32, area-averaged, the whole picture) correlate
-at THRESHOLD or above in one of the eight ways to turn and mirror a square. The search is exact
-and fast: the thumbnails' low-frequency cosine coefficients and the length of what they leave out
-give an upper bound of the correlation (Parseval; Cauchy-Schwarz), so a matrix product of 64
+Two slices are near-duplicates when their thumbnails (32×32, area-averaged, the whole picture)
+correlate at THRESHOLD or above in one of the eight ways to turn and mirror a square. The search is
+exact and fast: the thumbnails' low-frequency cosine coefficients and the length of what they leave
+out give an upper bound of the correlation (Parseval; Cauchy-Schwarz), so a matrix product of 64
 columns finds every candidate, and only candidates are compared in full. In the cosine basis a
 mirror image is a change of signs and a quarter turn a transposition.
 """
@@ -43,7 +43,7 @@ TURN_NAMES = tuple(TURNS)
 
 @dataclass(frozen=True)
 class Pairs:
-    """Look-alikes, one entry a pair.
+    """Near-duplicates, one entry a pair.
 
     Attributes:
         first, second: indices of the pictures.
@@ -71,7 +71,7 @@ def thumbnail(gray: npt.NDArray[np.uint8]) -> Thumbnails:
 def unit_vectors(thumbnails: Thumbnails) -> Floats:
     """Thumbnails (N×SIDE×SIDE) with mean 0 and length 1, so that a dot product is a correlation.
 
-    Flat pictures have no direction; they become zero and look like nothing.
+    Flat pictures have no direction; they become zero and correlate with nothing.
     """
     flat = thumbnails.reshape(len(thumbnails), SIDE * SIDE).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
@@ -82,7 +82,7 @@ def unit_vectors(thumbnails: Thumbnails) -> Floats:
 def find_pairs(
     thumbnails: Thumbnails, others: Thumbnails | None = None, threshold: float = THRESHOLD
 ) -> Iterator[Pairs]:
-    """All look-alikes, block by block.
+    """All near-duplicates, block by block.
 
     Args:
         thumbnails: N×SIDE×SIDE.
@@ -112,7 +112,7 @@ def find_pairs(
 
 
 def clusters(thumbnails: Thumbnails, threshold: float = THRESHOLD) -> Indices:
-    """A cluster number for each picture; look-alikes, and look-alikes of look-alikes, share one."""
+    """A cluster number for each picture; near-duplicates, and theirs in turn, share one."""
     labels = np.arange(len(thumbnails))
     for pairs in find_pairs(thumbnails, threshold=threshold):
         labels = join(labels, pairs.first, pairs.second)
@@ -132,7 +132,7 @@ def join(labels: Indices, first: Indices, second: Indices) -> Indices:
 
 
 def merge_groups(groups: Sequence[str], labels: Indices) -> tuple[str, ...]:
-    """Groups (N names) in which no look-alike cluster (N numbers) is split any more.
+    """Groups (N names) in which no cluster of near-duplicates (N numbers) is split any more.
 
     A group that a cluster ties to others takes the first of their names.
     """
@@ -147,7 +147,7 @@ def merge_groups(groups: Sequence[str], labels: Indices) -> tuple[str, ...]:
 def has_near_duplicate(
     thumbnails: Thumbnails, others: Thumbnails, threshold: float = THRESHOLD
 ) -> npt.NDArray[np.bool_]:
-    """Which of `thumbnails` (N) look like any of `others`."""
+    """Which of `thumbnails` (N) are near-duplicates of any of `others`."""
     found = np.zeros(len(thumbnails), dtype=bool)
     for pairs in find_pairs(thumbnails, others, threshold):
         found[pairs.first] = True

@@ -15,22 +15,23 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.labels import normalise_label
-from trainer.data.dataset import Dataset, Progress, read_dataset
+from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.near_duplicates import find_pairs
+from trainer.data.reading import Progress
 from trainer.data.split import SOURCE, Split
 
 Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Partial:
+class PartialLabels:
     """Partially labelled slices, in a `Dataset` whose classes are the sets.
 
     Attributes:
         slices: the slices; `labels` are indices into `sets`, `class_names` the folders' names.
         sets: bool array of S×C: which of the C classes each set allows.
         touches: for each slice, the groups of the typed data that its own group shares a
-            picture, a patient or a look-alike with.
+            picture, a patient or a near-duplicate with.
     """
 
     slices: Dataset
@@ -45,9 +46,11 @@ class Partial:
         """N×C: 1 for each class that a slice may be of."""
         return self.sets[self.slices.labels].astype(np.float32)
 
-    def take(self, chosen: Indices) -> Partial:
+    def take(self, chosen: Indices) -> PartialLabels:
         """The slices at `chosen`, in that order."""
-        return Partial(self.slices.take(chosen), self.sets, tuple(self.touches[i] for i in chosen))
+        return PartialLabels(
+            self.slices.take(chosen), self.sets, tuple(self.touches[i] for i in chosen)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What run.json says of them."""
@@ -73,23 +76,23 @@ def allowed_classes(
     if folder.lower() in ("tumor", "tumour") and tumour_free:
         return np.array([name not in tumour_free for name in classes])
     named = {normalise_label(part) for part in re.split(r"\s*\+\s*", folder)}
-    if strange := sorted(named - set(classes)):
+    if unknown := sorted(named - set(classes)):
         without = ", ".join(tumour_free) or "those of --tumour-free, which are not given"
         raise DataError(
-            f"partial labels: folder {folder!r} names {strange}; name classes of "
+            f"partial labels: folder {folder!r} names {unknown}; name classes of "
             f"{list(classes)} joined by +, or tumor for all but {without}"
         )
     return np.array([name in named for name in classes])
 
 
-def read_partial(
+def read_partial_labels(
     path: str | os.PathLike[str],
     options: Preprocess,
     data: Dataset,
     *,
     groups_csv: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-) -> Partial:
+) -> PartialLabels:
     """Read a zip or folder of partially labelled slices that stand beside `data`.
 
     Args:
@@ -109,7 +112,7 @@ def read_partial(
     if sets.all(axis=1).any():
         raise DataError(f"{Path(path).name}: a folder that allows every class teaches nothing")
     touches = _touched(slices, data)
-    return Partial(slices, sets, touches)
+    return PartialLabels(slices, sets, touches)
 
 
 def _touched(slices: Dataset, data: Dataset) -> tuple[frozenset[str], ...]:
@@ -122,12 +125,14 @@ def _touched(slices: Dataset, data: Dataset) -> tuple[frozenset[str], ...]:
     return tuple(frozenset(by_group[g]) for g in slices.groups)
 
 
-def divide(partial: Partial, data: Dataset, split: Split, seed: int) -> tuple[Indices, Indices]:
+def divide(
+    partial: PartialLabels, data: Dataset, split: Split, seed: int
+) -> tuple[Indices, Indices]:
     """The partially labelled slices that a training on `split` may learn from, and those that
     measure it afterwards.
 
     A slice that touches a group on the test side is tested, one that touches a group of the
-    validation side is on neither side, one that touches only learned groups is learned from. All
+    validation side is on neither side, one that touches only training groups is learned from. All
     others are divided by their own groups into `split.parts` parts, of which `split.part` is
     tested. Where the protocol tests on a source, every slice of that source is tested.
 
@@ -135,7 +140,7 @@ def divide(partial: Partial, data: Dataset, split: Split, seed: int) -> tuple[In
         Indices into `partial.slices`.
     """
     groups = np.asarray(data.groups)
-    held, tested = set(groups[split.validation]), set(groups[split.test])
+    validation, tested = set(groups[split.validation]), set(groups[split.test])
     free = sorted({g for g, t in zip(partial.slices.groups, partial.touches, strict=True) if not t})
     drawn = np.random.default_rng([seed, 4]).permutation(len(free))
     number = {g: int(n) % split.parts for g, n in zip(free, drawn, strict=True)}
@@ -145,6 +150,6 @@ def divide(partial: Partial, data: Dataset, split: Split, seed: int) -> tuple[In
         part = number.get(partial.slices.groups[i])
         if touched & tested or partial.slices.sources[i] == source or part == split.part:
             test.append(i)
-        elif not touched & held:
+        elif not touched & validation:
             train.append(i)
     return np.array(train, dtype=np.int64), np.array(test, dtype=np.int64)

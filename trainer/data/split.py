@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import DataError
+from edge_runtime.errors import DataError, UsageError, did_you_mean
 from trainer.data.dataset import Dataset
 
 Indices = npt.NDArray[np.int64]
@@ -25,7 +27,7 @@ class Split:
             `source:NAME` (all slices of a source), or `none` (no test side).
         left_out: slices on no side, since they share a group with the test side.
         part: which of `parts` parts of the groups is tested, counted from 0; what is divided
-            beside the slices (see `partial`) follows it.
+            beside the slices (see `partial_labels`) follows it.
     """
 
     protocol: str
@@ -37,7 +39,7 @@ class Split:
     parts: int = FOLDS
 
     @property
-    def learned(self) -> Indices:
+    def train_and_validation(self) -> Indices:
         """The slices that a model may have learned from: training and validation."""
         return np.concatenate([self.train, self.validation])
 
@@ -51,7 +53,8 @@ def split_dataset(data: Dataset, protocol: str, seed: int) -> Split:
     `source:NAME` tests on one source.
 
     Raises:
-        DataError: too few groups to split, a side without one of the classes, or no such source.
+        DataError: too few groups to split, or a side without one of the classes.
+        UsageError: no such source.
     """
     everything = np.arange(len(data))
     if protocol == "grouped":
@@ -87,7 +90,8 @@ def _of_source(data: Dataset, name: str) -> Indices:
     test = np.flatnonzero(np.asarray(data.sources) == name)
     if test.size == 0:
         there = ", ".join(sorted(set(data.sources) - {""})) or "none: give --groups with a source"
-        raise DataError(f"no image of source {name!r}; sources in the data: {there}")
+        near = did_you_mean(name, {*data.sources} - {""})
+        raise UsageError(f"no image of source {name!r}; sources in the data: {there}{near}")
     return test
 
 
@@ -95,8 +99,8 @@ def _with_validation(
     data: Dataset, protocol: str, rest: Indices, test: Indices, seed: int, left_out: int = 0
 ) -> Split:
     train, validation = _folds(data, rest, 7, seed)[0]
-    for name, side in (("training", train), ("validation", validation)):
-        missing = set(range(len(data.class_names))) - set(data.labels[side].tolist())
+    for name, part in (("training", train), ("validation", validation)):
+        missing = set(range(len(data.class_names))) - set(data.labels[part].tolist())
         if missing:
             names = [data.class_names[i] for i in sorted(missing)]
             raise DataError(f"no image of {', '.join(names)} on the {name} side: too few groups")
@@ -105,16 +109,32 @@ def _with_validation(
 
 def _folds(data: Dataset, pool: Indices, parts: int, seed: int) -> list[tuple[Indices, Indices]]:
     """Divide `pool` by groups, in `parts` ways; the second side is about one part."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
     groups = np.asarray(data.groups)[pool]
     if len(set(groups)) < parts:
         raise DataError(f"only {len(set(groups))} groups of images; need at least {parts}")
     strata = [f"{data.labels[i]}/{data.sources[i]}" for i in pool]
+    try:
+        folds = group_folds(strata, groups, parts, seed)
+    except ValueError as error:
+        raise DataError(f"the images cannot be split by groups: {error}") from None
+    return [(pool[rest], pool[part]) for rest, part in folds]
+
+
+def group_folds(
+    strata: Sequence[Any] | npt.NDArray[Any], groups: npt.NDArray[Any], parts: int, seed: int
+) -> list[tuple[Indices, Indices]]:
+    """Divide N things in `parts` ways, no group on two sides and each stratum spread over all as
+    well as can be (scikit-learn's StratifiedGroupKFold).
+
+    Returns:
+        Indices of each way's larger and smaller side.
+
+    Raises:
+        ValueError: fewer groups than parts, or strata smaller than them throughout.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a stratum smaller than `parts` is fine here
-        try:
-            return [(pool[kept], pool[held]) for kept, held in folds.split(pool, strata, groups)]
-        except ValueError as error:
-            raise DataError(f"the images cannot be split by groups: {error}") from None
+        return list(folds.split(np.zeros(len(groups)), strata, groups))

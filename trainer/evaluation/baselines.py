@@ -48,6 +48,6 @@ def low_level(learned: Dataset, tested: Dataset) -> Labels:
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    model.fit(learned.properties, learned.labels)
-    called: Labels = model.predict(tested.properties).astype(np.int64)
+    model.fit(learned.file_statistics, learned.labels)
+    called: Labels = model.predict(tested.file_statistics).astype(np.int64)
     return called

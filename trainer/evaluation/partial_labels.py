@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError, one_line
 from edge_runtime.files import write_text
-from trainer.data.partial_labels import Partial
+from trainer.data.partial_labels import PartialLabels
 from trainer.data.tables import from_csv, to_csv
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.metrics import share_of
@@ -30,7 +30,7 @@ COLUMNS = ("path", "group", "source", "set", "predicted", "outside", "confidence
 
 
 def call_partial(
-    partial: Partial,
+    partial: PartialLabels,
     look: Callable[[npt.NDArray[np.uint8]], ModelOutputs],
     decision_rule: DecisionRule,
     class_names: Sequence[str],

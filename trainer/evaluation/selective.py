@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import UsageError, did_you_mean
 from edge_runtime.labels import NO_TUMOR, normalise_label
 from trainer.evaluation.intervals import pooled_effect
 from trainer.evaluation.metrics import share_of
@@ -82,7 +82,8 @@ class Targets:
         for name in self.classes:
             if name not in labels:
                 raise UsageError(
-                    f"--target-error {name}=…: no class of that name; there are {', '.join(labels)}"
+                    f"--target-error {name}=…: no class of that name; there are "
+                    f"{', '.join(labels)}{did_you_mean(name, labels)}"
                 )
         clear = tumour_free_among(labels, tumour_free)
         rates = {}

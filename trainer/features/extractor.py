@@ -12,18 +12,26 @@ from importlib import metadata
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import ModelError, UsageError
+from edge_runtime.errors import ModelError, UsageError, did_you_mean
 from edge_runtime.imaging.handcrafted import DEVICE_SETS, FeatureSet
-from trainer.features import region as region_features
 from trainer.features.cache import FeatureCache
+from trainer.features.gabor import GABOR
+from trainer.features.region import REGION
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-SETS: dict[str, FeatureSet] = {**DEVICE_SETS, **region_features.SETS}
+# Those that a device computes too, then the workstation's own: a new one is a row here.
+SETS: dict[str, FeatureSet] = {
+    each.name: each
+    for each in (
+        *DEVICE_SETS.values(),
+        GABOR,
+        REGION,
+    )
+}
 DEEP = "deep"  # the features of a network, which each extractor is given
-# Raise a set's number with any change of what it computes, or old values are taken for new ones.
-_VERSIONS = {"histogram": 1, "glcm": 1, "lbp": 1, "hog": 1, "gabor": 1, "region": 1, DEEP: 1}
+DEEP_VERSION = 1  # as `FeatureSet.version`
 
 FEW = 64  # slices; fewer are done before other processes have started
 BATCH = 32  # slices that a process gets at once
@@ -40,7 +48,8 @@ def check_sets(sets: Sequence[str]) -> None:
     unknown = [name for name in sets if name not in SETS and name != DEEP]
     if unknown or not sets:
         what = f"unknown features {unknown[0]!r}" if unknown else "no features"
-        raise UsageError(f"{what}; there are {', '.join([*SETS, DEEP])}")
+        near = did_you_mean(unknown[0], [*SETS, DEEP]) if unknown else ""
+        raise UsageError(f"{what}; there are {', '.join([*SETS, DEEP])}{near}")
     if len(set(sets)) < len(sets):
         twice = next(name for name in sets if list(sets).count(name) > 1)
         raise UsageError(f"features {twice!r} given twice")
@@ -165,8 +174,9 @@ class Extractor:
         """For each set, the slices' keys in the cache."""
         marks = {}
         for name in self.sets:
+            version = DEEP_VERSION if name == DEEP else SETS[name].version
             made_by = self._deep_key if name == DEEP else _libraries()
-            marks[name] = f"{name} {_VERSIONS[name]} {made_by}".encode()
+            marks[name] = f"{name} {version} {made_by}".encode()
         keys: dict[str, list[bytes]] = {name: [] for name in self.sets}
         for image in images:
             content = hashlib.sha256(f"{image.shape} ".encode())

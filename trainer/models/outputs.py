@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
-from edge_runtime.model.load import ModelFile
+from edge_runtime.model.file_format import ModelFile
 
 if TYPE_CHECKING:
     import keras
 
-    from trainer.data.dataset import Progress
+    from trainer.data.reading import Progress
 
 Floats = npt.NDArray[np.float32]
 BATCH = 128

@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+# What version 0.1.0 calls fields in run.json.
+FORMER_NAMES = {"clear": "tumour_free_weight", "partial": "partial_labels", "start": "pretrained"}
 
 
 @dataclass(frozen=True)
@@ -16,10 +21,10 @@ class Recipe:
         name: what the command calls it.
         balance: draw classes alike, and sources and groups by the square root of their size;
             else every slice once an epoch.
-        clear: weight of tumour-free classes in balanced draws where tumours are pasted, the
+        tumour_free_weight: of tumour-free classes in balanced draws where tumours are pasted, the
             others having 1: pasted tumours and partial labels take from them.
         augment: share of examples changed in place and style.
-        partial: share of examples whose class is only known to be one of several.
+        partial_labels: share of examples whose class is only known to be one of several.
         paste: share of tumour examples that show a tumour on a tumour-free slice.
         erase: share of tumour-free examples that show a slice whose tumour was covered.
         patch: share of tumour-free examples that carry a patch of tumour-free tissue.
@@ -27,14 +32,14 @@ class Recipe:
         label_smoothing: part of the target spread over all classes.
         learning_rate: of Adam at its highest.
         epochs: how many, unless stopped before.
-        start: whether `edge` begins with the weights that come with the package.
+        pretrained: whether `edge` begins with the weights that come with the package.
     """
 
     name: str = "own"
     balance: bool = False
-    clear: float = 1.0
+    tumour_free_weight: float = 1.0
     augment: float = 1.0
-    partial: float = 0.0
+    partial_labels: float = 0.0
     paste: float = 0.0
     erase: float = 0.0
     patch: float = 0.0
@@ -42,13 +47,33 @@ class Recipe:
     label_smoothing: float = 0.05
     learning_rate: float = 2e-3
     epochs: int = 20
-    start: bool = True
+    pretrained: bool = True
+
+    @classmethod
+    def from_json(cls, shape: Mapping[str, Any]) -> Recipe:
+        """Read what `dataclasses.asdict` made of a recipe, in this version or the former one."""
+        return cls(**{FORMER_NAMES.get(name, name): value for name, value in shape.items()})
 
 
-RECIPES: dict[str, Recipe] = {
-    "robust": Recipe(
-        name="robust", balance=True, clear=1.5, augment=0.5, partial=0.08,
-        paste=0.15, erase=0.1, patch=0.1, localisation=0.1,
+# The first is the default. A row holds all that a recipe needs: what it does, in the words of
+# `btc-train --help`, and its settings.
+_ROWS: tuple[tuple[str, Recipe], ...] = (
+    (
+        "style, pasted and covered tumours, balanced sources",
+        Recipe(
+            name="robust", balance=True, tumour_free_weight=1.5, augment=0.5, partial_labels=0.08,
+            paste=0.15, erase=0.1, patch=0.1, localisation=0.1,
+        ),
     ),
-    "plain": Recipe(name="plain", learning_rate=1e-3),
-}  # fmt: skip
+    (
+        "changed copies of every slice",
+        Recipe(name="plain", learning_rate=1e-3),
+    ),
+)  # fmt: skip
+RECIPES = {recipe.name: recipe for _, recipe in _ROWS}
+DEFAULT_RECIPE = next(iter(RECIPES))
+
+
+def recipes_in_words() -> str:
+    """What each recipe does, in one line."""
+    return "; ".join(f"{recipe.name}: {about}" for about, recipe in _ROWS)

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.augmentation.copy_paste import erase, paste
-from trainer.augmentation.style import augment
+from trainer.augmentation.spatial import change_place
+from trainer.augmentation.style import change_style
 from trainer.data.dataset import Dataset
-from trainer.data.partial_labels import Partial
+from trainer.data.partial_labels import PartialLabels
 from trainer.models.recipes import Recipe
 
 Gray = npt.NDArray[np.uint8]
@@ -42,7 +43,7 @@ class Samples:
         labels: int64, N.
         boxes: float64, N×4, as in `Dataset`.
         groups, sources: names, N each.
-        clear: bool, C: the classes that show no tumour for certain. Only their slices receive
+        tumour_free: bool, C: the classes that show no tumour for certain. Only their slices receive
             pasted tumours or stand for a covered one.
         partial_images: uint8, M×size×size, slices whose class is only known to be of a set.
         partial_targets: float32, M×C, 1 for each class of the set.
@@ -53,21 +54,28 @@ class Samples:
     boxes: npt.NDArray[np.float64]
     groups: tuple[str, ...]
     sources: tuple[str, ...]
-    clear: npt.NDArray[np.bool_]
+    tumour_free: npt.NDArray[np.bool_]
     partial_images: Gray
     partial_targets: npt.NDArray[np.float32]
 
 
-def make_samples(data: Dataset, partial: Partial | None = None) -> Samples:
+def make_samples(data: Dataset, partial: PartialLabels | None = None) -> Samples:
     """The slices of `data`, and the partially labelled ones beside them."""
     if partial is None:
         images = np.zeros((0, *data.images.shape[1:]), np.uint8)
         targets = np.zeros((0, len(data.class_names)), np.float32)
     else:
         images, targets = partial.slices.images, partial.targets
-    clear = np.array([name in data.tumour_free for name in data.class_names])
+    tumour_free = np.array([name in data.tumour_free for name in data.class_names])
     return Samples(
-        data.images, data.labels, data.boxes, data.groups, data.sources, clear, images, targets
+        data.images,
+        data.labels,
+        data.boxes,
+        data.groups,
+        data.sources,
+        tumour_free,
+        images,
+        targets,
     )
 
 
@@ -83,16 +91,19 @@ class Feed:
         self.samples, self.recipe, self.seed = samples, recipe, seed
         self.classes = classes
         boxed = ~np.isnan(samples.boxes).any(axis=1)
-        clear = samples.clear[samples.labels]
-        self._hosts, self._donors = np.flatnonzero(clear), np.flatnonzero(boxed & ~clear)
+        tumour_free = samples.tumour_free[samples.labels]
+        self._hosts, self._donors = (
+            np.flatnonzero(tumour_free),
+            np.flatnonzero(boxed & ~tumour_free),
+        )
         self._pastes = len(self._donors) > 0 and len(self._hosts) > 0
-        shares = sampling_weights(samples, recipe.balance)
+        weights = sampling_weights(samples, recipe.balance)
         if recipe.balance and self._pastes:
-            shares[self._hosts] *= recipe.clear
-        self._shares = np.cumsum(shares)
+            weights[self._hosts] *= recipe.tumour_free_weight
+        self._weights = np.cumsum(weights)
         if len(self._donors):
             counts = np.bincount(samples.labels[self._donors], minlength=classes)
-            self._donor_shares = np.cumsum(1.0 / counts[samples.labels[self._donors]])
+            self._donor_weights = np.cumsum(1.0 / counts[samples.labels[self._donors]])
 
     def __len__(self) -> int:
         """Examples in an epoch: as many as there are slices."""
@@ -103,13 +114,13 @@ class Feed:
         rng = np.random.default_rng([self.seed, epoch])
         if not self.recipe.balance:
             return rng.permutation(len(self))
-        return _pick(self._shares, rng.random(len(self)))
+        return _pick(self._weights, rng.random(len(self)))
 
     def example(self, epoch: int, number: int, start: int) -> Example:
         """The `number`-th example of an epoch, which starts from slice `start`."""
         rng = np.random.default_rng([self.seed, epoch, 1, number])
         samples, recipe = self.samples, self.recipe
-        if len(samples.partial_images) and rng.random() < recipe.partial:
+        if len(samples.partial_images) and rng.random() < recipe.partial_labels:
             chosen = rng.integers(len(samples.partial_images))
             example = Example(
                 samples.partial_images[chosen], samples.partial_targets[chosen], NO_BOX
@@ -117,9 +128,9 @@ class Feed:
         else:
             example = self._example(start, rng)
         if rng.random() < recipe.augment:
-            style = samples.images[rng.integers(len(samples.images))]
-            image, box = augment(example.image, example.box, rng, style)
-            example = example._replace(image=image, box=box)
+            reference = samples.images[rng.integers(len(samples.images))]
+            image, box = change_place(example.image, example.box, rng)
+            example = example._replace(image=change_style(image, rng, reference), box=box)
         return example
 
     def _example(self, start: int, rng: np.random.Generator) -> Example:
@@ -127,7 +138,7 @@ class Feed:
         label = int(samples.labels[start])
         image, box = samples.images[start], samples.boxes[start]
         chance = rng.random()
-        if self._pastes and not samples.clear[label]:
+        if self._pastes and not samples.tumour_free[label]:
             if chance < recipe.paste:
                 donor, host = self._donor(rng), int(rng.choice(self._hosts))
                 label = int(samples.labels[donor])
@@ -147,7 +158,7 @@ class Feed:
         return Example(image, np.eye(self.classes, dtype=np.float32)[label], box)
 
     def _donor(self, rng: np.random.Generator) -> int:
-        return int(self._donors[_pick(self._donor_shares, rng.random(1))[0]])
+        return int(self._donors[_pick(self._donor_weights, rng.random(1))[0]])
 
 
 def sampling_weights(samples: Samples, balance: bool) -> Weights:
@@ -166,8 +177,8 @@ def sampling_weights(samples: Samples, balance: bool) -> Weights:
         for source in np.unique(sources[of_class]):
             rows = np.flatnonzero(of_class & (sources == source))
             _, place, counts = np.unique(groups[rows], return_inverse=True, return_counts=True)
-            shares = (counts**-0.5)[place]
-            weights[rows] = shares / shares.sum() * np.sqrt(len(rows))
+            each = (counts**-0.5)[place]
+            weights[rows] = each / each.sum() * np.sqrt(len(rows))
         weights[of_class] /= weights[of_class].sum()
     weights /= weights.sum()
     return weights

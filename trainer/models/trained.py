@@ -18,7 +18,7 @@ from trainer.run import Run
 if TYPE_CHECKING:
     import keras
 
-    from trainer.data.dataset import Progress
+    from trainer.data.reading import Progress
     from trainer.features.cache import FeatureCache
 
 CNN = "cnn"  # what `--model` and run.json call the network

@@ -46,7 +46,7 @@ class TrainSettings:
     @classmethod
     def from_json(cls, shape: Mapping[str, Any]) -> TrainSettings:
         """Read what `dataclasses.asdict` made of settings."""
-        return cls(**{**shape, "recipe": Recipe(**shape["recipe"])})
+        return cls(**{**shape, "recipe": Recipe.from_json(shape["recipe"])})
 
 
 class Diverged(DataError):
@@ -119,7 +119,7 @@ def _new_model(settings: TrainSettings, training: Samples, classes: int) -> kera
 
     from trainer.models.losses import PlaceLoss, SetCrossEntropy, accuracy
 
-    size, start = training.images.shape[1], settings.recipe.start
+    size, start = training.images.shape[1], settings.recipe.pretrained
     network = build_network(settings.network, size, classes, start)
     outputs, weights, metrics = [network.output], [1.0], [[accuracy]]
     losses: list[Any] = [SetCrossEntropy(settings.recipe.label_smoothing)]

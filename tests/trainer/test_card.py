@@ -1,0 +1,353 @@
+"""Data cards: `btc-train FOLDER` finds all that belongs to the data; what a card may not say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edge_runtime.errors import DataError, UsageError
+from trainer.commands.audit import audit_command
+from trainer.commands.evaluate import evaluate_command
+from trainer.commands.train import train_command
+from trainer.data.card import MAX_BYTES, card_text, find_card
+from trainer.synthetic.phantoms import write_phantoms
+
+BIN = Path(sys.executable).parent
+KNN = ("--model", "knn", "--features", "histogram", "--size", "32", "--no-cache")
+ABOUT = 'title = "Phantoms"\nlicense = "CC BY 4.0"\ncitation = "Nobody, 2026"\n'
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a zip, tables and a card that names them."""
+    folder = tmp_path_factory.mktemp("described") / "set"
+    folder.mkdir()
+    write_phantoms(folder / "slices.zip", per_class=12, testing=0.25, seed=3)
+    names = sorted(zipfile.ZipFile(folder / "slices.zip").namelist())
+    groups = [f"{name},g{i},home" for i, name in enumerate(names)]
+    (folder / "groups.csv").write_text("\n".join(["path,group,source", *groups, ""]))
+    boxes = [f"{name},0.5,0.5,0.3,0.3" for name in names if "notumor" not in name]
+    header = "path,x_center,y_center,width,height"
+    (folder / "boxes.csv").write_text("\n".join([header, *boxes, ""]))
+    (folder / "data.toml").write_text(
+        'images = "slices.zip"\ngroups = "groups.csv"\nboxes = "boxes.csv"\n'
+        f'tumour_free = ["notumor"]\n{ABOUT}'
+    )
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What a card may name, without a card."""
+    for name in ("images", "more"):
+        (tmp_path / name).mkdir()
+    for name in ("groups.csv", "boxes.csv"):
+        (tmp_path / name).write_text("path\n")
+    return tmp_path
+
+
+def call(command: object, *words: object) -> Result:
+    return CliRunner().invoke(command, list(map(str, words)))  # type: ignore[arg-type]
+
+
+def test_a_folder_names_all_that_belongs_to_it(folder: Path) -> None:
+    (folder / "data.toml").write_text(
+        'images = "images"\ngroups = "groups.csv"\nboxes = "./boxes.csv"\npartial = "more"\n'
+        'partial_groups = "groups.csv"\ntumour_free = ["a", "b"]\nnotes = """two\nlines"""\n'
+        + ABOUT
+    )
+    card = find_card(folder)
+    assert card is not None
+    assert card.files == {
+        "images": folder / "images",
+        "partial": folder / "more",
+        "groups": folder / "groups.csv",
+        "boxes": folder / "boxes.csv",
+        "partial_groups": folder / "groups.csv",
+    }
+    assert card.tumour_free == ("a", "b")
+    assert dict(card.about) == {
+        "title": "Phantoms", "license": "CC BY 4.0", "citation": "Nobody, 2026",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["# nothing\n", 'images = "."\n'])
+def test_without_images_the_folder_is_meant(folder: Path, line: str) -> None:
+    assert find_card(folder) is None
+    (folder / "data.toml").write_text(line)
+    card = find_card(folder)
+    assert card is not None
+    assert card.files["images"].samefile(folder)
+    assert card.tumour_free is None
+
+
+def test_the_card_of_a_zip(folder: Path) -> None:
+    for name in ("one.zip", "two.zip"):
+        zipfile.ZipFile(folder / name, "w").close()
+    one, two = folder / "one.zip", folder / "two.zip"
+    assert find_card(one) is None
+    (folder / "data.toml").write_text('images = "one.zip"\ngroups = "groups.csv"\n')
+    card = find_card(one)
+    assert card is not None
+    assert card.files["groups"] == folder / "groups.csv"
+    assert find_card(two) is None, "the card is of another zip"
+    (folder / "one.toml").write_text('boxes = "boxes.csv"\n')
+    card = find_card(one)
+    assert card is not None
+    assert set(card.files) == {"images", "boxes"}, "the zip's own card goes before"
+    (folder / "two.toml").write_text('images = "one.zip"\n')
+    with pytest.raises(DataError, match=r"two.toml: images is one.zip, not two.zip"):
+        find_card(two)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_a_link_is_what_it_leads_to(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "far.csv"
+    elsewhere.write_text("path\n")
+    (folder / "near.csv").symlink_to(elsewhere)
+    (folder / "data.toml").write_text('groups = "near.csv"\n')
+    card = find_card(folder)
+    assert card is not None
+    assert card.files["groups"] == folder / "near.csv"
+    elsewhere.unlink()
+    with pytest.raises(DataError, match=r"near\.csv"):
+        find_card(folder)
+
+
+WRONG = {
+    'group = "groups.csv"': r"unknown key 'group'; did you mean 'groups'\?",
+    "zzz = 1": "unknown key 'zzz'; there are images, groups, ",
+    "[groups]\nx = 1": "groups is no text",
+    "groups = 3": "groups is no text",
+    "license = ['a']": "license is no text",
+    "notes = 1979-05-27": "notes is no text",
+    "tumour_free = 'notumor'": r"tumour_free is no list of texts",
+    "tumour_free = [1]": r"tumour_free is no list of texts",
+    'partial_groups = "groups.csv"': "partial_groups is the table of partial",
+    'groups = "grups.csv"': "groups 'grups.csv': there is no such file;",
+    'groups = ""': "groups '': there is no such file;",
+    'groups = "images"': "groups 'images': there is no such file;",
+    'partial = "nix"': "partial 'nix': there is no such file or folder;",
+    f'groups = "{"x" * 5000}"': "there is no such file;",
+    'groups = "a\\u0000b"': r"groups 'a\\x00b': there is no such file;",
+    'groups = "../groups.csv"': "not inside the card's folder",
+    'groups = "images/../groups.csv"': "not inside the card's folder",
+    'groups = "..\\\\groups.csv"': "not inside the card's folder",
+    'groups = "/etc/passwd"': "not inside the card's folder",
+    'groups = "\\\\\\\\host\\\\share"': "not inside the card's folder",
+    'groups = "C:groups.csv"': "not inside the card's folder",
+    'images = "~/.."': "not inside the card's folder",
+    "groups": "not a TOML file: ",
+    "x = " + "[" * 5000: "not a TOML file: ",
+    "x = " + "9" * 5000: "not a TOML file: ",
+    "\x1b[2J = 1": "not a TOML file: ",
+    '"\\u001b[2J" = 1': r"unknown key '\\x1b\[2J'",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_card_is_one_line(folder: Path, text: str) -> None:
+    (folder / "data.toml").write_text(text)
+    with pytest.raises(DataError, match=WRONG[text]) as caught:
+        find_card(folder)
+    line = str(caught.value)
+    assert "data.toml: " in line
+    assert line.endswith("; mend it, or pass it over with --no-card")
+    assert len(line) < 700
+    assert "\x1b" not in line
+
+
+def test_a_card_that_cannot_be_read(folder: Path) -> None:
+    card = folder / "data.toml"
+    card.write_bytes(b"title = '\xff'")
+    with pytest.raises(DataError, match="not a TOML file"):
+        find_card(folder)
+    card.write_bytes(b"# " + b"x" * MAX_BYTES)
+    with pytest.raises(DataError, match="larger than"):
+        find_card(folder)
+    card.unlink()
+    card.mkdir()
+    with pytest.raises(DataError, match=r"data\.toml"):
+        find_card(folder)
+    card.rmdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(card)
+        with pytest.raises(DataError, match="not a regular file"):
+            find_card(folder)
+        card.unlink()
+        card.symlink_to(folder / "nowhere")
+        with pytest.raises(DataError, match="no such file"):
+            find_card(folder)
+
+
+def test_a_python_without_a_reader_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tomllib", None)
+    assert find_card(folder) is None
+    (folder / "data.toml").write_text("")
+    with pytest.raises(UsageError, match=r"Python 3\.11 or newer"):
+        find_card(folder)
+
+
+def test_a_training_takes_what_the_card_names(described: Path, tmp_path: Path) -> None:
+    done = call(train_command, described, "--out", tmp_path / "run", *KNN)
+    assert done.exit_code == 0, done.output
+    said = done.stderr.splitlines()
+    for line in (
+        f"images: {described / 'slices.zip'} (data.toml)",
+        f"groups: {described / 'groups.csv'} (data.toml)",
+        f"boxes: {described / 'boxes.csv'} (data.toml)",
+        "tumour_free: notumor (data.toml)",
+    ):
+        assert said.count(line) == 1
+    settings = json.loads((tmp_path / "run/run.json").read_text())
+    data = settings["data"]
+    assert data["groups_given"] is True
+    assert data["boxes"] == 36
+    assert settings["tumour_free"] == ["notumor"]
+    assert [data[key] for key in ("title", "license", "citation", "url")] == [
+        "Phantoms", "CC BY 4.0", "Nobody, 2026", None,
+    ]  # fmt: skip
+
+
+def test_options_override_a_card(described: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text((described / "groups.csv").read_text().replace("home", "away"))
+    words = ("--groups", other, "--tumour-free", "notumor", "--protocol", "source:home")
+    done = call(train_command, described, "--out", tmp_path / "run", *KNN, *words)
+    assert isinstance(done.exception, UsageError), "the table has no such source"
+    assert "groups:" not in done.stderr
+    assert "tumour_free:" not in done.stderr
+    assert "boxes:" in done.stderr
+    done = call(train_command, described / "slices.zip", "--no-card", "--out", tmp_path / "run",
+                *KNN, "--protocol", "source:home")  # fmt: skip
+    assert "give --groups" in str(done.exception)
+    assert "data.toml" not in done.stderr
+
+
+def test_the_tables_of_a_partial_set_of_ones_own_are_ones_own(
+    described: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in ("slices.zip", "groups.csv"):
+        (tmp_path / name).write_bytes((described / name).read_bytes())
+    card = 'images = "slices.zip"\npartial = "slices.zip"\npartial_groups = "groups.csv"\n'
+    (tmp_path / "data.toml").write_text(card)
+    done = call(train_command, tmp_path, "--out", tmp_path / "run", *KNN, "--partial",
+                tmp_path / "mine")  # fmt: skip
+    assert "no readable image" in str(done.exception)
+    assert "partial_groups" not in done.stderr
+
+
+def test_a_resumed_training_takes_the_tables_that_it_began_with(
+    described: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the card has come to say of others since."""
+    copy = tmp_path / "set"
+    copy.mkdir()
+    for name in ("slices.zip", "groups.csv", "boxes.csv"):
+        (copy / name).write_bytes((described / name).read_bytes())
+    (copy / "data.toml").write_text('images = "slices.zip"\ngroups = "groups.csv"\n')
+    out = tmp_path / "run"
+
+    def stop(*_words: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("trainer.train_job.fit_classical_model", stop)
+        assert call(train_command, copy, "--out", out, *KNN).exit_code == 130
+    text = (described / "data.toml").read_text().replace("notumor", "glioma")
+    (copy / "data.toml").write_text(text)
+    done = call(train_command, copy, "--out", out, "--resume")
+    assert done.exit_code == 0, done.output
+    assert f"groups: {copy / 'groups.csv'} (data.toml)" in done.stderr
+    assert "boxes:" not in done.stderr
+    assert "tumour_free" not in done.stderr
+    settings = json.loads((out / "run.json").read_text())
+    assert settings["tumour_free"] is None
+    assert settings["data"]["license"] == "CC BY 4.0"
+
+
+def test_an_evaluation_takes_groups_and_boxes(described: Path) -> None:
+    from edge_runtime.model.load import bundled_model
+
+    done = call(evaluate_command, bundled_model(), described, "--format", "json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["n"] == 12
+    assert list(found["per_source"]) == ["home"]
+    assert f"boxes: {described / 'boxes.csv'} (data.toml)" in done.stderr
+
+
+def test_an_audit_leaves_a_card_that_works(described: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "set", tmp_path / "audit"
+    data.mkdir()
+    (data / "slices.zip").write_bytes((described / "slices.zip").read_bytes())
+    done = call(audit_command, data / "slices.zip", "--out", out)
+    assert "data.toml)" in done.stdout
+    for name in ("groups.csv", "data.toml"):
+        (data / name).write_bytes((out / name).read_bytes())
+    card = find_card(data)
+    assert card is not None
+    assert card.files == {"images": data / "slices.zip", "groups": data / "groups.csv"}
+    assert card.tumour_free == ("notumor",)
+    assert "glioma 12, meningioma 12, notumor 12, pituitary 12" in (out / "data.toml").read_text()
+
+    (out / "data.toml").write_text("# completed by hand\n")
+    again = call(audit_command, data / "slices.zip", "--no-card", "--out", out)
+    assert "stays as it is" in again.stderr
+    assert "data.toml)" not in again.stdout
+    assert (out / "data.toml").read_text() == "# completed by hand\n"
+    beside = call(audit_command, data, "--out", data)
+    assert isinstance(beside.exception, UsageError), "it would replace the table that it reads"
+
+
+def test_an_audit_of_data_with_a_card_reads_it_and_writes_none(
+    described: Path, tmp_path: Path
+) -> None:
+    done = call(audit_command, described, "--out", tmp_path, "--format", "json")
+    assert json.loads(done.stdout)["groups"]["given"] == 48
+    assert f"groups: {described / 'groups.csv'} (data.toml)" in done.stderr
+    assert not (tmp_path / "data.toml").exists()
+
+
+def test_names_of_files_are_no_toml(tmp_path: Path) -> None:
+    """Nor does one end a comment, or steer a terminal."""
+    import tomllib
+
+    hostile = 'a"\\\n\x1b\x7f\u0085é😀'
+    text = card_text(hostile, {hostile: 3}, [hostile], [hostile])
+    assert tomllib.loads(text) == {
+        "images": hostile, "groups": "groups.csv", "tumour_free": [hostile],
+    }  # fmt: skip
+    assert "\x1b" not in text
+
+
+def test_a_zip_whose_name_no_toml_can_hold() -> None:
+    import tomllib
+
+    text = card_text("\udce9.zip", {"a": 1}, [], [])
+    assert "images" not in tomllib.loads(text)
+    assert "call this file like it" in text
+
+
+def test_a_wrong_card_ends_the_installed_commands(folder: Path) -> None:
+    (folder / "data.toml").write_text('grups = "groups.csv"\n')
+    (folder / "model").mkdir()
+    for words in (("btc-train", folder), ("btc-audit", folder),
+                  ("btc-evaluate", folder / "groups.csv", folder)):  # fmt: skip
+        name, *others = map(str, words)
+        done = subprocess.run([BIN / name, *others], capture_output=True, text=True, cwd=folder)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr == (
+            f"{name}: {folder / 'data.toml'}: unknown key 'grups'; did you mean 'groups'?; "
+            "mend it, or pass it over with --no-card\n"
+        )
+    assert not (folder / "runs").exists()

@@ -1,0 +1,221 @@
+"""The data card: a small TOML file that says what belongs to a data set.
+
+A folder's card is its `data.toml`. A zip's card lies beside it: `NAME.toml` beside `NAME.zip`, or
+else a `data.toml` whose `images` is that zip.
+
+    title = "Brain tumour slices"
+    images = "slices.zip"                 # zip or folder; without it the card's folder, or NAME.zip
+    groups = "groups.csv"
+    boxes = "boxes.csv"
+    partial = "untyped.zip"               # slices of several possible classes
+    partial_groups = "untyped.csv"
+    tumour_free = ["notumor"]
+    license = "CC BY 4.0"
+    citation = "…"
+    url = "https://…"
+    notes = "…"
+
+Every key may be missing. Files are named relative to the card and lie in its folder or below it:
+a card may come with data from anywhere. For links the rule of folders holds, see `archive`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edge_runtime.errors import (
+    DataError,
+    InputError,
+    UsageError,
+    did_you_mean,
+    one_line,
+    printable,
+)
+from edge_runtime.imaging.limits import ImageLimits, read_file
+
+NAME = "data.toml"
+TABLES = ("groups", "boxes", "partial_groups")
+SETS = ("images", "partial")  # zips or folders
+ABOUT = ("title", "license", "citation", "url")
+KEYS = ("images", *TABLES, "partial", "tumour_free", *ABOUT, "notes")
+MAX_BYTES = 64 << 10
+HINT = "mend it, or pass it over with --no-card"
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What a card says.
+
+    Attributes:
+        path: the card.
+        files: by key, of SETS and TABLES: what is there.
+        tumour_free: the classes without a tumour; None where the card does not say.
+        about: by key, of ABOUT.
+    """
+
+    path: Path
+    files: Mapping[str, Path]
+    tumour_free: tuple[str, ...] | None
+    about: Mapping[str, str]
+
+
+def find_card(data: Path) -> DataCard | None:
+    """The card of a zip or folder, with `images` among its files; None where there is none.
+
+    Raises:
+        DataError: a wrong card, or a file that it names is not there.
+        UsageError: this Python cannot read it.
+    """
+    if data.is_dir():
+        card = _read(data / NAME)
+        return None if card is None else _with_images(card, data)
+    card = _read(data.with_suffix(".toml"))
+    if card is not None:
+        own = _with_images(card, data)
+        if not own.files["images"].samefile(data):
+            raise _wrong(card.path, f"images is {own.files['images'].name}, not {data.name}")
+        return own
+    card = _read(data.with_name(NAME))
+    named = None if card is None else card.files.get("images")
+    return card if named is not None and named.samefile(data) else None
+
+
+def card_text(
+    images: str | None,
+    classes: Mapping[str, int],
+    sources: Iterable[str],
+    tumour_free: Iterable[str],
+) -> str:
+    """A card to fill in.
+
+    Args:
+        images: the zip's name; None for a folder's own card.
+        classes: number of images by class.
+        sources: names of where the images come from.
+    """
+    counted = ", ".join(f"{printable(name)} {count:,}" for name, count in classes.items())
+    lines = [
+        "# Data card, made by btc-audit. Put it and groups.csv beside the data (in its folder, or",
+        "# beside the zip), and btc-train, btc-evaluate and btc-audit find all that it names.",
+        f"# Classes: {counted}.",
+    ]
+    if there := ", ".join(map(printable, sources)):
+        lines.append(f"# Sources in groups.csv: {there}.")
+    lines.append("")
+    if images is not None and _is_text(images):
+        lines.append(f"images = {_toml(images)}")
+    elif images is not None:
+        lines.append(
+            "# The zip's name is not UTF-8: call this file like it, with the suffix .toml."
+        )
+    lines.append('groups = "groups.csv"')
+    lines.append(
+        f"tumour_free = [{', '.join(map(_toml, tumour_free))}]  # classes without a tumour"
+    )
+    lines += [
+        "",
+        '# boxes = "boxes.csv"             # the tumours\' boxes',
+        '# partial = "untyped.zip"         # slices that show one of several classes',
+        '# partial_groups = "untyped.csv"',
+        '# title = ""',
+        '# license = ""',
+        '# citation = ""',
+        '# url = ""',
+        '# notes = ""',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _read(path: Path) -> DataCard | None:
+    if not os.path.lexists(path):  # a link that leads nowhere is a wrong card
+        return None
+    content = _parse(path)
+    for key in content:
+        if key not in KEYS:
+            near = did_you_mean(key, KEYS) or f"; there are {', '.join(KEYS)}"
+            raise _wrong(path, f"unknown key {key[:60]!r}{near}")
+    if "partial_groups" in content and "partial" not in content:
+        raise _wrong(path, "partial_groups is the table of partial, which is not there")
+    for key in (*ABOUT, "notes"):
+        _text(path, content, key)
+    return DataCard(
+        path,
+        {key: _file(path, content, key) for key in (*SETS, *TABLES) if key in content},
+        _tumour_free(path, content),
+        {key: content[key] for key in ABOUT if key in content},
+    )
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        raise UsageError(
+            f"{path.name}: a data card is read by Python 3.11 or newer; pass it over with --no-card"
+        ) from None
+    try:
+        return tomllib.loads(read_file(path, ImageLimits(max_bytes=MAX_BYTES)).decode("utf-8"))
+    except InputError as error:
+        raise _wrong(path, one_line(error)) from None
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, no TOML, a huge number
+        raise _wrong(path, f"not a TOML file: {one_line(error)}") from None
+
+
+def _text(path: Path, content: Mapping[str, Any], key: str) -> str:
+    value = content.get(key, "")
+    if not isinstance(value, str):
+        raise _wrong(path, f"{key} is no text")
+    return value
+
+
+def _tumour_free(path: Path, content: Mapping[str, Any]) -> tuple[str, ...] | None:
+    names = content.get("tumour_free", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _wrong(path, 'tumour_free is no list of texts, as ["notumor"]')
+    return tuple(names) or None
+
+
+def _file(path: Path, content: Mapping[str, Any], key: str) -> Path:
+    """What a key names, below the card's folder."""
+    name = _text(path, content, key)
+    slashed = name.replace("\\", "/")
+    parts = PurePosixPath(slashed).parts
+    if slashed.startswith("/") or ".." in parts or re.match("[A-Za-z]:", slashed):
+        raise _wrong(path, f"{key} {name[:200]!r} is not inside the card's folder")
+    place = path.parent.joinpath(*parts)
+    try:
+        there = place.exists() if key in SETS else place.is_file()
+    except (OSError, ValueError):  # a name too long, or with a null byte
+        there = False
+    if not name or not there:
+        kind = "file or folder" if key in SETS else "file"
+        raise _wrong(path, f"{key} {name[:200]!r}: there is no such {kind}")
+    return place
+
+
+def _with_images(card: DataCard, data: Path) -> DataCard:
+    return DataCard(card.path, {"images": data} | dict(card.files), card.tumour_free, card.about)
+
+
+def _wrong(path: Path, why: str) -> DataError:
+    return DataError(f"{path}: {why}; {HINT}")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8, as TOML is."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _toml(text: str) -> str:
+    """A TOML string, which knows the escapes of JSON and no bare DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
