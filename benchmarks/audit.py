@@ -24,16 +24,16 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.common.command import EXISTING, out_option, publish
 from edge_runtime.benchmark.machine import machine_facts
+from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import BtcError, DataError
-from edge_runtime.files import write_text
 from trainer.audit.examine import examine
 from trainer.audit.files import ODDITIES, Files, read_files
 from trainer.audit.near_duplicates import find_near_duplicates
 from trainer.data.archive import open_archive
 from trainer.data.file_statistics import FILE_STATISTICS
 from trainer.data.near_duplicates import SIDE, THRESHOLD, TURN_NAMES, TURNS
-from trainer.run import dump_json
 
 COPIES = 0.2  # of the drawn pictures
 CLASSES = ("a", "b", "c", "d")
@@ -252,22 +252,18 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option("--groups", type=click.Path(exists=True, path_type=Path))
+@click.argument("data", type=EXISTING)
+@click.option("--groups", type=EXISTING)
 @click.option("--images", type=click.IntRange(100), default=100_000, show_default=True,
               help="Drawn pictures for the memory.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(data: Path, groups: Path | None, images: int, out: Path) -> None:
     """Measure btc-audit on DATA and on drawn pictures."""
     result = measure(data, groups, images)
-    write_text(out / "audit.json", dump_json(result))
-    write_text(out / "audit.md", as_markdown(result))
-    click.echo(as_markdown(result))
+    publish(out, "audit", result, as_markdown(result))
     if broken := [name for name, row in result["checks"].items() if not row["kept"]]:
         raise BtcError(f"limits not kept: {', '.join(broken)}")
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.audit", extra="train")

@@ -10,22 +10,25 @@ calibration.md.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 
-from edge_runtime.files import write_text
+from benchmarks.common.command import FOLDER, out_option, publish
+from edge_runtime.commands.entry import run_command
+from edge_runtime.decision.prediction import probabilities
 from edge_runtime.model.file_format import parse_model
-from export.calibration import choose_calibration
+from export.calibration_images import choose_calibration
 from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS
+from export.gate import Comparison, compare
 from trainer.evaluation.intervals import in_words, mean_interval
-from trainer.models.outputs import predict_file, softmax
-from trainer.run import Run, dump_json
+from trainer.models.outputs import predict_file
+from trainer.run import Run
 
 Row = dict[str, Any]
 
@@ -34,37 +37,30 @@ def measure(run: Run, counts: tuple[int, ...], seeds: int) -> Row:
     """The run's figures, and a row for each number of images; shares (0-1), over all seeds."""
     exporter = Exporter(run, ExportSettings(run.folder, "unused"))
     held, reference = run.validation(), exporter.reference
-    expected = softmax(reference.logits, reference.temperature)
-    right = (expected.argmax(axis=1) == held.labels).astype(np.float64)
+    expected = probabilities(reference.logits, reference.temperature)
     rows = []
     for count in counts:
-        shares = []
+        compared = []
         for seed in range(seeds):
             pixels = choose_calibration(run.calibration(), count, seed)
             file = parse_model(exporter.packed(FORMATS["int8"], pixels))
             logits = predict_file(file, held.pixels).logits
-            shares.append(softmax(logits, reference.temperature))
+            answers = probabilities(logits, reference.temperature)
+            compared.append(compare(answers, expected, held.labels))
             click.echo(f"{count} images, seed {seed}", err=True)
-        rows.append(_row(count, np.stack(shares), expected, held.labels, right, held.groups))
+        rows.append(_row(count, compared, held.groups))
+    right = expected.argmax(axis=1) == held.labels
     return {"n": len(right), "accuracy_float": float(right.mean()), "rows": rows}
 
 
-def _row(
-    count: int,
-    shares: npt.NDArray[np.float64],
-    expected: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.int64],
-    right_float: npt.NDArray[np.float64],
-    groups: tuple[str, ...],
-) -> Row:
-    """Figures of the files (S×N×C probabilities) of one size, a seed each."""
-    called = shares.argmax(axis=2)
-    gain = (called == labels).astype(np.float64) - right_float
-    agreement = (called == expected.argmax(axis=1)).mean(axis=1)
-    gap = np.abs(shares - expected)
+def _row(count: int, compared: Sequence[Comparison], groups: Sequence[str]) -> Row:
+    """Figures of the files of one size, a seed each."""
+    gain = np.stack([each.gain for each in compared])
+    agreement = np.stack([each.same for each in compared]).mean(axis=1)
+    gap = np.stack([each.gap for each in compared])
     return {
         "images": count,
-        "seeds": len(shares),
+        "seeds": len(compared),
         "difference": float(gain.mean()),
         "interval95": mean_interval(gain.mean(axis=0), groups),
         "worst_difference": float(gain.mean(axis=1).min()),
@@ -100,21 +96,17 @@ def as_markdown(result: Row) -> str:
 
 
 @click.command()
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", type=FOLDER)
 @click.option("--images", "counts", type=click.IntRange(1), multiple=True,
               default=(16, 64, 256, 1024), show_default=True)  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(run: Path, counts: tuple[int, ...], seeds: int, out: Path) -> None:
     """Convert RUN to int8 with several sizes of calibration set."""
     with redirect_stdout(io.StringIO()):  # the converter prints there
         result = measure(Run.open(run), counts, seeds)
-    write_text(out / "calibration.json", dump_json(result))
-    write_text(out / "calibration.md", as_markdown(result))
-    click.echo(as_markdown(result))
+    publish(out, "calibration", result, as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.calibration", extra="export")

@@ -14,12 +14,14 @@ from typing import Any
 
 import click
 
+from benchmarks.common.command import EXISTING, RESULTS
+from benchmarks.common.words import figure_in_words, metric_in_words
+from edge_runtime.commands.entry import run_command
 from edge_runtime.files import write_text
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
-from export.tflite.convert import graph_facts
-from trainer.evaluation.intervals import in_words
+from export.tflite.flatbuffer import read_tflite
 from trainer.report.html import percent
 from trainer.run import Run
 
@@ -134,7 +136,6 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
         robust, thresholds: tables of the benchmarks.
     """
     metrics, settings, info = run.metrics(), run.settings, model.info
-    facts = graph_facts(model.graph)
     study, heat, partial = (metrics.get(key) for key in ("per_study", "heatmap", "partial"))
     return DETAILS.format(
         tag=model.tag,
@@ -144,7 +145,7 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
         features="the features before them" if "features" in info.outputs else "no features",
         scheme=info.quantization["scheme"],
         kib=round(model.bytes / 1024),
-        macs=facts.macs / 1e6,
+        macs=read_tflite(model.graph).macs / 1e6,
         recipe=settings["training"]["recipe"]["name"],
         epochs=settings["training"]["epochs"],
         seed=settings["seed"],
@@ -156,12 +157,13 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
         validation=settings["data"]["validation"],
         test=metrics["n"],
         test_groups=metrics["groups"],
-        accuracy=_cell(metrics, "accuracy"),
-        balanced=_cell(metrics, "balanced_accuracy"),
-        study=f" Of {study['n']} studies, {_cell(study, 'accuracy')}." if study else "",
+        accuracy=metric_in_words(metrics, "accuracy", " %"),
+        balanced=metric_in_words(metrics, "balanced_accuracy", " %"),
+        study=f" Of {study['n']} studies, {metric_in_words(study, 'accuracy', ' %')}."
+        if study else "",
         by_class="\n".join(_class_row(n, f) for n, f in metrics["per_class"].items()),
         by_source="\n".join(
-            f"| {name} | {_cell(f, 'accuracy')} | {f['n']} |"
+            f"| {name} | {metric_in_words(f, 'accuracy', ' %')} | {f['n']} |"
             for name, f in (metrics["per_source"] or {}).items()
         ),
         coverage=_share(metrics["selective"]["coverage"]),
@@ -179,28 +181,21 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
 
 def _class_row(name: str, figures: dict[str, Any]) -> str:
     cells = [
-        percent(figures[key]) if key == "specificity" else _cell(figures, key).replace(" %", "")
+        percent(figures[key]) if key == "specificity" else metric_in_words(figures, key)
         for key in ("precision", "recall", "specificity", "f1")
     ]
     return f"| {name} | {' | '.join(cells)} | {figures['n']} |"
 
 
-def _cell(figures: dict[str, Any], key: str) -> str:
-    if figures[key] is None:
-        return "–"
-    return f"{percent(figures[key])} % ({in_words(figures['interval95'][key], percent)})"
-
-
 def _share(figure: dict[str, Any]) -> str:
-    if figure["share"] is None:
-        return "none"
-    return f"{percent(figure['share'])} % ({in_words(figure['interval95'], percent)})"
+    """In a sentence."""
+    return "none" if figure["share"] is None else figure_in_words(figure, " %")
 
 
 @click.command()
-@click.argument("model", type=click.Path(exists=True, path_type=Path))
-@click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.option("--results", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@click.argument("model", type=EXISTING)
+@click.argument("run", type=EXISTING)
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/model-card.md"))
 def main(model: Path, run: Path, results: Path, out: Path) -> None:
     """Write the card of MODEL, which was exported from RUN."""
@@ -214,6 +209,4 @@ def main(model: Path, run: Path, results: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.card", extra="export")

@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import BtcError
 from edge_runtime.files import write_bytes
 
@@ -119,6 +120,4 @@ def _print_table(
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "demo", extra="export")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.process import launch
+from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.process import launch
+from benchmarks.common.turns import time_in_turns
+from benchmarks.common.words import machine_in_words
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.classifier import Classifier
+from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import DataError, InputError
-from edge_runtime.files import write_bytes, write_text
+from edge_runtime.files import write_bytes
 from edge_runtime.imaging.decode import decode, load_gray
 from edge_runtime.imaging.kinds import PICTURE_SUFFIXES
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.model.backends import Graph, open_graph
 from trainer.evaluation.intervals import in_words
-from trainer.run import dump_json
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 Gray = npt.NDArray[np.uint8]
@@ -117,14 +121,10 @@ def latency(classifier: Classifier, pictures: list[Gray], rounds: int) -> Iterat
             "whole": classifier.classify,
             "bare": partial(bare, graph),
         }
-        spans: dict[str, list[float]] = {name: [] for name in calls}
-        for i in range(rounds + WARM_UP):
-            for name in sorted(calls, reverse=i % 2 == 0):  # neither is always second
-                begun = time.perf_counter()
-                calls[name](samples[i % len(samples)])
-                spans[name].append((time.perf_counter() - begun) * 1e3)
+        inputs = islice(cycle(samples), rounds + WARM_UP)
+        spans = time_in_turns(calls, inputs, WARM_UP)
         what = f"one JPEG of {side}×{side} in memory, over bare decode and invoke"
-        yield ratio_bar(what, spans["whole"][WARM_UP:], spans["bare"][WARM_UP:], 1.15)
+        yield ratio_bar(what, spans["whole"], spans["bare"], 1.15)
 
 
 def whole_command(tool: list[str], folder: Path, module: str, repeats: int) -> Iterator[Row]:
@@ -263,9 +263,10 @@ def as_markdown(result: dict[str, Any]) -> str:
     machine = result["machine"]
     lines += [
         "",
-        f"{result['model']}, {result['backend']}, one thread; {machine['cpu']}, "
-        f"{machine['cores']} cores; pictures: {result['pictures']}. Ratios are medians of pairs, "
-        "both sides in turn; 95 % intervals tell the spread within this run, not between runs.",
+        f"{result['model']}, {result['backend']}, one thread; "
+        f"{machine_in_words(machine)}; pictures: {result['pictures']}. Ratios are medians of "
+        "pairs, both sides in turn; 95 % intervals tell the spread within this run, not between "
+        "runs.",
         "",
         "| JPEG side | decoded at | input differs by (mean gray levels) | worst slice | full ms "
         "| reduced ms | within one level |",
@@ -281,23 +282,19 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--model", type=click.Path(exists=True, path_type=Path), help="Default: bundled.")
-@click.option("--images", type=click.Path(exists=True, path_type=Path), help="Default: drawn.")
+@click.option("--model", type=EXISTING, help="Default: bundled.")
+@click.option("--images", type=EXISTING, help="Default: drawn.")
 @click.option("--rounds", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--files", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--listed", type=click.IntRange(1), nargs=2, default=(100, 10_000), show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(model: Path | None, images: Path | None, rounds: int, repeats: int, files: int,
          listed: tuple[int, int], out: Path) -> None:  # fmt: skip
     """Measure the device side of this environment against its floor."""
     result = measure(model, images, rounds, repeats, files, listed)
-    write_text(out / "device.json", dump_json(result))
-    write_text(out / "device.md", as_markdown(result))
-    click.echo(as_markdown(result))
+    publish(out, "device", result, as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.device", extra="train")

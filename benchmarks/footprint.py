@@ -23,11 +23,13 @@ import click
 import cv2
 import numpy as np
 
-from benchmarks.process import clean_environment, launch
+from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.process import clean_environment, launch
+from benchmarks.common.words import machine_in_words
 from edge_runtime.benchmark.machine import machine_facts
+from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import BtcError, UsageError
-from edge_runtime.files import write_bytes, write_text
-from trainer.run import dump_json
+from edge_runtime.files import write_bytes
 from trainer.synthetic.phantoms import draw_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -251,8 +253,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         "Size: all of site-packages besides pip and setuptools. imports: numpy, OpenCV and the "
         "interpreter. classify: the whole command on one slice, median of "
         f"{result['repeats']}, the sets in turn. All run the bundled int8 model{others}. "
-        f"Python {result['python']}; {result['machine']['cpu']}, "
-        f"{result['machine']['cores']} cores.",
+        f"Python {result['python']}; "
+        f"{machine_in_words(result['machine'])}.",
         *(f"\n{name} was left out." for name in result["left_out"]),
         "",
     ]
@@ -260,12 +262,12 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--onnx", type=click.Path(exists=True, path_type=Path), help="Needed for its row.")
+@click.option("--onnx", type=EXISTING, help="Needed for its row.")
 @click.option("--python", help=f"Python {VERSION} for the environments; default: one found here.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Folder to keep them in, for reuse.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--queries", type=click.IntRange(10), default=128, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(onnx: Path | None, python: str | None, keep: Path | None, repeats: int, queries: int,
          out: Path) -> None:  # fmt: skip
     """Measure every set of packages that can run a model; gigabytes are downloaded."""
@@ -289,12 +291,8 @@ def main(onnx: Path | None, python: str | None, keep: Path | None, repeats: int,
             "left_out": left_out,
             "sets": measure(environments, repeats, queries),
         }
-    write_text(out / "footprint.json", dump_json(result))
-    write_text(out / "footprint.md", as_markdown(result))
-    click.echo(as_markdown(result))
+    publish(out, "footprint", result, as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.footprint", extra="dev")

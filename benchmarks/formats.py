@@ -4,14 +4,14 @@
 
 Accuracy on the run's own test side, latency image by image with the formats taking turns (so
 that a drift of the machine hits all alike), cold start and peak memory of a whole process that
-classifies one image, and file size. Writes formats.json and formats.md.
+classifies one image, and file size. Formats that the folder lacks are left out. Writes formats.json
+and formats.md.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,21 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.process import launch
+from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.process import launch
+from benchmarks.common.turns import time_in_turns
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.benchmark.statistics import paired_ratio
+from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import DataError
-from edge_runtime.files import write_text
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.load import read_model
+from export.formats import FORMATS
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.evaluation.intervals import in_words, share_interval
 from trainer.models.outputs import predictor
-from trainer.run import Run, dump_json
+from trainer.run import Run
 
-FORMATS = ("float32", "float16", "dynamic", "int8", "onnx")
 KERAS_COLD = """
 import os, sys; os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import cv2, keras, numpy as np
@@ -43,6 +45,8 @@ x = preprocess(load_gray(sys.argv[2]), run.preprocess)[None, ..., None].astype("
 print(run.load_model().predict(x, verbose=0).argmax())
 """
 
+WARM_UP = 10  # images
+
 Invoke = Callable[[np.ndarray], np.ndarray]
 
 
@@ -53,20 +57,6 @@ def test_side(run: Run, data: Dataset) -> Dataset:
     if len(side) != len(wanted):
         raise DataError("the data lacks slices that the run was tested on")
     return side
-
-
-def measure_latency(invokes: dict[str, Invoke], images: np.ndarray) -> dict[str, list[float]]:
-    """Milliseconds of each call after a warm-up, the formats in turn on each image."""
-    times: dict[str, list[float]] = {name: [] for name in invokes}
-    for image in images[:10]:
-        for invoke in invokes.values():
-            invoke(image)
-    for image in images:
-        for name, invoke in invokes.items():
-            begun = time.perf_counter()
-            invoke(image)
-            times[name].append((time.perf_counter() - begun) * 1e3)
-    return times
 
 
 def cold_start(command: list[str], folder: Path, repeats: int) -> tuple[float, float]:
@@ -82,7 +72,10 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
 
     side = test_side(run, data)
     network = run.load_model()
-    files = {name: next(iter(sorted(models.glob(f"*-{name}.*"))), None) for name in FORMATS}
+    files = {
+        name: next(iter(sorted(models.glob(form.file_name("*")))), None)
+        for name, form in FORMATS.items()
+    }
     graphs = {n: open_graph(read_model(f), threads=1) for n, f in files.items() if f}
     reference = predictor(network)(side.images).logits.argmax(axis=1)
     called = {"keras": reference}
@@ -93,7 +86,8 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
     }
     invokes |= {name: graph.run for name, graph in graphs.items()}
     chosen = np.random.default_rng(0).permutation(len(side))[:latency_images]
-    times = measure_latency(invokes, side.images[chosen])
+    timed = side.images[chosen]
+    times = time_in_turns(invokes, [*timed[:WARM_UP], *timed], WARM_UP)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "slice.png"
@@ -165,25 +159,21 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option("--models", type=click.Path(exists=True, path_type=Path), help="Default: RUN/export.")
-@click.option("--groups", type=click.Path(exists=True, path_type=Path))
+@click.argument("run", type=EXISTING)
+@click.argument("data", type=EXISTING)
+@click.option("--models", type=EXISTING, help="Default: RUN/export.")
+@click.option("--groups", type=EXISTING)
 @click.option("--latency-images", type=click.IntRange(20), default=300, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(run: Path, data: Path, models: Path | None, groups: Path | None, latency_images: int,
          repeats: int, out: Path) -> None:  # fmt: skip
     """Measure every format of RUN beside Keras on the slices of DATA that RUN was tested on."""
     opened = Run.open(run)
     slices = read_dataset(data, opened.preprocess, class_names=opened.labels, groups_csv=groups)
     result = measure(opened, models or run / "export", slices, latency_images, repeats)
-    write_text(out / "formats.json", dump_json(result))
-    write_text(out / "formats.md", as_markdown(result))
-    click.echo(as_markdown(result))
+    publish(out, "formats", result, as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.formats", extra="export")

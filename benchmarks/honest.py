@@ -13,12 +13,12 @@ from typing import Any
 
 import click
 
-from edge_runtime.files import write_text
+from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.words import metric_in_words
+from edge_runtime.commands.entry import run_command
 from trainer.evaluation.baselines import BASELINES
-from trainer.evaluation.intervals import in_words
 from trainer.models.trained import CNN, kind_of
-from trainer.report.html import percent
-from trainer.run import Run, dump_json
+from trainer.run import Run
 
 KEPT = ("n", "groups", "accuracy", "balanced_accuracy", "interval95")
 HEAD = (
@@ -92,24 +92,18 @@ def as_markdown(result: dict[str, Any]) -> str:
     """The table that the README shows."""
     lines = [HEAD]
     for row in result["rows"]:
-        cells = [row["protocol"], row["on"], str(row["n"]), _cell(row, "accuracy")]
-        cells.append(_cell(row, "balanced_accuracy"))
-        cells += [_cell(row["controls"].get(name), "accuracy") for name in BASELINES]
+        cells = [row["protocol"], row["on"], str(row["n"]), metric_in_words(row, "accuracy")]
+        cells.append(metric_in_words(row, "balanced_accuracy"))
+        cells += [metric_in_words(row["controls"].get(name), "accuracy") for name in BASELINES]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Accuracy with its 95 % interval over groups. Made by:", ""]
     lines += [f"- `{command}`" for command in result["commands"]]
     return "\n".join([*lines, ""])
 
 
-def _cell(figures: dict[str, Any] | None, key: str) -> str:
-    if not figures or figures.get(key) is None:
-        return "–"
-    return f"{percent(figures[key])} ({in_words(figures['interval95'][key], percent)})"
-
-
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@click.argument("runs", nargs=-1, required=True, type=EXISTING)
+@out_option
 def main(runs: tuple[Path, ...], out: Path) -> None:
     """Put the figures of finished RUNS into one table."""
     opened = [Run.open(run) for run in runs]
@@ -117,12 +111,8 @@ def main(runs: tuple[Path, ...], out: Path) -> None:
         "rows": [row for run in opened for row in rows_of(run)],
         "commands": [command_of(run) for run in opened],
     }
-    write_text(out / "honest.json", dump_json(result))
-    write_text(out / "honest.md", as_markdown(result))
-    click.echo(as_markdown(result))
+    publish(out, "honest", result, as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.honest", extra="train")

@@ -2,10 +2,10 @@
 
     python -m benchmarks.ood MODEL RUN DATA --untyped ZIP --out benchmarks/results
 
-Real slices are those of RUN's test side in DATA; strangers are drawn, or made from the same slices
-by inverting and turning them. `--untyped` adds the folders of a zip whose label is no class of the
-model (such as tumours of unknown type), with what each slice was called. Writes unfamiliar.json
-and unfamiliar.md.
+Real slices are those of RUN's test side in DATA; out-of-distribution pictures are drawn, or made
+from the same slices by inverting and turning them. `--untyped` adds the folders of a zip whose
+label is no class of the model (such as tumours of unknown type), with what each slice was called.
+Writes ood.json and ood.md.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.common.command import EXISTING, out_option, publish
 from edge_runtime import Classifier
-from edge_runtime.files import write_text
+from edge_runtime.commands.entry import run_command
 from edge_runtime.imaging.decode import decode
 from trainer.data.archive import ImageArchive, open_archive
 from trainer.data.layout import class_and_split
 from trainer.data.tables import read_table
-from trainer.run import dump_json
 from trainer.synthetic.ood_pictures import CHANGED, DRAWN, draw_ood_pictures, tilt
 
 EXTRA = {"half turn": 180.0, "tilted 45 degrees": 45.0, "tilted 135 degrees": 135.0}
@@ -35,7 +35,7 @@ def statuses(classifier: Classifier, pictures: list[np.ndarray]) -> Counter[str]
 
 
 def measure(classifier: Classifier, run: Path, source: ImageArchive, count: int) -> dict[str, Any]:
-    """Shares refused: of real slices, of each kind of stranger, and of all kinds together."""
+    """Shares refused: of real slices, of each kind of picture, and of all kinds together."""
     paths = [row["path"] for row in read_table(run / "predictions.csv", ("path",))]
     chosen = np.random.default_rng(0).permutation(len(paths))[:count]
     slices = [decode(source.read(paths[i])) for i in sorted(chosen)]
@@ -50,7 +50,7 @@ def measure(classifier: Classifier, run: Path, source: ImageArchive, count: int)
         "model": classifier.model.tag,
         "count": len(slices),
         "real_refused": refused.pop("real slices"),
-        "strangers_refused": float(np.mean([refused[name] for name in kinds])),
+        "ood_refused": float(np.mean([refused[name] for name in kinds])),
         "kinds": {name: refused[name] for name in kinds},
         "beside": {name: refused[name] for name in extra},
     }
@@ -70,7 +70,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     """The table that the README shows."""
     rows = ["| picture | refused % |", "|---|--:|"]
     rows += [f"| real slices of unseen groups | {100 * result['real_refused']:.1f} |"]
-    rows += [f"| **all kinds below, mean** | **{100 * result['strangers_refused']:.1f}** |"]
+    rows += [f"| **all kinds below, mean** | **{100 * result['ood_refused']:.1f}** |"]
     rows += [f"| {name} | {100 * share:.1f} |" for name, share in result["kinds"].items()]
     rows += [f"| not counted: {n} | {100 * s:.1f} |" for n, s in result["beside"].items()]
     rows += ["", f"{result['count']} pictures of each kind; {result['model']}."]
@@ -82,24 +82,20 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("model", type=click.Path(exists=True, path_type=Path))
-@click.argument("run", type=click.Path(exists=True, path_type=Path))
-@click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option("--untyped", type=click.Path(exists=True, path_type=Path))
+@click.argument("model", type=EXISTING)
+@click.argument("run", type=EXISTING)
+@click.argument("data", type=EXISTING)
+@click.option("--untyped", type=EXISTING)
 @click.option("--count", type=click.IntRange(10), default=300, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(model: Path, run: Path, data: Path, untyped: Path | None, count: int, out: Path) -> None:
     """Measure what MODEL refuses, on the slices of DATA that RUN was tested on."""
     classifier = Classifier(model)
     result = measure(classifier, run, open_archive(data), count)
     if untyped is not None:
         result["untyped"] = classify_untyped(classifier, open_archive(untyped))
-    write_text(out / "unfamiliar.json", dump_json(result))
-    write_text(out / "unfamiliar.md", as_markdown(result))
-    click.echo(as_markdown(result))
+    publish(out, "ood", result, as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.ood", extra="train")

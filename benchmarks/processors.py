@@ -22,23 +22,24 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.process import clean_environment
-from benchmarks.runtimes import (
+from benchmarks.common.command import FOLDER, out_option, publish
+from benchmarks.common.process import clean_environment
+from benchmarks.common.runners import (
     FLOAT_STEP,
     PLAIN,
     Runner,
+    model_files,
     opencv_runner,
     plain_runner,
     read_slices,
     step_of,
 )
-from edge_runtime.errors import BtcError, DataError, UsageError
-from edge_runtime.files import write_text
+from edge_runtime.commands.entry import run_command
+from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.load import read_model
-from trainer.run import dump_json
 
 Floats = npt.NDArray[np.float32]
 EMULATOR = "qemu-x86_64"
@@ -164,7 +165,7 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("models", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("models", type=FOLDER)
 @click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--images", type=click.IntRange(1), default=50, show_default=True)
 @click.option(
@@ -174,13 +175,11 @@ def as_markdown(result: dict[str, Any]) -> str:
     multiple=True,
     help="Only these, repeatable; TensorFlow alone takes minutes to start, emulated.",
 )
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(models: Path, data: Path, images: int, chosen: tuple[str, ...], out: Path) -> None:
     """Run every model file of a folder on slices of DATA as on other processors."""
     grays = read_slices(data, images)
-    paths = sorted(p for p in models.iterdir() if p.suffix in (".tflite", ".onnx"))
-    if not paths:
-        raise DataError(f"{models}: no model file")
+    paths = model_files(models)
     jobs, steps = [], {}
     for path in paths:
         file = read_model(path)
@@ -202,12 +201,8 @@ def main(models: Path, data: Path, images: int, chosen: tuple[str, ...], out: Pa
         ]
     rows.sort(key=lambda row: (row["file"], row["runtime"]))
     result = {"n": len(grays), "features": features_here(), "rows": rows}
-    write_text(out / "processors.json", dump_json(result))
-    write_text(out / "processors.md", as_markdown(result))
-    click.echo(as_markdown(result))
+    publish(out, "processors", result, as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.processors", extra="export")

@@ -21,7 +21,9 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.robust import stress_hits
+from benchmarks.common.command import EXISTING, out_option
+from benchmarks.robust import corruption_hits
+from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
@@ -113,35 +115,35 @@ def measure(sides: Sides, recipe: Recipe, epochs: int, seed: int) -> dict[str, A
     minutes = (time.perf_counter() - begun) / 60
     held = sides.validation
     shares, truth = softmax(look(held.images).logits), held.labels
-    calls, clear = shares.argmax(axis=1), names.index(NO_TUMOR)
-    tumor = truth != clear
-    typed = np.delete(shares, clear, axis=1).argmax(axis=1)
-    typed += typed >= clear
-    kinds = [c for c in range(len(names)) if c != clear]
+    calls, tumour_free = shares.argmax(axis=1), names.index(NO_TUMOR)
+    tumor = truth != tumour_free
+    typed = np.delete(shares, tumour_free, axis=1).argmax(axis=1)
+    typed += typed >= tumour_free
+    kinds = [c for c in range(len(names)) if c != tumour_free]
     boxed = tumor & ~np.isnan(held.boxes).any(axis=1)
-    outside = look(sides.measured.slices.images).logits.argmax(axis=1) == clear
-    stressed = _stress(sides, look)
+    outside = look(sides.measured.slices.images).logits.argmax(axis=1) == tumour_free
+    corrupted = _corrupted(sides, look)
     right = np.maximum(shares[np.arange(len(truth)), truth], 1e-7)
     return {
         "minutes": minutes,
         "accuracy": float((calls == truth).mean()),
         "log_loss": float(-np.log(right).mean()),
         "types": float(np.mean([(typed == c)[boxed & (truth == c)].mean() for c in kinds])),
-        "missed": float((calls == clear)[tumor].mean()),
-        "alarms": float((calls != clear)[~tumor].mean()),
+        "missed": float((calls == tumour_free)[tumor].mean()),
+        "alarms": float((calls != tumour_free)[~tumor].mean()),
         "untyped": float(outside.mean()),
-        "mean": float(np.mean(list(stressed.values()))),
-        "worst": min(stressed.values()),
-        "stress": stressed,
+        "mean": float(np.mean(list(corrupted.values()))),
+        "worst": min(corrupted.values()),
+        "corruptions": corrupted,
         "recipe": asdict(recipe),
     }
 
 
-def _stress(sides: Sides, look: Any) -> dict[str, float]:
+def _corrupted(sides: Sides, look: Any) -> dict[str, float]:
     source, held = open_archive(sides.archive), sides.validation
     options = Preprocess(size=held.images.shape[1])
     grays = [decode(source.read(path)) for path in held.paths]
-    hits = stress_hits(look, grays, held.labels, options)
+    hits = corruption_hits(look, grays, held.labels, options)
     return {name: float(hit.mean()) for name, hit in hits.items()}
 
 
@@ -159,15 +161,15 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option("--groups", type=click.Path(exists=True, path_type=Path))
-@click.option("--boxes", type=click.Path(exists=True, path_type=Path))
-@click.option("--partial", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--partial-groups", type=click.Path(exists=True, path_type=Path))
+@click.argument("data", type=EXISTING)
+@click.option("--groups", type=EXISTING)
+@click.option("--boxes", type=EXISTING)
+@click.option("--partial", type=EXISTING, required=True)
+@click.option("--partial-groups", type=EXISTING)
 @click.option("--vary", "variants", multiple=True, default=("",), help="As in paste=0,erase=0.")
 @click.option("--epochs", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(
     data: Path, groups: Path | None, boxes: Path | None, partial: Path,
     partial_groups: Path | None, variants: tuple[str, ...], epochs: int, seed: int, out: Path,
@@ -195,6 +197,4 @@ def main(
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.recipes", extra="train")

@@ -19,15 +19,17 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.common.command import EXISTING, RESULTS, publish
+from benchmarks.common.words import figure_in_words
+from edge_runtime.commands.entry import run_command
 from edge_runtime.commands.options import FiniteRange
 from edge_runtime.errors import DataError
-from edge_runtime.files import write_bytes, write_text
+from edge_runtime.files import write_bytes
 from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
 from edge_runtime.model.load import read_model
 from trainer.data.dataset import Dataset, read_dataset
-from trainer.data.split import Split, split_dataset
+from trainer.data.split import Split, split_dataset, split_facts
 from trainer.evaluation.decision_rule import DecisionRule, HeldOut, with_thresholds
-from trainer.evaluation.intervals import in_words
 from trainer.evaluation.selective import (
     Targets,
     asked_targets,
@@ -38,22 +40,12 @@ from trainer.evaluation.selective import (
 from trainer.finalize import count_classes
 from trainer.models.outputs import ModelOutputs, predict_file
 from trainer.report.html import percent
-from trainer.run import checked_version, dump_json
-
-COUNTS = ("sha256", "images", "groups", "training", "validation", "test")
+from trainer.run import checked_version
 
 
 def facts_of(data: Dataset, split: Split) -> dict[str, Any]:
     """What a model file states of the data and the split that it was trained on."""
-    return {
-        "sha256": data.sha256,
-        "images": len(data),
-        "groups": len(set(data.groups)),
-        "training": len(split.train),
-        "validation": len(split.validation),
-        "test": len(split.test),
-        "classes": count_classes(data, split),
-    }
+    return split_facts(data, split) | {"classes": count_classes(data, split)}
 
 
 def split_of(file: ModelFile, data: Dataset, protocol: str, seed: int) -> Split:
@@ -64,7 +56,7 @@ def split_of(file: ModelFile, data: Dataset, protocol: str, seed: int) -> Split:
     """
     split = split_dataset(data, protocol, seed)
     stated, found = file.info.data, facts_of(data, split)
-    others = [key for key in (*COUNTS, "classes") if stated.get(key) != found[key]]
+    others = [key for key in found if stated.get(key) != found[key]]
     if others:
         raise DataError(
             f"this is not the split that the model was trained on: {', '.join(others)} differ"
@@ -120,7 +112,11 @@ def as_markdown(result: dict[str, Any]) -> str:
         for side in (old, new):
             part = side if name is None else side["per_class"].get(name)
             row.append("" if name is None else f"{side['thresholds'][name]:.3f}")
-            row += ["–", "–"] if part is None else [_cell(part["coverage"]), _cell(part["error"])]
+            row += (
+                ["–", "–"]
+                if part is None
+                else [figure_in_words(part["coverage"]), figure_in_words(part["error"])]
+            )
         lines.append(f"| {' | '.join(row)} |")
     lines += [
         "",
@@ -132,16 +128,10 @@ def as_markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cell(figure: dict[str, Any]) -> str:
-    if figure["share"] is None:
-        return "–"
-    return f"{percent(figure['share'])} ({in_words(figure['interval95'], percent)})"
-
-
 @click.command()
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option("--groups", type=click.Path(exists=True, path_type=Path))
+@click.argument("data", type=EXISTING)
+@click.option("--groups", type=EXISTING)
 @click.option("--protocol", default="grouped", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
 @click.option("--target-error", multiple=True, metavar="SHARE|CLASS=SHARE|lowest")
@@ -150,7 +140,7 @@ def _cell(figure: dict[str, Any]) -> str:
 @click.option("--model-version", help="Default: the file's own.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True)
 @click.option("--measure", "measured", is_flag=True, help="Look at the held-out side too.")
-@click.option("--results", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS)
 def main(
     model: Path, data: Path, groups: Path | None, protocol: str, seed: int,
     model_version: str | None, out: Path, measured: bool, results: Path, **options: Any,
@@ -185,12 +175,8 @@ def main(
             "old": measure(DecisionRule.from_settings(vars(file.info)), side, names),
             "new": measure(decision_rule, side, names),
         }
-        write_text(results / "rethreshold.json", dump_json(result))
-        write_text(results / "rethreshold.md", as_markdown(result))
-        click.echo(as_markdown(result))
+        publish(results, "rethreshold", result, as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.rethreshold", extra="train")

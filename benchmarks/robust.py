@@ -19,19 +19,22 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.words import accuracy_of, figure_in_words
+from edge_runtime.commands.entry import run_command
 from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.labels import NO_TUMOR
 from edge_runtime.model.load import read_model
 from trainer.data.archive import ImageArchive, open_archive
-from trainer.evaluation.intervals import difference_interval, in_words
+from trainer.evaluation.intervals import difference_interval
 from trainer.evaluation.metrics import compute_metrics, share_of, study_probabilities
 from trainer.evaluation.predictions import Predictions, read_predictions
 from trainer.models.outputs import ModelOutputs, predict_file
 from trainer.models.trained import open_trained
 from trainer.report.html import percent
-from trainer.run import Run, dump_json
+from trainer.run import Run
 from trainer.synthetic.corruptions import CORRUPTIONS
 
 TUMORS = ("glioma", "meningioma", "pituitary")
@@ -85,13 +88,13 @@ def confident_errors(outcome: Predictions) -> dict[str, Figure]:
     }
 
 
-def stress_hits(
+def corruption_hits(
     look: Callable[[npt.NDArray[np.uint8]], ModelOutputs],
     grays: Sequence[npt.NDArray[np.uint8]],
     labels: npt.NDArray[np.int64],
     options: Preprocess,
 ) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each stress, which of the slices (whole pictures) are called rightly."""
+    """For each corruption, which of the slices (whole pictures) are called rightly."""
     hits = {}
     for name, (_, change) in CORRUPTIONS.items():
         images = np.stack([preprocess(change(gray), options) for gray in grays])
@@ -99,15 +102,15 @@ def stress_hits(
     return hits
 
 
-def stress_fold(run: Run, source: ImageArchive) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each stress, and `clean`, which of a run's test slices are called rightly; `int8` too
+def corrupted_fold(run: Run, source: ImageArchive) -> dict[str, npt.NDArray[np.bool_]]:
+    """For each corruption, and `clean`, which of a run's test slices are called rightly; `int8` too
     where the run holds such a file."""
     outcome, options = predictions_of(run), run.preprocess
     grays = [decode(source.read(path)) for path in outcome.texts("path")]
     look, labels = open_trained(run).look, outcome.labels
     images = np.stack([preprocess(gray, options) for gray in grays])
     hits = {"clean": look(images).logits.argmax(axis=1) == labels}
-    hits |= stress_hits(look, grays, labels, options)
+    hits |= corruption_hits(look, grays, labels, options)
     exported = sorted((run.folder / "export").glob("*-int8.tflite"))
     if exported:
         calls = predict_file(read_model(exported[0]), images).logits.argmax(axis=1)
@@ -120,12 +123,12 @@ def measure(folds: Run, shift: Run, official: Run, source: ImageArchive) -> dict
     studies = folds.metrics()["per_study"]
     pooled, moved = predictions_of(folds), predictions_of(shift)
     parts = [Run.open(folder) for folder in sorted(folds.folder.glob("fold-*"))]
-    each = [stress_fold(part, source) for part in parts]
+    each = [corrupted_fold(part, source) for part in parts]
     groups = [g for part in parts for g in predictions_of(part).texts("group")]
     names = [name for name in each[0] if all(name in hits for hits in each)]
     hits = {name: np.concatenate([fold[name] for fold in each]) for name in names}
-    stress = {name: share_of(hit, groups) for name, hit in hits.items()}
-    int8 = stress.pop("int8", None)
+    corrupted = {name: share_of(hit, groups) for name, hit in hits.items()}
+    int8 = corrupted.pop("int8", None)
     if int8 is not None:
         difference = hits["int8"].astype(float) - hits["clean"]
         int8["less_float"] = {
@@ -133,21 +136,23 @@ def measure(folds: Run, shift: Run, official: Run, source: ImageArchive) -> dict
             "share": float(difference.mean()),
             "interval95": difference_interval(difference, groups),
         }
-    clean = stress.pop("clean")
+    clean = corrupted.pop("clean")
     return {
-        "grouped": _accuracy(folds.metrics()),
-        "grouped_studies": _accuracy(studies) if studies else None,
+        "grouped": accuracy_of(folds.metrics()),
+        "grouped_studies": accuracy_of(studies) if studies else None,
         "tumor_types": tumor_types(pooled),
-        "shift": {"protocol": shift.settings["protocol"]} | _accuracy(shift.metrics()),
+        "shift": {"protocol": shift.settings["protocol"]} | accuracy_of(shift.metrics()),
         "partial": folds.metrics()["partial"],
         "partial_shift": shift.metrics()["partial"],
         "confident_grouped": confident_errors(pooled),
         "confident_shift": confident_errors(moved),
         "clean": clean,
-        "stress": {name: {"strength": CORRUPTIONS[name][0], **f} for name, f in stress.items()},
-        "stress_mean": float(np.mean([f["share"] for f in stress.values()])),
+        "corruptions": {
+            name: {"strength": CORRUPTIONS[name][0], **f} for name, f in corrupted.items()
+        },
+        "corruptions_mean": float(np.mean([f["share"] for f in corrupted.values()])),
         "int8": int8,
-        "official": _accuracy(official.metrics()),
+        "official": accuracy_of(official.metrics()),
         "answers": {
             "all folds": answers_of(folds),
             **{part.folder.name.replace("-", " "): answers_of(part) for part in parts},
@@ -170,19 +175,10 @@ def answers_of(run: Run) -> dict[str, Any]:
     }
 
 
-def _accuracy(metrics: dict[str, Any]) -> Figure:
-    return {
-        "n": metrics["n"],
-        "share": metrics["accuracy"],
-        "interval95": metrics["interval95"]["accuracy"],
-        "balanced": metrics["balanced_accuracy"],
-    }
-
-
 def as_markdown(result: dict[str, Any]) -> str:
     """The table that the README shows."""
     shift = result["shift"]["protocol"].removeprefix("source:")
-    worst = min(result["stress"], key=lambda name: result["stress"][name]["share"])
+    worst = min(result["corruptions"], key=lambda name: result["corruptions"][name]["share"])
     moved, types = result["confident_shift"], result["tumor_types"]
     rows: list[tuple[str, Figure | None]] = [
         ("5 folds of groups, 4 classes, per slice", result["grouped"]),
@@ -196,16 +192,22 @@ def as_markdown(result: dict[str, Any]) -> str:
         ("… tumours called notumor and answered", moved["tumors_answered_clear"]),
         ("untyped tumours of unseen groups called notumor", _part(result, "outside")),
         ("… and answered", _part(result, "outside_answered")),
-        (f"worst stress ({worst}: {result['stress'][worst]['strength']})", result["stress"][worst]),
+        (
+            f"worst stress ({worst}: {result['corruptions'][worst]['strength']})",
+            result["corruptions"][worst],
+        ),
         ("int8 files on the same slices", result["int8"]),
         ("official Testing folder, which leaks", result["official"]),
     ]
     lines = ["| measured on | n | % (95 % interval) |", "|---|--:|--:|"]
-    lines += [f"| {name} | {f['n']} | {_cell(f)} |" for name, f in rows if f]
+    lines += [f"| {name} | {f['n']} | {figure_in_words(f)} |" for name, f in rows if f]
     lines += ["", "| stress on the test folds | strength | accuracy % |", "|---|---|--:|",
-              f"| none | | {_cell(result['clean'])} |"]  # fmt: skip
-    lines += [f"| {n} | {f['strength']} | {_cell(f)} |" for n, f in result["stress"].items()]
-    return "\n".join([*lines, f"| mean | | {percent(result['stress_mean'])} |", ""])
+              f"| none | | {figure_in_words(result['clean'])} |"]  # fmt: skip
+    lines += [
+        f"| {n} | {f['strength']} | {figure_in_words(f)} |"
+        for n, f in result["corruptions"].items()
+    ]
+    return "\n".join([*lines, f"| mean | | {percent(result['corruptions_mean'])} |", ""])
 
 
 def answers_markdown(answers: dict[str, Any]) -> str:
@@ -216,8 +218,7 @@ def answers_markdown(answers: dict[str, Any]) -> str:
         rows = found["classes"] | {"all": found["all"]}
         for called, row in rows.items():
             asked = [percent(row.get(key)) for key in ("target", "bound")]
-            cells = ["–" if row[key]["share"] is None else _cell(row[key])
-                     for key in ("coverage", "error")]  # fmt: skip
+            cells = [figure_in_words(row[key]) for key in ("coverage", "error")]
             lines.append(f"| {' | '.join([tested, called, *asked, *cells])} |")
     return "\n".join([*lines, ""])
 
@@ -226,26 +227,18 @@ def _part(result: dict[str, Any], key: str) -> Figure | None:
     return result["partial"][key] if result["partial"] else None
 
 
-def _cell(figure: Figure) -> str:
-    return f"{percent(figure['share'])} ({in_words(figure['interval95'], percent)})"
-
-
 @click.command()
-@click.argument("folds", type=click.Path(exists=True, path_type=Path))
-@click.argument("shift", type=click.Path(exists=True, path_type=Path))
-@click.argument("official", type=click.Path(exists=True, path_type=Path))
-@click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@click.argument("folds", type=EXISTING)
+@click.argument("shift", type=EXISTING)
+@click.argument("official", type=EXISTING)
+@click.argument("data", type=EXISTING)
+@out_option
 def main(folds: Path, shift: Path, official: Path, data: Path, out: Path) -> None:
     """Measure the recipe of three finished runs on DATA."""
     result = measure(Run.open(folds), Run.open(shift), Run.open(official), open_archive(data))
-    write_text(out / "robust.json", dump_json(result))
-    write_text(out / "robust.md", as_markdown(result))
+    publish(out, "robust", result, as_markdown(result))
     write_text(out / "answers.md", answers_markdown(result["answers"]))
-    click.echo(as_markdown(result))
 
 
 if __name__ == "__main__":
-    from edge_runtime.commands.entry import run_command
-
     run_command(main, "benchmarks.robust", extra="train")

@@ -14,17 +14,17 @@ from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
 from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
 from edge_runtime.model.metadata import ModelInfo
-from export.calibration import choose_calibration, digest, read_calibration, record
+from export.calibration_images import choose_calibration, digest, read_calibration, record
 from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
-from export.sources import Network, open_source
+from export.models import ExportNetwork, open_export_model
 from trainer.evaluation.decision_rule import DecisionRule, HeldOut, fit_decision_rule
 from trainer.evaluation.selective import Targets, refusals, tumour_free_of
 from trainer.models.outputs import predict_file
 from trainer.run import Run
 
 if TYPE_CHECKING:
-    import keras
+    from export.tflite.diagnose import Diagnosis
 
 REJECTED = ".rejected"
 Progress = Callable[[int, int], None]
@@ -107,26 +107,21 @@ class Exporter:
 
     def __init__(self, run: Run, settings: ExportSettings) -> None:
         self._run, self._settings = run, settings
-        self._source = open_source(run)
-        self._held = run.validation()
-        if len(self._held.labels) == 0:
+        self._model = open_export_model(run)
+        self._validation = run.validation()
+        if len(self._validation.labels) == 0:
             raise DataError("the run holds no held-out images to prove an export on")
-        logits = self._source.logits(self._held.pixels)
+        logits = self._model.logits(self._validation.pixels)
         plain = None
-        if isinstance(self._source, Network):
+        if isinstance(self._model, ExportNetwork):
             plain = parse_model(self.packed(FORMATS["float32"], None))
         temperature = float(run.settings["temperature"] or 1.0)  # fitted when it was trained
         self._reference = Reference(run.labels, logits, temperature, plain)
 
     @property
-    def graph(self) -> keras.Model:
-        """The network's graph that is converted."""
-        return self._network.graph
-
-    @property
     def trained_bytes(self) -> int:
         """Size of the trained model's files."""
-        return self._source.bytes
+        return self._model.bytes
 
     def export(self, form: Format, progress: Progress | None = None) -> Exported:
         """Convert, pack and prove one format.
@@ -138,13 +133,13 @@ class Exporter:
             ModelError: the conversion itself fails.
         """
         calibration = self._calibration() if form.calibrated else None
-        graph, outputs, ops, macs = self._source.convert(form, calibration)
+        graph, outputs, ops, macs = self._model.convert(form, calibration)
         info = self._describe(form, outputs, calibration)
-        decision_rule = self._judgement(parse_model(pack_model(graph, info, form.kind)))
+        decision_rule = self._decision_rule(parse_model(pack_model(graph, info, form.kind)))
         info = replace(info, **decision_rule.to_settings())
         data = pack_model(graph, info, form.kind)
         file = parse_model(data)
-        gate = run_gate(file, self._held, self._reference, form.tolerance, progress)
+        gate = run_gate(file, self._validation, self._reference, form.tolerance, progress)
         path = self._settings.out / form.file_name(self._name)
         aside = path.with_name(path.name + REJECTED)
         if gate.passed:
@@ -168,14 +163,18 @@ class Exporter:
             not_answered=tuple(refusals(decision_rule.chosen)),
         )
 
-    @property
-    def held_pixels(self) -> npt.NDArray[np.uint8]:
-        """The held-out images, N×size×size."""
-        return self._held.pixels
+    def diagnose(self) -> Diagnosis:
+        """What each layer loses as int8, on the held-out images; whether or not its file passes.
 
-    def int8_graph(self) -> bytes:
-        """The int8 flatbuffer alone, whether or not its file would pass."""
-        return self._network.tflite("int8", self._calibration())
+        Raises:
+            UsageError: the run's model is no network.
+        """
+        from export.tflite.diagnose import diagnose
+
+        if not isinstance(self._model, ExportNetwork):
+            raise UsageError("a diagnosis is of a network's layers; the run's model is none")
+        int8 = self._model.tflite("int8", self._calibration())
+        return diagnose(self._model.graph, self._model.float32, int8, self._validation.pixels)
 
     @property
     def reference(self) -> Reference:
@@ -184,23 +183,17 @@ class Exporter:
 
     def packed(self, form: Format, calibration: npt.NDArray[np.uint8] | None) -> bytes:
         """A file without what is fitted on its answers (temperature, thresholds, familiarity)."""
-        graph, outputs, _, _ = self._source.convert(form, calibration)
+        graph, outputs, _, _ = self._model.convert(form, calibration)
         return pack_model(graph, self._describe(form, outputs, calibration), form.kind)
 
-    @property
-    def _network(self) -> Network:
-        if not isinstance(self._source, Network):
-            raise UsageError("the run's model is no network")
-        return self._source
-
-    def _judgement(self, file: ModelFile) -> DecisionRule:
+    def _decision_rule(self, file: ModelFile) -> DecisionRule:
         """Temperature, thresholds and the check for unfamiliar inputs, all fitted on what the file
         itself answers."""
-        seen = predict_file(file, self._held.pixels)
+        seen = predict_file(file, self._validation.pixels)
         return fit_decision_rule(
             lambda images: predict_file(file, images),
             self._run.calibration(),
-            HeldOut(seen, self._held.labels, self._held.groups),
+            HeldOut(seen, self._validation.labels, self._validation.groups),
             file.info.labels,
             file.info.preprocess,
             self._settings.targets or Targets.from_settings(self._run.settings),
@@ -224,7 +217,7 @@ class Exporter:
         calibration: npt.NDArray[np.uint8] | None,
     ) -> ModelInfo:
         settings = self._run.settings
-        size, features = self._run.preprocess.size, self._source.features
+        size, features = self._run.preprocess.size, self._model.features
         entry: dict[str, Any] = {
             "dtype": form.dtype, "shape": [1, size, size, 1], "range": [0, 255]
         }  # fmt: skip
@@ -244,15 +237,15 @@ class Exporter:
                 "calibration_images": None if calibration is None else len(calibration),
                 "calibration_sha256": None if calibration is None else digest(calibration),
             },
-            metrics=tuple(_figures(self._run.metrics(), self._source.about)),
+            metrics=tuple(_reported_metrics(self._run.metrics(), self._model.about)),
             data=settings["data"] or {},
             source_commit=settings["source_commit"],
             license=self._settings.license,
         )
 
 
-def _figures(metrics: dict[str, Any], measured_on: str) -> list[dict[str, Any]]:
-    """The run's figures as `model.json` holds them; all of the trained model before export."""
+def _reported_metrics(metrics: dict[str, Any], measured_on: str) -> list[dict[str, Any]]:
+    """The run's metrics as `model.json` holds them; all of the trained model before export."""
     parts = ("without_twins", "without_shared_groups", "per_study")
     sides = [metrics, *(metrics[part] for part in parts if metrics.get(part))]
     return [

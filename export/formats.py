@@ -1,4 +1,8 @@
-"""The registry of export formats: what each is, who can run it, what it must keep."""
+"""The registry of export formats: what each is, who can run it, what it must keep.
+
+The command's options, the gate, the checks of a file and the documents' table come from its rows.
+A new format is a row here, and a scheme in `export.tflite.convert` or `export.onnx.network`.
+"""
 
 from __future__ import annotations
 
@@ -95,6 +99,16 @@ FORMATS = {
 # 32 bits may fall to either side, and one neighbour of fifteen is a step of 0.07 before the
 # temperature makes it steeper. Labels and accuracies are held to what the other floats are.
 _IN_STEPS = replace(_FLOAT, probability=0.25)
+
+
+def as_markdown() -> str:
+    """The table of formats that the documents show, a row for each entry of the registry."""
+    rows = [
+        f"| `--{form.name}` | {form.about} | {', '.join(f'`{name}`' for name in form.runtimes)} |"
+        for form in FORMATS.values()
+    ]
+    head = "| option | file | tested with `--backend` |\n|---|---|---|"
+    return "\n".join([head, *rows, ""])
 
 
 def formats_of(kind: str) -> dict[str, Format]:

@@ -6,19 +6,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.benchmark.statistics import paired_ratio
+from edge_runtime.decision.prediction import probabilities
 from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.file_format import ModelFile
 from export.formats import Tolerance
 from export.onnx.saturation import differs_by_processor
 from trainer.evaluation.calibration import expected_calibration_error
 from trainer.evaluation.intervals import difference_interval, own_groups
-from trainer.models.outputs import predict_file, softmax
+from trainer.models.outputs import predict_file
 from trainer.run import Images
 
 LATENCY_IMAGES = 100
@@ -40,6 +41,37 @@ class Reference:
     logits: npt.NDArray[np.float32]
     temperature: float
     float32: ModelFile | None = None
+
+
+class Comparison(NamedTuple):
+    """A file's answers beside the trained model's, slice by slice.
+
+    Attributes:
+        same: N, whether the top class is the same.
+        right, right_float: N, 1.0 where the file's and the trained model's top class is right.
+        gap: N×C, absolute differences of probabilities.
+    """
+
+    same: npt.NDArray[np.bool_]
+    right: npt.NDArray[np.float64]
+    right_float: npt.NDArray[np.float64]
+    gap: npt.NDArray[np.float64]
+
+    @property
+    def gain(self) -> npt.NDArray[np.float64]:
+        """N, the paired difference of hits: the file's minus the trained model's."""
+        return self.right - self.right_float
+
+
+def compare(
+    answers: npt.NDArray[np.float64],
+    expected: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+) -> Comparison:
+    """Compare probabilities of a file with those of the trained model (N×C), labels N."""
+    top, top_float = answers.argmax(axis=1), expected.argmax(axis=1)
+    right, right_float = ((calls == labels).astype(np.float64) for calls in (top, top_float))
+    return Comparison(top == top_float, right, right_float, np.abs(answers - expected))
 
 
 @dataclass(frozen=True)
@@ -89,7 +121,7 @@ class GateResult:
 
 def run_gate(
     file: ModelFile,
-    held: Images,
+    validation: Images,
     reference: Reference,
     tolerance: Tolerance,
     progress: Callable[[int, int], None] | None = None,
@@ -102,48 +134,45 @@ def run_gate(
 
     Args:
         file: the packed, checked file.
-        held: images of the validation side.
+        validation: images of that side, which the run held out.
     """
-    logits = predict_file(file, held.pixels, progress=progress).logits
+    logits = predict_file(file, validation.pixels, progress=progress).logits
     names = list(file.info.labels)
-    strangers = set(names) ^ set(reference.labels)
-    if not strangers:
+    unknown = set(names) ^ set(reference.labels)
+    if not unknown:
         logits = logits[:, [names.index(label) for label in reference.labels]]
-    shares = softmax(logits, file.info.temperature)
-    expected = softmax(reference.logits, reference.temperature)
-    same = shares.argmax(axis=1) == expected.argmax(axis=1)
-    right = (shares.argmax(axis=1) == held.labels).astype(np.float64)
-    right_float = (expected.argmax(axis=1) == held.labels).astype(np.float64)
-    gap = np.abs(shares - expected)
-    groups = own_groups(held.groups)
-    figures: dict[str, Any] = {
-        "n": len(held.labels),
-        "agreement": float(same.mean()),
-        "accuracy": float(right.mean()),
-        "accuracy_float": float(right_float.mean()),
-        "difference": float((right - right_float).mean()),
-        "interval95": difference_interval(right - right_float, groups),
-        "max_abs_probability": float(gap.max()),
-        "mean_abs_probability": float(gap.mean()),
-        "per_class": _per_class(right, right_float, held.labels, groups, reference.labels),
+    answers = probabilities(logits, file.info.temperature)
+    expected = probabilities(reference.logits, reference.temperature)
+    compared = compare(answers, expected, validation.labels)
+    groups = own_groups(validation.groups)
+    measured: dict[str, Any] = {
+        "n": len(validation.labels),
+        "agreement": float(compared.same.mean()),
+        "accuracy": float(compared.right.mean()),
+        "accuracy_float": float(compared.right_float.mean()),
+        "difference": float(compared.gain.mean()),
+        "interval95": difference_interval(compared.gain, groups),
+        "max_abs_probability": float(compared.gap.max()),
+        "mean_abs_probability": float(compared.gap.mean()),
+        "per_class": _per_class(compared, validation.labels, groups, reference.labels),
         "ece": {
-            "before": expected_calibration_error(softmax(logits), held.labels),
-            "after": expected_calibration_error(shares, held.labels),
-            "float": expected_calibration_error(expected, held.labels),
+            "before": expected_calibration_error(probabilities(logits), validation.labels),
+            "after": expected_calibration_error(answers, validation.labels),
+            "float": expected_calibration_error(expected, validation.labels),
         },
-        "latency": _latency(file, reference.float32, held.pixels),
+        "latency": _latency(file, reference.float32, validation.pixels),
     }
-    failures = [f"labels that are not the run's: {', '.join(sorted(strangers))}"] * bool(strangers)
-    failures += _failures(figures, tolerance)
+    failures = [f"labels that are not the run's: {', '.join(sorted(unknown))}"] * bool(unknown)
+    failures += _failures(measured, tolerance)
     if file.format == "onnx" and (doubt := differs_by_processor(file.graph)) is not None:
         failures.append(doubt)
-    return GateResult(**figures, tolerance=tolerance, failures=tuple(failures))
+    return GateResult(**measured, tolerance=tolerance, failures=tuple(failures))
 
 
-def _failures(figures: dict[str, Any], tolerance: Tolerance) -> list[str]:
+def _failures(measured: dict[str, Any], tolerance: Tolerance) -> list[str]:
     """What lies outside the tolerance, in words."""
-    n, agreement, difference = figures["n"], figures["agreement"], figures["difference"]
-    largest = figures["max_abs_probability"]
+    n, agreement, difference = measured["n"], measured["agreement"], measured["difference"]
+    largest = measured["max_abs_probability"]
     failures = []
     # Each the other way round than it reads: what is no number lies outside too.
     if not agreement >= tolerance.needed_agreement(n):
@@ -154,7 +183,7 @@ def _failures(figures: dict[str, Any], tolerance: Tolerance) -> list[str]:
                         f"over {100 * tolerance.allowed_drop(n):.2f}")  # fmt: skip
     if not largest <= tolerance.probability:
         failures.append(f"a probability differs by {largest:.3f}, over {tolerance.probability}")
-    for label, row in figures["per_class"].items():
+    for label, row in measured["per_class"].items():
         allowed = tolerance.allowed_class_drop(row["n"])
         if not row["difference"] >= -allowed:
             failures.append(f"loses {-100 * row['difference']:.2f} points of {label}'s recall, "
@@ -163,8 +192,7 @@ def _failures(figures: dict[str, Any], tolerance: Tolerance) -> list[str]:
 
 
 def _per_class(
-    right: npt.NDArray[np.float64],
-    right_float: npt.NDArray[np.float64],
+    compared: Comparison,
     truth: npt.NDArray[np.int64],
     groups: Sequence[str],
     labels: Sequence[str],
@@ -173,11 +201,11 @@ def _per_class(
     for c, label in enumerate(labels):
         here = np.flatnonzero(truth == c)
         if here.size:
-            gain = right[here] - right_float[here]
+            gain = compared.gain[here]
             rows[label] = {
                 "n": int(here.size),
-                "recall": float(right[here].mean()),
-                "recall_float": float(right_float[here].mean()),
+                "recall": float(compared.right[here].mean()),
+                "recall_float": float(compared.right_float[here].mean()),
                 "difference": float(gain.mean()),
                 "interval95": difference_interval(gain, [groups[int(i)] for i in here]),
             }

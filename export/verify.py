@@ -15,8 +15,9 @@ from edge_runtime.model.file_format import ModelFile
 from edge_runtime.verify import Findings
 from export.formats import FORMATS, Format
 from export.onnx.network import OPSET
+from export.onnx.protobuf import read_onnx
 from export.onnx.saturation import differs_by_processor
-from export.tflite.kinds import graph_kinds
+from export.tflite.flatbuffer import read_tflite
 
 MAX_ML_OPSET = 3  # ONNX's operators of classical models
 MAX_IR_VERSION = 9  # of ONNX; 8 goes with OPSET, ONNX Runtime 1.17 reads up to 9
@@ -66,18 +67,21 @@ def _form(file: ModelFile, name: str) -> Format:
 
 
 def _tflite_names(file: ModelFile, form: Format) -> Findings:
-    kinds = graph_kinds(file.graph)
-    if kinds.scheme != form.scheme:
+    graph = read_tflite(file.graph)
+    if graph.scheme != form.scheme:
         raise ModelError(
-            f"its metadata say {form.scheme}, its graph is {kinds.scheme}: mislabelled"
+            f"its metadata say {form.scheme}, its graph is {graph.scheme}: mislabelled"
         )
-    if kinds.inputs != (form.dtype.upper(),):
-        raise ModelError(f"its metadata say {form.dtype} input, its graph takes {kinds.inputs}")
-    if form.scheme == "int8-full" and set(kinds.outputs) != {"INT8"}:
-        raise ModelError(f"an int8 graph gives int8, this one {kinds.outputs}")
-    held = ", ".join(f"{n} {kind.lower()}" for kind, n in sorted(kinds.weights.items()))
-    ops = ", ".join(f"{name} {n}" for name, n in sorted(kinds.ops.items()))
-    ends = f"{kinds.inputs[0].lower()} in, {', '.join(sorted(set(kinds.outputs))).lower()} out"
+    if graph.input_types != (form.dtype.upper(),):
+        raise ModelError(
+            f"its metadata say {form.dtype} input, its graph takes {graph.input_types}"
+        )
+    if form.scheme == "int8-full" and set(graph.output_types) != {"INT8"}:
+        raise ModelError(f"an int8 graph gives int8, this one {graph.output_types}")
+    held = ", ".join(f"{n} {kind.lower()}" for kind, n in sorted(graph.weights.items()))
+    ops = ", ".join(f"{name} {n}" for name, n in sorted(graph.ops.items()))
+    out = ", ".join(sorted(set(graph.output_types))).lower()
+    ends = f"{graph.input_types[0].lower()} in, {out} out"
     return [("scheme", f"{form.scheme}, as the graph is: {ends}; constants {held}"), ("ops", ops)]
 
 
@@ -85,20 +89,15 @@ def _onnx_names(file: ModelFile, form: Format) -> Findings:
     import onnx
 
     try:
-        proto = onnx.load_from_string(file.graph)
+        graph = read_onnx(file.graph)
+        proto = graph.proto
         onnx.checker.check_model(proto, full_check=True)
         opsets = {(entry.domain or "ai.onnx"): entry.version for entry in proto.opset_import}
-        kinds = Counter(
-            onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in proto.graph.initializer
-        )
         ops = Counter(f"{node.domain}:{node.op_type}".strip(":") for node in proto.graph.node)
     except Exception as error:  # the checker raises whatever it meets
         raise ModelError(f"ONNX's own checker refuses the graph: {one_line(error)}") from None
-    quantised = bool(kinds["INT8"] and ops["QuantizeLinear"] and ops["DequantizeLinear"])
-    scheme = "qdq-int8" if quantised else "float32"
-    allowed = {"FLOAT", "INT64", "INT32"} | ({"INT8"} if quantised else set())
-    if scheme != form.scheme or kinds.keys() - allowed:
-        found = ", ".join(name.lower() for name in sorted(kinds))
+    if (scheme := graph.scheme) != form.scheme:
+        found = ", ".join(name.lower() for name in sorted(graph.weights))
         raise ModelError(f"its metadata say {form.scheme}, its weights are {found}: mislabelled")
     newest = {"ai.onnx": OPSET, "ai.onnx.ml": MAX_ML_OPSET}
     if any(version > newest.get(domain, 0) for domain, version in opsets.items()):

@@ -160,13 +160,13 @@ def test_a_typo_is_answered_with_the_nearest(
 
 
 @pytest.mark.parametrize(
-    ("tested", "twins", "words"),
+    ("tested", "near_duplicates", "words"),
     [(0, 0, ("--protocol", "grouped")), (9, 1, ("--protocol", "grouped")), (9, 0, ())],
 )
 def test_a_test_side_that_leaks_is_not_the_next_to_be_measured(
-    tested: int, twins: int, words: tuple[str, ...]
+    tested: int, near_duplicates: int, words: tuple[str, ...]
 ) -> None:
-    leak = {"test_images": tested, "with_twin_in_training": twins}
+    leak = {"test_images": tested, "with_near_duplicate_in_training": near_duplicates}
     assert protocol_option(Audit({"leak": leak}, [])) == words
 
 

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import device, footprint
+from benchmarks.common.process import launch
 from benchmarks.hostile.pictures import draw_slice, encode
-from benchmarks.process import launch
 from edge_runtime.errors import BtcError, DataError
 from edge_runtime.imaging.preprocess import Preprocess
 

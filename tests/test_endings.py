@@ -39,7 +39,9 @@ def tool(*words: object) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@pytest.mark.parametrize("name", ["btc-train", "btc-evaluate", "btc-audit", "btc-export"])
+@pytest.mark.parametrize(
+    "name", ["btc-train", "btc-evaluate", "btc-audit", "btc-plot", "btc-export"]
+)
 def test_help_to_nobody(name: str) -> None:
     done = nobody_reads(BIN / name, "--help")
     assert (done.returncode, done.stderr) == (0, "")

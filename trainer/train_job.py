@@ -21,7 +21,7 @@ from edge_runtime.model.metadata import INTENDED_USE
 from trainer.data.card import ABOUT
 from trainer.data.dataset import Dataset, check_boxes, read_dataset
 from trainer.data.partial_labels import PartialLabels, divide, read_partial_labels
-from trainer.data.split import Split, fold_splits, split_dataset
+from trainer.data.split import Split, fold_splits, split_dataset, split_facts
 from trainer.evaluation.selective import Targets
 from trainer.features.extractor import DEEP
 from trainer.finalize import finalize_folds, finalize_run
@@ -434,18 +434,15 @@ def _remember_data(
     run.settings["labels"] = list(data.class_names)
     run.settings["protocol"] = split.protocol
     run.settings["partial"] = None if partial is None else partial.to_json()
-    run.settings["data"] = {
-        "sha256": data.sha256,
-        "images": len(data),
-        "groups": len(set(data.groups)),
+    facts = split_facts(data, split)
+    if not sides:  # a cross-validation tests all
+        facts |= {"training": None, "validation": None, "test": len(data)}
+    run.settings["data"] = facts | {
         "groups_given": data.grouped,
         "boxes": int((~np.isnan(data.boxes).any(axis=1)).sum()),
         "unreadable": len(data.problems),
         "passed_over": sum(len(each.paths) for each in data.passed_over),
         "tumour_free": list(data.tumour_free),
-        "training": len(split.train) if sides else None,
-        "validation": len(split.validation) if sides else None,
-        "test": len(split.test) if sides else len(data),
         "left_out": split.left_out,
         **{key: job.about.get(key) for key in ABOUT},
     }

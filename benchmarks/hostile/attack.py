@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from benchmarks.common.command import EXISTING, out_option, publish
 from benchmarks.hostile.alter import Case, alter
 from benchmarks.hostile.files import draw
 from benchmarks.hostile.models import alter_model, alter_unsigned
@@ -34,11 +35,9 @@ from benchmarks.hostile.run import (
 )
 from edge_runtime.batch import in_order
 from edge_runtime.errors import BtcError, ModelError
-from edge_runtime.files import write_text
 from edge_runtime.model.file_format import parse_model
 from edge_runtime.model.load import bundled_model
 from edge_runtime.model.untrusted import SECONDS
-from trainer.run import dump_json
 
 CAP = 512.0  # MiB: the whole process, with the default limits
 PIECE = 1000  # images on disk at once
@@ -156,11 +155,11 @@ def as_markdown(result: dict[str, Any]) -> str:
 @click.option("--models", type=click.IntRange(0), default=2000, show_default=True)
 @click.option("--images", type=click.IntRange(0), default=20_000, show_default=True)
 @click.option("--unsigned", type=click.IntRange(0), default=100, show_default=True)
-@click.option("--onnx", type=click.Path(exists=True, path_type=Path),
+@click.option("--onnx", type=EXISTING,
               help="An .onnx of ours; every fourth altered model is then made of it.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--keep", type=click.Path(path_type=Path), help="Folder for files that went wrong.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(models: int, images: int, unsigned: int, onnx: Path | None, seed: int, keep: Path | None,
          out: Path) -> None:  # fmt: skip
     """Attack the installed btc-edge with altered files."""
@@ -185,8 +184,6 @@ def main(models: int, images: int, unsigned: int, onnx: Path | None, seed: int, 
         "rows": dict(table.rows),
         "failures": table.failures,
     }
-    write_text(out / "hostile.json", dump_json(result))
-    write_text(out / "hostile.md", as_markdown(result))
-    click.echo(as_markdown(result))
+    publish(out, "hostile", result, as_markdown(result))
     if table.failures:
         raise SystemExit(1)

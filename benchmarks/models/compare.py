@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
+from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.process import run_tool
+from benchmarks.common.words import accuracy_of, figure_in_words
 from benchmarks.models.page import chart, write_page
 from benchmarks.models.timing import device_file, latencies
-from benchmarks.process import run_tool
 from benchmarks.robust import confident_errors, predictions_of
-from edge_runtime.files import write_text
-from trainer.evaluation.intervals import difference_interval, in_words
+from trainer.evaluation.intervals import difference_interval
 from trainer.evaluation.predictions import Predictions
 from trainer.report.charts import save_figure
-from trainer.report.html import percent
-from trainer.run import Run, dump_json
+from trainer.run import Run
 
 DEVICE_SETS = "histogram,glcm,lbp,hog"
 ALL_SETS = "histogram,glcm,lbp,hog,gabor,region"
@@ -95,25 +95,16 @@ def figures_of(folds: Run, source: Run, network: dict[str, Predictions]) -> dict
     parts = [Run.open(folds.folder / f"fold-{n + 1}") for n in range(FOLDS)]
     studies = metrics["per_study"]
     return {
-        "grouped": _share(metrics),
+        "grouped": accuracy_of(metrics),
         "grouped_gap": gap(pooled, network["folds"]),
-        "studies": None if studies is None else _share(studies),
-        "shift": _share(shifted),
+        "studies": None if studies is None else accuracy_of(studies),
+        "shift": accuracy_of(shifted),
         "shift_gap": gap(moved, network["source"]),
         "missed": confident_errors(moved)["tumors_called_clear"],
         "partial": (metrics["partial"] or {}).get("outside"),
         "seconds": float(np.median([part.seconds for part in parts])),
         "values": (parts[0].settings.get("features") or {}).get("length"),
         "importance": metrics.get("importance"),
-    }
-
-
-def _share(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "n": metrics["n"],
-        "share": metrics["accuracy"],
-        "interval95": metrics["interval95"]["accuracy"],
-        "balanced": metrics["balanced_accuracy"],
     }
 
 
@@ -142,13 +133,13 @@ def as_markdown(result: dict[str, Any]) -> str:
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.1f} | {} | {} |".format(
                 "the network" if first else row["model"],
                 _words(row),
-                _cell(row["grouped"]),
-                "" if first else _cell(row["grouped_gap"], "+"),
-                _cell(row["studies"]),
-                _cell(row["shift"]),
-                "" if first else _cell(row["shift_gap"], "+"),
-                _cell(row["missed"]),
-                _cell(row["partial"]),
+                figure_in_words(row["grouped"]),
+                "" if first else figure_in_words(row["grouped_gap"], signed=True),
+                figure_in_words(row["studies"]),
+                figure_in_words(row["shift"]),
+                "" if first else figure_in_words(row["shift_gap"], signed=True),
+                figure_in_words(row["missed"]),
+                figure_in_words(row["partial"]),
                 row["seconds"],
                 "–" if size is None else f"{size:.0f}",
                 f"{speed:.1f}" if row["on_device"] else f"({speed:.1f})",
@@ -177,29 +168,19 @@ def _words(row: dict[str, Any]) -> str:
     return f"{'deep features' if name == 'deep' else name} ({row['values']})"
 
 
-def _cell(figure: dict[str, Any] | None, sign: str = "") -> str:
-    if figure is None or figure["share"] is None:
-        return "–"
-    spread = in_words(
-        figure["interval95"], lambda end: format(100 * end, f"{sign}.1f"), " to " if sign else "–"
-    )
-    middle = format(100 * figure["share"], f"{sign}.1f") if sign else percent(figure["share"])
-    return f"{middle} ({spread})"
-
-
 @click.command()
-@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.argument("data", type=EXISTING)
 @click.argument("runs", type=click.Path(path_type=Path))
-@click.option("--groups", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--boxes", type=click.Path(exists=True, path_type=Path))
-@click.option("--partial", type=click.Path(exists=True, path_type=Path))
-@click.option("--partial-groups", type=click.Path(exists=True, path_type=Path))
+@click.option("--groups", type=EXISTING, required=True)
+@click.option("--boxes", type=EXISTING)
+@click.option("--partial", type=EXISTING)
+@click.option("--partial-groups", type=EXISTING)
 @click.option(
     "--only", multiple=True, help="These alone (RUNS/NAME); compared if cnn is among them."
 )
 @click.option("--timed", type=click.IntRange(10), default=200, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("benchmarks/results"))
+@out_option
 def main(
     data: Path, runs: Path, groups: Path, boxes: Path | None, partial: Path | None,
     partial_groups: Path | None, only: tuple[str, ...], timed: int, seed: int, out: Path,
@@ -233,9 +214,7 @@ def main(
         row |= {"on_device": file is not None, "p50_ms": span}
         row["kib"] = None if file is None else file.stat().st_size / 1024
     result = {"rows": rows, "timed": timed, "processor": processor, "seed": seed}
-    write_text(out / "models.json", dump_json(result))
-    write_text(out / "models.md", as_markdown(result))
+    publish(out, "models", result, as_markdown(result))
     figure = chart(result)
     write_page(runs / "models.html", result, as_markdown(result), figure, firsts)
     save_figure(figure, out / "models.png")
-    click.echo(as_markdown(result))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.process import run_tool
+from benchmarks.common.process import run_tool
+from benchmarks.common.turns import time_in_turns
+from benchmarks.common.words import machine_in_words
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import preprocess
-from export.sources import check_sets
+from export.models import check_sets
 from trainer.data.archive import open_archive
 from trainer.models.trained import CNN, kind_of, open_trained
 from trainer.run import Run
@@ -48,20 +49,14 @@ def latencies(
         data: zip or folder that the slices come from.
         count: how many slices; each passes through all models in turn.
     """
-    calls = [_caller(*both) for both in zip(folders, files, strict=True)]
+    calls = {
+        str(folder): _caller(folder, file) for folder, file in zip(folders, files, strict=True)
+    }
     source = open_archive(data)
     names = source.names()
     chosen = np.random.default_rng(0).permutation(len(names))[: count + WARM_UP]
-    spans: list[list[float]] = [[] for _ in calls]
-    for number, index in enumerate(chosen):
-        content = source.read(names[index])
-        for call, mine in zip(calls, spans, strict=True):
-            begun = time.perf_counter()
-            call(content)
-            if number >= WARM_UP:
-                mine.append((time.perf_counter() - begun) * 1e3)
-    facts = machine_facts()
-    return [float(np.median(mine)) for mine in spans], f"{facts['cpu']}, {facts['cores']} cores"
+    spans = time_in_turns(calls, (source.read(names[i]) for i in chosen), WARM_UP)
+    return [float(np.median(mine)) for mine in spans.values()], machine_in_words(machine_facts())
 
 
 def _caller(folder: Path, file: Path | None) -> Callable[[bytes], object]:

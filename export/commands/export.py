@@ -234,7 +234,7 @@ def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any])
 
 def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
     from edge_runtime.files import write_text
-    from export.commands.tables import print_diagnosis, print_exports
+    from export.commands.printing import print_diagnosis, print_exports
     from export.exporter import Exporter, ExportSettings
     from trainer.evaluation.selective import HINT, Targets, asked_targets
     from trainer.models.trained import needs_keras
@@ -319,10 +319,8 @@ def _beside(entry: Exported, options: dict[str, Any]) -> None:
 
 
 def _diagnose(exporter: Exporter) -> Any:
-    from export.tflite.diagnose import diagnose
-
     click.echo("diagnosis: what each layer loses as int8", err=True)
-    return diagnose(exporter.graph, exporter.int8_graph(), exporter.held_pixels)
+    return exporter.diagnose()
 
 
 def main() -> None:

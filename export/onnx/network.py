@@ -66,6 +66,23 @@ def checked(proto: Any) -> bytes:
     return data
 
 
+def convert_scheme(floats: bytes, scheme: str, calibration: npt.NDArray[np.uint8] | None) -> bytes:
+    """A float graph as another scheme has it, in the words of `export.formats`.
+
+    Args:
+        floats: from `convert_onnx`.
+        calibration: uint8 N×size×size of the training side, for schemes that are calibrated.
+
+    Raises:
+        ModelError: the conversion fails.
+    """
+    if scheme == "float32":
+        return floats
+    if scheme == "qdq-int8" and calibration is not None:
+        return quantize_onnx(floats, calibration)
+    raise ValueError(f"{scheme}: no such scheme, or it needs calibration images")
+
+
 def quantize_onnx(data: bytes, calibration: npt.NDArray[np.uint8]) -> bytes:
     """An ONNX graph with int8 weights (a scale for each channel) and int8 activations.
 
@@ -231,26 +248,3 @@ def canonical_names(graph: Any, entry: str, outputs: list[str]) -> None:
         node.input[:] = [names[value] for value in node.input]
         node.output[:] = [names[value] for value in node.output]
     graph.name = "btc-edge"
-
-
-def onnx_facts(data: bytes) -> tuple[dict[str, int], int]:
-    """Op -> how often, and the multiply-accumulates of convolutions, dense layers and kernels."""
-    import onnx
-
-    proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(data))
-    graph = proto.graph
-    shapes = {
-        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
-        for value in (*graph.input, *graph.value_info, *graph.output)
-    }
-    shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    macs = 0
-    for node in graph.node:
-        if node.op_type == "Conv":  # weights are [out, in, h, w], results [1, out, h, w]
-            macs += int(np.prod(shapes[node.input[1]]) * np.prod(shapes[node.output[0]][2:]))
-        elif node.op_type in ("Gemm", "MatMul"):
-            macs += int(np.prod(shapes[node.input[1]]))
-        for attribute in node.attribute:
-            if attribute.name in ("support_vectors", "coefficients"):
-                macs += len(attribute.floats)
-    return dict(sorted(Counter(node.op_type for node in graph.node).items())), macs

@@ -5,8 +5,8 @@ holds activations and scratch buffers, packed by a memory planner; its tail hold
 long as the model: a struct per tensor and node, and per channel a multiplier and a shift.
 The planner is written here anew from its description, and the sizes of the structs are those of
 TFLite Micro's headers; both are checked against its Python interpreter, see
-`tests/export/test_micro.py`. What a board needs depends on its kernels and compiler as well, so
-leave a margin and read `MicroInterpreter::arena_used_bytes()` on the board itself.
+`tests/export/tflite/test_micro.py`. What a board needs depends on its kernels and compiler as well,
+so leave a margin and read `MicroInterpreter::arena_used_bytes()` on the board itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from edge_runtime.errors import ModelError
+from export.tflite.flatbuffer import Operator, TfliteGraph, read_tflite
 
 ALIGNMENT = 16  # micro_arena_constants.h: MicroArenaBufferAlignment
 CORTEX_M = 4  # bytes of a pointer there; on a 64-bit workstation they are 8
@@ -35,10 +35,6 @@ _SPARE_REQUESTS = 12  # micro_allocator.cc: kMaxScratchBuffersPerOp
 _MVE_BLOCK = 124  # CMSIS-NN, arm_nnsupportfunctions.h: CH_IN_BLOCK_MVE
 
 _PER_CHANNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-_ELEMENT = {
-    "BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FLOAT16": 2,
-    "INT32": 4, "UINT32": 4, "FLOAT32": 4, "INT64": 8, "UINT64": 8, "FLOAT64": 8,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,12 +92,7 @@ def estimate_arena(
     Raises:
         ModelError: unreadable, more than one subgraph, or a type without a fixed size.
     """
-    try:
-        graph = _Graph(flatbuffer)
-    except ModelError:
-        raise
-    except Exception as error:  # a damaged flatbuffer raises whatever the damage leads to
-        raise ModelError(f"the graph cannot be read: {type(error).__name__}") from None
+    graph = _Memory(read_tflite(flatbuffer))
     activations, scratch = graph.activations(), graph.scratch(optimised)
     tensors = plan_bytes(activations)
     head = plan_bytes([*activations, *scratch])
@@ -140,96 +131,76 @@ def plan_bytes(buffers: Sequence[Buffer]) -> int:
     return max(ends, default=0)
 
 
-class _Graph:
-    """The one subgraph of a TFLite model, as far as its memory goes."""
+class _Memory:
+    """What a graph keeps in memory."""
 
-    def __init__(self, flatbuffer: bytes) -> None:
-        from ai_edge_litert import schema_py_generated as schema
-
-        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(flatbuffer, 0))
-        if len(model.subgraphs) != 1:
-            raise ModelError(f"{len(model.subgraphs)} subgraphs; the estimate knows graphs of one")
-        self._types = _names(schema.TensorType)
-        self._graph = model.subgraphs[0]
-        self._tensors = self._graph.tensors
-        self._constant = [
-            model.buffers[t.buffer].data is not None and len(model.buffers[t.buffer].data) > 0
-            for t in self._tensors
-        ]
-        ops = _names(schema.BuiltinOperator)
-        codes = [ops[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
-        self._ops = [(codes[op.opcodeIndex], op) for op in self._graph.operators]
+    def __init__(self, graph: TfliteGraph) -> None:
+        self._graph = graph
 
     def activations(self) -> list[Buffer]:
         """What lives in the head: inputs from the start, outputs to the end, all others from the
         operator that writes them to the last that reads them (micro_allocation_info.cc)."""
-        first: dict[int, int] = dict.fromkeys(map(int, self._graph.inputs), 0)
+        graph = self._graph
+        first: dict[int, int] = dict.fromkeys(graph.inputs, 0)
         last = dict(first)
-        for step, (_, op) in enumerate(self._ops, 1):
-            first |= dict.fromkeys(map(int, op.outputs), step)
-            last |= dict.fromkeys((int(i) for i in (*op.inputs, *op.outputs) if i >= 0), step)
-        last |= dict.fromkeys(map(int, self._graph.outputs), len(self._ops))
+        for step, op in enumerate(graph.operators, 1):
+            first |= dict.fromkeys(op.outputs, step)
+            last |= dict.fromkeys((i for i in (*op.inputs, *op.outputs) if i >= 0), step)
+        last |= dict.fromkeys(graph.outputs, len(graph.operators))
         return [
-            Buffer(_aligned(self._size(i)), first[i], last[i])
+            Buffer(_aligned(graph.tensors[i].bytes), first[i], last[i])
             for i in sorted(first)
-            if not self._constant[i]
+            if graph.tensors[i].data is None
         ]
 
     def scratch(self, optimised: bool) -> list[Buffer]:
         """What the kernels of an int8 graph ask for, each while its operator runs."""
         asked = []
-        for step, (name, op) in enumerate(self._ops, 1):
-            rule = _SCRATCH.get(name)
-            if rule is None or self._type(op) != "INT8" or not (optimised or name == "MEAN"):
+        for step, op in enumerate(self._graph.operators, 1):
+            rule = _SCRATCH.get(op.name)
+            if rule is None or self._type(op) != "INT8" or not (optimised or op.name == "MEAN"):
                 continue
-            kernel = self._shape(op.inputs[1]) if len(op.inputs) > 1 else []
-            out = self._shape(op.outputs[0])
-            if size := rule(op.builtinOptions, self._shape(op.inputs[0]), kernel, out):
+            shapes = [self._graph.tensors[i].shape for i in (*op.inputs[:2], op.outputs[0])]
+            kernel = shapes[1] if len(op.inputs) > 1 else ()
+            if size := rule(op.options, shapes[0], kernel, shapes[-1]):
                 asked.append(Buffer(_aligned(size), step, step))
         return asked
 
     def persistent_bytes(self, scratch: int, pointer: int) -> int:
         """The tail of the arena, with pointers of `pointer` bytes."""
-        ends = len(self._graph.inputs) + len(self._graph.outputs)
+        graph = self._graph
+        ends = len(graph.inputs) + len(graph.outputs)
         # TfLiteEvalTensor; NodeAndRegistration; TfLiteTensor and its quantisation (c/common.h).
-        structs = len(self._tensors) * _round(2 * pointer + 4, pointer)
-        structs += len(self._ops) * 8 * pointer
+        structs = len(graph.tensors) * _round(2 * pointer + 4, pointer)
+        structs += len(graph.operators) * 8 * pointer
         structs += ends * (_round(5 * pointer + 20, pointer) + 3 * pointer + 8)
         kernels = sum(
-            _aligned(_OP_DATA) + _PARAMETERS + 2 * _aligned(4 * self._channels(name, op))
-            for name, op in self._ops
+            _aligned(_OP_DATA) + _PARAMETERS + 2 * _aligned(4 * self._channels(op))
+            for op in graph.operators
         )
         return _BASE + structs + kernels + scratch * pointer
 
     def planning_bytes(self, planned: int, scratch: int, pointer: int) -> int:
         """What the planner keeps in the head while it works (micro_allocation_info.h)."""
-        entries = (len(self._tensors) + scratch) * (2 * pointer + 16)
+        entries = (len(self._graph.tensors) + scratch) * (2 * pointer + 16)
         requests = (scratch + _SPARE_REQUESTS) * (pointer + 8)
         return entries + requests + (planned + scratch) * _PLANNED_BUFFER
 
-    def _type(self, op: Any) -> str:
+    def _type(self, op: Operator) -> str:
         """Of the operator's first input."""
-        return self._types[self._tensors[op.inputs[0]].type]
+        return self._graph.tensors[op.inputs[0]].dtype
 
-    def _channels(self, name: str, op: Any) -> int:
+    def _channels(self, op: Operator) -> int:
         """Output channels with a multiplier and a shift of their own."""
-        if name in _PER_CHANNEL and self._type(op) in ("INT8", "INT16"):
-            return self._shape(op.outputs[0])[-1]
+        if op.name in _PER_CHANNEL and self._type(op) in ("INT8", "INT16"):
+            return self._graph.tensors[op.outputs[0]].shape[-1]
         return 0
 
-    def _shape(self, index: int) -> list[int]:
-        shape = self._tensors[index].shape
-        return [] if shape is None else [int(n) for n in shape]
 
-    def _size(self, index: int) -> int:
-        tensor = self._tensors[index]
-        kind = self._types[tensor.type]
-        if kind not in _ELEMENT:
-            raise ModelError(f"a tensor of type {kind} has no fixed size")
-        return prod(self._shape(index)) * _ELEMENT[kind]
+Shape = tuple[int, ...]
 
 
-def _dense(options: Any, pixels: list[int], kernel: list[int], out: list[int]) -> int:
+def _dense(options: Any, pixels: Shape, kernel: Shape, out: Shape) -> int:
     """CMSIS-NN, arm_convolve_get_buffer_sizes_s8.c: nothing for 1×1, else im2col columns."""
     _, height, width, channels = kernel
     if height == width == options.dilationHFactor == options.dilationWFactor == 1:
@@ -238,7 +209,7 @@ def _dense(options: Any, pixels: list[int], kernel: list[int], out: list[int]) -
     return 4 * _round(height * width * channels, 8)
 
 
-def _depthwise(options: Any, pixels: list[int], kernel: list[int], out: list[int]) -> int:
+def _depthwise(options: Any, pixels: Shape, kernel: Shape, out: Shape) -> int:
     """CMSIS-NN, arm_depthwise_conv_get_buffer_sizes_s8.c."""
     _, height, width, channels = kernel
     if pixels[-1] != channels or (options.dilationHFactor, options.dilationWFactor) != (1, 1):
@@ -247,34 +218,29 @@ def _depthwise(options: Any, pixels: list[int], kernel: list[int], out: list[int
     return max(dsp, 4 * _MVE_BLOCK * height * width)
 
 
-def _fully(options: Any, pixels: list[int], kernel: list[int], out: list[int]) -> int:
+def _fully(options: Any, pixels: Shape, kernel: Shape, out: Shape) -> int:
     """CMSIS-NN, arm_fully_connected_get_buffer_sizes_s8.c: MVE keeps a sum per output."""
     return 4 * out[-1]
 
 
-def _average(options: Any, pixels: list[int], kernel: list[int], out: list[int]) -> int:
+def _average(options: Any, pixels: Shape, kernel: Shape, out: Shape) -> int:
     """CMSIS-NN, arm_avgpool_get_buffer_sizes_s8.c: DSP keeps a sum per channel."""
     return 4 * out[-1]
 
 
-def _mean(options: Any, pixels: list[int], axes: list[int], out: list[int]) -> int:
+def _mean(options: Any, pixels: Shape, axes: Shape, out: Shape) -> int:
     """TFLite Micro, kernels/reduce_common.cc, in every build: a sum per output, and two short
     lists of axes, which are buffers of their own."""
     return _aligned(4 * prod(out)) + 2 * ALIGNMENT
 
 
-_SCRATCH: dict[str, Callable[[Any, list[int], list[int], list[int]], int]] = {
+_SCRATCH: dict[str, Callable[[Any, Shape, Shape, Shape], int]] = {
     "CONV_2D": _dense,
     "DEPTHWISE_CONV_2D": _depthwise,
     "FULLY_CONNECTED": _fully,
     "AVERAGE_POOL_2D": _average,
     "MEAN": _mean,
 }
-
-
-def _names(enumeration: Any) -> dict[int, str]:
-    """Number -> name of a generated enumeration."""
-    return {n: name for name, n in vars(enumeration).items() if not name.startswith("_")}
 
 
 def _round(size: int, step: int) -> int:

@@ -15,37 +15,26 @@ outputs); narrower ranges took at most 0.005 off.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from export.tflite.convert import convert_tflite
-from export.tflite.emulate import (
-    constant_of,
-    named_ops,
-    pair_layers,
-    read_graph,
-    run_graph,
-    write_graph,
-)
-
-if TYPE_CHECKING:
-    import keras
+from edge_runtime.errors import ModelError
+from export.tflite.emulate import pair_layers, run_graph
+from export.tflite.flatbuffer import Operator, TfliteGraph, read_tflite
+from export.tflite.repack import write_graph
 
 LINEAR = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
-def correct_bias(
-    graph: keras.Model, flatbuffer: bytes, calibration: npt.NDArray[np.uint8]
-) -> bytes:
+def correct_bias(floats: bytes, flatbuffer: bytes, calibration: npt.NDArray[np.uint8]) -> bytes:
     """Take the mean error that rounded weights make off each layer's bias.
 
     Args:
-        graph: from `export_graph`.
-        flatbuffer: its conversion to int8.
+        floats: a graph as `convert_tflite` gives it in float32.
+        flatbuffer: the same in int8.
         calibration: uint8 N×size×size of the training side.
 
     Returns:
@@ -55,36 +44,37 @@ def correct_bias(
     Raises:
         ModelError: the file is not of this graph.
     """
-    floats = convert_tflite(graph, "float32")
-    model, file = read_graph(floats), read_graph(flatbuffer)
-    ours, theirs = named_ops(model), named_ops(file)
-    tensors = file.subgraphs[0].tensors
-    made_by = {int(op.outputs[0]): op for _, op in theirs}
-    users = Counter(int(i) for _, op in theirs for i in op.inputs)
+    model, file = read_tflite(floats), read_tflite(flatbuffer)
+    made_by = {op.outputs[0]: op for op in file.operators}
+    users = Counter(i for op in file.operators for i in op.inputs)
     layers = [layer for layer in pair_layers(model, file) if layer.op in LINEAR]
-    inputs = _mean_inputs(floats, calibration, [ours[layer.place][1].inputs[0] for layer in layers])
-    for layer, mean in zip(layers, inputs, strict=True):
-        _, op = ours[layer.place]
-        number = int([*made_by[layer.tensor[1]].inputs, -1][2])
-        if number < 0 or users[number] > 1 or 1 not in layer.constants:
+    ops = [model.operators[layer.place] for layer in layers]
+    inputs = _mean_inputs(floats, calibration, [op.inputs[0] for op in ops])
+    for layer, op, mean in zip(layers, ops, inputs, strict=True):
+        number = [*made_by[layer.tensor[1]].inputs, -1][2]
+        weights = model.tensors[op.inputs[1]].values()
+        if number < 0 or users[number] > 1 or 1 not in layer.constants or weights is None:
             continue
-        lost = _mean_output(layer.op, op, mean, constant_of(model, op.inputs[1]))
-        lost -= _mean_output(layer.op, op, mean, layer.constants[1])
-        _add(file, tensors[number], lost)
-    return write_graph(file)
+        lost = _mean_output(op, mean, weights) - _mean_output(op, mean, layer.constants[1])
+        _add(file, number, lost)
+    return write_graph(file.schema)
 
 
-def _add(file: Any, bias: Any, values: npt.NDArray[np.float64]) -> None:
+def _add(file: TfliteGraph, number: int, values: npt.NDArray[np.float64]) -> None:
     """Add to a bias, in a buffer of its own: equal ones, such as zeros, share one."""
-    buffer = copy.copy(file.buffers[bias.buffer])
-    whole = np.frombuffer(np.asarray(buffer.data, np.uint8).tobytes(), "<i4")
-    mended = whole + np.rint(values / np.asarray(bias.quantization.scale))
-    buffer.data = np.frombuffer(mended.astype("<i4").tobytes(), np.uint8)
-    if sum(tensor.buffer == bias.buffer for tensor in file.subgraphs[0].tensors) == 1:
-        file.buffers[bias.buffer] = buffer
+    from ai_edge_litert import schema_py_generated as schema
+
+    bias, model = file.tensors[number], file.schema
+    if bias.data is None or bias.quantization is None:
+        raise ModelError("the int8 file is not of this graph: a bias is no constant")
+    whole = np.frombuffer(bias.data.tobytes(), "<i4")
+    mended = whole + np.rint(values / bias.quantization.scales)
+    data = np.frombuffer(mended.astype("<i4").tobytes(), np.uint8)
+    if sum(tensor.buffer == bias.buffer for tensor in file.tensors) == 1:
+        model.buffers[bias.buffer].data = data
     else:
-        bias.buffer = len(file.buffers)
-        file.buffers.append(buffer)
+        model.subgraphs[0].tensors[number].buffer = len(model.buffers)
+        model.buffers.append(schema.BufferT(data=data))
 
 
 def _mean_inputs(
@@ -99,20 +89,20 @@ def _mean_inputs(
 
 
 def _mean_output(
-    kind: str, op: Any, mean: npt.NDArray[np.float64], weights: npt.NDArray[np.float32]
+    op: Operator, mean: npt.NDArray[np.float64], weights: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float64]:
     """What a layer makes of a mean input before its bias, a value per channel, averaged over
     places. Up to there a layer is linear, so this is the mean over images too."""
     import tensorflow as tf
 
-    if kind == "FULLY_CONNECTED":
+    if op.name == "FULLY_CONNECTED":
         rows: npt.NDArray[np.float64] = mean.reshape(-1, weights.shape[1]).mean(axis=0)
         return rows @ weights.T
-    options = op.builtinOptions
+    options = op.options
     strides = [1, options.strideH, options.strideW, 1]
     padding = "VALID" if options.padding else "SAME"
     dilations = [options.dilationHFactor, options.dilationWFactor]
-    if kind == "CONV_2D":  # out, h, w, in
+    if op.name == "CONV_2D":  # out, h, w, in
         kernel = weights.transpose(1, 2, 3, 0).astype(np.float64)
         out = tf.nn.conv2d(mean, kernel, strides, padding, dilations=dilations)
     else:  # 1, h, w, out

@@ -18,23 +18,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from export.tflite.convert import convert_tflite
 from export.tflite.emulate import (
     Errors,
     Layer,
-    logits_tensor,
     pair_layers,
-    read_graph,
     run_emulated,
     run_file,
     run_graph,
 )
+from export.tflite.flatbuffer import read_tflite
 
 if TYPE_CHECKING:
     import keras
     from rich.table import Table
 
 Floats = npt.NDArray[np.float32]
+LOGITS = "output_0"  # in the words of a converted graph's signature
 KERAS_OPS = {
     "Conv2D": "CONV_2D", "DepthwiseConv2D": "DEPTHWISE_CONV_2D", "Dense": "FULLY_CONNECTED",
     "Add": "ADD", "MaxPooling2D": "MAX_POOL_2D", "AveragePooling2D": "AVERAGE_POOL_2D",
@@ -111,6 +110,7 @@ class Diagnosis:
 
 def diagnose(
     graph: keras.Model,
+    floats: bytes,
     flatbuffer: bytes,
     images: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64] | None = None,
@@ -122,7 +122,7 @@ def diagnose(
 
     Args:
         graph: from `export_graph`, whose first output is the logits.
-        flatbuffer: its conversion to int8.
+        floats, flatbuffer: its conversions to float32 and to int8.
         images: N×size×size; a hundred or more for shares that mean something.
         labels: N class numbers.
         worst: for how many layers `others` is measured.
@@ -131,10 +131,9 @@ def diagnose(
     Raises:
         ModelError: the file is not of this graph.
     """
-    floats = convert_tflite(graph, "float32")
-    model, file = read_graph(floats), read_graph(flatbuffer)
+    model, file = read_tflite(floats), read_tflite(flatbuffer)
     layers = pair_layers(model, file)
-    answers = [logits_tensor(m, data) for m, data in ((model, floats), (file, flatbuffer))]
+    answers = [made.signature[LOGITS] for made in (model, file)]
     whole = run_file(floats, flatbuffer, images, layers)
     true = run_emulated(model, [], images, answers[0])
     seen = np.stack([row[0] for (row,) in run_graph(flatbuffer, images[..., None], answers[1:])])

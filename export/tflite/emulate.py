@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
 from edge_runtime.quiet import quiet_descriptor
-from export.tflite.convert import output_order
-from export.tflite.repack import repack
+from export.tflite.flatbuffer import Operator, TfliteGraph
+from export.tflite.repack import write_graph
 
 Floats = npt.NDArray[np.float32]
 INPUT, ROUNDING = "QUANTIZE", ("QUANTIZE", "DEQUANTIZE")
@@ -70,90 +70,53 @@ def _decibels(signal: float, noise: float) -> float | None:
     return 10 * float(np.log10(signal / noise)) if signal > 0 and noise > 0 else None
 
 
-def read_graph(flatbuffer: bytes) -> Any:
-    """A TFLite flatbuffer as objects that can be changed; see `write_graph`."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(flatbuffer, 0))
-
-
-def logits_tensor(model: Any, flatbuffer: bytes) -> int:
-    return int(model.subgraphs[0].outputs[output_order(flatbuffer, {"logits": 0})["logits"]])
-
-
-def named_ops(model: Any) -> list[tuple[str, Any]]:
-    """The ops of a graph by name."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    names = {v: k for k, v in vars(schema.BuiltinOperator).items() if not k.startswith("_")}
-    codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
-    return [(codes[op.opcodeIndex], op) for op in model.subgraphs[0].operators]
-
-
-def pair_layers(model: Any, file: Any) -> list[Layer]:
+def pair_layers(model: TfliteGraph, file: TfliteGraph) -> list[Layer]:
     """The layers that a float graph and its int8 file have, in order; the converter keeps it.
 
     Raises:
         ModelError: the file is not of this graph.
     """
-    ours, theirs = model.subgraphs[0], file.subgraphs[0]
-    floats = named_ops(model)
-    integers = [(name, op) for name, op in named_ops(file) if name not in ROUNDING]
-    if [name for name, _ in floats] != [name for name, _ in integers]:
+    floats = model.operators
+    integers = [op for op in file.operators if op.name not in ROUNDING]
+    if [op.name for op in floats] != [op.name for op in integers]:
         raise ModelError("the int8 file is not of this graph: its layers differ")
-    pixels = _layer(ours, theirs, -1, INPUT, (int(ours.inputs[0]), int(theirs.inputs[0])))
+    pixels = _layer(model, file, -1, INPUT, (model.inputs[0], file.inputs[0]))
     layers = [pixels._replace(zero=pixels.zero - 128)]  # uint8 outside, one step apart from int8
-    for place, ((name, op), (_, other)) in enumerate(zip(floats, integers, strict=True)):
-        layer = _layer(ours, theirs, place, name, (int(op.outputs[0]), int(other.outputs[0])))
+    for place, (op, other) in enumerate(zip(floats, integers, strict=True)):
+        layer = _layer(model, file, place, op.name, (op.outputs[0], other.outputs[0]))
         layers.append(_with_constants(layer, model, op, file, other))
     return layers
 
 
-def _layer(ours: Any, theirs: Any, place: int, name: str, tensor: tuple[int, int]) -> Layer:
-    mine, other = ours.tensors[tensor[0]], theirs.tensors[tensor[1]]
-    grid, shape = other.quantization, tuple(int(n) for n in mine.shape)
-    if grid is None or grid.scale is None or shape != tuple(other.shape):
+def _layer(
+    model: TfliteGraph, file: TfliteGraph, place: int, name: str, tensor: tuple[int, int]
+) -> Layer:
+    mine, other = model.tensors[tensor[0]], file.tensors[tensor[1]]
+    grid = other.quantization
+    if grid is None or mine.shape != other.shape:
         raise ModelError("the int8 file is not of this graph: its outputs differ")
-    return Layer(place, name, shape, tensor, float(grid.scale[0]), int(grid.zeroPoint[0]))
+    return Layer(place, name, mine.shape, tensor, float(grid.scales[0]), int(grid.zeros[0]))
 
 
-def _with_constants(layer: Layer, model: Any, op: Any, file: Any, other: Any) -> Layer:
+def _with_constants(
+    layer: Layer, model: TfliteGraph, op: Operator, file: TfliteGraph, other: Operator
+) -> Layer:
     """The layer with its weights and bias as the file rounds them, and how well it does."""
     constants, sqnr, spread = {}, None, None
     for slot, (mine, theirs) in enumerate(zip(op.inputs, other.inputs, strict=False)):
         if mine < 0 or theirs < 0:
             continue
-        true, seen = constant_of(model, mine), constant_of(file, theirs)
+        true, seen = model.tensors[mine].values(), file.tensors[theirs].values()
         if true is None or seen is None or true.dtype != np.float32:
             continue
         constants[slot] = seen
-        if slot == 1:
+        grid = file.tensors[theirs].quantization
+        if slot == 1 and grid is not None:
             sqnr = _decibels(float(np.square(true).sum()), float(np.square(true - seen).sum()))
-            axis = file.subgraphs[0].tensors[theirs].quantization.quantizedDimension
-            peaks = np.abs(true).max(axis=tuple(i for i in range(true.ndim) if i != axis))
+            peaks = np.abs(true).max(axis=tuple(i for i in range(true.ndim) if i != grid.axis))
             alive = peaks[peaks > peaks.max() * DEAD]
             spread = float(alive.max() / alive.min()) if len(alive) else None
     return layer._replace(constants=constants, weight_sqnr=sqnr, weight_spread=spread)
-
-
-def constant_of(model: Any, number: int) -> Any:
-    """The values of a constant tensor, floats where it has a scale; None for a computed one."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    kinds = schema.TensorType
-    dtypes = {kinds.FLOAT32: "<f4", kinds.INT8: "<i1", kinds.INT32: "<i4"}
-    tensor = model.subgraphs[0].tensors[number]
-    data = model.buffers[tensor.buffer].data
-    if data is None or tensor.type not in dtypes:
-        return None
-    raw = np.frombuffer(np.asarray(data, np.uint8).tobytes(), dtypes[tensor.type])
-    values, grid = raw.reshape(tensor.shape), tensor.quantization
-    if grid is None or grid.scale is None:
-        return values
-    along = [1] * values.ndim
-    along[grid.quantizedDimension] = len(grid.scale)
-    scale, zero = (np.reshape(v, along) for v in (grid.scale, grid.zeroPoint))
-    return ((values.astype(np.float64) - zero) * scale).astype(np.float32)
 
 
 def run_file(
@@ -174,7 +137,7 @@ def run_file(
 
 
 def run_emulated(
-    model: Any,
+    model: TfliteGraph,
     layers: list[Layer],
     images: npt.NDArray[np.uint8],
     logits: int,
@@ -202,7 +165,7 @@ def run_emulated(
 
 
 def _emulate(
-    model: Any, layers: list[Layer], probe: Layer | None = None
+    graph: TfliteGraph, layers: list[Layer], probe: Layer | None = None
 ) -> tuple[bytes, int | None]:
     """The float graph with `layers` as in the file.
 
@@ -210,43 +173,43 @@ def _emulate(
         A flatbuffer, and the number of a tensor that holds what `probe` would put out in float;
         its output as in the file keeps its own number. Both are outputs of the graph.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
+    from ai_edge_litert import schema_py_generated as schema
 
-    model = copy.deepcopy(model)
-    graph, chosen = model.subgraphs[0], {layer.place: layer for layer in layers}
+    model = copy.deepcopy(graph.schema)
+    part, chosen = model.subgraphs[0], {layer.place: layer for layer in layers}
     rounding = []
     for name in ROUNDING:
         number = getattr(schema.BuiltinOperator, name)
         code = schema.OperatorCodeT(builtinCode=number, deprecatedBuiltinCode=number, version=2)
         rounding.append(len(model.operatorCodes))
         model.operatorCodes.append(code)
-    operators, true = graph.operators, None
-    graph.operators = []
+    operators, true = part.operators, None
+    part.operators = []
     for place, op in enumerate(operators):
         layer = chosen.get(place)
         if layer is None or layer.op in MOVES:
-            graph.operators.append(op)
+            part.operators.append(op)
             continue
         if layer is probe:
             twin = copy.deepcopy(op)
             true = _add_tensor(model, op.outputs[0])
             twin.outputs = [true]
-            graph.operators.append(twin)
-            graph.outputs = [*graph.outputs, true, op.outputs[0]]
+            part.operators.append(twin)
+            part.outputs = [*part.outputs, true, op.outputs[0]]
         last = op.outputs[0]
         op.inputs = [
             _add_tensor(model, i, layer.constants[slot]) if slot in layer.constants else i
             for slot, i in enumerate(op.inputs)
         ]
         plain, rounded = _add_tensor(model, last), _add_tensor(model, last)
-        graph.tensors[rounded].type = schema.TensorType.INT8
-        graph.tensors[rounded].quantization = schema.QuantizationParametersT(
+        part.tensors[rounded].type = schema.TensorType.INT8
+        part.tensors[rounded].quantization = schema.QuantizationParametersT(
             scale=[layer.step], zeroPoint=[layer.zero]
         )
         op.outputs = [plain]
-        graph.operators.append(op)
+        part.operators.append(op)
         for code, before, after in zip(rounding, (plain, rounded), (rounded, last), strict=True):
-            graph.operators.append(
+            part.operators.append(
                 schema.OperatorT(opcodeIndex=code, inputs=[before], outputs=[after])
             )
     return write_graph(model), true
@@ -254,7 +217,7 @@ def _emulate(
 
 def _add_tensor(model: Any, like: int, values: Floats | None = None) -> int:
     """The number of a new tensor, shaped like another, computed or of constant values."""
-    from tensorflow.lite.python import schema_py_generated as schema
+    from ai_edge_litert import schema_py_generated as schema
 
     tensors = model.subgraphs[0].tensors
     tensor = copy.deepcopy(tensors[like])
@@ -264,15 +227,6 @@ def _add_tensor(model: Any, like: int, values: Floats | None = None) -> int:
         model.buffers.append(schema.BufferT(data=np.frombuffer(values.tobytes(), np.uint8)))
     tensors.append(tensor)
     return len(tensors) - 1
-
-
-def write_graph(model: Any) -> bytes:
-    """The flatbuffer of a graph."""
-    import flatbuffers
-
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return repack(bytes(builder.Output()))  # aligns the buffers
 
 
 def run_graph(

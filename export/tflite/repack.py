@@ -1,4 +1,4 @@
-"""The same TFLite graph in fewer bytes.
+"""The one writer of a TFLite flatbuffer, in few bytes.
 
 Per-channel quantisation gives every channel a scale and an eight-byte zero point, twice: for the
 weights and for the bias. The zero points are all 0, yet the converter writes each list anew; in a
@@ -13,6 +13,8 @@ from typing import Any
 import flatbuffers
 import flatbuffers.number_types as types
 import numpy as np
+
+from export.tflite.flatbuffer import read_tflite
 
 IDENTIFIER = b"TFL3"
 DATA_ALIGNMENT = 16  # of a buffer's bytes, as TFLite's schema demands
@@ -44,11 +46,13 @@ class _Sharing(flatbuffers.Builder):
         return offset
 
 
+def write_graph(schema: Any) -> bytes:
+    """The flatbuffer of the schema's object (`TfliteGraph.schema`), equal vectors shared."""
+    builder = _Sharing()
+    builder.Finish(schema.Pack(builder), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())
+
+
 def repack(flatbuffer: bytes) -> bytes:
     """Write a TFLite flatbuffer again with equal vectors shared; nothing else changes."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(flatbuffer, 0))
-    builder = _Sharing()
-    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-    return bytes(builder.Output())
+    return write_graph(read_tflite(flatbuffer).schema)

@@ -20,14 +20,15 @@ from edge_runtime.errors import DataError, ModelError, UsageError
 from edge_runtime.model.file_format import pack_model, parse_model
 from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
-from export.calibration import choose_calibration
+from export.calibration_images import choose_calibration
 from export.commands.export import command
 from export.exporter import REJECTED, Exporter, ExportSettings
 from export.formats import FORMATS, Tolerance
 from export.gate import _failures, run_gate
 from export.graph import export_graph
 from export.onnx.network import convert_onnx
-from export.tflite.convert import convert_tflite, graph_facts, output_order
+from export.tflite.convert import convert_tflite, output_order
+from export.tflite.flatbuffer import read_tflite
 from export.tflite.repack import repack
 from tests.export.conftest import save_images
 from trainer.evaluation.selective import Targets
@@ -61,12 +62,13 @@ def test_each_format_passes_and_repeats(exporter: Exporter, name: str) -> None:
 
 def test_int8_is_integers_only_and_counts_its_work(exporter: Exporter) -> None:
     done = exporter.export(FORMATS["int8"])
-    facts = graph_facts(read_model(done.path).graph)
+    facts = read_tflite(read_model(done.path).graph)
     assert facts.integer_only
     assert dtypes(read_model(done.path).graph) == (["uint8"], ["int8"] * 3)
     by_hand = 16 * 16 * 9 * 8 + 8 * 8 * 9 * 8 * 16 + 8 * 8 * 16 * 4
     assert facts.macs == done.macs == by_hand
-    assert not graph_facts(convert_tflite(exporter.graph, "float32")).integer_only
+    plain = read_tflite(read_model(exporter.export(FORMATS["float32"]).path).graph)
+    assert not plain.integer_only
 
 
 def dtypes(graph: bytes) -> tuple[list[str], list[str]]:
@@ -87,6 +89,29 @@ def test_another_exporter_gives_the_same_bytes(
         assert first.path.read_bytes() == second.path.read_bytes(), name
 
 
+def test_the_float_graphs_are_converted_once(
+    tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference, the formats, int8's bias correction and the diagnosis share them."""
+    asked: list[str] = []
+
+    def tflite(graph: object, name: str, *words: object) -> bytes:
+        asked.append(name)
+        return convert_tflite(graph, name, *words)
+
+    def onnx(*words: object) -> bytes:
+        asked.append("onnx")
+        return convert_onnx(*words)
+
+    monkeypatch.setattr("export.models.convert_tflite", tflite)
+    monkeypatch.setattr("export.models.convert_onnx", onnx)
+    exporter = Exporter(tiny_run, ExportSettings(tmp_path, "tiny"))
+    for name in ("float32", "int8", "onnx", "onnx-int8"):
+        exporter.export(FORMATS[name])
+    exporter.diagnose()
+    assert sorted(asked) == ["float32", "int8", "int8", "onnx"]
+
+
 def test_a_network_without_class_maps_has_one_output() -> None:
     import keras
     import onnx
@@ -100,12 +125,12 @@ def test_a_network_without_class_maps_has_one_output() -> None:
     by_hand += 4 * 4 * 9 * 128 * 128 + 2 * 2 * 128 * 128 + 128 * 4
     for name in ("float32", "dynamic", "int8"):
         data = convert_tflite(graph, name, pixels)
-        order = output_order(data, outputs)
+        order = output_order(read_tflite(data), outputs)
         details = tf.lite.Interpreter(model_content=data).get_output_details()
         assert {n: details[i]["shape"].tolist() for n, i in order.items()} == {
             "logits": [1, 4], "features": [1, 128]
         }  # fmt: skip
-        facts = graph_facts(data)
+        facts = read_tflite(data)
         assert facts.macs == by_hand
         assert facts.integer_only == (name == "int8")
         # Dropout is gone, and a fixed batch needs no shape arithmetic.
@@ -142,7 +167,8 @@ def test_repacked_graph_is_smaller_and_the_same(edge_files: tuple[bytes, bytes])
     plain, packed = edge_files
     assert len(packed) < 0.9 * len(plain)
     assert repack(packed) == packed
-    assert graph_facts(packed) == graph_facts(plain)
+    one, two = read_tflite(packed), read_tflite(plain)
+    assert (one.ops, one.macs, one.scheme) == (two.ops, two.macs, two.scheme)
     model = schema.Model.GetRootAs(packed, 0)
     for i in range(model.BuffersLength()):
         buffer = model.Buffers(i)
@@ -166,7 +192,7 @@ def test_repacked_graph_is_smaller_and_the_same(edge_files: tuple[bytes, bytes])
 
 
 def test_the_default_network_becomes_plain_integer_ops(edge_files: tuple[bytes, bytes]) -> None:
-    facts = graph_facts(edge_files[1])
+    facts = read_tflite(edge_files[1])
     assert facts.integer_only
     assert facts.ops.keys() <= {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "MEAN", "QUANTIZE"}
     assert len(edge_files[1]) < 330_000
@@ -193,6 +219,7 @@ def test_onnx_is_checked_in_full(exporter: Exporter) -> None:
 
 def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:
     """Shuffled labels, calibration on noise, a wrong scale; each is rejected for what it is."""
+    network, _ = export_graph(tiny_run.load_model())
     held, reference = tiny_run.validation(), exporter.reference
     good = read_model(exporter.export(FORMATS["int8"]).path)
 
@@ -214,17 +241,17 @@ def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:
         np.zeros((8, 32, 32), np.uint8),
         np.random.default_rng(0).integers(0, 3, (8, 32, 32), np.uint8),
     ):
-        graph = convert_tflite(exporter.graph, "int8", pictures)
+        graph = convert_tflite(network, "int8", pictures)
         assert "agrees with the trained model" in failures(graph, good.info, "int8")
 
     import keras
 
-    scaled = keras.models.clone_model(exporter.graph)
-    scaled.set_weights([w * 0.5 for w in exporter.graph.get_weights()])
+    scaled = keras.models.clone_model(network)
+    scaled.set_weights([w * 0.5 for w in network.get_weights()])
     graph = convert_tflite(scaled, "float32")
     assert "agrees with the trained model" in failures(graph, float_info(exporter), "float32")
     tenth = failures(
-        convert_tflite(exporter.graph, "float32"),
+        convert_tflite(network, "float32"),
         replace(float_info(exporter), temperature=10.0),
         "float32",
     )

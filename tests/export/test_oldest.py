@@ -14,7 +14,7 @@ import pytest
 from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS, formats_of
 from tests.device.test_environments import ROOT, find_python, outside, run, wheel  # noqa: F401
-from tests.export.test_classical import make_run
+from tests.export.onnx.test_classical import make_run
 from trainer.models.classical import KINDS
 from trainer.run import Run
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
@@ -58,7 +58,7 @@ def test_oldest_runtimes_load_what_is_promised_to_them(
                 sum(a["raw_label"] == b["raw_label"] for a, b in zip(old, new, strict=True)) >= 11
             )
             tried.append((name, backend))
-    assert {name for name, _ in tried} == {"float32", "float16", "int8", "onnx", "onnx-int8"}
+    assert {name for name, _ in tried} >= {"float32", "float16", "int8", "onnx", "onnx-int8"}
     for kind in KINDS:
         trained = make_run(tmp_path / kind, tiny_run, kind)
         form = formats_of(kind)["onnx"]

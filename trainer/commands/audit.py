@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from trainer.audit.examine import Audit
 
 EXIT_CODES = (
-    "\b\nExit codes: 0 no test image has a twin in training, 1 one has, a class has test but no\n"
-    "training images, or the data cannot be used, 2 usage or a missing package, 130 interrupted."
+    "\b\nExit codes: 0 no test image has a near-duplicate in training, 1 one has, a class has\n"
+    "test but no training images, or the data cannot be used, 2 usage or a missing package,\n"
+    "130 interrupted."
 )
 
 

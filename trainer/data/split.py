@@ -138,3 +138,16 @@ def group_folds(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a stratum smaller than `parts` is fine here
         return list(folds.split(np.zeros(len(groups)), strata, groups))
+
+
+def split_facts(data: Dataset, split: Split) -> dict[str, Any]:
+    """What a run, and a model file of it, state of the data and its split: the data's digest, and
+    how many images and groups there are and images on each side."""
+    return {
+        "sha256": data.sha256,
+        "images": len(data),
+        "groups": len(set(data.groups)),
+        "training": len(split.train),
+        "validation": len(split.validation),
+        "test": len(split.test),
+    }

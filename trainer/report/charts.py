@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,9 +163,15 @@ def importance_figure(sets: dict[str, dict[str, float]], parts: list[dict[str, A
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    with replacing(path) as part:
-        figure.savefig(part, dpi=110)
+    """Write a figure as its suffix says (.png, .svg), whole or not at all; the same figure gives
+    the same bytes."""
+    import matplotlib
+
+    dated: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix.lower() == ".svg" else {}
+    with replacing(path) as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
+        with matplotlib.rc_context({"svg.hashsalt": "btc-edge"}):
+            figure.savefig(part, dpi=110, **dated)
 
 
 def inline_figure(figure: Figure) -> str:

@@ -14,8 +14,9 @@ from edge_runtime.errors import ModelError
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from export.graph import export_graph
 from export.tflite.bias_correction import correct_bias
-from export.tflite.convert import convert_tflite, graph_facts
+from export.tflite.convert import convert_tflite
 from export.tflite.diagnose import Diagnosis, as_table, diagnose, summary, to_json
+from export.tflite.flatbuffer import read_tflite
 from trainer.run import dump_json
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
@@ -50,7 +51,8 @@ def network() -> keras.Model:
 
 def report(model: keras.Model, images: np.ndarray, calibration: np.ndarray, **options) -> Diagnosis:
     graph, _ = export_graph(model)
-    return diagnose(graph, convert_tflite(graph, "int8", calibration), images, **options)
+    floats, int8 = (convert_tflite(graph, name, calibration) for name in ("float32", "int8"))
+    return diagnose(graph, floats, int8, images, **options)
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +188,11 @@ def test_table_fits_and_starts_with_the_worst(good: Diagnosis) -> None:
 def test_another_network_s_file_is_refused(images: np.ndarray) -> None:
     graph, _ = export_graph(chain())
     other, _ = export_graph(network())
+    floats = convert_tflite(graph, "float32")
     with pytest.raises(ModelError, match="not of this graph"):
-        diagnose(graph, convert_tflite(other, "int8", images), images)
+        diagnose(graph, floats, convert_tflite(other, "int8", images), images)
     with pytest.raises(ModelError, match="not of this graph"):
-        diagnose(graph, convert_tflite(graph, "float32"), images)
+        diagnose(graph, floats, floats, images)
 
 
 def test_progress_ends_at_its_total(images: np.ndarray) -> None:
@@ -207,12 +210,13 @@ def test_a_mean_error_goes_into_the_bias(images: np.ndarray) -> None:
     kernel[:], kernel[1, 1] = 0.45 / 127, 1
     layer.set_weights([kernel, bias])
     graph, _ = export_graph(model)
-    plain = convert_tflite(graph, "int8", images)
-    mended = correct_bias(graph, plain, images)
-    assert mended == correct_bias(graph, plain, images) != plain
-    assert graph_facts(mended) == graph_facts(plain)
+    floats, plain = (convert_tflite(graph, name, images) for name in ("float32", "int8"))
+    mended = correct_bias(floats, plain, images)
+    assert mended == correct_bias(floats, plain, images) != plain
+    one, two = read_tflite(mended), read_tflite(plain)
+    assert (one.ops, one.scheme, len(one.tensors)) == (two.ops, two.scheme, len(two.tensors))
     assert len(mended) < len(plain) + 1024
-    before, after = (diagnose(graph, data, images, worst=0) for data in (plain, mended))
+    before, after = (diagnose(graph, floats, data, images, worst=0) for data in (plain, mended))
     rows = [next(row for row in d.layers if row.name == "one") for d in (before, after)]
     assert rows[0] == before.ranked()[0]
     assert rows[1].local_rmse_steps < 0.7 * rows[0].local_rmse_steps
@@ -234,9 +238,9 @@ def test_every_kind_of_layer_with_a_bias_can_be_mended(images: np.ndarray) -> No
         kernel, bias = model.get_layer(name).get_weights()
         model.get_layer(name).set_weights([np.abs(kernel), bias + 0.1])
     graph, _ = export_graph(model)
-    plain = convert_tflite(graph, "int8", images)
-    before = diagnose(graph, plain, images, worst=0)
-    after = diagnose(graph, correct_bias(graph, plain, images), images, worst=0)
+    floats, plain = (convert_tflite(graph, name, images) for name in ("float32", "int8"))
+    before = diagnose(graph, floats, plain, images, worst=0)
+    after = diagnose(graph, floats, correct_bias(floats, plain, images), images, worst=0)
     for old, new in zip(before.layers, after.layers, strict=True):
         assert new.local_rmse_steps <= old.local_rmse_steps + 0.02, new.name
     own = [{row.name: row.local_rmse_steps for row in d.layers} for d in (before, after)]

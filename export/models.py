@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,10 +13,11 @@ from edge_runtime.imaging.handcrafted import DEVICE_SETS
 from export.formats import Format
 from export.graph import export_graph, features_graph
 from export.onnx.classical import OUTPUTS, convert_classical
-from export.onnx.network import convert_onnx, onnx_facts, quantize_onnx
+from export.onnx.network import convert_onnx, convert_scheme
+from export.onnx.protobuf import read_onnx
 from export.tflite.bias_correction import correct_bias
-from export.tflite.convert import convert_tflite, graph_facts, output_order
-from export.tflite.kinds import graph_kinds
+from export.tflite.convert import convert_tflite, output_order
+from export.tflite.flatbuffer import read_tflite
 from trainer.features.extractor import DEEP
 from trainer.models.outputs import predictor
 from trainer.models.trained import CNN, kind_of, open_trained
@@ -28,7 +30,7 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
-class Converted(NamedTuple):
+class ConvertedGraph(NamedTuple):
     """A graph without metadata.
 
     Attributes:
@@ -42,7 +44,7 @@ class Converted(NamedTuple):
     macs: int
 
 
-class Source(Protocol):
+class ExportModel(Protocol):
     """A run's trained model.
 
     Attributes:
@@ -59,7 +61,7 @@ class Source(Protocol):
         """N×C, of uint8 slices N×S×S."""
         ...
 
-    def convert(self, form: Format, calibration: Pixels | None) -> Converted:
+    def convert(self, form: Format, calibration: Pixels | None) -> ConvertedGraph:
         """Write it in one of its formats.
 
         Args:
@@ -71,17 +73,17 @@ class Source(Protocol):
         ...
 
 
-def open_source(run: Run) -> Source:
+def open_export_model(run: Run) -> ExportModel:
     """The model of a finished run.
 
     Raises:
         ModelError: none yet, an altered one, or one that cannot be read safely.
         UsageError: it looks at features that a device cannot compute.
     """
-    return Network(run) if kind_of(run.settings) == CNN else Classical(run)
+    return ExportNetwork(run) if kind_of(run.settings) == CNN else ExportClassical(run)
 
 
-class Network:
+class ExportNetwork:
     """A Keras network.
 
     Attributes:
@@ -98,32 +100,39 @@ class Network:
         self.graph, self._outputs = export_graph(self._model)
 
     def logits(self, pixels: Pixels) -> Floats:
-        """See `Source`."""
+        """See `ExportModel`."""
         return predictor(self._model)(pixels).logits
 
-    def convert(self, form: Format, calibration: Pixels | None) -> Converted:
-        """See `Source`."""
+    @cached_property
+    def float32(self) -> bytes:
+        """The graph as a TFLite flatbuffer in floats: a format, and what int8 is mended by and
+        compared with."""
+        return convert_tflite(self.graph, "float32")
+
+    @cached_property
+    def float_onnx(self) -> bytes:
+        """Likewise as ONNX, which its quantiser starts from."""
+        return convert_onnx(self.graph, self._outputs)
+
+    def convert(self, form: Format, calibration: Pixels | None) -> ConvertedGraph:
+        """See `ExportModel`."""
         if form.kind == "onnx":
-            data = convert_onnx(self.graph, self._outputs)
-            if calibration is not None:
-                data = quantize_onnx(data, calibration)
-            return Converted(data, self._outputs, *onnx_facts(data))
+            data = convert_scheme(self.float_onnx, form.scheme, calibration)
+            return _described(data, form, self._outputs)
         data = self.tflite(form.name, calibration)
-        facts = graph_facts(data)
-        found = graph_kinds(data).scheme
-        if found != form.scheme:
-            raise ModelError(f"the converter was asked for {form.scheme} and gave {found}")
-        return Converted(data, output_order(data, self._outputs), facts.ops, facts.macs)
+        return _described(data, form, output_order(read_tflite(data), self._outputs))
 
     def tflite(self, name: str, calibration: Pixels | None) -> bytes:
         """The flatbuffer of a format."""
+        if name == "float32":
+            return self.float32
         data = convert_tflite(self.graph, name, calibration)
         if name == "int8" and calibration is not None:
-            return correct_bias(self.graph, data, calibration)
+            return correct_bias(self.float32, data, calibration)
         return data
 
 
-class Classical:
+class ExportClassical:
     """A classical model over features of a slice, or over a network's features."""
 
     about: str = "the scikit-learn model"
@@ -142,16 +151,28 @@ class Classical:
         self.bytes = sum((run.folder / name).stat().st_size for name in files)
 
     def logits(self, pixels: Pixels) -> Floats:
-        """See `Source`."""
+        """See `ExportModel`."""
         return self._trained.look(pixels).logits
 
-    def convert(self, form: Format, calibration: Pixels | None) -> Converted:
-        """See `Source`."""
+    def convert(self, form: Format, calibration: Pixels | None) -> ConvertedGraph:
+        """See `ExportModel`."""
         network = None
         if self._parts.network is not None:
             network = convert_onnx(*features_graph(self._parts.network))
         data = convert_classical(self._parts.model, self._classes, network)
-        return Converted(data, OUTPUTS, *onnx_facts(data))
+        return _described(data, form, OUTPUTS)
+
+
+def _described(data: bytes, form: Format, outputs: dict[str, int]) -> ConvertedGraph:
+    """A converted graph with what it says of itself.
+
+    Raises:
+        ModelError: it is quantised in another way than the format.
+    """
+    graph = read_onnx(data) if form.kind == "onnx" else read_tflite(data)
+    if graph.scheme != form.scheme:
+        raise ModelError(f"the converter was asked for {form.scheme} and gave {graph.scheme}")
+    return ConvertedGraph(data, outputs, graph.ops, graph.macs)
 
 
 def check_sets(sets: list[str]) -> None:

@@ -1,0 +1,57 @@
+"""Figures as the tables of benchmarks show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trainer.evaluation.intervals import in_words
+from trainer.report.html import percent
+
+NOTHING = "–"
+
+
+def share_in_words(
+    share: float | None, interval: Sequence[float] | None, unit: str = "", *, signed: bool = False
+) -> str:
+    """A share in per cent with its interval, as `91.2 (89.0–93.1)`; NOTHING where there is none.
+
+    Args:
+        unit: behind the share, as ` %`.
+        signed: whether it is a difference, in points.
+    """
+    if share is None:
+        return NOTHING
+    if signed:
+        spread = in_words(interval, lambda end: f"{100 * end:+.1f}", " to ")
+        return f"{100 * share:+.1f}{unit} ({spread})"
+    return f"{percent(share)}{unit} ({in_words(interval, percent)})"
+
+
+def figure_in_words(figure: dict[str, Any] | None, unit: str = "", *, signed: bool = False) -> str:
+    """Likewise, of a figure with `share` and `interval95`."""
+    if figure is None:
+        return NOTHING
+    return share_in_words(figure["share"], figure["interval95"], unit, signed=signed)
+
+
+def metric_in_words(metrics: dict[str, Any] | None, key: str, unit: str = "") -> str:
+    """Likewise, of one entry of metrics.json, whose intervals stand beside it by its name."""
+    if not metrics or metrics.get(key) is None:
+        return NOTHING
+    return share_in_words(metrics[key], metrics["interval95"][key], unit)
+
+
+def accuracy_of(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The accuracy of metrics.json as a figure, and beside it the balanced one."""
+    return {
+        "n": metrics["n"],
+        "share": metrics["accuracy"],
+        "interval95": metrics["interval95"]["accuracy"],
+        "balanced": metrics["balanced_accuracy"],
+    }
+
+
+def machine_in_words(machine: dict[str, Any]) -> str:
+    """The processor of `machine_facts`."""
+    return f"{machine['cpu']}, {machine['cores']} cores"

@@ -1,0 +1,80 @@
+"""Each benchmark: its command stands, and its table is what its committed result says."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import benchmarks
+from benchmarks.common.command import out_option, publish
+from benchmarks.common.turns import time_in_turns
+from benchmarks.common.words import NOTHING, figure_in_words, metric_in_words, share_in_words
+
+FOLDER = Path(benchmarks.__file__).parent
+RESULTS = FOLDER / "results"
+FOLDERS = {"hostile": "benchmarks.hostile.attack", "models": "benchmarks.models.compare"}
+COMMANDS = sorted({p.stem for p in FOLDER.glob("[!_]*.py")} | set(FOLDERS))
+TABLES = sorted(p.stem for p in RESULTS.glob("*.json"))
+
+
+def module(name: str) -> ModuleType:
+    return import_module(FOLDERS.get(name, f"benchmarks.{name}"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_benchmark_is_a_command(name: str) -> None:
+    command = module(name).main
+    assert isinstance(command, click.Command)
+    done = CliRunner().invoke(command, ["--help"])
+    assert done.exit_code == 0
+    assert command.help
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_what_the_result_says(name: str) -> None:
+    """Row by row; the words around it tell how that result was made."""
+    result = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    made, kept = module(name).as_markdown(result), (RESULTS / f"{name}.md").read_text("utf-8")
+    rows = [[line for line in text.splitlines() if "|" in line] for text in (made, kept)]
+    assert rows[0] == rows[1] != []
+
+
+def test_results_lie_in_two_files(tmp_path: Path) -> None:
+    @click.command()
+    @out_option
+    def main(out: Path) -> None:
+        publish(out, "question", {"n": 3}, "| n |\n|--:|\n| 3 |\n")
+
+    done = CliRunner().invoke(main, ["--out", str(tmp_path / "new")])
+    table = (tmp_path / "new" / "question.md").read_text("utf-8")
+    assert json.loads((tmp_path / "new" / "question.json").read_text("utf-8")) == {"n": 3}
+    assert table in done.output
+
+
+def test_calls_take_turns() -> None:
+    seen: list[tuple[str, int]] = []
+    calls = {name: lambda i, name=name: seen.append((name, i)) for name in "xy"}
+    spans = time_in_turns(calls, range(4), 1)
+    assert [i for _, i in seen] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [name for name, _ in seen[::2]] in (["x", "y"] * 2, ["y", "x"] * 2)
+    assert [len(spans[name]) for name in "xy"] == [3, 3], "the first input warms up"
+
+
+def test_figures_in_words() -> None:
+    figure = {"share": 0.912, "interval95": [0.89, 0.931]}
+    assert figure_in_words(figure) == "91.2 (89.0–93.1)"
+    assert figure_in_words(figure, " %") == "91.2 % (89.0–93.1)"
+    assert figure_in_words({"share": -0.01, "interval95": [-0.02, 0.001]}, signed=True) == (
+        "-1.0 (-2.0 to +0.1)"
+    )
+    assert share_in_words(0.5, None) == "50.0 (not estimable)"
+    assert figure_in_words(None) == figure_in_words({"share": None, "interval95": None}) == NOTHING
+    metrics = {"accuracy": 0.5, "recall": None, "interval95": {"accuracy": [0.4, 0.6]}}
+    assert metric_in_words(metrics, "accuracy") == "50.0 (40.0–60.0)"
+    assert metric_in_words(metrics, "recall") == metric_in_words(None, "recall") == NOTHING
