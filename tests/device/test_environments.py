@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from tests.device.conftest import draw_slice, encode
+from benchmarks.hostile.pictures import draw_slice, encode
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
