@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 BESIDE = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "NOTICE",
     "requirements-device-minimal.txt", "benchmarks/research.md", "benchmarks/results/*.*",
-    "tests/former/README.md",
 )  # fmt: skip
 LINK = re.compile(r"(\]\()([^)#\s]+)")
 

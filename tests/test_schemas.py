@@ -100,6 +100,15 @@ WRITTEN: dict[str, Callable[[Path], list[Any]]] = {
 }  # fmt: skip
 
 
+def test_columns_are_those_that_the_document_names(data: Path) -> None:
+    text = " ".join((SCHEMAS.parent / "shapes.md").read_text("utf-8").split())
+    header = btc("edge", "classify", data / "study" / "0.png", "--format", "csv").splitlines()[0]
+    columns = header.split(",")
+    shares = [i for i, name in enumerate(columns) if name.startswith("p_")]
+    columns[shares[0] : shares[-1] + 1] = ["p_<label>…"]
+    assert f"`{', '.join(columns)}`" in text
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_a_schema(name: str) -> None:
     schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text("utf-8"))
