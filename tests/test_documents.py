@@ -76,6 +76,15 @@ def test_modules_that_are_named_exist(path: Path) -> None:
     assert {place for place in places if not (ROOT / place).exists()} == set()
 
 
+def test_tables_that_contributors_add_to_exist() -> None:
+    named = re.findall(
+        r"`([A-Z_]+)` in `([\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    )
+    assert len(named) > 4
+    for name, module in named:
+        assert re.search(rf"^{name}\b.*=", (ROOT / module).read_text("utf-8"), flags=re.M), name
+
+
 def test_every_command_is_documented() -> None:
     words = {word for line in commands() for word in re.findall(r"\bbtc-[a-z]+(?= )", line)}
     assert words == set(SCRIPTS)
