@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.files import write_text
-from edge_runtime.model.load import parse_model
+from edge_runtime.model.file_format import parse_model
 from export.calibration import choose_calibration
 from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS

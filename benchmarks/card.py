@@ -15,7 +15,8 @@ from typing import Any
 import click
 
 from edge_runtime.files import write_text
-from edge_runtime.model.load import ModelFile, read_model
+from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
 from export.tflite.convert import graph_facts
 from trainer.evaluation.intervals import in_words

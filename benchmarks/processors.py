@@ -36,7 +36,8 @@ from edge_runtime.errors import BtcError, DataError, UsageError
 from edge_runtime.files import write_text
 from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.load import ModelFile, read_model
+from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.load import read_model
 from trainer.run import dump_json
 
 Floats = npt.NDArray[np.float32]

@@ -22,7 +22,8 @@ import numpy as np
 from edge_runtime.commands.options import FiniteRange
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_bytes, write_text
-from edge_runtime.model.load import ModelFile, pack_model, parse_model, read_model
+from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
+from edge_runtime.model.load import read_model
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.split import Split, split_dataset
 from trainer.evaluation.decision_rule import DecisionRule, HeldOut, with_thresholds

@@ -22,7 +22,8 @@ from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import SUFFIXES, load_gray
 from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.load import ModelFile, read_model
+from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.load import read_model
 from trainer.run import dump_json
 
 Floats = npt.NDArray[np.float32]

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edge_runtime.allocator import give_back
-from edge_runtime.batch import Budget, Share, each_in_order
-from edge_runtime.commands.inputs import Unusable
+from edge_runtime.batch import Budget, Share, Unusable, each_in_order, give_back
 from edge_runtime.decision.ood import OodDetector
 from edge_runtime.decision.prediction import (
     Prediction,
@@ -38,7 +36,8 @@ from edge_runtime.imaging.readers import (
     slices_of,
 )
 from edge_runtime.model.backends import Graph, open_graph
-from edge_runtime.model.load import ModelFile, read_model
+from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.load import read_model
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -50,12 +49,12 @@ if TYPE_CHECKING:
 SMALL = 16  # a file that needs less than this part of the limit is let in without being looked at
 
 
-class _Seen(NamedTuple):
-    """What the graph gave for one slice."""
+class _Outputs(NamedTuple):
+    """What the graph gave for one slice, and whether it is out-of-distribution."""
 
     logits: npt.NDArray[np.float32]
-    strange: bool
-    maps: npt.NDArray[np.float32] | None
+    is_ood: bool
+    class_maps: npt.NDArray[np.float32] | None
 
 
 class Classifier:
@@ -73,7 +72,7 @@ class Classifier:
 
     Raises:
         ModelError: the model cannot be used.
-        UsageError: a `min_confidence` that is no share, or an unknown `plane`.
+        UsageError: a `min_confidence` that is no probability, or an unknown `plane`.
     """
 
     def __init__(
@@ -90,14 +89,12 @@ class Classifier:
         self.model = model if isinstance(model, ModelFile) else read_model(model)
         self._backend, self._threads, self._limits = backend, threads, limits
         if not 0 <= min_confidence <= 1:
-            raise UsageError(f"min_confidence {min_confidence} is no share between 0 and 1")
+            raise UsageError(f"min_confidence {min_confidence} is no probability between 0 and 1")
         if plane not in PLANES:
             raise UsageError(f"plane {plane!r} is none of {', '.join(PLANES)}")
         self._min_confidence, self._plane, self._volume = min_confidence, plane, volume
         self._memory = Budget(limits.max_memory)  # a file that needs more is alone
-        self._ood_detector = (
-            OodDetector.from_json(self.info.unfamiliar) if self.info.unfamiliar else None
-        )
+        self._ood_detector = OodDetector.from_json(self.info.ood) if self.info.ood else None
         self._idle: list[Graph] = []  # two threads must never share an interpreter
         with self._graph() as graph:
             self._check_features(graph)
@@ -165,8 +162,8 @@ class Classifier:
         status error.
 
         Args:
-            sources: taken a few ahead of the answers; see `inputs.expand` for those that are
-                known to be unusable, and `batch.each_in_order` for a None.
+            sources: taken a few ahead of the answers; see `commands.inputs.expand` for those that
+                are known to be unusable, and `batch.each_in_order` for a None.
             workers: threads that decode and classify, each with an interpreter of its own. Files
                 that together would need more memory than the limits allow for one wait for each
                 other.
@@ -191,7 +188,8 @@ class Classifier:
         """One answer for the slices of one patient, with the answers behind it in `slices`; see
         `study.study_answer` for the rule."""
         answers = list(self.classify_many(sources, workers=workers, heatmaps=heatmaps))
-        return study_answer(name, answers, self)
+        thresholds = {label: self.threshold(label) for label in self.info.labels}
+        return study_answer(name, answers, thresholds, self.model.tag)
 
     def failure(self, source: ImageSource, error: InputError) -> Prediction:
         """The answer with status error for an input that cannot be used."""
@@ -253,9 +251,9 @@ class Classifier:
         self, name: str, digest: str, parts: Iterator[Slice], heatmaps: Path | None
     ) -> Iterator[Prediction]:
         for part in parts:
-            seen = self._look(part.gray, heatmaps is not None)
-            answer = self._answer(name, part, digest, seen)
-            yield answer if heatmaps is None else self._drawn(answer, part, seen, heatmaps)
+            outputs = self._run(part.gray, heatmaps is not None)
+            answer = self._answer(name, part, digest, outputs)
+            yield answer if heatmaps is None else self._drawn(answer, part, outputs, heatmaps)
 
     @contextmanager
     def _graph(self) -> Iterator[Graph]:
@@ -269,17 +267,18 @@ class Classifier:
         finally:
             self._idle.append(graph)
 
-    def _look(self, gray: npt.NDArray[np.uint8], maps: bool = False) -> _Seen:
+    def _run(self, gray: npt.NDArray[np.uint8], class_maps: bool) -> _Outputs:
         pixels = preprocess(gray, self.info.preprocess)
         with self._graph() as graph:
             logits = graph.run(pixels)
-            strange = self._ood_detector is not None and bool(
+            is_ood = self._ood_detector is not None and bool(
                 self._ood_detector.is_ood(_given(graph.features()))
             )
-            return _Seen(logits, strange, graph.class_maps() if maps else None)
+            return _Outputs(logits, is_ood, graph.class_maps() if class_maps else None)
 
     def _check_features(self, graph: Graph) -> None:
-        """The check for unfamiliar inputs must fit the graph's features, before any input."""
+        """The check for out-of-distribution inputs must fit the graph's features, before any
+        input."""
         if self._ood_detector is None:
             return
         size = self.info.preprocess.size
@@ -287,12 +286,12 @@ class Classifier:
         if _given(graph.features()).shape != self._ood_detector.mean.shape:
             raise ModelError("the graph's features are not what its metadata says")
 
-    def _answer(self, name: str, part: Slice, digest: str, seen: _Seen) -> Prediction:
-        shares = probabilities(seen.logits, self.info.temperature)
-        best = int(shares.argmax())
-        label, confidence = self.info.labels[best], float(shares[best])
+    def _answer(self, name: str, part: Slice, digest: str, outputs: _Outputs) -> Prediction:
+        by_label = probabilities(outputs.logits, self.info.temperature)
+        best = int(by_label.argmax())
+        label, confidence = self.info.labels[best], float(by_label[best])
         threshold = self.threshold(label)
-        status = status_of(confidence, threshold, seen.strange)
+        status = status_of(confidence, threshold, outputs.is_ood)
         reason = None
         if status is Status.UNFAMILIAR:
             reason = "unlike the slices that the model learned from"
@@ -304,22 +303,24 @@ class Classifier:
             label=label if status is Status.OK else None,
             raw_label=label,
             confidence=confidence,
-            probabilities=dict(zip(self.info.labels, shares.tolist(), strict=True)),
+            probabilities=dict(zip(self.info.labels, by_label.tolist(), strict=True)),
             reason=reason,
             sha256=digest,
             model=self.model.tag,
             slice=part.number,
         )
 
-    def _drawn(self, answer: Prediction, part: Slice, seen: _Seen, folder: Path) -> Prediction:
+    def _drawn(
+        self, answer: Prediction, part: Slice, outputs: _Outputs, folder: Path
+    ) -> Prediction:
         """The answer with the overlay that was written for it."""
         from dataclasses import replace
 
         from edge_runtime.decision.heatmap import overlay, write_overlay
 
-        if seen.maps is None:
+        if outputs.class_maps is None:
             raise ModelError("this model gives no class maps, so it has no heatmaps")
-        heat = seen.maps[..., int(seen.logits.argmax())]
+        heat = outputs.class_maps[..., int(outputs.logits.argmax())]
         picture = overlay(part.gray, heat, frame_of(part.gray, self.info.preprocess))
         path = write_overlay(folder, answer.input, part.number, answer.sha256 or "", picture)
         return replace(answer, heatmap=path)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.commands.inputs import Unusable, expand
+from edge_runtime.batch import Unusable
+from edge_runtime.commands.inputs import expand
 from edge_runtime.errors import DataError, InputError
 from edge_runtime.imaging.decode import load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess

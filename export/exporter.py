@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
-from edge_runtime.model.load import ModelFile, pack_model, parse_model
+from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
 from edge_runtime.model.metadata import ModelInfo
 from export.calibration import choose_calibration, digest, read_calibration, record
 from export.formats import FORMATS, Format

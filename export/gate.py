@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.model.backends import Graph, open_graph
-from edge_runtime.model.load import ModelFile
+from edge_runtime.model.file_format import ModelFile
 from export.formats import Tolerance
 from export.onnx.saturation import differs_by_processor
 from trainer.evaluation.calibration import expected_calibration_error

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from edge_runtime.errors import ModelError, UnsignedModelError, UsageError, one_line
-from edge_runtime.model.backends import open_graph
-from edge_runtime.model.load import ModelFile, read_model
+import edge_runtime.verify
+from edge_runtime.errors import ModelError, one_line
+from edge_runtime.model.file_format import ModelFile
+from edge_runtime.verify import Findings
 from export.formats import FORMATS, Format
 from export.onnx.network import OPSET
 from export.onnx.saturation import differs_by_processor
-from export.signing import check_signature, key_digest, signature_path
 from export.tflite.kinds import graph_kinds
-
-Findings = list[tuple[str, str]]
 
 MAX_ML_OPSET = 3  # ONNX's operators of classical models
 MAX_IR_VERSION = 9  # of ONNX; 8 goes with OPSET, ONNX Runtime 1.17 reads up to 9
@@ -30,17 +25,8 @@ MAX_IR_VERSION = 9  # of ONNX; 8 goes with OPSET, ONNX Runtime 1.17 reads up to 
 def verify_file(
     path: Path, signature: Path | None = None, public_key: Path | None = None
 ) -> Findings:
-    """Check a model file in every way that needs nothing but the file.
-
-    Nothing is run before the digests, and the signature if one is asked for, have been found
-    right.
-
-    Args:
-        signature: of the file; by default `<file>.sig`, if there is one.
-        public_key: whose signature the file must have; without it a signature is not checked.
-
-    Returns:
-        What was looked at and what was found, for a table.
+    """Check a model file as a device does (`edge_runtime.verify.verify_file`), and that its graph
+    is what its metadata and its name say.
 
     Raises:
         ModelError: damaged, altered, not what its metadata or its name says, does not run,
@@ -48,45 +34,12 @@ def verify_file(
             asked for.
         UsageError: `signature` without `public_key`, or a package is missing.
     """
-    if signature is not None and public_key is None:
-        raise UsageError("a signature is checked with the key that made it: --public-key PEM")
-    try:
-        file = read_model(path)
-    except UnsignedModelError:
-        raise ModelError(
-            f"model {path.name} has no digest: truncated, altered or not from btc-export"
-        ) from None
-    signed = _signature(path, signature, public_key)
-    try:
+
+    def names(file: ModelFile) -> Findings:
         form = _form(file, path.name)
-        named = _tflite_names(file, form) if file.format == "tflite" else _onnx_names(file, form)
-        return [*_digests(file), *named, ("runs", _trial(file)), ("signature", signed)]
-    except ModelError as error:
-        raise ModelError(f"model {path.name}: {error}") from None
+        return _tflite_names(file, form) if file.format == "tflite" else _onnx_names(file, form)
 
-
-def _digests(file: ModelFile) -> Findings:
-    """`read_model` has compared them all."""
-    info = file.info
-    covered = "the digest at the file's end" if file.format == "tflite" else "its own digest"
-    where = "the same in labels.txt" if file.format == "tflite" else "in the metadata"
-    return [
-        ("file", f"{file.tag}, {file.bytes / 1024:.0f} KiB, sha256 {file.sha256}"),
-        ("graph", f"{len(file.graph)} bytes, sha256 {info.graph_sha256}, as its metadata says"),
-        ("metadata", f"schema {info.schema}, as {covered} says"),
-        ("labels", f"{', '.join(info.labels)}; {where}"),
-    ]
-
-
-def _signature(path: Path, signature: Path | None, public_key: Path | None) -> str:
-    chosen = signature or signature_path(path)
-    there = chosen.exists()
-    if public_key is None:
-        return f"{chosen.name}, not checked: --public-key PEM" if there else "none"
-    if not there and signature is None:
-        raise ModelError(f"model {path.name} has no signature: there is no {chosen.name}")
-    check_signature(path, chosen, public_key)
-    return f"valid, by {public_key.name} (sha256 {key_digest(public_key)})"
+    return edge_runtime.verify.verify_file(path, signature, public_key, names)
 
 
 def _form(file: ModelFile, name: str) -> Format:
@@ -162,12 +115,3 @@ def _onnx_names(file: ModelFile, form: Format) -> Findings:
         ("scheme", f"{scheme}, as the graph is; {versions}, passes onnx.checker in full"),
         ("ops", ", ".join(f"{name} {n}" for name, n in sorted(ops.items()))),
     ]
-
-
-def _trial(file: ModelFile) -> str:
-    """Run one gray slice as a device would."""
-    graph = open_graph(file)
-    size = file.info.preprocess.size
-    logits: Any = graph.run(np.full((size, size), 128, np.uint8))
-    version = f" {graph.backend_version}" if graph.backend_version else ""
-    return f"in {graph.backend}{version}: {len(logits)} logits"

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.model.load import read_model
+from trainer.evaluation.decision_rule import DecisionRule
 from trainer.synthetic.phantoms import write_phantoms
 
 FORMER = Path(__file__).with_name("former")
@@ -58,6 +60,17 @@ def test_a_model_file_is_read_and_answers(name: str, archive: Path, tmp_path: Pa
     same = sum(now[path] == label for path, label in known.items())
     assert now.keys() == known.keys()
     assert same >= len(known) - (4 if "int8" in name else 1)
+
+
+@pytest.mark.parametrize("name", ["network", "classical"])
+def test_what_is_out_of_distribution_stays_so(name: str) -> None:
+    """The check was called `unfamiliar` in runs and in model files."""
+    settings = json.loads((FORMER / name / "run.json").read_text())
+    rule = DecisionRule.from_settings(settings)
+    assert settings["unfamiliar"] is not None
+    assert rule.to_settings()["ood"] == settings["unfamiliar"]
+    info = read_model(FORMER / "files" / f"{name}.onnx").info
+    assert (info.schema, info.ood is not None) == (1, True)
 
 
 @pytest.mark.parametrize("name", ["network", "classical"])

@@ -11,7 +11,8 @@ import pytest
 from benchmarks.card import answers
 from benchmarks.rethreshold import as_markdown, facts_of, measure, refit, split_of
 from edge_runtime.errors import DataError
-from edge_runtime.model.load import parse_model, read_model
+from edge_runtime.model.file_format import parse_model
+from edge_runtime.model.load import read_model
 from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
 from trainer.evaluation.decision_rule import DecisionRule, HeldOut
@@ -30,7 +31,7 @@ def held(wrong: float) -> HeldOut:
 
 
 def test_only_the_metadata_changes() -> None:
-    file = replace(read_model(), info=replace(read_model().info, unfamiliar=None))
+    file = replace(read_model(), info=replace(read_model().info, ood=None))
     data, decision_rule = refit(file, held(0.05), Targets(0.05), "1.0")
     again, _ = refit(file, held(0.05), Targets(0.05), "1.0")
     made = parse_model(data)

@@ -34,7 +34,8 @@ from benchmarks.hostile.run import (
 from edge_runtime.batch import in_order
 from edge_runtime.errors import BtcError, ModelError
 from edge_runtime.files import write_text
-from edge_runtime.model.load import bundled_model, parse_model
+from edge_runtime.model.file_format import parse_model
+from edge_runtime.model.load import bundled_model
 from edge_runtime.model.untrusted import SECONDS
 from trainer.run import dump_json
 

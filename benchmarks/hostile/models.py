@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.hostile.alter import GENERAL, Case, Rng
 from benchmarks.hostile.bombs import png
-from edge_runtime.model.load import DIGEST_LENGTH, is_tflite, split_tflite
+from edge_runtime.model.file_format import DIGEST_LENGTH, is_tflite, split_tflite
 
 
 def strip_digest(data: bytes) -> bytes:
@@ -48,7 +48,7 @@ def _changed(rng: Rng, text: bytes, labels: list[str]) -> list[tuple[str, bytes]
     elif kind == 3:
         shape["temperature"] = float(rng.choice([1e-6, 0.1, 10, 1e6]))
     elif kind == 4:
-        shape["unfamiliar"] = None
+        shape["unfamiliar" if shape["schema"] == 1 else "ood"] = None
     else:
         shape["preprocess"] = {**shape["preprocess"], "crop": "none"}
     lines = "\n".join(labels) + "\n"

@@ -1,18 +1,26 @@
-"""What is known of this machine; what it does not tell is None, never a guess."""
+"""What is known of this machine (what it does not tell is None, never a guess), and whether it was
+quiet enough to measure on."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import edge_runtime
-
 CPU_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "avxvnni", "neon", "asimd", "asimddp", "i8mm")
 PROC, SYS = Path("/proc"), Path("/sys")
+
+# When figures are not to be believed, and why:
+MAX_SPREAD = 1.5  # p90 / p50 of the graph alone, whose work is the same on every image
+MAX_DRIFT = 0.10  # between the quarters of a run: a clock that changed, or a job that came or went
+MIN_QUARTER = 10  # the median of fewer queries wanders by itself
+MAX_LOAD = 0.5  # processes per core before the start: the benchmark would share a core
+MAX_WARMING = 15.0  # K during the run: a device that goes on so will lower its clock
 
 
 def machine_facts() -> dict[str, Any]:
@@ -37,7 +45,7 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "opencv": cv2.__version__,
-        "btc-edge": edge_runtime.__version__,
+        "btc-edge": _own_version(),
     }
 
 
@@ -59,6 +67,44 @@ def temperature() -> float | None:
             continue
     # A zone that is switched off answers with 0 or with something near absolute zero.
     return max((d for d in degrees if 0 < d < 150), default=None)
+
+
+def noise_warnings(
+    invoke_ms: Sequence[float],
+    load: float | None,
+    cores: int | None,
+    before: float | None,
+    after: float | None,
+) -> list[str]:
+    """Why the figures may not be believed.
+
+    Args:
+        invoke_ms: times of one subject's graph in the order of the run. Not the total: that
+            differs from image to image, on a quiet machine too.
+        load: load average before the start, over `cores` cores.
+        before, after: temperature in °C.
+    """
+    warnings = []
+    middle, high = np.percentile(invoke_ms, [50, 90])
+    if high > MAX_SPREAD * middle:
+        warnings.append(f"p90 of the graph alone is {high / middle:.1f} times its p50")
+    if len(invoke_ms) >= 4 * MIN_QUARTER:
+        quarters = [float(np.median(q)) for q in np.array_split(np.asarray(invoke_ms), 4)]
+        drift = max(quarters) / min(quarters) - 1
+        if drift > MAX_DRIFT:
+            warnings.append(f"the graph's median drifted by {100 * drift:.0f} % during the run")
+    if load is not None and cores and load / cores > MAX_LOAD:
+        warnings.append(f"the load average was {load:.1f} on {cores} cores before the start")
+    if before is not None and after is not None and after - before > MAX_WARMING:
+        warnings.append(f"it warmed from {before:.0f} to {after:.0f} °C")
+    return [f"noisy machine: {warning}" for warning in warnings]
+
+
+def _own_version() -> str | None:
+    try:
+        return version("btc-edge")
+    except PackageNotFoundError:  # run from its source, not installed
+        return None
 
 
 def _memory_mib() -> int | None:

@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.benchmark.load import Loaded, measure_load
-from edge_runtime.benchmark.machine import load_average, machine_facts, temperature
+from edge_runtime.benchmark.machine import (
+    load_average,
+    machine_facts,
+    noise_warnings,
+    temperature,
+)
 from edge_runtime.benchmark.samples import Samples, drawn_noise, read_samples
 from edge_runtime.benchmark.statistics import (
     STEPS,
-    noise_warnings,
     paired_ratio,
     percentiles,
     share,
@@ -30,7 +34,8 @@ from edge_runtime.errors import ModelError, UsageError
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import Graph, open_graph
-from edge_runtime.model.load import ModelFile, read_model
+from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.load import read_model
 
 WARM_UP = 10  # rounds
 
@@ -42,7 +47,7 @@ class Subject:
     Attributes:
         name: what the results call it.
         times: milliseconds of each query, by step.
-        called: its label of each image, the first time that it was asked.
+        predicted: its label of each image, the first time that it was asked.
         seconds: all its queries together.
     """
 
@@ -53,7 +58,7 @@ class Subject:
     graph: Graph
     loaded: Loaded
     times: dict[str, list[float]] = field(default_factory=lambda: {step: [] for step in STEPS})
-    called: list[str] = field(default_factory=list)
+    predicted: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -143,7 +148,7 @@ def run_rounds(subjects: Sequence[Subject], samples: Samples, least: int, second
                 subjects[i].times[step].append(span * 1e3)
             subjects[i].seconds += spans[-1]
             if done < len(samples.data):  # asked again, it would answer the same
-                subjects[i].called.append(label)
+                subjects[i].predicted.append(label)
         done += 1
     return done
 
@@ -160,7 +165,7 @@ def turns(n: int, number: int) -> list[int]:
 
 
 def ask(subject: Subject, data: bytes) -> tuple[tuple[float, ...], str]:
-    """Time one query: the seconds of each of STEPS, and the label that was called.
+    """Time one query: the seconds of each of STEPS, and the label that was predicted.
 
     The features of a model that takes those are part of `preprocess`, as the rest of what is done
     to a slice before the interpreter is called.
@@ -205,8 +210,8 @@ def _open_all(
 
 def _row(subject: Subject, reference: Subject, truths: Sequence[str | None]) -> dict[str, Any]:
     # A run over images without labels may end before the last of them.
-    right = [c == t for c, t in zip(subject.called, truths, strict=False) if t is not None]
-    same = [a == b for a, b in zip(subject.called, reference.called, strict=True)]
+    right = [p == t for p, t in zip(subject.predicted, truths, strict=False) if t is not None]
+    same = [a == b for a, b in zip(subject.predicted, reference.predicted, strict=True)]
     known = share(right)
     return {
         "name": subject.name,

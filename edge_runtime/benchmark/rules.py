@@ -81,19 +81,19 @@ def violations(rules: Sequence[Rule], result: dict[str, Any]) -> list[str]:
     ]
 
 
-def pick(result: dict[str, Any], keep: float) -> tuple[dict[str, Any], list[str]]:
-    """The fastest (p50 of the whole query) model that keeps the reference's accuracy.
+def pick(result: dict[str, Any], min_relative_accuracy: float) -> tuple[dict[str, Any], list[str]]:
+    """The fastest model (p50 of the whole query) of those that are accurate enough.
 
     Args:
         result: of `measure`, on images with labels.
-        keep: the share of the reference's accuracy that suffices, 0-1.
+        min_relative_accuracy: accuracy, as a share of the reference's, that suffices, 0-1.
 
     Returns:
         The field `pick` of the result, and warnings on what it is worth.
     """
     rules, rows = result["rules"], result["models"]
     reference = next(row for row in rows if row["name"] == rules["reference"])
-    floor = keep * reference["accuracy"]
+    floor = min_relative_accuracy * reference["accuracy"]
     fitting = [row for row in rows if row["accuracy"] >= floor]  # the reference at least
     best = min(fitting, key=lambda row: float(row["total_ms"]["p50"]))
     warnings = []
@@ -102,7 +102,7 @@ def pick(result: dict[str, Any], keep: float) -> tuple[dict[str, Any], list[str]
             "the pick has no float32 model to compare with; "
             f"{printable(reference['file'])} stands in for it"
         )
-    if keep < 1 and rules["labelled"] * (1 - keep) < 1:
+    if 0 < rules["labelled"] * (1 - min_relative_accuracy) < 1:
         warnings.append(
             f"the pick rests on {rules['labelled']} labelled images: "
             "one of them is more than the accuracy that may be lost"
@@ -110,7 +110,7 @@ def pick(result: dict[str, Any], keep: float) -> tuple[dict[str, Any], list[str]
     chosen = {key: best[key] for key in ("name", "file", "model", "threads")} | {
         "p50_ms": best["total_ms"]["p50"],
         "accuracy": best["accuracy"],
-        "keep": keep,
+        "min_relative_accuracy": min_relative_accuracy,
         "floor": floor,
     }
     return chosen, warnings

@@ -16,13 +16,6 @@ PERCENTILES = (50, 90, 95, 99)
 RESAMPLES = 1000
 FEWEST = 6  # queries: the median of fewer lies beyond all of them in more than 5 % of cases
 
-# When figures are not to be believed, and why:
-MAX_SPREAD = 1.5  # p90 / p50 of the graph alone, whose work is the same on every image
-MAX_DRIFT = 0.10  # between the quarters of a run: a clock that changed, or a job that came or went
-MIN_QUARTER = 10  # the median of fewer queries wanders by itself
-MAX_LOAD = 0.5  # processes per core before the start: the benchmark would share a core
-MAX_WARMING = 15.0  # K during the run: a device that goes on so will lower its clock
-
 
 def percentiles(times: Sequence[float]) -> dict[str, float]:
     """Percentiles of all samples, none left out, in the unit of `times`."""
@@ -59,34 +52,3 @@ def paired_ratio(a: Sequence[float], b: Sequence[float]) -> tuple[float, list[fl
     medians = [np.median(ratios[rng.integers(n, size=n)]) for _ in range(RESAMPLES)]
     low, high = np.percentile(medians, [2.5, 97.5])
     return float(np.median(ratios)), [float(low), float(high)]
-
-
-def noise_warnings(
-    invoke_ms: Sequence[float],
-    load: float | None,
-    cores: int | None,
-    before: float | None,
-    after: float | None,
-) -> list[str]:
-    """Why the figures may not be believed.
-
-    Args:
-        invoke_ms: times of one subject's graph in the order of the run. Not the total: that
-            differs from image to image, on a quiet machine too.
-        load: load average before the start, over `cores` cores.
-        before, after: temperature in °C.
-    """
-    warnings = []
-    middle, high = np.percentile(invoke_ms, [50, 90])
-    if high > MAX_SPREAD * middle:
-        warnings.append(f"p90 of the graph alone is {high / middle:.1f} times its p50")
-    if len(invoke_ms) >= 4 * MIN_QUARTER:
-        quarters = [float(np.median(q)) for q in np.array_split(np.asarray(invoke_ms), 4)]
-        drift = max(quarters) / min(quarters) - 1
-        if drift > MAX_DRIFT:
-            warnings.append(f"the graph's median drifted by {100 * drift:.0f} % during the run")
-    if load is not None and cores and load / cores > MAX_LOAD:
-        warnings.append(f"the load average was {load:.1f} on {cores} cores before the start")
-    if before is not None and after is not None and after - before > MAX_WARMING:
-        warnings.append(f"it warmed from {before:.0f} to {after:.0f} °C")
-    return [f"noisy machine: {warning}" for warning in warnings]

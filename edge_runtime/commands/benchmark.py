@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edge_runtime.commands.entry import to_the_reader
+from edge_runtime.commands.entry import next_command, to_the_reader
 from edge_runtime.commands.options import FiniteRange, allow_unsigned_option, backend_option
 from edge_runtime.errors import ExitCode, UsageError
 
@@ -73,12 +73,13 @@ def _thread_counts(_context: click.Context, _option: click.Parameter, text: str)
     "--pick", "wants_pick", is_flag=True, help="Name the fastest model that is accurate enough."
 )
 @click.option(
-    "--keep",
+    "--min-relative-accuracy",
     type=FiniteRange(0, 1),
     default=0.99,
     show_default=True,
-    help="For --pick: the share of the float model's accuracy that is enough.",
+    help="For --pick: accuracy that is enough, as a share of the float model's.",
 )
+@click.option("--keep", type=FiniteRange(0, 1), hidden=True)
 @click.option(
     "--format",
     "style",
@@ -86,9 +87,7 @@ def _thread_counts(_context: click.Context, _option: click.Parameter, text: str)
     default="table",
     show_default=True,
 )
-@click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it too: .svg or .png."
-)
+@click.option("--plot", hidden=True)
 def benchmark(
     models: tuple[Path, ...],
     images: Path | None,
@@ -99,9 +98,10 @@ def benchmark(
     allow_unsigned: bool,
     conditions: tuple[str, ...],
     wants_pick: bool,
-    keep: float,
+    min_relative_accuracy: float,
+    keep: float | None,
     style: str,
-    plot: Path | None,
+    plot: str | None,
 ) -> None:
     """Measure latency, memory and (on labelled images) accuracy on this device.
 
@@ -109,12 +109,14 @@ def benchmark(
     The first float32 model is what the others are compared with, or the first of all.
     Features, for a model that takes those, count as preprocessing.
     """
-    from edge_runtime.benchmark.plot import SUFFIXES, write_plot
     from edge_runtime.benchmark.rules import parse_rule, pick, violations
 
     rules = [parse_rule(text) for text in conditions]
-    if plot is not None and plot.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"--plot writes {' or '.join(SUFFIXES)}, not {plot.suffix or plot.name!r}")
+    if plot is not None:
+        raise UsageError(
+            "--plot is done on a workstation: save --format json > FILE here, and run "
+            "btc-plot FILE --out times.svg there"
+        )
     if wants_pick and images is None:
         raise UsageError("--pick compares accuracies: add --images with folders named after labels")
 
@@ -132,16 +134,30 @@ def benchmark(
         allow_unsigned=allow_unsigned,
     )
     if wants_pick:
-        result["pick"], doubts = pick(result, keep)
+        enough = min_relative_accuracy if keep is None else keep
+        result["pick"], doubts = pick(result, enough)
         result["warnings"] += doubts
     with to_the_reader():
         click.echo(_as_text(result, style))
-    if plot is not None:
-        write_plot(plot, result)
     if broken := violations(rules, result):
         for line in broken:
             click.echo(f"btc-edge: {line}", err=True)
         raise SystemExit(ExitCode.FAILED)
+    if style == "table" and not allow_unsigned:
+        _name_next(result, models, images)
+
+
+def _name_next(result: dict[str, Any], models: tuple[Path, ...], images: Path | None) -> None:
+    """The command that goes on from here: with images, with a pick, or with what was picked."""
+    named = [word for model in models for word in ("--model", model)]
+    if "pick" in result:
+        picked = [model for model in models if model.name == result["pick"]["file"]]
+        if len(picked) == 1:
+            next_command(["btc-edge", "classify", "--model", picked[0], "PATH..."])
+    elif images is None:
+        next_command(["btc-edge", "benchmark", *named, "--images", "FOLDER"])
+    elif len(models) > 1 and result["rules"]["labelled"]:
+        next_command(["btc-edge", "benchmark", *named, "--images", images, "--pick"])
 
 
 def _as_text(result: dict[str, Any], style: str) -> str:

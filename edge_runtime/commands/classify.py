@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier
     from edge_runtime.decision.prediction import Prediction
 
-DISCLAIMER = "Research use only; not for diagnosis."
-
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("paths", nargs=-1, type=click.Path(), metavar="PATH...")
@@ -110,7 +108,9 @@ def classify(paths: tuple[str, ...], **options: Any) -> None:
         raise
     writer.close()
     if options["style"] == "table":
-        click.echo(DISCLAIMER, err=True)
+        from edge_runtime.model.metadata import INTENDED_USE
+
+        click.echo(INTENDED_USE, err=True)
     if failed:
         raise SystemExit(ExitCode.FAILED)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -87,6 +88,16 @@ def to_the_reader() -> Iterator[None]:
     with suppress(ReaderLeft):
         yield
         sys.stdout.flush()
+
+
+def next_command(words: Sequence[str | os.PathLike[str]]) -> None:
+    """Say on stderr which command comes next, quoted for a shell; only to a terminal, so that no
+    script has to read past it."""
+    if sys.stderr.isatty():
+        with suppress(OSError):
+            print(
+                f"next: {printable(shlex.join(os.fspath(word) for word in words))}", file=sys.stderr
+            )
 
 
 def _with_its_file(error: OSError) -> str:

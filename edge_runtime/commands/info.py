@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_runtime.commands.entry import next_command, to_the_reader
 from edge_runtime.commands.options import allow_unsigned_option, model_option
 from edge_runtime.errors import printable
 
@@ -41,13 +42,16 @@ def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
         ("preprocessing", "; ".join(steps_in_words(about.preprocess))),
         ("temperature", f"{about.temperature:.3f}"),
         ("answers", _answers(about)),
-        ("refuses", "pictures unlike the training slices" if about.unfamiliar else "nothing"),
+        ("refuses", "pictures unlike the training slices" if about.ood else "nothing"),
         ("trained on", _counts(about.data)),
         ("licence", about.license or "not stated"),
     ]
     lines += [("measured", _measured(figure)) for figure in about.metrics]
-    for name, text in lines:
-        click.echo(f"{name:<14} {printable(str(text))}")
+    with to_the_reader():
+        for name, text in lines:
+            click.echo(f"{name:<14} {printable(str(text))}")
+    if model is not None:
+        next_command(["btc-edge", "verify", model])
 
 
 def _input(about: ModelInfo) -> str:

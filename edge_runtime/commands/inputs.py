@@ -6,8 +6,9 @@ import os
 import select
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from glob import has_magic, iglob
-from typing import IO, NamedTuple
+from typing import IO
 
+from edge_runtime.batch import Unusable
 from edge_runtime.errors import InputError
 from edge_runtime.imaging.headers import read_header, volume_format
 from edge_runtime.imaging.readers import FILE_SUFFIXES
@@ -21,13 +22,6 @@ SYSTEM_FOLDERS = {
     *("@eadir", "#recycle", "__macosx", "__pycache__"),
     *("$recycle.bin", "system volume information", "lost+found"),
 }
-
-
-class Unusable(NamedTuple):
-    """A word that means no file, and why."""
-
-    name: str
-    error: InputError
 
 
 def expand(

@@ -1,4 +1,4 @@
-"""`btc-edge`: classify, info, benchmark."""
+"""`btc-edge`: classify, info, verify, benchmark."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from edge_runtime.commands.benchmark import benchmark
 from edge_runtime.commands.classify import classify
 from edge_runtime.commands.info import info
 from edge_runtime.commands.options import EXIT_CODES
+from edge_runtime.commands.verify import verify
 
 
 @click.group("btc-edge", epilog=EXIT_CODES, no_args_is_help=False)
@@ -22,7 +23,7 @@ def command() -> None:
     """
 
 
-for subcommand in (classify, info, benchmark):
+for subcommand in (classify, info, verify, benchmark):
     command.add_command(subcommand)
 
 

@@ -81,8 +81,8 @@ class _Table:
 
     def write(self, answer: Prediction) -> None:
         if not self._begun:
-            shares = "" if self._top is None else f"{f'best {self._top}':<{self._width()}}  "
-            self._stream.write(f"{'label':<12} {'confidence':>10}  {'status':<10} {shares}input\n")
+            top = "" if self._top is None else f"{f'best {self._top}':<{self._width()}}  "
+            self._stream.write(f"{'label':<12} {'confidence':>10}  {'status':<10} {top}input\n")
             self._begun = True
         label = answer.label or (f"({answer.raw_label})" if answer.raw_label else "-")
         sure = "-" if answer.confidence is None else f"{100 * answer.confidence:.1f} %"
@@ -95,13 +95,13 @@ class _Table:
         if answer.slices is not None:
             counts = ", ".join(f"{n} {word}" for word, n in answer.counts().items())
             name += f" ({len(answer.slices)} slices: {counts})"
-        self._stream.write(f"{label:<12} {sure:>10}  {status} {self._shares(answer)}{name}\n")
+        self._stream.write(f"{label:<12} {sure:>10}  {status} {self._top_labels(answer)}{name}\n")
 
-    def _shares(self, answer: Prediction) -> str:
+    def _top_labels(self, answer: Prediction) -> str:
         if self._top is None:
             return ""
-        shares = best(answer.probabilities or {}, self._top).items()
-        text = ", ".join(f"{label} {100 * share:.1f} %" for label, share in shares)
+        probabilities = best(answer.probabilities or {}, self._top).items()
+        text = ", ".join(f"{label} {100 * value:.1f} %" for label, value in probabilities)
         return f"{text:<{self._width()}}  "
 
     def _width(self) -> int:
@@ -155,11 +155,11 @@ class _Csv:
         )
 
     def write(self, answer: Prediction) -> None:
-        shares = best(answer.probabilities or {}, self._top)
+        probabilities = best(answer.probabilities or {}, self._top)
         row = [
             *(answer.input, answer.status.value, answer.label, answer.raw_label),
             answer.confidence,
-            *(shares.get(label) for label in self._labels),
+            *(probabilities.get(label) for label in self._labels),
             *(answer.reason, answer.sha256, answer.model, answer.error, answer.slice),
             answer.heatmap,
         ]

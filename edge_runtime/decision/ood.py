@@ -39,7 +39,7 @@ class OodDetector:
         turn: F+1, weights of the standardised features and a constant.
         levels: centre and spread of the log distance, then of the turn rule: they make the two
             comparable.
-        threshold: a score above it means unfamiliar.
+        threshold: a score above it means out-of-distribution.
     """
 
     mean: Floats
@@ -51,7 +51,7 @@ class OodDetector:
     threshold: float
 
     def score(self, features: npt.NDArray[np.floating[Any]]) -> Floats:
-        """Scores of features (…×F); larger is stranger."""
+        """Scores of features (…×F); larger is further out."""
         standard = (features.astype(np.float64) - self.mean) / self.scale
         gaps = (standard @ self.whiten)[..., None, :] - self.centers
         distance = np.log(np.square(gaps).sum(axis=-1).min(axis=-1) + 1e-9)
@@ -64,11 +64,11 @@ class OodDetector:
     def is_ood(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
         """Which of the features (…×F) do not lie within the threshold: a score that is no number
         does not."""
-        strange: npt.NDArray[np.bool_] = ~(self.score(features) <= self.threshold)
-        return strange
+        outside: npt.NDArray[np.bool_] = ~(self.score(features) <= self.threshold)
+        return outside
 
     def to_json(self) -> dict[str, Any]:
-        """The field `unfamiliar` of `model.json`: arrays in base64 (little-endian float32; the
+        """The field `ood` of `model.json`: arrays in base64 (little-endian float32; the
         large matrix in float16)."""
         return {
             "method": METHOD,
@@ -86,8 +86,8 @@ class OodDetector:
         """
         if shape.get("method") != METHOD:
             raise ModelError(
-                f"the check for unfamiliar inputs {shape.get('method')!r} is not known here: "
-                "update btc-edge or export the model again"
+                f"the check for out-of-distribution inputs {shape.get('method')!r} is not known "
+                "here: update btc-edge or export the model again"
             )
         try:
             n = shape["features"]
@@ -105,7 +105,9 @@ class OodDetector:
             if (arrays["scale"] <= 0).any() or (arrays["levels"][1::2] <= 0).any():
                 raise ValueError("a scale of zero")
         except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
-            raise ModelError(f"the check for unfamiliar inputs is damaged: {error}") from None
+            raise ModelError(
+                f"the check for out-of-distribution inputs is damaged: {error}"
+            ) from None
         return cls(**arrays, threshold=threshold)
 
 

@@ -22,7 +22,7 @@ class Status(str, Enum):
 
     OK = "ok"
     UNCERTAIN = "uncertain"  # below the threshold for this label
-    UNFAMILIAR = "unfamiliar"  # not like the slices that the model learned from
+    UNFAMILIAR = "unfamiliar"  # out-of-distribution: not like the slices it was trained on
     ERROR = "error"
 
 
@@ -91,16 +91,16 @@ def failure(name: str, model: str, error: str) -> Prediction:
     return Prediction(name, Status.ERROR, None, None, None, None, None, None, model, error)
 
 
-def status_of(confidence: float, threshold: float | None, strange: bool) -> Status:
+def status_of(confidence: float, threshold: float | None, is_ood: bool) -> Status:
     """What an answer is worth: the rule of every model, on the device and in evaluations.
 
     Args:
         confidence: of the best guess, 0-1; what is no finite number is never sure enough.
         threshold: of its label; None where the model has none. At 1 nothing is sure enough, not
             even a confidence that rounds to 1.
-        strange: whether the input is unlike what the model learned from.
+        is_ood: whether the input is out-of-distribution, unlike what the model learned from.
     """
-    if strange:
+    if is_ood:
         return Status.UNFAMILIAR
     sure = threshold is None or (confidence >= threshold and threshold < 1)
     return Status.OK if sure and math.isfinite(confidence) else Status.UNCERTAIN
@@ -122,6 +122,6 @@ def probabilities(logits: npt.NDArray[Any], temperature: float = 1.0) -> npt.NDA
     raw = logits.astype(np.float64)
     if not np.isfinite(raw).all():
         raise InputError("the model gives no finite numbers for this slice")
-    shares = np.exp((raw - raw.max(axis=-1, keepdims=True)) / temperature)
-    normalised: npt.NDArray[np.float64] = shares / shares.sum(axis=-1, keepdims=True)
+    raised = np.exp((raw - raw.max(axis=-1, keepdims=True)) / temperature)
+    normalised: npt.NDArray[np.float64] = raised / raised.sum(axis=-1, keepdims=True)
     return normalised

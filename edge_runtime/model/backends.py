@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edge_runtime.errors import BackendError, ModelError, one_line
-from edge_runtime.model.load import ModelFile
+from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.sessions import OnnxGraph, TfliteGraph
 
 if TYPE_CHECKING:

@@ -1,4 +1,9 @@
-"""What a model says of itself: the `model.json` inside every model file."""
+"""What a model says of itself: the `model.json` inside every model file.
+
+Schema 2 calls the check for out-of-distribution inputs `ood`; schema 1, which is read too, called
+it `unfamiliar`. A version that reads schema 1 only must refuse a file whose check it would not
+see: so the name could not change within a schema.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,9 @@ from typing import Any
 from edge_runtime.errors import ModelError
 from edge_runtime.imaging.preprocess import Preprocess
 
-SCHEMA = 1
+SCHEMA = 2
 MOST_LABELS = 1000
-INTENDED_USE = "Research only; not for diagnosis."
+INTENDED_USE = "Research use only; not for diagnosis."  # the one sentence, wherever it stands
 
 
 def is_label(name: object) -> bool:
@@ -35,7 +40,7 @@ class ModelInfo:
         quantization: scheme (`float32`, `float16`, `dynamic`, `int8-full`), calibration.
         temperature: the logits are divided by it before softmax.
         thresholds: lowest confidence per label that counts as an answer.
-        unfamiliar: the check for inputs unlike the training slices, see `OodDetector`.
+        ood: the check for out-of-distribution inputs, see `OodDetector`.
         target_error: label -> the share of wrong answers that its threshold was chosen for.
         confidence: that the share is not exceeded on slices like those of the validation side, for
             each label.
@@ -49,6 +54,7 @@ class ModelInfo:
         features: `sets` (of `edge_runtime.imaging.handcrafted`, in order) and `length` (values of
             all together) that the graph takes in place of the slice; None where it takes the
             slice.
+        schema: of the file that it was read from; it is written in the newest one.
     """
 
     name: str
@@ -63,7 +69,7 @@ class ModelInfo:
     features: Mapping[str, Any] | None = None
     temperature: float = 1.0
     thresholds: Mapping[str, float] | None = None
-    unfamiliar: Mapping[str, Any] | None = None
+    ood: Mapping[str, Any] | None = None
     target_error: Mapping[str, float] | None = None
     confidence: float | None = None
     error_bound: Mapping[str, float] | None = None
@@ -81,8 +87,8 @@ class ModelInfo:
         return str(self.quantization["scheme"]).partition("-")[0]
 
     def to_json(self) -> str:
-        """The text of `model.json`."""
-        shape = asdict(self) | {"preprocess": self.preprocess.to_json()}
+        """The text of `model.json`, in the newest schema."""
+        shape = asdict(self) | {"preprocess": self.preprocess.to_json(), "schema": SCHEMA}
         return json.dumps(shape, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
     @classmethod
@@ -98,11 +104,13 @@ class ModelInfo:
             raise ModelError("the model's metadata is not valid JSON") from None
         if not isinstance(shape, dict):
             raise ModelError("the model's metadata is not a JSON object")
-        if shape.get("schema") != SCHEMA:
+        if shape.get("schema") not in (1, SCHEMA):
             raise ModelError(
                 f"the model's metadata has schema {shape.get('schema')!r}; "
-                f"this version reads {SCHEMA}: update btc-edge or export the model again"
+                f"this version reads 1 and {SCHEMA}: update btc-edge or export the model again"
             )
+        if shape["schema"] == 1:
+            shape["ood"] = shape.pop("unfamiliar", None)
         known = {f.name for f in fields(cls)}
         try:
             kept = {key: value for key, value in shape.items() if key in known}
@@ -135,20 +143,19 @@ class ModelInfo:
             and all(isinstance(i, int) and 0 <= i < 8 for i in self.outputs.values()),
             "quantization": isinstance(self.quantization["scheme"], str),
             **{
-                name: shares is None
+                name: by_label is None
                 or (
-                    all(label in self.labels for label in shares)
-                    and all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in shares.values())
+                    all(label in self.labels for label in by_label)
+                    and all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in by_label.values())
                 )
-                for name, shares in (
+                for name, by_label in (
                     ("thresholds", self.thresholds),
                     ("target_error", self.target_error),
                     ("error_bound", self.error_bound),
                 )
             },
             "confidence": self.confidence is None or 0 < self.confidence < 1,
-            "unfamiliar": self.unfamiliar is None
-            or (isinstance(self.unfamiliar, dict) and "features" in self.outputs),
+            "ood": self.ood is None or (isinstance(self.ood, dict) and "features" in self.outputs),
             "max_error": self.max_error is None or 0 <= self.max_error <= 1,
             "data": isinstance(self.data, dict),
             "metrics": all(isinstance(m, dict) for m in self.metrics),

@@ -15,7 +15,7 @@ from edge_runtime.errors import ModelError, one_line
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edge_runtime.model.load import ModelFile
+    from edge_runtime.model.file_format import ModelFile
     from edge_runtime.model.metadata import ModelInfo
 
     Gray = npt.NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""Models without a digest: tried in a process of their own before this one loads them.
+"""Models that may be hostile: tried in a process of their own before this one loads them.
 
 An interpreter trusts its file: a damaged graph may read outside its buffers. The trial tells
 whether the graph loads, runs and answers with numbers; it is no proof that the file is harmless.
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.errors import BtcError, ModelError, one_line
+from edge_runtime.errors import BtcError, ModelError, UnsignedModelError, one_line
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.load import ModelFile, is_tflite, split_tflite
+from edge_runtime.model.file_format import ModelFile, is_tflite, parse_model, split_tflite
 from edge_runtime.model.metadata import ModelInfo
 
 SECONDS = 60  # TensorFlow alone takes several to load
@@ -35,6 +35,17 @@ def try_unsigned(data: bytes) -> ModelFile:
     Raises:
         ModelError: the trial failed, or the graph is of another kind.
     """
+    info = try_apart(data)
+    graph, kind = _graph_of(data)[:2]
+    return ModelFile(info, graph, kind, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def try_apart(data: bytes) -> ModelInfo:
+    """Load and run a model file in a process of its own; its metadata is returned.
+
+    Raises:
+        ModelError: it does not run, or the process died or took over SECONDS.
+    """
     try:
         done = subprocess.run(
             [sys.executable, "-c", _CHILD], input=data, capture_output=True, timeout=SECONDS
@@ -42,8 +53,8 @@ def try_unsigned(data: bytes) -> ModelFile:
     except subprocess.TimeoutExpired:
         raise ModelError(f"a trial in another process took over {SECONDS} s") from None
     try:
-        told = json.loads(done.stdout)
-        error, text = told.get("error"), told.get("info")
+        report = json.loads(done.stdout)
+        error, text = report.get("error"), report.get("info")
     except (ValueError, AttributeError):  # it died, or something else wrote there
         error = text = None
     if text is None:
@@ -52,9 +63,7 @@ def try_unsigned(data: bytes) -> ModelFile:
             if error
             else f"a trial in another process ended with code {done.returncode}: damaged or hostile"
         )
-    graph, kind = _graph_of(data)[:2]
-    info = ModelInfo.from_json(text)
-    return ModelFile(info, graph, kind, hashlib.sha256(data).hexdigest(), len(data))
+    return ModelInfo.from_json(text)
 
 
 def child() -> None:
@@ -66,30 +75,39 @@ def child() -> None:
     except (ImportError, ValueError, OSError):
         pass
     try:
-        told: dict[str, Any] = {"info": _trial(sys.stdin.buffer.read()).to_json()}
+        report: dict[str, Any] = {"info": _trial(sys.stdin.buffer.read()).to_json()}
     except BtcError as error:
-        told = {"error": one_line(error)}
-    print(json.dumps(told))
+        report = {"error": one_line(error)}
+    print(json.dumps(report))
 
 
 def _trial(data: bytes) -> ModelInfo:
+    try:
+        file = parse_model(data)
+        guessed = False
+    except UnsignedModelError:
+        file, guessed = _unsigned(data)
+    opened, size = open_graph(file), file.info.preprocess.size
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(0, 256, (size, size), np.uint8)
+        logits = opened.run(pixels)
+        if guessed and (logits >= 0).all() and abs(float(logits.sum()) - 1) < 0.02:
+            raise ModelError(f"its output looks like probabilities; {NEEDED}")
+    return file.info
+
+
+def _unsigned(data: bytes) -> tuple[ModelFile, bool]:
+    """A file without digest, and whether its metadata had to be guessed."""
     graph, kind, text, labels = _graph_of(data)
     digest = hashlib.sha256(graph).hexdigest()
-    if text is not None:
+    if text is None:
+        info = _guess(graph, kind, labels, digest)
+    else:
         shape = json.loads(text)
         if not isinstance(shape, dict):
             raise ModelError("the model's metadata is not a JSON object")
         info = ModelInfo.from_json(json.dumps(shape | {"graph_sha256": digest}))
-    else:
-        info = _guess(graph, kind, labels, digest)
-    file = ModelFile(info, graph, kind, "", len(data))
-    opened, size = open_graph(file), info.preprocess.size
-    for seed in range(3):
-        pixels = np.random.default_rng(seed).integers(0, 256, (size, size), np.uint8)
-        logits = opened.run(pixels)
-        if text is None and (logits >= 0).all() and abs(float(logits.sum()) - 1) < 0.02:
-            raise ModelError(f"its output looks like probabilities; {NEEDED}")
-    return info
+    return ModelFile(info, graph, kind, "", len(data)), text is None
 
 
 def _graph_of(data: bytes) -> tuple[bytes, str, bytes | None, list[str]]:

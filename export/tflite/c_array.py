@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 
 from edge_runtime.errors import UsageError, printable
-from edge_runtime.model.load import ModelFile, parse_model
+from edge_runtime.model.file_format import ModelFile, parse_model
+from edge_runtime.model.metadata import INTENDED_USE
 
-INTENDED_USE = "Research use only; not for diagnosis."
 _BYTES_PER_LINE = 16
 
 

@@ -43,6 +43,28 @@ def encode(picture: np.ndarray, suffix: str = ".jpg") -> bytes:
     return cv2.imencode(suffix, picture)[1].tobytes()
 
 
+def write_keys(folder: Path) -> Path:
+    """Key pairs as PEM: `our` and `other`, and two that do not fit; each also with a passphrase."""
+    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    for name, key in (
+        ("our", ec.generate_private_key(ec.SECP256R1())),
+        ("other", ec.generate_private_key(ec.SECP384R1())),
+        ("bitcoin", ec.generate_private_key(ec.SECP256K1())),
+        ("rsa", rsa.generate_private_key(65537, 2048)),
+    ):
+        plain, locked = forms.NoEncryption(), forms.BestAvailableEncryption(b"secret")
+        for suffix, lock in (("", plain), ("-locked", locked)):
+            pem = key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, lock)
+            (folder / f"{name}{suffix}.pem").write_bytes(pem)
+        public = key.public_key()
+        (folder / f"{name}.pub.pem").write_bytes(
+            public.public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
+        )
+    return folder
+
+
 @pytest.fixture(scope="session")
 def slices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with twelve drawn slices in several formats, two folders deep."""

@@ -24,7 +24,8 @@ from edge_runtime.decision.prediction import Prediction, Status, failure
 from edge_runtime.decision.study import pooled, study_answer
 from edge_runtime.imaging.preprocess import frame_of, preprocess
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.load import pack_model, read_model
+from edge_runtime.model.file_format import pack_model
+from edge_runtime.model.load import read_model
 from edge_runtime.tables import guard, unguard
 from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import TOOL, edge
@@ -33,9 +34,9 @@ LABELS = ("glioma", "meningioma", "notumor", "pituitary")
 
 
 def trusting() -> Classifier:
-    """The bundled model without the check for unfamiliar pictures, and modest thresholds."""
+    """The bundled model with modest thresholds, and without its check for OOD pictures."""
     file = read_model()
-    info = replace(file.info, thresholds=dict.fromkeys(LABELS, 0.5), unfamiliar=None)
+    info = replace(file.info, thresholds=dict.fromkeys(LABELS, 0.5), ood=None)
     return Classifier(replace(file, info=info))
 
 
@@ -44,20 +45,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file that calls drawn pictures familiar."""
     file = read_model()
     path = tmp_path_factory.mktemp("model") / "open.tflite"
-    info = replace(file.info, thresholds=None, unfamiliar=None)
+    info = replace(file.info, thresholds=None, ood=None)
     path.write_bytes(pack_model(file.graph, info, "tflite"))
     return path
 
 
 def answer(label: str, confidence: float = 0.9, status: Status = Status.OK) -> Prediction:
     rest = (1 - confidence) / 3
-    shares = {name: confidence if name == label else rest for name in LABELS}
+    probabilities = {name: confidence if name == label else rest for name in LABELS}
     given = label if status is Status.OK else None
-    return Prediction("x", status, given, label, confidence, shares, None, "0", "m")
+    return Prediction("x", status, given, label, confidence, probabilities, None, "0", "m")
 
 
 def study(*answers: Prediction) -> Prediction:
-    return study_answer("patient", answers, trusting())
+    return study_answer("patient", answers, dict.fromkeys(LABELS, 0.5), "m")
 
 
 @given(st.lists(st.lists(st.floats(0.001, 1), min_size=4, max_size=4), min_size=1, max_size=9))
@@ -82,14 +83,14 @@ def test_a_study_is_answered_once_with_its_slices() -> None:
 
 
 def test_unfamiliar_slices_and_errors_do_not_vote() -> None:
-    strange = answer("pituitary", 0.99, Status.UNFAMILIAR)
+    outside = answer("pituitary", 0.99, Status.UNFAMILIAR)
     broken = failure("x", "m", "truncated")
-    assert study(answer("glioma"), strange, broken).label == "glioma"
-    most = study(answer("glioma"), strange, strange)
+    assert study(answer("glioma"), outside, broken).label == "glioma"
+    most = study(answer("glioma"), outside, outside)
     assert (most.status, most.label) == (Status.UNFAMILIAR, None)
     assert most.reason is not None
     assert most.reason.startswith("2 of 3 slices")
-    assert study(strange).status is Status.UNFAMILIAR
+    assert study(outside).status is Status.UNFAMILIAR
     assert study(broken, broken).status is Status.ERROR
     assert study().status is Status.ERROR
 
@@ -167,7 +168,7 @@ def test_heatmaps_are_written_beside_the_answers(slices: Path, model: Path, tmp_
         assert told["sha256"][:8] in told["heatmap"]
     assert len(list((tmp_path / "heat").iterdir())) == 12
     outputs = {"logits": read_model().info.outputs["logits"]}
-    info = replace(read_model().info, outputs=outputs, unfamiliar=None)
+    info = replace(read_model().info, outputs=outputs, ood=None)
     blind = tmp_path / "blind.tflite"
     blind.write_bytes(pack_model(read_model().graph, info, "tflite"))
     done = edge("classify", "-r", slices, "--model", blind, "--heatmap", tmp_path / "none")

@@ -32,7 +32,7 @@ def classifier() -> Classifier:
 def trusting() -> Classifier:
     """The bundled model without its checks: it answers for drawn pictures too."""
     file = read_model()
-    return Classifier(replace(file, info=replace(file.info, thresholds=None, unfamiliar=None)))
+    return Classifier(replace(file, info=replace(file.info, thresholds=None, ood=None)))
 
 
 def test_path_bytes_and_array_agree(classifier: Classifier, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_an_interpreter_that_fails_is_a_model_error(monkeypatch: pytest.MonkeyPa
 def test_threshold_withholds_the_label() -> None:
     file = read_model()
     never = dict.fromkeys(file.info.labels, 1.0)
-    strict = replace(file, info=replace(file.info, thresholds=never, unfamiliar=None))
+    strict = replace(file, info=replace(file.info, thresholds=never, ood=None))
     answer = Classifier(strict).classify(draw_slice(3))
     assert answer.status is Status.UNCERTAIN
     assert answer.label is None

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import edge_runtime
 from edge_runtime.model.load import bundled_model
+from edge_runtime.model.metadata import INTENDED_USE
 from tests.device.conftest import draw_slice, encode, png_bytes
 
 TOOL = str(Path(sys.executable).parent / "btc-edge")
@@ -50,7 +52,7 @@ def test_formats_say_the_same(slices: Path) -> None:
     assert float(rows[0]["p_glioma"]) == whole[0]["probabilities"]["glioma"]
     table = edge("classify", "-r", slices)
     assert len(table.stdout.splitlines()) == 13
-    assert "not for diagnosis" in table.stderr
+    assert INTENDED_USE in table.stderr
 
 
 def test_hostile_inputs_each_get_a_line_and_the_rest_is_classified(tmp_path: Path) -> None:
@@ -97,6 +99,13 @@ def test_csv_cells_are_no_formulas(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[1].startswith("'=1+1.jpg,unfamiliar,,")
 
 
+def test_one_sentence_says_what_it_is_for() -> None:
+    """In the help, which must not load the module that holds it, as elsewhere."""
+    assert INTENDED_USE in " ".join(edge("--help").stdout.split())
+    assert edge_runtime.__doc__ is not None
+    assert INTENDED_USE in edge_runtime.__doc__
+
+
 def test_usage(tmp_path: Path, slices: Path) -> None:
     assert edge("classify").returncode == 2
     assert edge("classify", "--format", "xml", slices).returncode == 2
@@ -132,7 +141,8 @@ def test_info() -> None:
     assert "glioma from 0." in text
     assert "unlike the training slices" in text
     shape = json.loads(edge("info", "--format", "json").stdout)
-    assert shape["schema"] == 1
+    assert shape["schema"] == 2
+    assert shape["ood"]["method"] == "distance-and-turn"
     assert shape["labels"] == ["glioma", "meningioma", "notumor", "pituitary"]
 
 
@@ -166,7 +176,7 @@ def test_broken_pipe_is_quiet(slices: Path) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("words", [["--help"], ["classify", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["classify", "--help"], ["verify", "--help"]])
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys\nfrom edge_runtime.commands.main import main\n"

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.commands.entry import next_command
 from edge_runtime.commands.options import backend_option
 from edge_runtime.files import replacing, write_bytes, write_text
 from edge_runtime.model.backends import BACKENDS
+from edge_runtime.model.load import bundled_model
 from tests.device.conftest import draw_slice, encode
 
 TOOL = str(Path(sys.executable).parent / "btc-edge")
@@ -87,9 +89,16 @@ def _feed(stream: object, text: str) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("--help",), ("--version",), ("classify", "--help"), ("info",), ("info", "--format", "json")],
+    [
+        ("--help",),
+        ("--version",),
+        ("classify", "--help"),
+        ("info",),
+        ("info", "--format", "json"),
+        ("verify", bundled_model()),
+    ],
 )
-def test_nor_does_it_matter_what_is_printed(words: tuple[str, ...]) -> None:
+def test_nor_does_it_matter_what_is_printed(words: tuple[object, ...]) -> None:
     done = nobody_reads(TOOL, *words)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -189,6 +198,16 @@ def test_files_have_ordinary_permissions_and_nobody_changes_the_umask(
         os.umask(old)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
     assert len(list(tmp_path.iterdir())) == 8
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_next_command_is_for_people_only(
+    seen: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: seen)
+    next_command(["btc-edge", "verify", Path("my model.tflite"), "\x1b[2J"])
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "next: btc-edge verify 'my model.tflite' '?[2J'\n" if seen else "")
 
 
 def test_the_choices_are_the_interpreters() -> None:

@@ -124,11 +124,11 @@ def guide_for_devices(inside: Path, pictures: Path, folder: Path) -> None:
 
 
 def test_onnx_runtime_and_the_device_tests(wheel: Path, pictures: Path, tmp_path: Path) -> None:
-    """An environment with ONNX Runtime and the readers of volumes, in which the device's own
-    tests run: inputs, answers, interpreters and hostile files without TensorFlow."""
+    """An environment with ONNX Runtime, the readers of volumes and the checker of signatures, in
+    which the device's own tests run: inputs, answers, interpreters without TensorFlow."""
     run(sys.executable, "-m", "venv", tmp_path / "env")
     inside = tmp_path / "env" / "bin"
-    run(inside / "python", "-m", "pip", "install", "--quiet", f"{wheel}[onnx,dicom,nifti]",
+    run(inside / "python", "-m", "pip", "install", "--quiet", f"{wheel}[onnx,dicom,nifti,signing]",
         "pytest", "hypothesis", "tifffile", "imagecodecs", "python-gdcm", "pyjpegls", "pylibjpeg",
         "pylibjpeg-openjpeg")  # fmt: skip
     check_light(inside / "python")

@@ -26,7 +26,8 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.errors import InputError, ModelError
 from edge_runtime.imaging.readers import slices_of
 from edge_runtime.model import untrusted as unsigned
-from edge_runtime.model.load import bundled_model, parse_model, read_model
+from edge_runtime.model.file_format import parse_model
+from edge_runtime.model.load import bundled_model, read_model
 from tests.device.conftest import encode
 from tests.device.test_cli import edge
 

@@ -16,7 +16,8 @@ from edge_runtime.errors import ModelError
 from edge_runtime.imaging.handcrafted import DEVICE_SETS, extract, names_of
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.load import bundled_model, pack_model, parse_model, read_model
+from edge_runtime.model.file_format import pack_model, parse_model
+from edge_runtime.model.load import bundled_model, read_model
 from edge_runtime.model.metadata import ModelInfo
 
 INFO = ModelInfo(
@@ -98,7 +99,7 @@ def test_any_bytes_are_refused_with_a_model_error(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema": 2}, {"labels": ["a"]}, {"labels": ["a", "a"]}, {"labels": [1, 2]},
+    [{"schema": 3}, {"schema": None}, {"labels": ["a"]}, {"labels": ["a", "a"]}, {"labels": [1, 2]},
      {"temperature": 0}, {"temperature": 1e-300}, {"temperature": 10**400},
      {"temperature": "1"}, {"outputs": {}}, {"outputs": {"logits": -1}},
      {"input": {"dtype": "int8", "shape": [1, 128, 128, 1]}}, {"input": None},
@@ -133,6 +134,24 @@ def test_targets_are_kept_and_an_older_file_has_one_error_rate() -> None:
     assert "chosen for 2.0 % errors seen on validation" in _answers(old)
 
 
+def test_the_check_for_out_of_distribution_inputs_had_another_name() -> None:
+    """A version that knows schema 1 only would not see `ood`, and must refuse the file."""
+    info = replace(INFO, outputs={"logits": 0, "features": 1}, ood={"method": "some"},
+                   graph_sha256="0" * 64)  # fmt: skip
+    shape = json.loads(info.to_json())
+    assert (shape["schema"], "unfamiliar" in shape) == (2, False)
+    former = {k: v for k, v in shape.items() if k != "ood"}
+    former |= {"schema": 1, "unfamiliar": shape["ood"]}
+    read = ModelInfo.from_json(json.dumps(former))
+    assert (read.schema, read.ood) == (1, info.ood)
+    assert ModelInfo.from_json(read.to_json()) == info, "written in the newest schema"
+    assert ModelInfo.from_json(json.dumps(former | {"unfamiliar": None})).ood is None
+    with pytest.raises(ModelError, match="ood"):
+        ModelInfo.from_json(json.dumps(former | {"unfamiliar": 3}))
+    with pytest.raises(ModelError, match="reads 1 and 2: update btc-edge"):
+        ModelInfo.from_json(json.dumps(shape | {"schema": 3}))
+
+
 def test_missing_fields_and_unknown_fields() -> None:
     shape = json.loads(replace(INFO, graph_sha256="0" * 64).to_json())
     ModelInfo.from_json(json.dumps(shape | {"of the future": 1}))
@@ -159,7 +178,7 @@ def test_bundled_model_says_what_it_is() -> None:
         assert bound <= (file.info.target_error or {})[label]
     assert (file.info.thresholds or {})["notumor"] > 0.5, "no answer without a guard"
     assert file.info.version == "2026.11.24+71e8d1a4"
-    assert file.info.unfamiliar is not None
+    assert file.info.ood is not None
 
 
 def test_missing_model(tmp_path: Path) -> None:

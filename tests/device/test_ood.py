@@ -1,4 +1,4 @@
-"""The check for inputs unlike the training slices: its arithmetic, its storage, its answers."""
+"""The check for out-of-distribution inputs: its arithmetic, its storage, its answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edge_runtime.model.metadata import ModelInfo
 from tests.device.conftest import draw_slice
 
 
-def familiarity(features: int = 5, classes: int = 3, seed: int = 0, **changes) -> OodDetector:
+def detector(features: int = 5, classes: int = 3, seed: int = 0, **changes) -> OodDetector:
     rng = np.random.default_rng(seed)
     return replace(
         OodDetector(
@@ -36,7 +36,7 @@ def familiarity(features: int = 5, classes: int = 3, seed: int = 0, **changes) -
 
 
 def test_score_by_hand() -> None:
-    f = familiarity()
+    f = detector()
     x = np.random.default_rng(1).normal(size=5)
     z = (x - f.mean) / f.scale
     distance = np.log(min(((z @ f.whiten - c) ** 2).sum() for c in f.centers))
@@ -50,7 +50,7 @@ def test_score_by_hand() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 1000))
 def test_stored_parameters_score_alike(features: int, classes: int, seed: int) -> None:
-    f = familiarity(features, classes, seed)
+    f = detector(features, classes, seed)
     text = json.dumps(f.to_json(), allow_nan=False)
     back = OodDetector.from_json(json.loads(text))
     assert back.to_json() == json.loads(text), "storing twice changes nothing"
@@ -59,8 +59,8 @@ def test_stored_parameters_score_alike(features: int, classes: int, seed: int) -
 
 
 def damaged() -> list[dict]:
-    good = familiarity().to_json()
-    nan = familiarity(mean=np.array([np.nan] * 5)).to_json()
+    good = detector().to_json()
+    nan = detector(mean=np.array([np.nan] * 5)).to_json()
     return [
         {**good, "method": "tea leaves"},
         {**good, "features": 4},
@@ -74,8 +74,8 @@ def damaged() -> list[dict]:
         {**good, "scale": good["mean"][:4]},
         {**good, "levels": None},
         {k: v for k, v in good.items() if k != "turn"},
-        familiarity(scale=np.zeros(5)).to_json(),
-        familiarity(levels=np.array([0.0, 0.0, 0.0, 1.0])).to_json(),
+        detector(scale=np.zeros(5)).to_json(),
+        detector(levels=np.array([0.0, 0.0, 0.0, 1.0])).to_json(),
         nan,
     ]
 
@@ -89,32 +89,32 @@ def test_damaged_parameters_are_refused(shape: dict) -> None:
 def test_metadata_without_the_output_is_refused() -> None:
     info = read_model().info
     shape = json.loads(info.to_json()) | {"outputs": {"logits": 0},
-                                          "unfamiliar": familiarity().to_json()}  # fmt: skip
+                                          "ood": detector().to_json()}  # fmt: skip
     with pytest.raises(ModelError, match="impossible"):
         ModelInfo.from_json(json.dumps(shape))
 
 
 def test_parameters_of_another_network_are_refused() -> None:
     file = read_model()
-    other = replace(file, info=replace(file.info, unfamiliar=familiarity().to_json()))
+    other = replace(file, info=replace(file.info, ood=detector().to_json()))
     with pytest.raises(ModelError, match="features"):
         Classifier(other)
 
 
 @pytest.mark.parametrize(
-    ("confidence", "threshold", "strange", "status"),
+    ("confidence", "threshold", "is_ood", "status"),
     [(0.9, None, False, "ok"), (0.9, 0.9, False, "ok"), (0.89, 0.9, False, "uncertain"),
      (1.0, 1.0, False, "uncertain"),
      (0.99, 0.5, True, "unfamiliar"), (0.1, 0.5, True, "unfamiliar")],
 )  # fmt: skip
-def test_rule(confidence: float, threshold: float | None, strange: bool, status: str) -> None:
-    assert status_of(confidence, threshold, strange).value == status
+def test_rule(confidence: float, threshold: float | None, is_ood: bool, status: str) -> None:
+    assert status_of(confidence, threshold, is_ood).value == status
 
 
 def test_a_refused_slice_keeps_its_best_guess() -> None:
     file = read_model()
-    parameters = dict(file.info.unfamiliar or {}) | {"threshold": -1e9}
-    strict = replace(file, info=replace(file.info, unfamiliar=parameters))
+    parameters = dict(file.info.ood or {}) | {"threshold": -1e9}
+    strict = replace(file, info=replace(file.info, ood=parameters))
     answer = Classifier(strict).classify(draw_slice(3))
     assert answer.status is Status.UNFAMILIAR
     assert answer.label is None
@@ -123,8 +123,8 @@ def test_a_refused_slice_keeps_its_best_guess() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_features_that_are_no_numbers_are_unfamiliar(value: float) -> None:
-    f = familiarity(threshold=1e9)
+def test_features_that_are_no_numbers_are_out_of_distribution(value: float) -> None:
+    f = detector(threshold=1e9)
     x = np.random.default_rng(1).normal(size=(3, 5))
     x[1, 2] = value
     with np.errstate(invalid="ignore"):
@@ -157,7 +157,7 @@ def test_logits_that_are_no_numbers_are_an_error_of_the_slice(
 
 
 @pytest.mark.parametrize("least", [np.nan, -0.1, 1.5])
-def test_a_least_confidence_that_is_no_share_is_refused(least: float) -> None:
+def test_a_least_confidence_that_is_no_probability_is_refused(least: float) -> None:
     with pytest.raises(UsageError, match="min_confidence"):
         Classifier(min_confidence=least)
 

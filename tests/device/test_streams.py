@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.commands.inputs import Unusable, expand
+from edge_runtime.batch import Unusable
+from edge_runtime.commands.inputs import expand
 from edge_runtime.labels import normalise_label
-from edge_runtime.model.load import pack_model, read_model
+from edge_runtime.model.file_format import pack_model
+from edge_runtime.model.load import read_model
 from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import TOOL, edge
 

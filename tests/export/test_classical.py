@@ -16,7 +16,8 @@ import pytest
 
 from edge_runtime import Classifier
 from edge_runtime.errors import ModelError, UsageError
-from edge_runtime.model.load import pack_model, parse_model, read_model
+from edge_runtime.model.file_format import pack_model, parse_model
+from edge_runtime.model.load import read_model
 from export.exporter import Exported, Exporter, ExportSettings
 from export.formats import FORMATS, formats_of
 from export.gate import run_gate
@@ -112,7 +113,7 @@ def test_each_model_passes_and_says_what_it_is(
     assert info.features == (None if deep else {"sets": list(IMAGE_SETS), "length": length})
     assert info.input["shape"] == ([1, 32, 32, 1] if deep else [1, length])
     assert info.outputs == {"logits": 0, "features": 1}
-    assert info.unfamiliar is not None
+    assert info.ood is not None
     assert {figure["measured_on"] for figure in info.metrics} == {"the scikit-learn model"}
 
 

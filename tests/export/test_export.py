@@ -17,7 +17,8 @@ from click.testing import CliRunner
 
 from edge_runtime import Classifier
 from edge_runtime.errors import DataError, ModelError, UsageError
-from edge_runtime.model.load import pack_model, parse_model, read_model
+from edge_runtime.model.file_format import pack_model, parse_model
+from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
 from export.calibration import choose_calibration
 from export.commands.export import command

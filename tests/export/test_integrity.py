@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.errors import BtcError, ExitCode, ModelError, UsageError
-from edge_runtime.model.load import bundled_model, pack_model, read_model
+from edge_runtime.errors import ExitCode, ModelError, UsageError
+from edge_runtime.model.file_format import pack_model
+from edge_runtime.model.load import bundled_model, read_model
+from edge_runtime.model.signature import check_signature, signature_path
+from edge_runtime.verify import verify_file as verify_on_device
 from export.formats import FORMATS
-from export.signing import check_signature, sign_file, signature_path
+from export.signing import sign_file
 from export.verify import verify_file
+from tests.device.conftest import write_keys
 from trainer.run import Run
 
 EXPORT = """
@@ -57,6 +61,9 @@ def test_a_good_file_is_verified(files: dict[str, Path], name: str) -> None:
     assert found["scheme"].startswith(FORMATS[name].scheme)
     assert found["runs"].endswith("4 logits")
     assert found["signature"] == "none"
+    device = verify_on_device(files[name])
+    assert dict(device).items() <= found.items(), "the device says the same, of what it looks at"
+    assert found.keys() - dict(device).keys() == {"scheme", "ops"}
     if FORMATS[name].kind == "onnx":
         assert "opset 17, IR version 8, passes onnx.checker in full" in found["scheme"]
     if name == "int8":
@@ -163,7 +170,7 @@ def test_graphs_that_do_not_run_or_cannot_be_read(files: dict[str, Path], tmp_pa
     path, file = tmp_path / "model.tflite", read_model(files["int8"])
     cut = file.graph[:8] + b"\xff" * 64
     assert "cannot be read" in wrong(packed(path, cut, files["int8"], "int8-full", "uint8"))
-    untold = dict.fromkeys(("thresholds", "target_error", "error_bound", "unfamiliar"))
+    untold = dict.fromkeys(("thresholds", "target_error", "error_bound", "ood"))
     two = replace(file.info, labels=("a", "b"), **untold)
     path.write_bytes(pack_model(file.graph, two, "tflite"))
     assert "outputs are not what its metadata says" in wrong(path)
@@ -186,27 +193,7 @@ def test_onnx_of_other_versions(files: dict[str, Path], tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of key pairs: ours and another's, and keys that do not fit."""
-    pytest.importorskip("model_signing")
-    from cryptography.hazmat.primitives import serialization as forms
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
-    folder = tmp_path_factory.mktemp("keys")
-    for name, key in (
-        ("our", ec.generate_private_key(ec.SECP256R1())),
-        ("other", ec.generate_private_key(ec.SECP384R1())),
-        ("bitcoin", ec.generate_private_key(ec.SECP256K1())),
-        ("rsa", rsa.generate_private_key(65537, 2048)),
-    ):
-        plain, locked = forms.NoEncryption(), forms.BestAvailableEncryption(b"secret")
-        for suffix, lock in (("", plain), ("-locked", locked)):
-            pem = key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, lock)
-            (folder / f"{name}{suffix}.pem").write_bytes(pem)
-        public = key.public_key()
-        (folder / f"{name}.pub.pem").write_bytes(
-            public.public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
-        )
-    return folder
+    return write_keys(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture
@@ -289,12 +276,6 @@ def test_a_missing_package_is_named(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "model_signing", None)
-    calls = (
-        lambda: sign_file(files["int8"], tmp_path),
-        lambda: check_signature(files["int8"], tmp_path, tmp_path),
-    )
-    for call in calls:
-        with pytest.raises(BtcError, match=r"pip install 'btc-edge\[signing\]'") as caught:
-            call()
-        assert caught.value.exit_code == ExitCode.USAGE
+    with pytest.raises(UsageError, match=r"pip install 'btc-edge\[signing\]'"):
+        sign_file(files["int8"], tmp_path)
     assert dict(verify_file(files["int8"]))["signature"] == "none", "not needed without one"

@@ -28,7 +28,8 @@ from benchmarks.processors import (
 )
 from edge_runtime.errors import UsageError
 from edge_runtime.model.backends import open_graph
-from edge_runtime.model.load import ModelFile, pack_model, parse_model, read_model
+from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
+from edge_runtime.model.load import read_model
 from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS
 from export.gate import run_gate

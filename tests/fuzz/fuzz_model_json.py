@@ -15,7 +15,8 @@ import atheris
 with atheris.instrument_imports(include=["edge_runtime"]):
     from edge_runtime.decision.ood import OodDetector
     from edge_runtime.errors import ModelError
-    from edge_runtime.model.load import pack_model, parse_model, read_model, split_tflite
+    from edge_runtime.model.file_format import pack_model, parse_model, split_tflite
+    from edge_runtime.model.load import read_model
     from edge_runtime.model.metadata import ModelInfo
 
 from tests.fuzz.common import fuzz
@@ -29,8 +30,8 @@ def read_metadata(data: bytes) -> None:
     with suppress(ModelError):
         info = ModelInfo.from_json(data)
         assert info.scheme is not None
-        if info.unfamiliar is not None:
-            OodDetector.from_json(info.unfamiliar)
+        if info.ood is not None:
+            OodDetector.from_json(info.ood)
         assert ModelInfo.from_json(info.to_json()).labels == info.labels
     for content in (data, data + hashlib.sha256(data).hexdigest().encode("ascii")):
         with suppress(ModelError):
@@ -41,11 +42,11 @@ def read_metadata(data: bytes) -> None:
 
 def corpus() -> list[bytes]:
     """The bundled model's metadata without its large part, and small model files of it."""
-    info = replace(read_model().info, unfamiliar=None, data={}, metrics=())
+    info = replace(read_model().info, ood=None, data={}, metrics=())
     small = {"method": "distance-and-turn", "features": 1, "threshold": 1.0, "mean": "AAAAAA=="}
-    familiar = replace(info, unfamiliar=small)
+    checked = replace(info, ood=small)
     files = [pack_model(graph, info, kind) for kind, graph in GRAPHS.items()]
-    texts = [i.to_json().encode("utf-8") for i in (info, familiar)]
+    texts = [i.to_json().encode("utf-8") for i in (info, checked)]
     short = [json.dumps(json.loads(text), separators=(",", ":")).encode() for text in texts]
     unsigned = [data[:-64] for data in files]
     return [*texts, *short, *files, *unsigned]

@@ -23,6 +23,7 @@ from benchmarks import card, honest, robust
 from edge_runtime.errors import DataError
 from edge_runtime.imaging.decode import load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess, steps_in_words
+from edge_runtime.model.metadata import INTENDED_USE
 from tests.trainer.test_dataset import fake_dataset
 from trainer.data.dataset import read_dataset
 from trainer.evaluation.decision_rule import DecisionRule
@@ -264,7 +265,7 @@ def test_the_page_needs_no_network_and_names_are_text(page: Path) -> None:
     assert all(place.startswith("data:image/") for place in parsed.loads)
     assert not {"script", "link", "iframe", "i"} & parsed.tags
     assert "url(" not in page.read_text("utf-8")
-    for words in (*NAMES, "Research only; not for diagnosis.", "<i>slice [", "Errors, the most"):
+    for words in (*NAMES, INTENDED_USE, "<i>slice [", "Errors, the most"):
         assert words in parsed.words, words
     assert "xxxx" not in parsed.words, "the check's parameters are no reading"
     assert "90 of 240 test slices" in " ".join(parsed.words.split())

@@ -46,18 +46,18 @@ class DecisionRule:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> DecisionRule:
         """The rule that run.json or model.json holds."""
-        unfamiliar = settings.get("unfamiliar")
+        ood = settings.get("ood", settings.get("unfamiliar"))  # its name in older runs
         return cls(
             float(settings["temperature"] or 1.0),
             settings.get("thresholds") or {},
-            OodDetector.from_json(unfamiliar) if unfamiliar else None,
+            OodDetector.from_json(ood) if ood else None,
         )
 
     def to_settings(self) -> dict[str, Any]:
         """Its fields as run.json and model.json hold them; `max_error` is for older readers."""
         return {
             "temperature": self.temperature,
-            "unfamiliar": self.familiarity.to_json() if self.familiarity else None,
+            "ood": self.familiarity.to_json() if self.familiarity else None,
             "thresholds": dict(self.thresholds),
         } | (threshold_settings(self.chosen, self.confidence) if self.chosen else {})
 

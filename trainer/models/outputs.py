@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
-from edge_runtime.model.load import ModelFile
+from edge_runtime.model.file_format import ModelFile
 
 if TYPE_CHECKING:
     import keras
