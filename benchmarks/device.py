@@ -251,7 +251,7 @@ def measure(model: Path | None, images: Path | None, rounds: int, repeats: int, 
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The tables that the README shows."""
+    """What docs/results.md shows."""
     lines = ["| what | measured | bar | holds |", "|---|---|---|---|"]
     for row in result["rows"]:
         unit = row["unit"] and f" {row['unit']}"

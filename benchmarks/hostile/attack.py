@@ -133,7 +133,7 @@ def attack_images(count: int, first: int, table: Table, make: Callable[[int], Ca
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The table that the README shows."""
+    """What docs/results.md shows."""
     lines = [f"| kind | {' | '.join(COLUMNS)} |", "|---|" + "--:|" * len(COLUMNS)]
     total = dict.fromkeys(COLUMNS, 0)
     for kind, row in sorted(result["rows"].items()):
