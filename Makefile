@@ -1,12 +1,13 @@
 # make demo   sets up and runs the whole job on synthetic slices
 # make test   sets up and runs every check and test
+# make docs   builds the site in site/: guides and API, a warning is an error
 # make fuzz   feeds decoding and model files with bytes that a fuzzer finds, a minute each
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml pretrained/pyproject.toml Makefile | cksum | cut -d' ' -f1)
 
-.PHONY: setup demo test quick fuzz lint format clean
+.PHONY: setup demo test quick docs fuzz lint format clean
 .DEFAULT_GOAL := setup
 
 $(STAMP): pyproject.toml pretrained/pyproject.toml
@@ -35,6 +36,9 @@ test: lint
 	$(BIN)/python -m pytest -m "slow or not slow" -n logical --maxprocesses 4 --dist loadfile \
 		--no-loadscope-reorder
 
+docs: setup
+	$(BIN)/mkdocs build --strict
+
 fuzz: setup
 	$(BIN)/python -m pip install --quiet --editable ".[fuzz]"
 	$(BIN)/python -m tests.fuzz.fuzz_decode -max_total_time=60
@@ -45,4 +49,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-out build dist pretrained/build *.egg-info pretrained/*.egg-info
+	rm -rf $(VENV) demo-out build dist site pretrained/build *.egg-info pretrained/*.egg-info

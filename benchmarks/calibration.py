@@ -72,7 +72,7 @@ def _row(count: int, compared: Sequence[Comparison], groups: Sequence[str]) -> R
 
 
 def as_markdown(result: Row) -> str:
-    """The table that the README shows."""
+    """What docs/results.md shows."""
     lines = [
         "| calibration images | int8 minus Keras, points (95 % interval) | worst seed "
         "| agrees with Keras % | worst seed | mean Δp | largest Δp |",

@@ -37,7 +37,8 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import DataError, InputError
 from edge_runtime.files import write_bytes
-from edge_runtime.imaging.decode import SUFFIXES, decode, load_gray
+from edge_runtime.imaging.decode import decode, load_gray
+from edge_runtime.imaging.kinds import PICTURE_SUFFIXES
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.model.backends import Graph, open_graph
 from trainer.evaluation.intervals import in_words
@@ -71,7 +72,7 @@ def draw_pictures(count: int, images: Path | None) -> list[Gray]:
     if images is None:
         rngs = (np.random.default_rng([3, i]) for i in range(count))
         return [draw_phantom(CLASSES[i % len(CLASSES)], rng) for i, rng in enumerate(rngs)]
-    names = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
+    names = sorted(p for p in images.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
     chosen = np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)
     pictures = []
     for i in chosen:
@@ -250,7 +251,7 @@ def measure(model: Path | None, images: Path | None, rounds: int, repeats: int, 
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The tables that the README shows."""
+    """What docs/results.md shows."""
     lines = ["| what | measured | bar | holds |", "|---|---|---|---|"]
     for row in result["rows"]:
         unit = row["unit"] and f" {row['unit']}"

@@ -233,7 +233,7 @@ def measure(environments: list[Environment], repeats: int, queries: int) -> list
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The table that the README shows."""
+    """What docs/results.md shows."""
     lines = [
         "| set | installs | packages | size MiB | of it interpreter | imports, peak MiB "
         "| classify, peak MiB | classify ms | invoke p50 ms |",

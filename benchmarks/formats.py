@@ -130,7 +130,7 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The table that the README shows."""
+    """What docs/results.md shows."""
     lines = [
         "| format | runtime | size KiB | accuracy % (95 % interval) | agrees with Keras % "
         "| p50 ms | p99 ms | cold start ms | peak MiB |",

@@ -88,7 +88,7 @@ def _row(
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The table that the README shows."""
+    """What docs/results.md shows."""
     lines = [HEAD]
     for row in result["rows"]:
         cells = [row["protocol"], row["on"], str(row["n"]), metric_in_words(row, "accuracy")]

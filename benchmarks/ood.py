@@ -67,7 +67,7 @@ def classify_untyped(classifier: Classifier, source: ImageArchive) -> dict[str, 
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The table that the README shows."""
+    """What docs/results.md shows."""
     rows = ["| picture | refused % |", "|---|--:|"]
     rows += [f"| real slices of unseen groups | {100 * result['real_refused']:.1f} |"]
     rows += [f"| **all kinds below, mean** | **{100 * result['ood_refused']:.1f}** |"]

@@ -175,7 +175,7 @@ def answers_of(run: Run) -> dict[str, Any]:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The table that the README shows."""
+    """What docs/results.md shows."""
     shift = result["shift"]["protocol"].removeprefix("source:")
     worst = min(result["corruptions"], key=lambda name: result["corruptions"][name]["share"])
     moved, types = result["confident_shift"], result["tumor_types"]

@@ -50,7 +50,7 @@ def compare(file: ModelFile, slices: list[npt.NDArray[np.uint8]]) -> dict[str, A
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The table that the README shows."""
+    """What docs/results.md shows."""
     lines = [
         "| file | runtimes | same label | differ within one step | differ | largest difference |",
         "|---|---|--:|--:|--:|--:|",

@@ -24,17 +24,18 @@ from edge_runtime.decision.prediction import (
 )
 from edge_runtime.decision.study import study_answer
 from edge_runtime.errors import InputError, ModelError, UsageError, one_line
-from edge_runtime.imaging.decode import DEFAULT_LIMITS, ImageLimits, as_gray
-from edge_runtime.imaging.preprocess import frame_of, preprocess
+from edge_runtime.imaging.geometry import PLANES
+from edge_runtime.imaging.gray import as_gray
+from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
+from edge_runtime.imaging.preprocess import crop_box, preprocess
 from edge_runtime.imaging.readers import (
-    PLANES,
-    Slice,
     numbered,
     open_slices,
     read_any,
     size_of,
     slices_of,
 )
+from edge_runtime.imaging.stack import Slice
 from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.load import read_model
@@ -42,7 +43,7 @@ from edge_runtime.model.load import read_model
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from edge_runtime.imaging.decode import Encoded, ImageSource
+    from edge_runtime.imaging.limits import Encoded, ImageSource
     from edge_runtime.model.metadata import ModelInfo
 
 
@@ -321,7 +322,7 @@ class Classifier:
         if outputs.class_maps is None:
             raise ModelError("this model gives no class maps, so it has no heatmaps")
         heat = outputs.class_maps[..., int(outputs.logits.argmax())]
-        picture = overlay(part.gray, heat, frame_of(part.gray, self.info.preprocess))
+        picture = overlay(part.gray, heat, crop_box(part.gray, self.info.preprocess))
         path = write_overlay(folder, answer.input, part.number, answer.sha256 or "", picture)
         return replace(answer, heatmap=path)
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and those that are none of the user's own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_OF_SYSTEMS = {
+    *("@eadir", "#recycle", "__macosx", "__pycache__"),
+    *("$recycle.bin", "system volume information", "lost+found"),
+}
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -68,3 +72,9 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's own: a leading dot, or what file servers and
+    desktops leave behind."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS

@@ -1,20 +1,27 @@
-"""Keep C libraries from writing to stderr, without touching the process's descriptor.
+"""Keep native code from writing to stderr, in two ways.
 
-libpng and libjpeg inside OpenCV tell their warnings by `fprintf(stderr, ...)`, and no setting of
-OpenCV reaches that. In the GNU C library (manual, "Standard Streams") and in Apple's, `stderr` is
-a variable that may be set: for as long as something is decoded it leads to /dev/null. What Python
-or another thread writes to descriptor 2 meanwhile arrives, which it would not if the descriptor
-were exchanged.
+`quiet_c_stderr` is for decoding, which several threads do at once: libpng and libjpeg inside OpenCV
+tell their warnings by `fprintf(stderr, ...)`, and no setting of OpenCV reaches that. In the GNU C
+library (manual, "Standard Streams") and in Apple's, `stderr` is a variable that may be set: for as
+long as something is decoded it leads to /dev/null. What Python or another thread writes to
+descriptor 2 meanwhile arrives.
+
+`quiet_descriptor` is for what happens once, such as loading an interpreter: it exchanges the
+process's descriptor 2, so that it silences code that knows no C stream too, and everybody else.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
-class _Quiet:
+class _QuietCStderr:
     """A context in which C code that writes to its `stderr` is not heard; it may be entered by
     several threads at once, and costs a microsecond. Where the C library has no such variable it
     does nothing."""
@@ -54,4 +61,25 @@ def _streams() -> tuple[Any, int | None]:
     return (variable, nowhere) if nowhere else (None, None)
 
 
-quiet = _Quiet()
+quiet_c_stderr = _QuietCStderr()
+_exchanging = threading.Lock()
+
+
+@contextmanager
+def quiet_descriptor() -> Iterator[None]:
+    """Send file descriptor 2 to nowhere for a moment: native code logs there, past Python."""
+    with _exchanging:
+        try:
+            sys.stderr.flush()
+            kept = os.dup(2)
+        except (OSError, ValueError, AttributeError):  # stderr is closed
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from benchmarks import device, footprint
 from benchmarks.common.process import launch
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.errors import BtcError, DataError
 from edge_runtime.imaging.preprocess import Preprocess
-from tests.device.conftest import draw_slice, encode
 
 KIB = 1024
 

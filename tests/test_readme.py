@@ -1,9 +1,9 @@
-"""The README's commands run as they stand, on synthetic slices under the names it uses."""
+"""The commands of README and guides run as they stand, on synthetic slices under their names."""
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import subprocess
 import sys
 import zipfile
@@ -12,40 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tomllib
 
+from tests.documents import GUIDES, ROOT, blocks, commands
+from tests.test_schemas import problems
 from trainer.synthetic.phantoms import draw_phantom, write_phantoms
-
-README = Path(__file__).resolve().parents[1] / "README.md"
-
-
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", README.read_text("utf-8"), flags=re.S)
-
-
-def commands() -> list[str]:
-    lines = "".join(blocks("sh")).splitlines()
-    return [line for line in lines if line.startswith("btc-")]
-
-
-def test_chapters_stand_in_order() -> None:
-    chapters = re.findall(r"^## (.+)$", README.read_text("utf-8"), flags=re.M)
-    assert chapters == ["Two commands", "On a workstation", "On a device", "Results", "Limits"]
-
-
-def test_every_command_is_documented() -> None:
-    words = {line.split()[0] for line in commands()}
-    assert words == {"btc-audit", "btc-train", "btc-evaluate", "btc-export", "btc-edge"}
-
-
-RESULTS = (
-    "honest", "robust", "models", "unfamiliar", "formats", "runtimes", "calibration", "footprint",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", RESULTS)
-def test_result_tables_are_those_of_the_benchmarks(name: str) -> None:
-    made = (README.parent / "benchmarks" / "results" / f"{name}.md").read_text("utf-8").strip()
-    assert made in README.read_text("utf-8")
 
 
 def make_tables(folder: Path) -> None:
@@ -71,7 +42,7 @@ def make_tables(folder: Path) -> None:
          folder / "tumor-untyped.zip", "--epochs", 1, "--out", results),
     ):  # fmt: skip
         command = [sys.executable, "-m", f"benchmarks.{words[0]}", *map(str, words[1:])]
-        done = subprocess.run(command, cwd=README.parent, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, f"{words[0]}\n{done.stderr[-2000:]}"
     robust = (results / "robust.md").read_text("utf-8")
     assert "trained without `other`, tested on it" in robust
@@ -81,6 +52,16 @@ def make_tables(folder: Path) -> None:
     assert "deep features" in compared
     assert "region (30)" in compared
     assert "deep features (80)" in (models / "models.html").read_text("utf-8")
+
+
+def check_schemas(folder: Path) -> None:
+    """What the commands left keeps the schemas in docs/schemas."""
+    found = 0
+    for path in folder.rglob("*.json"):
+        if path.stem in {"run", "metrics", "export", "audit", "benchmark"}:
+            assert problems(path.stem, json.loads(path.read_text("utf-8"))) == [], path
+            found += 1
+    assert found > 10
 
 
 @pytest.mark.slow
@@ -109,6 +90,12 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             archive.writestr(f"tumor/{i}.png", cv2.imencode(".png", gray)[1].tobytes())
     untyped = [f"tumor/{i}.png,u{i // 2},home" for i in range(len(names))]
     (tmp_path / "tumor-untyped.csv").write_text("\n".join(["path,group,source", *untyped, ""]))
+    (tmp_path / "data").mkdir()
+    (card,) = blocks(ROOT / "docs" / "training.md", "toml")
+    (tmp_path / "data" / "data.toml").write_text(card)
+    for name in tomllib.loads(card).values():
+        if (tmp_path / str(name)).is_file():
+            os.link(tmp_path / name, tmp_path / "data" / name)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for line in commands():
         if line.startswith("btc-train") and "--model" not in line and "/grouped" not in line:
@@ -120,8 +107,9 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         # An audit that finds a leak says so with exit code 1.
         codes = {0, 1} if line.startswith("btc-audit") else {0}
         assert done.returncode in codes, f"{line}\n{done.stderr[-2000:]}"
-        assert done.stdout.strip(), line
+        assert done.stdout.strip() or ">" in line or line.startswith("btc-plot"), line
     make_tables(tmp_path)
-    for code in blocks("python"):
+    for code in (code for guide in GUIDES for code in blocks(guide, "python")):
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
+    check_schemas(tmp_path)

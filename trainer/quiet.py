@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from edge_runtime.model.backends import quiet_stderr
+from edge_runtime.quiet import quiet_descriptor
 
 
 def import_tensorflow() -> None:
@@ -15,7 +15,7 @@ def import_tensorflow() -> None:
         ModuleNotFoundError: the extra is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quiet_stderr():
+    with quiet_descriptor():
         import keras  # noqa: F401
         import tensorflow as tf
 

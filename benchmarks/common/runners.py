@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import DataError
-from edge_runtime.imaging.decode import SUFFIXES, load_gray
+from edge_runtime.imaging.decode import load_gray
+from edge_runtime.imaging.kinds import PICTURE_SUFFIXES
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.file_format import ModelFile
 from export.tflite.flatbuffer import read_tflite
@@ -95,7 +96,7 @@ def read_slices(data: Path, count: int, seed: int = 0) -> list[npt.NDArray[np.ui
         DataError: no image in it.
     """
     with zipfile.ZipFile(data) as archive:
-        names = sorted(n for n in archive.namelist() if n.lower().endswith(SUFFIXES))
+        names = sorted(n for n in archive.namelist() if n.lower().endswith(PICTURE_SUFFIXES))
         if not names:
             raise DataError(f"{data.name}: no image")
         order = np.random.default_rng(seed).permutation(len(names))[:count]

@@ -14,11 +14,11 @@ import numpy as np
 
 from benchmarks.hostile.bombs import BOMBS
 from benchmarks.hostile.files import MAKERS
+from benchmarks.hostile.pictures import PNG_SIGNATURE
+from edge_runtime.imaging.kinds import GZIP
 
 Rng = np.random.Generator
 BOMB_SHARE = 0.04  # of the images; most are large
-PNG = b"\x89PNG\r\n\x1a\n"
-GZIP = b"\x1f\x8b"
 
 
 class Case(NamedTuple):
@@ -124,7 +124,7 @@ NIFTI_2 += [(at, "<d") for at in (*range(104, 168, 8), 176, 184, *range(352, 496
 
 def header_fields(data: bytes) -> list[tuple[int, str]]:
     """Where the numbers of a file's header stand and how they are stored."""
-    if data.startswith(PNG):
+    if data.startswith(PNG_SIGNATURE):
         return [(16, ">I"), (20, ">I"), (24, ">B"), (25, ">B"), (28, ">B"), (8, ">I"), (33, ">I")]
     if data.startswith(b"\xff\xd8"):
         found = re.search(rb"\xff[\xc0-\xc2]", data)
@@ -215,6 +215,6 @@ def alter(seed: int) -> Case:
     altered = plain
     while altered == plain:
         altered = IMAGE_KINDS[kind](rng, plain, other)
-        if altered.startswith(PNG) and rng.random() < 0.7:
+        if altered.startswith(PNG_SIGNATURE) and rng.random() < 0.7:
             altered = mend_png(altered)
     return Case(seed, base, kind, gzip.compress(altered, mtime=0) if inside else altered)

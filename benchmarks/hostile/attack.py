@@ -22,8 +22,9 @@ import click
 
 from benchmarks.common.command import EXISTING, out_option, publish
 from benchmarks.hostile.alter import Case, alter
-from benchmarks.hostile.files import cv2_bytes, draw
+from benchmarks.hostile.files import draw
 from benchmarks.hostile.models import alter_model, alter_unsigned
+from benchmarks.hostile.pictures import encode
 from benchmarks.hostile.run import (
     MODEL_LIMIT,
     SLICE_LIMIT,
@@ -80,7 +81,7 @@ def attack_models(cases: Iterable[Case], table: Table, part: str, original: byte
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         picture, good = folder / "slice.png", folder / "good.tflite"
-        picture.write_bytes(cv2_bytes(draw(1), ".png"))
+        picture.write_bytes(encode(draw(1), ".png"))
         good.write_bytes(original)
         ends = [run_model(good, picture, SECONDS, *options) for _ in range(3)]
         if any(end.outcome != "answered" for end in ends):
@@ -132,7 +133,7 @@ def attack_images(count: int, first: int, table: Table, make: Callable[[int], Ca
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The table that the README shows."""
+    """What docs/results.md shows."""
     lines = [f"| kind | {' | '.join(COLUMNS)} |", "|---|" + "--:|" * len(COLUMNS)]
     total = dict.fromkeys(COLUMNS, 0)
     for kind, row in sorted(result["rows"].items()):

@@ -22,6 +22,13 @@ from pydicom.uid import (
 )
 
 from benchmarks.hostile.files import dicom_bytes, draw, nifti_bytes, pillow_bytes
+from benchmarks.hostile.pictures import (
+    black_png,
+    png_chunk,
+    tiff_file,
+    with_chunks,
+    zeros_packed,
+)
 
 Rng = np.random.Generator
 ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
@@ -31,36 +38,10 @@ def _pick(rng: Rng, *choices: int) -> int:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    check = struct.pack(">I", zlib.crc32(kind + body))
-    return struct.pack(">I", len(body)) + kind + body + check
-
-
-def _zeros_packed(count: int) -> bytes:
-    """So many zeros in zlib's format."""
-    pack, block = zlib.compressobj(6), bytes(1 << 20)
-    parts = [pack.compress(block) for _ in range(count >> 20)]
-    return b"".join([*parts, pack.compress(bytes(count % (1 << 20))), pack.flush()])
-
-
-@lru_cache(maxsize=32)
-def png(width: int, height: int, bits: int = 8, colour: int = 0) -> bytes:
-    """A valid black PNG of any size, small on disk.
-
-    Args:
-        colour: the format's colour type: 0 gray, 2 RGB, 6 RGBA.
-    """
-    body = _zeros_packed(height * (1 + width * {0: 1, 2: 3, 6: 4}[colour] * bits // 8))
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    parts = [_chunk(b"IHDR", header), _chunk(b"IDAT", body), _chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
 @lru_cache(maxsize=32)
 def png_chunks(count: int) -> bytes:
     """A small PNG with so many empty chunks behind its header."""
-    data = png(64, 64)
-    return data[:33] + _chunk(b"teXt", b"") * count + data[33:]
+    return with_chunks(black_png(64, 64), png_chunk(b"teXt") * count)
 
 
 def jpeg_segments(segment: bytes, count: int) -> bytes:
@@ -79,7 +60,7 @@ def gif_blocks(count: int) -> bytes:
 @lru_cache(maxsize=16)
 def full_tiff(side: int, bits: int, kind: int, samples: int = 1) -> bytes:
     """A black TIFF that holds all it claims in one strip: `kind` 1 unsigned, 2 signed, 3 float."""
-    strip = _zeros_packed(side * side * samples * bits // 8)
+    strip = zeros_packed(side * side * samples * bits // 8)
     colour = 2 if samples > 1 else 1
     return tiff(side, side, strip, t258=bits, t262=colour, t277=samples, t339=kind)
 
@@ -96,15 +77,10 @@ def tiff(width: int, height: int, strip: bytes = zlib.compress(bytes(4096)), **t
     told = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 273: 0, 277: 1, 278: height,
             279: len(strip)}  # fmt: skip
     told |= {int(name[1:]): value for name, value in tags.items()}
-    start = 10 + 12 * len(told) + 4
-    told[273] = start
     if 322 in told:  # tiles instead of strips
-        told |= {324: start + 0, 325: told.pop(279)}
+        told |= {324: 0, 325: told.pop(279)}
         del told[273], told[278]
-    start = 10 + 12 * len(told) + 4
-    told |= {tag: start for tag in (273, 324) if tag in told}
-    entries = (struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(told.items()))
-    return struct.pack("<2sHIH", b"II", 42, 8, len(told)) + b"".join(entries) + bytes(4) + strip
+    return tiff_file(((tag, 4, value) for tag, value in sorted(told.items())), strip)
 
 
 def _tiled(rng: Rng) -> bytes:
@@ -119,7 +95,7 @@ def _deep_tiff(rng: Rng) -> bytes:
 
 
 def _deep_png(rng: Rng) -> bytes:
-    return png(_pick(rng, 4000, 7000), _pick(rng, 4000, 7000), 16, _pick(rng, 0, 2, 6))
+    return black_png(_pick(rng, 4000, 7000), _pick(rng, 4000, 7000), 16, _pick(rng, 0, 2, 6))
 
 
 def _jpeg_walk(rng: Rng) -> bytes:
@@ -262,8 +238,8 @@ def _pages(suffix: str) -> bytes:
 
 # By suffix and a word; each takes a random generator.
 BOMBS: dict[str, Callable[[Rng], bytes]] = {
-    "png gigapixel": lambda r: png(_pick(r, 20_000, 2_500), _pick(r, 20_000, 1)),
-    "png narrow": lambda r: png(_pick(r, 60_000, 9000, 1), _pick(r, 1, 10, 40)),
+    "png gigapixel": lambda r: black_png(_pick(r, 20_000, 2_500), _pick(r, 20_000, 1)),
+    "png narrow": lambda r: black_png(_pick(r, 60_000, 9000, 1), _pick(r, 1, 10, 40)),
     "png pages": lambda r: _pages("PNG"),
     "webp pages": lambda r: _pages("WEBP"),
     "tiff pages": lambda r: _pages("TIFF"),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,28 +23,20 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from benchmarks.hostile.pictures import draw_slice, encode, exif_of
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Array = npt.NDArray[Any]
 
 SIDE = 96  # pixels: small files are altered where it matters more often
-# EXIF that says no more than that the picture lies on its side.
-TURN = struct.pack("<2sHIHHHIII", b"II", 42, 8, 1, 0x0112, 3, 1, 6, 0)
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 
 
 def draw(seed: int, height: int = SIDE, width: int = SIDE) -> npt.NDArray[np.uint8]:
-    """A head-like gray picture: a bright ring, texture inside, a bright mass."""
-    rng = np.random.default_rng(seed)
-    picture = np.zeros((height, width), np.float32)
-    centre = (width // 2, height // 2)
-    cv2.ellipse(picture, centre, (int(width * 0.36), int(height * 0.42)), 0, 0, 360, 200, -1)
-    cv2.ellipse(picture, centre, (int(width * 0.31), int(height * 0.37)), 0, 0, 360, 90, -1)
-    place = (int(width * rng.uniform(0.35, 0.65)), int(height * rng.uniform(0.35, 0.65)))
-    cv2.circle(picture, place, max(1, int(width * rng.uniform(0.04, 0.09))), 230, -1)
-    picture += rng.normal(0, 6, picture.shape).astype(np.float32)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    """A drawn slice, small as a rule."""
+    return draw_slice(seed, height, width)
 
 
 def dicom_bytes(frames: Array, **elements: Any) -> bytes:
@@ -165,12 +156,6 @@ def pillow_bytes(picture: Array, format: str, **options: Any) -> bytes:
     return out.getvalue()
 
 
-def cv2_bytes(picture: Array, suffix: str, *options: int) -> bytes:
-    """A picture encoded by OpenCV; `options` are its pairs of flag and value."""
-    data: bytes = cv2.imencode(suffix, picture, list(options))[1].tobytes()
-    return data
-
-
 def _palette_png(seed: int) -> bytes:
     out = io.BytesIO()
     Image.fromarray(draw(seed)).convert("P").save(out, "PNG")
@@ -223,24 +208,24 @@ MAKERS: dict[str, Callable[[int], bytes]] = {
     "jpg gray": lambda s: pillow_bytes(draw(s), "JPEG"),
     "jpg rgb": lambda s: pillow_bytes(_rgb(s), "JPEG"),
     "jpg progressive": lambda s: pillow_bytes(_rgb(s), "JPEG", progressive=True),
-    "png gray": lambda s: cv2_bytes(draw(s), ".png"),
-    "png 16": lambda s: cv2_bytes(_deep(s), ".png"),
-    "png rgb": lambda s: cv2_bytes(_rgb(s), ".png"),
+    "png gray": lambda s: encode(draw(s), ".png"),
+    "png 16": lambda s: encode(_deep(s), ".png"),
+    "png rgb": lambda s: encode(_rgb(s), ".png"),
     "png rgba": lambda s: pillow_bytes(np.dstack([_rgb(s), draw(s)]), "PNG"),
     "png palette": _palette_png,
-    "bmp gray": lambda s: cv2_bytes(draw(s), ".bmp"),
+    "bmp gray": lambda s: encode(draw(s), ".bmp"),
     "bmp rgb": lambda s: pillow_bytes(_rgb(s), "BMP"),
     "tiff lzw": lambda s: pillow_bytes(draw(s), "TIFF", compression="tiff_lzw"),
     "tiff 16 deflate": lambda s: pillow_bytes(_deep(s), "TIFF", compression="tiff_adobe_deflate"),
-    "tiff float": lambda s: cv2_bytes(draw(s).astype(np.float32) / 7, ".tiff"),
+    "tiff float": lambda s: encode(draw(s).astype(np.float32) / 7, ".tiff"),
     "tiff rgb": lambda s: pillow_bytes(_rgb(s), "TIFF"),
     "tiff big": lambda s: pillow_bytes(draw(s), "TIFF", big_tiff=True),
     "tiff jpeg": lambda s: pillow_bytes(_rgb(s), "TIFF", compression="jpeg"),
     "tiff packbits": lambda s: pillow_bytes(_rgb(s), "TIFF", compression="packbits"),
     "gif": lambda s: pillow_bytes(draw(s), "GIF"),
-    "webp turned": lambda s: pillow_bytes(_rgb(s), "WEBP", exif=b"Exif\0\0" + TURN),
-    "webp": lambda s: cv2_bytes(draw(s), ".webp", cv2.IMWRITE_WEBP_QUALITY, 80),
-    "webp lossless": lambda s: cv2_bytes(_rgb(s), ".webp", cv2.IMWRITE_WEBP_QUALITY, 101),
+    "webp turned": lambda s: pillow_bytes(_rgb(s), "WEBP", exif=b"Exif\0\0" + exif_of(6)),
+    "webp": lambda s: encode(draw(s), ".webp", cv2.IMWRITE_WEBP_QUALITY, 80),
+    "webp lossless": lambda s: encode(_rgb(s), ".webp", cv2.IMWRITE_WEBP_QUALITY, 101),
     "dcm": _windowed,
     "dcm inverted": lambda s: dicom_bytes(_deep(s), PhotometricInterpretation="MONOCHROME1"),
     "dcm rgb": lambda s: dicom_bytes(_rgb(s), SamplesPerPixel=3),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.hostile.alter import GENERAL, Case, Rng
-from benchmarks.hostile.bombs import png
+from benchmarks.hostile.pictures import black_png
 from edge_runtime.model.file_format import DIGEST_LENGTH, is_tflite, split_tflite
 
 
@@ -105,7 +105,7 @@ def another_file(rng: Rng, data: bytes, other: bytes) -> bytes:
     """Something else under the name of a model: nothing, a picture, text, a zip, fields only."""
     start = data[: int(rng.integers(4, 64))]
     choices = (
-        *(b"", png(64, 64), b"a model\n" * 100, start, b"\0" * 1000, b"PK\5\6" + bytes(18)),
+        *(b"", black_png(64, 64), b"a model\n" * 100, start, b"\0" * 1000, b"PK\5\6" + bytes(18)),
         # An .onnx is read field by field: many tiny ones must not take long.
         *(b"\x08\x01" * 2_000_000, b"\x12\x00" * 2_000_000, b"\x12\xff\xff\xff\xff\x0f"),
     )

@@ -124,7 +124,7 @@ def gap(mine: Predictions, other: Predictions) -> dict[str, Any]:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The table that the README shows."""
+    """What docs/results.md shows."""
     lines = [HEAD]
     for row in result["rows"]:
         first = row["model"] == NETWORK.model

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_runtime.commands.inputs import is_hidden
 from edge_runtime.errors import DataError, InputError
-from edge_runtime.imaging.decode import SUFFIXES, decode, read_file
+from edge_runtime.files import is_hidden
+from edge_runtime.imaging.decode import decode
+from edge_runtime.imaging.kinds import PICTURE_SUFFIXES
+from edge_runtime.imaging.limits import read_file
 from edge_runtime.labels import normalise_label
 
 MAX_IMAGES = 2000  # encoded images kept in memory
@@ -49,7 +51,7 @@ def read_samples(folder: Path, labels: Sequence[str]) -> Samples:
     """
     paths = sorted(
         path for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in PICTURE_SUFFIXES
         and not any(map(is_hidden, path.relative_to(folder).parts))
     )  # fmt: skip
     warnings = []

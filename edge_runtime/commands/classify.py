@@ -120,7 +120,7 @@ def _open(options: dict[str, Any]) -> Classifier:
     import cv2
 
     from edge_runtime.classifier import Classifier
-    from edge_runtime.imaging.decode import MIB, ImageLimits
+    from edge_runtime.imaging.limits import MIB, ImageLimits
     from edge_runtime.model.load import read_model
 
     cv2.setNumThreads(1)  # on slices this small its threads cost more than they give

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from glob import has_magic, iglob
 from typing import IO
 
 from edge_runtime.batch import Unusable
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.headers import read_header, volume_format
-from edge_runtime.imaging.readers import FILE_SUFFIXES
+from edge_runtime.files import is_hidden
+from edge_runtime.imaging.kinds import SUFFIXES, halves_of, kind_of
+from edge_runtime.imaging.limits import first_bytes
 
 Tell = Callable[[str], None]
 
-HEAD = 1024  # bytes that tell a file's format
-GZIP = b"\x1f\x8b"
 MOST_KINDS = 5  # of files that are passed over, in one line
-SYSTEM_FOLDERS = {
-    *("@eadir", "#recycle", "__macosx", "__pycache__"),
-    *("$recycle.bin", "system volume information", "lost+found"),
-}
 
 
 def expand(
@@ -79,11 +74,9 @@ def _folder(word: str, recursive: bool, tell: Tell) -> Iterator[str | Unusable]:
         names = {name for name in files if not is_hidden(name)}
         for name in sorted(names):
             path = os.path.join(folder, name)  # noqa: PTH118 - as above
-            if name[-4:].lower() == ".hdr" and not names.isdisjoint(
-                name[:-4] + end for end in (".img", ".IMG")
-            ):
-                continue  # a NIfTI pair is one input, told by its .img
-            if name.lower().endswith(FILE_SUFFIXES) or _is_image(path):
+            if _is_told_by_another(name, names):
+                continue
+            if name.lower().endswith(SUFFIXES) or _is_image(path):
                 found = True
                 yield path
             else:
@@ -99,16 +92,19 @@ def _folder(word: str, recursive: bool, tell: Tell) -> Iterator[str | Unusable]:
         yield Unusable(word, InputError("no image in this folder"))
 
 
+def _is_told_by_another(name: str, names: Set[str]) -> bool:
+    """Whether a file is the header of a pair whose other half is there: a pair is one input."""
+    header, image = halves_of(name) or ("", "")
+    if not header or not name.lower().endswith(header):
+        return False
+    stem = name[: -len(header)]
+    return stem + image in names or stem + image.upper() in names
+
+
 def _is_link(path: str) -> bool:
     """Whether a folder is one that `os.walk` does not enter."""
     junction = getattr(os.path, "isjunction", os.path.islink)  # of Windows, from Python 3.12 on
     return os.path.islink(path) or junction(path)  # noqa: PTH114 - as above
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's own: a leading dot, or what file servers and
-    desktops leave behind."""
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def _passed_over(word: str, others: Mapping[str, Sequence[str]]) -> str:
@@ -127,14 +123,9 @@ def _is_image(path: str) -> bool:
     if os.path.basename(path) == "DICOMDIR" or not os.path.isfile(path):  # noqa: PTH113, PTH119 - as above
         return False
     try:
-        with open(path, "rb") as stream:
-            head = stream.read(HEAD)
-    except OSError:
+        return kind_of(first_bytes(path)) is not None
+    except InputError:
         return False
-    kind = volume_format(head)  # takes any gzip file for a NIfTI volume
-    return (
-        kind == "dicom" or (kind is not None and head[:2] != GZIP) or read_header(head) is not None
-    )
 
 
 def lines_of(listing: IO[str]) -> Iterator[str | None]:

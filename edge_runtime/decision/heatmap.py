@@ -30,7 +30,7 @@ def overlay(
     Args:
         gray: the slice, H×W.
         heat: the map, h×w.
-        frame: where the map lies in the slice, see `preprocess.frame_of`; outside it the slice
+        frame: where the map lies in the slice, see `preprocess.crop_box`; outside it the slice
             stays gray.
 
     Returns:

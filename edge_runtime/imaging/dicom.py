@@ -1,29 +1,35 @@
 """Slices of a DICOM file, through its rescale, window and photometric interpretation.
 
-pydicom reads the elements of group 0028 (how pixels are stored), the functional groups of enhanced
-images and the pixels; every other element, the patient's among them, is skipped unread. What is
-shown follows PS3.3 (C.7.6.3, C.11.1, C.11.2): the first window or lookup table of the values of
-interest. Frames without one share the range of `images.robust_range` over the values of at most
-SAMPLED frames, evenly spaced; what the file marks as padding is black and does not count.
+What is shown follows PS3.3 (C.7.6.3, C.11.1, C.11.2): the first window or lookup table of the
+values of interest. Frames without one share the range of `gray.robust_range` over the values of at
+most SAMPLED frames, evenly spaced; what the file marks as padding is black and does not count.
 """
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
-from pydicom.filereader import read_sequence
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.decode import SAMPLE, ImageLimits, as_gray, robust_range
-from edge_runtime.imaging.dicom_frames import OFFSETS, StoredFrames
-from edge_runtime.imaging.readers import Stack, in_bands, shown_memory, square_pixels, within
+from edge_runtime.imaging.dicom_frames import StoredFrames
+from edge_runtime.imaging.dicom_head import COLOURS, DAMAGED, read_head, refuse_large
+from edge_runtime.imaging.geometry import square_pixels
+from edge_runtime.imaging.gray import (
+    SAMPLE,
+    as_gray,
+    in_bands,
+    levels,
+    rising,
+    robust_range,
+    shown_memory,
+    within,
+)
+from edge_runtime.imaging.limits import ImageLimits
+from edge_runtime.imaging.stack import Stack
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,83 +38,23 @@ if TYPE_CHECKING:
     Gray = npt.NDArray[np.uint8]
     Range = tuple[float, float]
 
-# All that is read beside the pixels themselves (and what pydicom needs of group 0028 to decode
-# them). The functional groups hold the same, frame by frame, for enhanced images.
-COLOURS = ("Red", "Green", "Blue")
-ELEMENTS = [
-    *("Rows", "Columns", "NumberOfFrames", "PhotometricInterpretation", "PixelRepresentation"),
-    *("SamplesPerPixel", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"),
-    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence"),
-    *("WindowCenter", "WindowWidth", "VOILUTFunction", "PixelSpacing", "PixelAspectRatio"),
-    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *(f"{colour}PaletteColorLookupTableDescriptor" for colour in COLOURS),
-    *(f"{colour}PaletteColorLookupTableData" for colour in COLOURS),
-    *(f"Segmented{colour}PaletteColorLookupTableData" for colour in COLOURS),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-]
 GRAY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-DEFLATED = b"1.2.840.10008.1.2.1.99"
-ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # in either order of bytes
-ITEMS_A_FRAME = 16  # in functional groups; each costs pydicom tens of microseconds
-# By how deep they stand.
-SEQUENCES = (
-    ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-     "ModalityLUTSequence", "VOILUTSequence"),
-    ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence"),
-    ("ModalityLUTSequence", "VOILUTSequence"),
-)  # fmt: skip
-MAX_READS = 200_000  # by pydicom, which needs one to three, and microseconds, for an element
-MAX_READ = 1 << 24  # bytes of a value that is kept: groups of 4 KiB for each of 4096 frames
-MAX_ELEMENT = 1 << 18  # bytes of one that is used: the largest lookup table takes half
 SAMPLED = 16  # frames that a value range is taken from
-DAMAGED = "truncated or damaged DICOM file"
-TOO_MANY = "a DICOM file of too many or too large parts"
-
-# What pydicom has to say of odd values quotes them, and a value may be a name.
-logging.getLogger("pydicom").disabled = True
-warnings.filterwarnings("ignore", module=r"(pydicom|PIL)\b")
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 
-class _Bounded(io.BytesIO):
-    """What pydicom may read, which does not bound how much it makes of a file.
+def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> Stack:
+    """The frames in their order.
 
     Args:
-        data: a file or a part of it.
-        reads: one for each time that it may still read of the file.
-    """
-
-    def __init__(self, data: bytes, reads: Iterator[int]) -> None:
-        super().__init__(data)
-        self._reads = reads
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or not 0 <= size <= MAX_READ or next(self._reads, None) is None:
-            raise InputError(TOO_MANY)
-        return super().read(size)
-
-
-def read_dicom(data: bytes, limits: ImageLimits) -> Stack:
-    """The frames in their order.
+        plane, volume: of NIfTI files; they tell a DICOM file nothing.
 
     Raises:
         InputError: no pixels, over the limits, a compression without decoder, truncated, damaged.
     """
-    if DEFLATED in data:  # pydicom would inflate it whole, to any size
-        raise InputError("not supported: a deflated DICOM file; save it without that compression")
-    if sum(map(data.count, ITEMS)) > ITEMS_A_FRAME * limits.max_slices:
-        raise InputError(TOO_MANY)
-    reads = iter(range(MAX_READS))
     try:
-        stream = _Bounded(data, reads)
-        head = pydicom.dcmread(
-            stream, specific_tags=[*ELEMENTS, *OFFSETS], stop_before_pixels=True, force=True
-        )
-        _refuse_large(head)
-        _open_sequences(head, reads)
-        count = _check(head, limits)
-        stored = StoredFrames(data, stream.tell(), head, count)
+        head, count, at = read_head(data, limits)
+        stored = StoredFrames(data, at, head, count)
         pixels = int(head.Rows) * int(head.Columns)
         sampled = pixels * min(count, SAMPLED) if head.SamplesPerPixel == 1 else 0
         memory = stored.memory + shown_memory(pixels, sampled)
@@ -117,47 +63,6 @@ def read_dicom(data: bytes, limits: ImageLimits) -> Stack:
     except Exception:  # pydicom raises many kinds on a damaged file
         raise InputError(DAMAGED) from None
     return Stack(count, memory, _frames(head, stored))
-
-
-def _refuse_large(of: pydicom.Dataset) -> None:
-    """A list of numbers that is megabytes long would take pydicom gigabytes: an object for each."""
-    for tag in of.keys():  # noqa: SIM118 - iterating over a Dataset makes those objects
-        value = of.get_item(tag).value
-        sequence = pydicom.datadict.keyword_for_tag(tag).endswith("Sequence")
-        if isinstance(value, bytes) and len(value) > MAX_ELEMENT and not sequence:
-            raise InputError(DAMAGED)
-
-
-def _open_sequences(of: pydicom.Dataset, reads: Iterator[int], depth: int = 0) -> None:
-    """Read the sequences that are used; pydicom would do it unbounded when it is asked for them."""
-    for name in SEQUENCES[depth]:
-        if name not in of:
-            continue
-        raw = of.get_item(name)
-        if isinstance(raw.value, bytes):
-            stream, size = _Bounded(raw.value, reads), len(raw.value)
-            items = read_sequence(stream, raw.is_implicit_VR, raw.is_little_endian, size, "ascii")
-            of[name] = pydicom.DataElement(raw.tag, "SQ", items)
-        if depth + 1 < len(SEQUENCES):
-            for item in of[name].value or []:
-                _open_sequences(item, reads, depth + 1)
-
-
-def _check(head: pydicom.Dataset, limits: ImageLimits) -> int:
-    """The number of frames, once sizes are known to be bearable."""
-    if "Rows" not in head or "Columns" not in head:
-        raise InputError("a DICOM file without an image")
-    rows, columns = int(head.Rows), int(head.Columns)
-    if rows * columns > limits.max_pixels:
-        raise InputError(f"{columns}x{rows} pixels: over the limit of {limits.max_pixels:,} pixels")
-    if rows < 1 or columns < 1:
-        raise InputError(DAMAGED)
-    frames = int(head.get("NumberOfFrames") or 1)
-    if frames < 1:
-        raise InputError(DAMAGED)
-    if frames > limits.max_slices:
-        raise InputError(f"{frames} frames: over the limit of {limits.max_slices:,} slices")
-    return frames
 
 
 def _frames(head: pydicom.Dataset, stored: StoredFrames) -> Iterator[Gray]:
@@ -189,12 +94,12 @@ class _Rules:
         if raw.ndim == 3:
             gray = self._luma(raw)
         elif self._palette is not None:
-            first, levels = self._palette
-            gray = in_bands(raw, lambda part: levels[_places(part, first, len(levels))])
+            first, table = self._palette
+            gray = in_bands(raw, lambda part: table[_places(part, first, len(table))])
         else:
             gray = self._monochrome(number, raw)
-        sides = _sides(self._layer(number, "PixelMeasuresSequence"), self._head)
-        return square_pixels(gray, *sides)
+        spacing = _spacing(self._layer(number, "PixelMeasuresSequence"), self._head)
+        return square_pixels(gray, *spacing)
 
     def _luma(self, raw: Array) -> Gray:
         if raw.shape[2] != 3:
@@ -202,9 +107,9 @@ class _Rules:
         if raw.dtype == np.uint8:
             return as_gray(raw)
         white = 2.0 ** int(self._head.BitsStored) - 1
-        return in_bands(raw, lambda part: as_gray(part, (0, white)))
+        return as_gray(raw, (0, white))
 
-    @np.errstate(all="ignore")  # rescaled values may be no numbers; `as_gray` refuses those
+    @np.errstate(all="ignore")  # rescaled values may be no numbers; `levels` refuses those
     def _monochrome(self, number: int, raw: Array) -> Gray:
         to_values = _modality(self._layer(number, "PixelValueTransformationSequence"), self._head)
         to_gray = _interest(self._layer(number, "FrameVOILUTSequence"), self._head)
@@ -265,21 +170,21 @@ def _interest(layer: pydicom.Dataset, head: pydicom.Dataset) -> Callable[[Array]
     table = _table(layer, "VOILUTSequence", head)
     if table is not None:
         first, entries, bits = table
-        levels = as_gray(entries[None], (0, max(2**bits - 1, int(entries.max()))))[0]
-        return lambda values: levels[_places(values, first, len(levels))]
+        shown = levels(entries, (0, max(2**bits - 1, int(entries.max()))))
+        return lambda values: shown[_places(values, first, len(shown))]
     center, width = (_number(layer.get(f"Window{name}")) for name in ("Center", "Width"))
     shape = str(layer.get("VOILUTFunction") or "LINEAR").strip().upper()
     if center is None or width is None or width <= 0 or (shape == "LINEAR" and width < 1):
         return None
     if shape == "SIGMOID":
-        return lambda values: as_gray(
+        return lambda values: levels(
             1 / (1 + np.exp(np.clip(-4 * (values.astype(np.float64) - center) / width, -50, 50))),
             (0, 1),
         )
     if shape == "LINEAR_EXACT":
-        return partial(as_gray, value_range=(center - width / 2, center + width / 2))
+        return partial(levels, value_range=rising((center - width / 2, center + width / 2)))
     low = center - 0.5 - (width - 1) / 2
-    return partial(as_gray, value_range=(low, low + max(width - 1, 1e-3)))
+    return partial(levels, value_range=rising((low, low + max(width - 1, 1e-3))))
 
 
 def _table(
@@ -291,7 +196,7 @@ def _table(
     where a value lies more than 16 bits beyond the table, and know fewer depths.
     """
     for item in layer.get(sequence) or []:
-        _refuse_large(item)
+        refuse_large(item)
         told = item.get("LUTDescriptor")
         entries = _entries(item.get("LUTData"), head)
         if told and len(told) == 3 and entries.size:
@@ -384,7 +289,7 @@ def _first(of: Mapping[Any, Any] | pydicom.Dataset, sequence: str) -> Any:
     items = of.get(sequence)
     if not items:
         return {}
-    _refuse_large(items[0])
+    refuse_large(items[0])
     return items[0]
 
 
@@ -395,12 +300,12 @@ def _number(value: Any) -> float | None:
     return None if value is None or value == "" else float(value)
 
 
-def _sides(layer: pydicom.Dataset, head: pydicom.Dataset) -> tuple[float, float]:
+def _spacing(layer: pydicom.Dataset, head: pydicom.Dataset) -> tuple[float, float]:
     """Height and width of a pixel, in mm or as a ratio."""
-    sides: Any = layer.get("PixelSpacing") or head.get("PixelAspectRatio") or ()
-    if len(sides) != 2 or None in sides:
+    spacing: Any = layer.get("PixelSpacing") or head.get("PixelAspectRatio") or ()
+    if len(spacing) != 2 or None in spacing:
         return 1.0, 1.0
-    return float(sides[0]), float(sides[1])
+    return float(spacing[0]), float(spacing[1])
 
 
 def _padding(raw: Array, head: pydicom.Dataset) -> npt.NDArray[np.bool_] | None:

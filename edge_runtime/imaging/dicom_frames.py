@@ -23,16 +23,15 @@ from pydicom.pixels import get_decoder
 from pydicom.pixels.utils import as_pixel_options
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.decode import MAX_SCANS
-from edge_runtime.imaging.headers import read_header
-from edge_runtime.quiet import quiet
+from edge_runtime.imaging.dicom_head import DAMAGED, OFFSETS
+from edge_runtime.imaging.headers import MAX_SCANS, TOO_SHORT, jpeg_header
+from edge_runtime.quiet import quiet_c_stderr
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Array = npt.NDArray[Any]
 
-OFFSETS = ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"]  # read before the pixels
 REQUIRED = ("PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated", "BitsStored",
             "PixelRepresentation")  # fmt: skip
 KEYWORDS = {0x0010: "PixelData", 0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData"}
@@ -76,8 +75,7 @@ KNOWN = {SIZ, COD, COC, SOT} | {
     b"\xff" + bytes([code])
     for code in b"\x50\x55\x57\x58\x59\x5c\x5d\x5e\x5f\x60\x61\x63\x64\x74\x75\x77\x78"
 }
-MAX_TILES, MAX_PRECINCTS, SMALLEST_BLOCK, MAX_SEGMENTS = 1024, 1 << 14, 4, 1 << 16
-DAMAGED = "truncated or damaged DICOM file"
+MAX_TILES, MAX_PRECINCTS, SMALLEST_BLOCK, MAX_MARKERS = 1024, 1 << 14, 4, 1 << 16
 
 
 class StoredFrames:
@@ -164,7 +162,8 @@ class StoredFrames:
         raw: Array
         packed, options = encapsulate([frame]), self._options | {"number_of_frames": 1}
         for plugin in self._plugins:
-            with quiet, suppress(Exception):  # the next one may know what this one does not
+            # The next one may know what this one does not.
+            with quiet_c_stderr, suppress(Exception):
                 raw, _ = self._decoder.as_array(packed, index=0, decoding_plugin=plugin, **options)
                 return raw
         raise InputError(DAMAGED)
@@ -250,7 +249,10 @@ def _is_bearable(
             for begin, end in pairwise(bounds)
         )
     if frame.startswith(b"\xff\xd8"):
-        header = read_header(frame)
+        try:
+            header = jpeg_header(frame)
+        except TOO_SHORT:
+            return False
         told = header is not None and (header.height, header.width) == (rows, columns)
         few = header is not None and header.channels <= samples
         return told and few and frame.count(b"\xff\xda") <= MAX_SCANS
@@ -309,7 +311,7 @@ def _segments(frame: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
         InputError: they are not where they should be, or too many.
     """
     end = 0  # of the tile part, once in one
-    for _ in range(MAX_SEGMENTS):
+    for _ in range(MAX_MARKERS):
         marker = frame[at : at + 2]
         if marker == SOD and at < end:
             at, end = end, 0

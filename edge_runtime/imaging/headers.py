@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+MAX_SCANS = 100  # a progressive JPEG has about ten; each costs a pass over the whole picture
 MAX_SEGMENTS = 1000  # of a JPEG before its picture; one with every kind of metadata has some 300
 MAX_CHUNKS = 65_536  # of a PNG, a WebP or a GIF; a PNG of 100 MB has 13,000
 LARGE = 1 << 20  # bytes of a JPEG
@@ -53,7 +54,7 @@ class Header(NamedTuple):
 
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
-PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))  # see `mended.plain_png`
+PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))  # see `repairs.plain_png`
 
 
 def _png(data: bytes) -> Header | None:
@@ -87,8 +88,15 @@ _JPEG_RARE = {0xC3: "a lossless JPEG", 0xC9: "an arithmetic-coded JPEG",
               0xCA: "an arithmetic-coded JPEG", 0xCB: "a lossless JPEG"}  # fmt: skip
 
 
-def _jpeg(data: bytes) -> Header | None:
-    at, frame, turned = 2, None, False
+def jpeg_header(data: bytes) -> Header | None:
+    """The header of a JPEG; None where it is none, or damaged.
+
+    Raises:
+        TOO_SHORT: it ends too early.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    at, start, turned = 2, None, False
     for segments in range(MAX_SEGMENTS):
         marker = data[at + 1]
         if data[at] == 0xFF and 0x00 < marker < 0xFF:
@@ -101,12 +109,11 @@ def _jpeg(data: bytes) -> Header | None:
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
             continue
         if marker in _SOF:
-            if frame is not None:
+            if start is not None:
                 return None
-            frame = (marker, at)
+            start = (marker, at)
         elif marker == 0xDA:  # the scan begins
-            header = None if frame is None else _jpeg_frame(data, *frame, at, turned)
-            return header and header._replace(segments=segments)
+            return None if start is None else _jpeg_start(data, *start, at, turned, segments)
         elif marker == 0xE1 and data.startswith(b"Exif", at + 2):
             turned = True
         at += int.from_bytes(data[at : at + 2], "big")
@@ -114,8 +121,10 @@ def _jpeg(data: bytes) -> Header | None:
     return Header("jpeg", 1, 1, unsupported=words)
 
 
-def _jpeg_frame(data: bytes, marker: int, at: int, scan: int, turned: bool) -> Header | None:
-    """The header that a frame (its marker and place) and the first scan's place tell."""
+def _jpeg_start(
+    data: bytes, marker: int, at: int, scan: int, turned: bool, segments: int
+) -> Header | None:
+    """What a start of frame (its marker and place) and the place of the first scan tell."""
     bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
     if bits == 8 and marker in (0xC0, 0xC1, 0xC2) and channels in (1, 3, 4):
         unsupported = ""
@@ -144,10 +153,11 @@ def _jpeg_frame(data: bytes, marker: int, at: int, scan: int, turned: bool) -> H
         units = -(-width // (8 * across)) * -(-height // (8 * down))
         memory += units * 128 * sum(one * other for one, other in factors)
     rare = _JPEG_RARE.get(marker, "")
-    return Header("jpeg", width, height, channels, bits, memory, 1, unsupported, rare, scans)
+    return Header(
+        "jpeg", width, height, channels, bits, memory, 1, unsupported, rare, scans, segments
+    )
 
 
-_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes of each kind that Windows and OS/2 have
 _BMP_MASKS = {  # of a pixel's bits: red, green, blue
     16: ((0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F)),
     32: ((0xFF0000, 0xFF00, 0xFF),),
@@ -182,9 +192,9 @@ def _webp(data: bytes) -> Header | None:
     if chunk == b"VP8X":
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
         channels = 4 if data[20] & 0x10 else 3
-        frames = _webp_frames(data) if data[20] & 0x02 else 1
-        if frames != 1:
-            unsupported = f"an animated WebP of {frames} frames"
+        pictures = _webp_pictures(data) if data[20] & 0x02 else 1
+        if pictures != 1:
+            unsupported = f"an animated WebP of {pictures} frames"
     elif chunk == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
         width, height = (bits & 0x3FFF) + 1, ((bits >> 14) & 0x3FFF) + 1
@@ -211,37 +221,37 @@ def webp_chunks(data: bytes) -> list[tuple[bytes, int, int]]:
     return chunks
 
 
-def _webp_frames(data: bytes) -> int:
+def _webp_pictures(data: bytes) -> int:
     return sum(kind == b"ANMF" for kind, _, _ in webp_chunks(data))
 
 
 def _gif(data: bytes) -> Header | None:
     width, height = struct.unpack_from("<HH", data, 6)
-    frames, controls = gif_frames(data)
+    pictures, controls = gif_pictures(data)
     unsupported = ""
-    if frames is None:
+    if pictures is None:
         unsupported = f"a GIF of more than {MAX_CHUNKS:,} blocks"
-    elif frames > 1:
-        unsupported = f"an animated GIF of {frames} frames"
-    elif not frames:
+    elif pictures > 1:
+        unsupported = f"an animated GIF of {pictures} frames"
+    elif not pictures:
         return None
-    # Indices, colour of the frame and gray; a copy of the file without the flag of transparency.
+    # Indices, colour and gray; a copy of the file without the flag of transparency.
     memory = width * height * 7 + (len(data) if controls else 0)
     return Header("gif", width, height, 3, 8, memory, 1, unsupported)
 
 
-def gif_frames(data: bytes) -> tuple[int | None, list[int]]:
-    """The frames of a GIF, and where the flags of its control blocks stand; None for the frames
+def gif_pictures(data: bytes) -> tuple[int | None, list[int]]:
+    """The pictures of a GIF, and where the flags of its control blocks stand; None for the pictures
     where there are too many blocks to know."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    frames, controls, blocks = 0, [], 0
+    pictures, controls, blocks = 0, [], 0
     while at < len(data) and data[at] != 0x3B:
         if data[at] == 0x21:  # an extension
             if data[at + 1] == 0xF9:
                 controls.append(at + 3)
             at += 2
         elif data[at] == 0x2C:  # a picture, perhaps with colours of its own
-            frames += 1
+            pictures += 1
             at += 11 + (3 << (data[at + 9] & 7) + 1 if data[at + 9] & 0x80 else 0)
         else:
             break
@@ -251,104 +261,10 @@ def gif_frames(data: bytes) -> tuple[int | None, list[int]]:
             if blocks > MAX_CHUNKS:
                 return None, controls
         at += 1
-    return frames, controls
+    return pictures, controls
 
 
-def _tiff(data: bytes) -> Header | None:
-    from edge_runtime.imaging.tiff import tiff_header
-
-    return tiff_header(data)
-
-
-_READERS: tuple[tuple[str, bytes, Callable[[bytes], Header | None]], ...] = (
-    ("jpeg", b"\xff\xd8\xff", _jpeg),
-    ("png", b"\x89PNG\r\n\x1a\n", _png),
-    ("bmp", b"BM", _bmp),
-    ("tiff", b"II*\x00", _tiff),
-    ("tiff", b"MM\x00*", _tiff),
-    ("tiff", b"II+\x00", _tiff),
-    ("tiff", b"MM\x00+", _tiff),
-    ("webp", b"RIFF", _webp),
-    ("gif", b"GIF87a", _gif),
-    ("gif", b"GIF89a", _gif),
-)
-FORMATS = ("jpeg", "png", "bmp", "tiff", "webp", "gif", "dicom", "nifti")
-
-
-def read_header(data: bytes) -> Header | None:
-    """The header of an image, a volume excepted; None where the bytes are something else.
-
-    A known signature with a damaged header gives a size of 0×0.
-    """
-    for name, signature, read in _READERS:
-        if data.startswith(signature) and _goes_on(name, data):
-            try:
-                header = read(data)
-            except TOO_SHORT:
-                header = None
-            return header or Header(name, 0, 0)
-    return None
-
-
-def _goes_on(name: str, data: bytes) -> bool:
-    """Whether what stands behind a short signature fits: many files begin with RIFF, and a table
-    with the column BMI begins like a BMP."""
-    if name == "bmp":
-        return int.from_bytes(data[14:18], "little") in _BMP_HEADERS
-    return name != "webp" or data[8:12] == b"WEBP"
-
-
-def volume_format(data: bytes) -> str | None:
-    """`dicom` or `nifti` where the first kibibyte of a file says so, else None.
-
-    DICOM PS3.10 (section 7.1): `DICM` behind a preamble of 128 bytes; see `_is_bare_dicom` for
-    files without. NIfTI-1 and -2: the size of the header, then a magic (that of a pair of files
-    too); a compressed one is taken at the gzip magic's word.
-    """
-    if data[128:132] == b"DICM":
-        return "dicom"
-    if data[:2] == b"\x1f\x8b" or data[344:348] in (b"n+1\0", b"ni1\0"):
-        return "nifti"
-    if data[4:8] in (b"n+2\0", b"ni2\0"):
-        return "nifti"
-    return "dicom" if data[:2] in _BARE and _is_bare_dicom(data[:1024]) else None
-
-
-# The first group of a data set without preamble, as little-endian and big-endian files store it.
-_BARE = (b"\x02\0", b"\x08\0", b"\0\x08")
-_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR",
-                   b"UT", b"UV"))  # fmt: skip
-_SHORT = frozenset((b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO",
-                    b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL",
-                    b"US"))  # fmt: skip
-_CERTAIN = 3  # elements that must fit together
-
-
-def _is_bare_dicom(start: bytes) -> bool:
-    """Whether a data set (PS3.5, section 7.1) begins at once, as some programs write it.
-
-    Nothing marks one, so its first elements must be whole and of rising tags, even groups and
-    even lengths, each with a value representation that exists or none of them with one.
-    """
-    order = "<" if start[1] == 0 else ">"
-    explicit = start[4:6] in _SHORT
-    at = last = 0
-    for _ in range(_CERTAIN):
-        if at + 12 > len(start):
-            return False
-        group, element = struct.unpack_from(f"{order}HH", start, at)
-        kind = start[at + 4 : at + 6]
-        if not explicit or kind in _LONG:
-            (length,) = struct.unpack_from(f"{order}I", start, at + (8 if explicit else 4))
-            begin = at + (12 if explicit else 8)
-        else:
-            (length,) = struct.unpack_from(f"{order}H", start, at + 6)
-            begin = at + 8
-        known = group in (0x0002, 0x0008, 0x0010, 0x0018, 0x0020, 0x0028)
-        rising = (group << 16 | element) > last
-        if not (known and rising and length % 2 == 0 and begin + length <= len(start)):
-            return False
-        if (kind not in _SHORT | _LONG) if explicit else order == ">":
-            return False
-        last, at = group << 16 | element, begin + length
-    return True
+# By `Kind.name`.
+PARSERS: dict[str, Callable[[bytes], Header | None]] = {
+    "jpeg": jpeg_header, "png": _png, "bmp": _bmp, "webp": _webp, "gif": _gif,
+}  # fmt: skip

@@ -20,15 +20,12 @@ import nibabel
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.decode import MIB, ImageLimits, robust_range
-from edge_runtime.imaging.readers import (
-    PLANES,
-    Stack,
-    in_bands,
-    shown_memory,
-    square_pixels,
-    within,
-)
+from edge_runtime.imaging.geometry import PLANES, square_pixels
+from edge_runtime.imaging.gray import in_bands, robust_range, shown_memory, within
+from edge_runtime.imaging.kinds import GZIP
+from edge_runtime.imaging.limits import MIB, ImageLimits
+from edge_runtime.imaging.nifti_pair import DAMAGED
+from edge_runtime.imaging.stack import Stack
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,10 +35,9 @@ if TYPE_CHECKING:
 
 LONGEST_HEADER = 540  # bytes: NIfTI-2
 BLOCK = 1 << 20  # bytes unpacked at a time
-PIECE = 1 << 14  # bytes packed that are looked at at a time
+PACKED = 1 << 14  # bytes packed that are looked at at a time
 MAX_MEMBERS = 1 << 16  # of a gzip file; bgzip writes one for each 64 KiB
 NOT_PADDING = re.compile(rb"[^\0]")
-DAMAGED = "truncated or damaged NIFTI file"
 DAMAGED_GZIP = "truncated or damaged gzip file"
 
 # What nibabel and NumPy have to say of odd headers is of no use on stderr.
@@ -67,12 +63,12 @@ class _View(NamedTuple):
 
     order: list[int]  # the axes of the file that go right, anterior and superior
     turned: list[bool]  # of these, whether they must be turned around
-    sides: list[float]  # of a voxel along them, in mm
+    spacing: list[float]  # of voxels along them, in mm
     slope: float
     intercept: float
 
 
-def read_nifti(data: bytes, limits: ImageLimits, plane: str, volume: int | None = None) -> Stack:
+def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> Stack:
     """The slices of one volume in the file's order, gray levels alike over all of them.
 
     Args:
@@ -83,7 +79,7 @@ def read_nifti(data: bytes, limits: ImageLimits, plane: str, volume: int | None 
         InputError: no volume of real numbers, several where none is chosen, over the limits,
             truncated or damaged.
     """
-    packed = data[:2] == b"\x1f\x8b"
+    packed = data[:2] == GZIP
     start = _start(data) if packed else data[: 2 * LONGEST_HEADER]
     try:
         header = _header(start)
@@ -107,7 +103,7 @@ def read_nifti(data: bytes, limits: ImageLimits, plane: str, volume: int | None 
 def _header(start: bytes) -> Any:
     if start[344:348] == b"ni1\0" or start[4:8] == b"ni2\0":
         raise InputError(
-            "the header of a NIFTI pair: give the path of its .hdr or .img file, with the other "
+            "the header of a NIfTI pair: give the path of its .hdr or .img file, with the other "
             "half beside it, or save both as one .nii file"
         )
     kind = nibabel.Nifti2Header if start[4:8] == b"n+2\0" else nibabel.Nifti1Header
@@ -118,19 +114,19 @@ def _voxels(header: Any, limits: ImageLimits, volume: int | None) -> _Voxels:
     """The volume that is meant."""
     shape, dtype = tuple(map(int, header.get_data_shape())), header.get_data_dtype()
     if len(shape) < 2 or min(shape) < 1:
-        raise InputError("a NIFTI file without a volume")
+        raise InputError("a NIfTI file without a volume")
     if dtype.kind not in "buif":
         kind = "complex numbers" if dtype.kind == "c" else "colours"
-        raise InputError(f"not supported: a NIFTI file of {kind}; save it as real numbers")
+        raise InputError(f"not supported: a NIfTI file of {kind}; save it as real numbers")
     count = math.prod(shape[3:])
     if volume is None and count > 1:
         raise InputError(
-            f"a NIFTI file of {count} volumes: choose one with --volume 0 to {count - 1}"
+            f"a NIfTI file of {count} volumes: choose one with --volume 0 to {count - 1}"
         )
     if not 0 <= (volume or 0) < count:
         told = "1 volume: --volume can only be 0"
         told = told if count == 1 else f"{count} volumes: --volume must be 0 to {count - 1}"
-        raise InputError(f"a NIFTI file of {told}")
+        raise InputError(f"a NIfTI file of {told}")
     x, y, z = (*shape, 1)[:3]
     if max(x, y, z) > limits.max_slices or sorted((x, y, z))[1] * max(x, y, z) > limits.max_pixels:
         raise InputError(f"{x}x{y}x{z} voxels: over the limit")
@@ -144,7 +140,7 @@ def _view(header: Any) -> _View:
     slope, intercept = header.get_slope_inter()
     places = nibabel.io_orientation(header.get_best_affine())
     if np.isnan(places).any() or len(places) != 3:
-        raise InputError("a NIFTI file whose orientation cannot be told")
+        raise InputError("a NIfTI file whose orientation cannot be told")
     order = [int(np.flatnonzero(places[:, 0] == axis)[0]) for axis in range(3)]
     zooms = [*header.get_zooms()[:3], 1.0][:3]
     return _View(
@@ -170,7 +166,7 @@ def _cut(
         low, high = sorted(end * view.slope + view.intercept for end in robust_range(stack))
     for raw in stack:
         gray = in_bands(raw, lambda part: _levels(part, view, (low, high)))
-        yield square_pixels(gray, view.sides[down], view.sides[across])
+        yield square_pixels(gray, view.spacing[down], view.spacing[across])
 
 
 @np.errstate(all="ignore")  # a hostile slope: what overflows becomes white or black
@@ -181,7 +177,7 @@ def _levels(raw: Array, view: _View, value_range: tuple[float, float]) -> Gray:
 
 def _stack(data: bytes, limits: ImageLimits, voxels: _Voxels) -> Array:
     """The voxels as they stand in the file (X×Y×Z)."""
-    packed = data[:2] == b"\x1f\x8b"
+    packed = data[:2] == GZIP
     whole = _unpack(data, limits, voxels) if packed else data
     count, offset = math.prod(voxels.shape), 0 if packed else voxels.offset
     flat = np.frombuffer(whole, voxels.dtype, count, offset)
@@ -196,7 +192,7 @@ def _start(data: bytes) -> bytes:
         if len(start) >= 2 * LONGEST_HEADER:
             break
     if start[344:348] not in (b"n+1\0", b"ni1\0") and start[4:8] not in (b"n+2\0", b"ni2\0"):
-        raise InputError("not supported: a gzip file that holds no NIFTI volume")
+        raise InputError("not supported: a gzip file that holds no NIfTI volume")
     return start
 
 
@@ -233,7 +229,7 @@ def _unpacked(data: bytes, most: int) -> Iterator[bytes]:
         while not member.eof:
             packed = member.unconsumed_tail
             if not packed:
-                packed, at = data[at : at + PIECE], at + PIECE
+                packed, at = data[at : at + PACKED], at + PACKED
             try:
                 block = member.decompress(packed, most)
             except zlib.error:

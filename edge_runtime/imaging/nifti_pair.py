@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.decode import MIB, ImageLimits, read_file
-from edge_runtime.imaging.readers import PAIR_SUFFIXES
+from edge_runtime.imaging.kinds import halves_of
+from edge_runtime.imaging.limits import MIB, ImageLimits, read_file
+
+DAMAGED = "truncated or damaged NIfTI file"
 
 
 class _Layout(NamedTuple):
@@ -39,9 +41,13 @@ _LAYOUTS = (
 def other_half(path: str | os.PathLike[str]) -> Path | None:
     """The other file of a pair, where it exists; its suffix is written like this one's."""
     half = Path(path)
-    wanted = PAIR_SUFFIXES[half.suffix.lower() == PAIR_SUFFIXES[0]]
+    wanted = halves_of(half.name)[_is_header(half)]
     other = half.with_suffix(wanted.upper() if half.suffix.isupper() else wanted)
     return other if other.is_file() else None
+
+
+def _is_header(half: Path) -> bool:
+    return half.suffix.lower() == halves_of(half.name)[0]
 
 
 def read_pair(path: str | os.PathLike[str], limits: ImageLimits) -> bytes:
@@ -49,9 +55,9 @@ def read_pair(path: str | os.PathLike[str], limits: ImageLimits) -> bytes:
     pair as it stands.
 
     Raises:
-        InputError: as `images.read_file`; half of a pair alone, or of an Analyze 7.5 pair.
+        InputError: as `limits.read_file`; half of a pair alone, or of an Analyze 7.5 pair.
     """
-    other, given_header = other_half(path), Path(path).suffix.lower() == PAIR_SUFFIXES[0]
+    other, given_header = other_half(path), _is_header(Path(path))
     if other is None and not given_header:
         return read_file(path, limits)
     header_path, image_path = (path, other) if given_header else (other or path, Path(path))
@@ -59,13 +65,13 @@ def read_pair(path: str | os.PathLike[str], limits: ImageLimits) -> bytes:
     for layout in _LAYOUTS:
         if header[layout.magic_at : layout.magic_at + 4] == layout.magic:
             if image_path is None:
-                raise InputError("the header of a NIFTI pair: its .img file is missing")
+                raise InputError("the header of a NIfTI pair: its .img file is missing")
             return _joined(header, layout, image_path, limits)
     analyze = header[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c") and header[344:348] != b"n+1\0"
     if len(header) >= 348 and analyze:  # begins with its size, as NIfTI-1 does
         raise InputError(
             "not supported: an Analyze 7.5 pair, which does not say which side is left; "
-            "convert it to NIFTI"
+            "convert it to NIfTI"
         )
     return read_file(path, limits)
 
@@ -73,12 +79,12 @@ def read_pair(path: str | os.PathLike[str], limits: ImageLimits) -> bytes:
 def _joined(header: bytes, layout: _Layout, image: Path, limits: ImageLimits) -> bytes:
     """Header and voxels in one buffer, without a second copy of the voxels."""
     if len(header) < layout.size:
-        raise InputError("truncated or damaged NIFTI file")
+        raise InputError(DAMAGED)
     begin = layout.size + 4  # behind it: that no extension follows
     order = "<" if struct.unpack("<i", header[:4])[0] == layout.size else ">"
     (offset,) = struct.unpack_from(order + layout.offset, header, layout.offset_at)
     if not 0 <= offset <= limits.max_bytes:  # no number, or one beyond every file
-        raise InputError("truncated or damaged NIFTI file")
+        raise InputError(DAMAGED)
     single = bytearray(header[: layout.size] + bytes(4))
     single[layout.magic_at : layout.magic_at + 4] = layout.single
     struct.pack_into(order + layout.offset, single, layout.offset_at, offset + begin)

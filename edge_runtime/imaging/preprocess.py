@@ -171,7 +171,7 @@ def steps_in_words(options: Preprocess) -> list[str]:
     ]
 
 
-def frame_of(gray: Gray, options: Preprocess) -> tuple[float, float, float, float]:
+def crop_box(gray: Gray, options: Preprocess) -> tuple[float, float, float, float]:
     """Where the model's square input lies in the slice: left, top, right and bottom, each as a
     fraction of the slice's width or height (below 0 or above 1 where black was added).
 
@@ -193,7 +193,7 @@ def head_box(gray: Gray) -> tuple[slice, slice]:
 
     A pixel counts as head above an eighth of the 99th percentile of brightness. The box reaches
     from the first to the last row (column) in which 5 % of the pixels count; the outermost 2 %
-    of the slice are ignored, so that frames, specks and thin text do not widen it. A box under
+    of the slice are ignored, so that borders, specks and thin text do not widen it. A box under
     a quarter of either side is no head: then the whole slice is kept.
     """
     import cv2

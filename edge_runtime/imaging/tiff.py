@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.headers import TOO_SHORT, Header, read_header
+from edge_runtime.imaging.geometry import turned
+from edge_runtime.imaging.headers import TOO_SHORT, Header, jpeg_header
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 MAX_TAGS = 512
 MAX_BLOCKS = 65_536  # strips and tiles; each costs some microseconds
 MAX_SAMPLES = 8  # values of a tag that is told for each sample
-MAX_SEGMENTS = 10 * MAX_BLOCKS  # of all JPEGs in a file, the tables counted for each block
+MAX_JPEG_SEGMENTS = 10 * MAX_BLOCKS  # of all JPEGs in a file, the tables counted for each block
 MAX_TABLES = 1 << 28  # bytes of the JPEG tables times blocks
 AT_ONCE = 1 << 20  # bytes that are unpacked by one call, before or after, or turned to gray
 NONE, LZW, JPEG, DEFLATE, OLD_DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
@@ -297,16 +298,6 @@ def orientation(exif: bytes) -> int:
     return (tags or {}).get(274, [1])[0]
 
 
-def turned(values: Values, turn: int) -> Values:
-    """A view of a picture as the tag Orientation (TIFF 6.0, page 36) says: where row 0 and
-    column 0 are. What it does not know is not turned."""
-    if turn in (5, 6, 7, 8):
-        values = values.T
-    rows = -1 if turn in (3, 4, 7, 8) else 1
-    columns = -1 if turn in (2, 3, 6, 7) else 1
-    return values[::rows, ::columns]
-
-
 def _blocks(data: bytes, layout: Layout) -> Iterator[tuple[int, int, Values]]:
     """The strips or tiles in gray, each in pieces: its number, its first row in it, the rows."""
     tall, wide = layout.block
@@ -319,9 +310,9 @@ def _blocks(data: bytes, layout: Layout) -> Iterator[tuple[int, int, Values]]:
             needed = _rows(layout, number)
             encoded, header = _whole_jpeg(piece, layout, needed)
             segments += header.segments
-            if segments > MAX_SEGMENTS:
+            if segments > MAX_JPEG_SEGMENTS:
                 raise InputError(
-                    f"not supported: a TIFF of more than {MAX_SEGMENTS:,} JPEG segments"
+                    f"not supported: a TIFF of more than {MAX_JPEG_SEGMENTS:,} JPEG segments"
                 )
             yield number, 0, _jpeg(encoded, header)[:needed]
         return
@@ -452,7 +443,7 @@ def _whole_jpeg(piece: memoryview, layout: Layout, rows: int) -> tuple[bytes, He
         adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([how])
     tables = layout.tables[2:-2] if layout.tables.startswith(b"\xff\xd8") else b""
     data = b"\xff\xd8" + adobe + tables + bytes(piece[2:])
-    header = read_header(data)
+    header = jpeg_header(data)
     wide, tall = layout.block[1], layout.block[0]
     if (
         header is None

@@ -7,11 +7,7 @@ and, rarely, silently wrong results. Open one per thread.
 from __future__ import annotations
 
 import os
-import sys
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +17,7 @@ import numpy as np
 from edge_runtime.errors import BackendError, ModelError, one_line
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.sessions import OnnxGraph, TfliteGraph
+from edge_runtime.quiet import quiet_descriptor
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -88,7 +85,7 @@ def open_graph(model: ModelFile, backend: str = "auto", threads: int = 1) -> Gra
     """
     name = _choose(model.format, backend)
     try:
-        with quiet_stderr():
+        with quiet_descriptor():
             if name in _ONNX:
                 return OnnxGraph(model, threads)
             return TfliteGraph(model, name, threads, *_tflite_class(name))
@@ -106,7 +103,7 @@ def raw_signature(graph: bytes, kind: str) -> tuple[str, list[int], list[list[in
     """
     name = _choose(kind, "auto")
     try:
-        with quiet_stderr():
+        with quiet_descriptor():
             if name in _ONNX:
                 import onnxruntime
 
@@ -158,26 +155,3 @@ def _tflite_class(backend: str) -> tuple[Any, str]:
     module = import_module(f"{package}.interpreter")
     version = getattr(import_module(package), "__version__", "")
     return module.Interpreter, str(version)
-
-
-_stderr_lock = threading.Lock()
-
-
-@contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Send file descriptor 2 to nowhere for a moment: native code logs there, past Python."""
-    with _stderr_lock:
-        try:
-            sys.stderr.flush()
-            kept = os.dup(2)
-        except (OSError, ValueError, AttributeError):  # stderr is closed
-            yield
-            return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(nowhere, 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from edge_runtime.errors import InputError, ModelError, UnsignedModelError
-from edge_runtime.imaging.decode import ImageLimits, read_file
+from edge_runtime.imaging.limits import ImageLimits, read_file
 from edge_runtime.model.file_format import ModelFile, parse_model
 
 MAX_MODEL_BYTES = 256 << 20

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.errors import ModelError, one_line
-from edge_runtime.model.backends import quiet_stderr
+from edge_runtime.quiet import quiet_descriptor
 from export.onnx.network import OPSET, canonical_names, checked
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def convert_classical(model: ClassicalModel, classes: int, network: bytes | None
     length = projection.n_features_in_
     width = int(projection[-1].n_components_)
     try:
-        with quiet_stderr():
+        with quiet_descriptor():
             graph = _Joined("features", [1, length])
             if network is not None:
                 graph = _Joined("pixels", _input_shape(network))

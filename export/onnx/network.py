@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, one_line
-from edge_runtime.model.backends import quiet_stderr
+from edge_runtime.quiet import quiet_descriptor
 
 if TYPE_CHECKING:
     import keras
@@ -38,7 +38,7 @@ def convert_onnx(graph: keras.Model, outputs: dict[str, int]) -> bytes:
     shape = tuple(graph.inputs[0].shape)
     signature = (tf.TensorSpec(shape, tf.float32, name="pixels"),)
     try:
-        with quiet_stderr():
+        with quiet_descriptor():
             proto, _ = tf2onnx.convert.from_keras(graph, input_signature=signature, opset=OPSET)
         canonical_names(proto.graph, "pixels", sorted(outputs, key=outputs.__getitem__))
         return checked(proto)
@@ -103,7 +103,7 @@ def quantize_onnx(data: bytes, calibration: npt.NDArray[np.uint8]) -> bytes:
 
     logging.disable(logging.WARNING)  # it recommends a tool that needs another package
     try:
-        with quiet_stderr():
+        with quiet_descriptor():
             proto = onnx.load_from_string(data)
             first = _quantized(proto, calibration)
             _correct_bias(proto, first, calibration)

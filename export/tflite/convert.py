@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, one_line
-from edge_runtime.model.backends import quiet_stderr
+from edge_runtime.quiet import quiet_descriptor
 from export.tflite.flatbuffer import TfliteGraph
 from export.tflite.repack import repack
 
@@ -52,7 +52,7 @@ def convert_tflite(
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = tf.int8
     try:
-        with quiet_stderr(), warnings.catch_warnings():
+        with quiet_descriptor(), warnings.catch_warnings():
             # It misses statistics of the inputs, which come from the representative images.
             warnings.filterwarnings("ignore", "Statistics for quantized inputs")
             flatbuffer: bytes = converter.convert()

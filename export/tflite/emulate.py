@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
-from edge_runtime.model.backends import quiet_stderr
+from edge_runtime.quiet import quiet_descriptor
 from export.tflite.flatbuffer import Operator, TfliteGraph
 from export.tflite.repack import write_graph
 
@@ -243,7 +243,7 @@ def run_graph(
 
     # The default delegate would keep what is between its ops to itself.
     plain, fast = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES, OpResolverType.AUTO
-    with quiet_stderr():
+    with quiet_descriptor():
         interpreter = Interpreter(
             model_content=flatbuffer,
             experimental_preserve_all_tensors=inside,

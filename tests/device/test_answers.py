@@ -17,17 +17,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError
 from edge_runtime.commands.writers import _cell, open_writer
 from edge_runtime.decision.heatmap import overlay
 from edge_runtime.decision.prediction import Prediction, Status, failure
 from edge_runtime.decision.study import pooled, study_answer
-from edge_runtime.imaging.preprocess import frame_of, preprocess
+from edge_runtime.imaging.preprocess import crop_box, preprocess
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.file_format import pack_model
 from edge_runtime.model.load import read_model
 from edge_runtime.tables import guard, unguard
-from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import TOOL, edge
 
 LABELS = ("glioma", "meningioma", "notumor", "pituitary")
@@ -182,7 +182,7 @@ def test_a_heatmap_lies_where_the_network_looked(shape: tuple[int, int]) -> None
     gray = np.zeros(shape, np.uint8)
     gray[30:120, 40:130] = 100
     options = read_model().info.preprocess
-    frame = frame_of(gray, options)
+    frame = crop_box(gray, options)
     heat = np.zeros((6, 6), np.float32)
     heat[1, 4] = 1
     picture = overlay(gray, heat, frame)

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError
 from edge_runtime.batch import AHEAD, MOST_WAITING, Budget, Unusable, each_in_order, in_order
-from edge_runtime.imaging.readers import Stack
-from tests.device.conftest import draw_slice, encode
+from edge_runtime.imaging.stack import Stack
 from tests.device.test_cli import TOOL, edge
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.benchmark import load as benchmark_load
 from edge_runtime.benchmark import machine
 from edge_runtime.benchmark import measure as benchmark
@@ -33,7 +34,6 @@ from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.file_format import pack_model
 from edge_runtime.model.load import bundled_model, read_model
-from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import edge
 
 QUICK = ("--seconds", 0, "--queries", 12)

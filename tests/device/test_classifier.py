@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError, ModelError
 from edge_runtime.decision.prediction import Status, probabilities
 from edge_runtime.errors import UsageError
-from edge_runtime.imaging.decode import ImageLimits
+from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.imaging.readers import size_of
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.load import read_model
-from tests.device.conftest import draw_slice, encode
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import edge_runtime
+from benchmarks.hostile.pictures import black_png, draw_slice, encode
 from edge_runtime.model.load import bundled_model
 from edge_runtime.model.metadata import INTENDED_USE
-from tests.device.conftest import draw_slice, encode, png_bytes
 
 TOOL = str(Path(sys.executable).parent / "btc-edge")
 FIELDS = ["input", "status", "label", "raw_label", "confidence", "probabilities", "reason",
@@ -61,7 +61,7 @@ def test_hostile_inputs_each_get_a_line_and_the_rest_is_classified(tmp_path: Pat
         "half.jpg": (good[: len(good) // 2], "truncated or damaged"),
         "empty.jpg": (b"", "empty file"),
         "text.jpg": (b"Dear doctor", "not an image"),
-        "huge.png": (png_bytes(8_000, 6_251), "over the limit"),
+        "huge.png": (black_png(8_000, 6_251), "over the limit"),
         "archive.zip": (b"PK\x03\x04" + bytes(60), "not supported: a ZIP archive"),
     }
     for name, (data, _) in bad.items():

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.commands.entry import next_command
 from edge_runtime.commands.options import backend_option
 from edge_runtime.files import replacing, write_bytes, write_text
 from edge_runtime.model.backends import BACKENDS
 from edge_runtime.model.load import bundled_model
-from tests.device.conftest import draw_slice, encode
 
 TOOL = str(Path(sys.executable).parent / "btc-edge")
 FULL = Path("/dev/full")

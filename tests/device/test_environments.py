@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from tests.device.conftest import draw_slice, encode
+from benchmarks.hostile.pictures import draw_slice, encode
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -99,14 +99,12 @@ def test_litert(
     run(inside / "python", "-m", "pip", "install", "--quiet", wheel)
     check_light(inside / "python")
     check_same(classify(inside, pictures), here)
-    readme_chapter(inside, pictures, tmp_path)
+    guide_for_devices(inside, pictures, tmp_path)
 
 
-def readme_chapter(inside: Path, pictures: Path, folder: Path) -> None:
-    """The commands and the code of the README's chapter on the device, as they stand there."""
-    text = (ROOT / "README.md").read_text("utf-8")
-    chapter = re.search(r"^## On a device$(.*?)^## ", text, flags=re.M | re.S)
-    assert chapter is not None
+def guide_for_devices(inside: Path, pictures: Path, folder: Path) -> None:
+    """The commands and the code of the guide for devices, as they stand there."""
+    text = (ROOT / "docs" / "devices.md").read_text("utf-8")
     shutil.copytree(pictures, folder / "scans" / "glioma")
     shutil.copytree(pictures, folder / "scans" / "notumor")
     shutil.copytree(pictures, folder / "patient-1")
@@ -114,12 +112,12 @@ def readme_chapter(inside: Path, pictures: Path, folder: Path) -> None:
     cv2.imwrite(str(folder / "slice.jpg"), picture)
     path = f"{inside}{os.pathsep}{os.environ['PATH']}"
     ran = 0
-    for block in re.findall(r"```sh\n(.*?)```", chapter[1], flags=re.S):
+    for block in re.findall(r"```sh\n(.*?)```", text, flags=re.S):
         for line in block.splitlines():
             if "btc-edge" in line and "runs/" not in line and ".dcm" not in line:
                 run("bash", "-c", line, cwd=folder, env=outside() | {"PATH": path})
                 ran += 1
-    for code in re.findall(r"```python\n(.*?)```", chapter[1], flags=re.S):
+    for code in re.findall(r"```python\n(.*?)```", text, flags=re.S):
         run(inside / "python", "-c", code, cwd=folder, env=outside())
         ran += 1
     assert ran >= 6

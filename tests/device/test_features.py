@@ -11,10 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from benchmarks.hostile.pictures import draw_slice
 from edge_runtime.errors import ModelError
-from edge_runtime.imaging.handcrafted import DEVICE_SETS, extract, names_of
-from edge_runtime.imaging.texture import MEASURES, cooccurrence, haralick, patterns
-from tests.device.conftest import draw_slice
+from edge_runtime.imaging.handcrafted import (
+    DEVICE_SETS,
+    MEASURES,
+    cooccurrence,
+    extract,
+    haralick,
+    names_of,
+    patterns,
+)
 
 ALL = tuple(DEVICE_SETS)
 LENGTHS = {"histogram": 43, "glcm": 78, "lbp": 486, "hog": 1764}
@@ -56,7 +63,7 @@ def test_reports_have_parts_of_a_sensible_number() -> None:
 
 
 def test_sets_follow_in_the_order_asked_for() -> None:
-    gray = draw_slice(0, side=64)
+    gray = draw_slice(0, 64)
     both = extract(gray, ["hog", "histogram"])
     np.testing.assert_array_equal(both, [*extract(gray, ["hog"]), *extract(gray, ["histogram"])])
     assert names_of(["hog", "histogram"], 64)[-1] == "histogram:background:share"
@@ -64,7 +71,7 @@ def test_sets_follow_in_the_order_asked_for() -> None:
 
 
 def test_an_unknown_set_is_refused() -> None:
-    for act in (lambda: extract(draw_slice(0, side=32), ["sift"]), lambda: names_of(["sift"], 32)):
+    for act in (lambda: extract(draw_slice(0, 32), ["sift"]), lambda: names_of(["sift"], 32)):
         with pytest.raises(
             ModelError, match="'sift'; this version knows histogram, glcm, lbp, hog"
         ):
@@ -72,7 +79,7 @@ def test_an_unknown_set_is_refused() -> None:
 
 
 def test_how_the_slice_lies_in_memory_does_not_matter() -> None:
-    gray = draw_slice(1, side=64)
+    gray = draw_slice(1, 64)
     wide = np.repeat(gray, 2, axis=1)
     for same in (wide[:, ::2], np.asfortranarray(gray), gray[::-1][::-1]):
         np.testing.assert_array_equal(extract(same, ALL), extract(gray, ALL))
@@ -81,7 +88,7 @@ def test_how_the_slice_lies_in_memory_does_not_matter() -> None:
 
 
 def test_threads_do_not_matter() -> None:
-    slices = [draw_slice(seed, side=64) for seed in range(4)] * 8
+    slices = [draw_slice(seed, 64) for seed in range(4)] * 8
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda gray: extract(gray, ALL), slices))
     for values, gray in zip(together, slices, strict=True):
@@ -197,7 +204,7 @@ def haralick_by_loop(p: np.ndarray) -> list[float]:
 
 
 def test_glcm_by_loop() -> None:
-    gray = draw_slice(2, side=18)
+    gray = draw_slice(2, 18)
     gray[:3] = 0
     found = values_of(gray, "glcm")
     for distance, slant in ((1, 1), (2, 1), (4, 3)):
@@ -271,7 +278,7 @@ def test_a_bright_pixel_by_hand() -> None:
 
 
 def test_lbp_counts_codes_by_region() -> None:
-    gray = draw_slice(3, side=50)
+    gray = draw_slice(3, 50)
     found = values_of(gray, "lbp")
     edges = [0, 17, 34, 50]
     for points, radius in ((8, 1), (16, 2), (24, 3)):

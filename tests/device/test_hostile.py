@@ -22,13 +22,13 @@ from benchmarks.hostile.alter import alter
 from benchmarks.hostile.attack import Table, attack_images, attack_models
 from benchmarks.hostile.files import MAKERS, dicom_bytes, draw, nifti_bytes
 from benchmarks.hostile.models import MODEL_KINDS, alter_model, alter_unsigned, strip_digest
+from benchmarks.hostile.pictures import black_png, encode
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import InputError, ModelError
 from edge_runtime.imaging.readers import slices_of
 from edge_runtime.model import untrusted as unsigned
 from edge_runtime.model.file_format import parse_model
 from edge_runtime.model.load import bundled_model, read_model
-from tests.device.conftest import encode
 from tests.device.test_cli import edge
 
 MODEL = bundled_model().read_bytes()
@@ -160,8 +160,8 @@ def test_metadata_that_was_touched_is_refused() -> None:
 COSTLY = {
     "gzip": lambda: bombs._zeros(100),
     "deflated": lambda: bombs._deflated(np.random.default_rng(1)),
-    "narrow": lambda: bombs.png(60_000, 1),
-    "gigapixel": lambda: bombs.png(8000, 8000),
+    "narrow": lambda: black_png(60_000, 1),
+    "gigapixel": lambda: black_png(8000, 8000),
     "scans": lambda: bombs.many_scans(1900, 2000),
     "tiles": lambda: bombs.tiff(64, 64, t322=16384, t323=16384, t258=16),
     "floats": lambda: bombs.full_tiff(6000, 32, 3),
@@ -185,12 +185,12 @@ COSTLY = {
 }
 # What is large and yet within the limits: it is answered, within the same memory.
 LARGE = {
-    "black": lambda: bombs.png(7000, 7000),
-    "colours": lambda: bombs.png(6000, 6000, 16, 6),
+    "black": lambda: black_png(7000, 7000),
+    "colours": lambda: black_png(6000, 6000, 16, 6),
     "baseline": lambda: bombs.encoded(6000, "JPEG", True),
     "progressive within": lambda: bombs.encoded(4000, "JPEG", True, progressive=True),
     "strip": lambda: bombs.full_tiff(3000, 16, 1),
-    "long": lambda: bombs.png(25_000, 1600),
+    "long": lambda: black_png(25_000, 1600),
 }
 CAP = 512  # MiB for the whole process
 SECONDS = 60  # of processor time for all of them, and for making Python start

@@ -22,8 +22,8 @@ MEASURE = """
 import gc, io, json
 import cv2, numpy as np, tifffile
 from PIL import Image
-from edge_runtime.imaging.headers import read_header
-from edge_runtime.imaging.decode import ImageLimits, decode, decode_memory
+from edge_runtime.imaging.decode import decode, decode_memory, read_header
+from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 
 HEIGHT, WIDTH = 1100, 1117  # odd rows of bytes

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.hostile.pictures import draw_slice
 from edge_runtime import Classifier, InputError, ModelError
 from edge_runtime.decision.ood import OodDetector
 from edge_runtime.decision.prediction import Status, below_threshold, status_of
 from edge_runtime.errors import UsageError
 from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
-from tests.device.conftest import draw_slice
 
 
 def detector(features: int = 5, classes: int = 3, seed: int = 0, **changes) -> OodDetector:

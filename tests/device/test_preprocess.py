@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from benchmarks.hostile.pictures import draw_slice
 from edge_runtime.errors import ModelError
 from edge_runtime.imaging.preprocess import (
     CONTRAST,
@@ -21,7 +22,6 @@ from edge_runtime.imaging.preprocess import (
     preprocess,
     steps_in_words,
 )
-from tests.device.conftest import draw_slice
 
 PLAIN = Preprocess(crop="none", window=None)
 
@@ -54,7 +54,7 @@ def test_any_slice_becomes_a_square_of_bytes(
 
 
 def test_nothing_to_do_changes_nothing() -> None:
-    gray = draw_slice(1, side=128)
+    gray = draw_slice(1, 128)
     np.testing.assert_array_equal(preprocess(gray, PLAIN), gray)
 
 
@@ -74,7 +74,7 @@ def test_window_maps_percentiles_by_hand() -> None:
 
 @pytest.mark.parametrize("shift", [(-30, 12), (25, 40), (0, -50)])
 def test_the_place_of_the_head_does_not_matter(shift: tuple[int, int]) -> None:
-    head = draw_slice(2, side=256)
+    head = draw_slice(2, 256)
     rows, columns = head_box(head)
     tight = head[rows, columns]
     placed = []
@@ -87,7 +87,7 @@ def test_the_place_of_the_head_does_not_matter(shift: tuple[int, int]) -> None:
 
 
 def test_a_white_frame_does_not_defeat_the_crop() -> None:
-    head = draw_slice(3, side=256)
+    head = draw_slice(3, 256)
     framed = head.copy()
     framed[[0, 1, -2, -1]] = 255
     framed[:, [0, 1, -2, -1]] = 255
@@ -154,7 +154,7 @@ def test_golden_steps(steps: tuple[str | None, str | None]) -> None:
 
 
 def test_median_removes_specks() -> None:
-    gray = draw_slice(4, side=128)
+    gray = draw_slice(4, 128)
     specks = gray.copy()
     where = np.random.default_rng(0).random(gray.shape) < 0.02
     specks[where] = np.where(gray[where] > 127, 0, 255)
@@ -206,7 +206,7 @@ def threads() -> Iterator[None]:
 @pytest.mark.parametrize("contrast", CONTRAST)
 def test_threads_change_nothing(denoise: str | None, contrast: str | None) -> None:
     options = Preprocess(96, denoise=denoise, contrast=contrast)
-    grays = [draw_slice(seed, side=150 + seed) for seed in range(12)]
+    grays = [draw_slice(seed, 150 + seed) for seed in range(12)]
     cv2.setNumThreads(1)
     alone = [preprocess(gray, options) for gray in grays]
     cv2.setNumThreads(4)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.batch import Unusable
 from edge_runtime.commands.inputs import expand
 from edge_runtime.labels import normalise_label
 from edge_runtime.model.file_format import pack_model
 from edge_runtime.model.load import read_model
-from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import TOOL, edge
 
 STRICT = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}

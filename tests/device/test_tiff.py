@@ -14,7 +14,8 @@ import pytest
 
 from edge_runtime.errors import InputError
 from edge_runtime.imaging import tiff
-from edge_runtime.imaging.decode import as_gray, decode, robust_range
+from edge_runtime.imaging.decode import decode
+from edge_runtime.imaging.gray import as_gray, robust_range
 
 tifffile = pytest.importorskip("tifffile", reason="tifffile writes the files")
 pytest.importorskip("imagecodecs", reason="imagecodecs packs them")

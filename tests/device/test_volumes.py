@@ -15,17 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError
 from edge_runtime.commands.inputs import expand
-from edge_runtime.imaging.decode import ImageLimits
+from edge_runtime.imaging.kinds import HEAD, gzipped_kind, kind_of
+from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.imaging.readers import slices_of
-from tests.device.conftest import draw_slice, encode
 from tests.device.test_cli import edge
 
 pydicom = pytest.importorskip("pydicom")
 nibabel = pytest.importorskip("nibabel")
 
-from benchmarks.hostile.files import dicom_bytes, nifti_bytes, pillow_bytes  # noqa: E402 - they need both
+from benchmarks.hostile.files import MAKERS, dicom_bytes, nifti_bytes, pillow_bytes  # noqa: E402 - they need both
 
 PICTURE = draw_slice(3)[:150, :180]
 DEEP = PICTURE.astype(np.uint16) * 8 + 100  # 100 to 2140
@@ -231,7 +232,7 @@ def test_functional_groups_of_thousands_of_frames_are_read() -> None:
 
 
 def test_nothing_of_the_patient_is_read_or_told(tmp_path: Path) -> None:
-    from edge_runtime.imaging.dicom import ELEMENTS
+    from edge_runtime.imaging.dicom_head import ELEMENTS
 
     groups = {pydicom.datadict.tag_for_keyword(name) >> 16 for name in ELEMENTS}
     assert groups == {0x0028, 0x5200}
@@ -625,11 +626,19 @@ def test_a_missing_package_is_said_and_the_rest_goes_on(
     file = data(DEEP if module == "dicom" else np.stack([DEEP] * 3, axis=2))
     package = {"dicom": "pydicom", "nifti": "nibabel"}[module]
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"edge_runtime.{module}", raising=False)
+    monkeypatch.delitem(sys.modules, f"edge_runtime.imaging.{module}", raising=False)
     bad, good = Classifier().classify_many([file, encode(PICTURE)])
     assert bad.error is not None
     assert f"pip install 'btc-edge[{module}]'" in bad.error
     assert good.error is None
+
+
+@pytest.mark.parametrize("word", MAKERS)
+def test_the_first_bytes_tell_every_kind(word: str) -> None:
+    data = MAKERS[word](0)
+    kind = kind_of(data[:HEAD]) or gzipped_kind(data)
+    assert kind is not None
+    assert f".{word.split()[0]}" in kind.suffixes
 
 
 # A head in RAS+ millimetres: every voxel knows where it is.
@@ -808,7 +817,7 @@ def test_a_pair_is_read_by_the_path_of_either_half(kind: int, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     names = [Path(json.loads(line)["input"]).name for line in done.stdout.splitlines()]
     assert names == ["head.img"] * 3, "a pair is one input"
-    with pytest.raises(InputError, match="header of a NIFTI pair"):
+    with pytest.raises(InputError, match="header of a NIfTI pair"):
         classifier.classify(header)
     (tmp_path / "head.img").unlink()
     with pytest.raises(InputError, match=r"its \.img file is missing"):
@@ -828,9 +837,9 @@ def test_nifti_that_is_refused() -> None:
     good = nifti_bytes(np.stack([DEEP] * 3, axis=2))
     cases = {
         "of 3 volumes": nifti_bytes(four),
-        "truncated or damaged NIFTI": good[:-1000],
+        "truncated or damaged NIfTI": good[:-1000],
         "truncated or damaged gzip": gzip.compress(good)[:-20],
-        "holds no NIFTI": gzip.compress(b"text" * 500),
+        "holds no NIfTI": gzip.compress(b"text" * 500),
         "finite": nifti_bytes(np.full((9, 9, 9), np.nan, np.float32)),
     }
     for reason, data in cases.items():

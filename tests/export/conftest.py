@@ -69,8 +69,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         folder,
         {
             "schema": SCHEMA, "status": "finished", "name": "tiny", "model": "cnn",
-            "network": "tiny", "seed": 1, "created": "2026-01-01T00:00:00Z", "labels": list(CLASSES),
-            "temperature": temperature, "max_error": 0.02,
+            "network": "tiny", "seed": 1, "created": "2026-01-01T00:00:00Z",
+            "labels": list(CLASSES), "temperature": temperature, "max_error": 0.02,
             "preprocess": options.to_json(), "source_commit": None,
             "data": {"sha256": "0" * 64, "images": 240, "groups": None},
         },

@@ -9,9 +9,9 @@ import atheris
 
 with atheris.instrument_imports(include=["edge_runtime", "pydicom", "nibabel"]):
     import edge_runtime.imaging.dicom
-    import edge_runtime.imaging.nifti  # noqa: F401 - both are imported late by slices_of
+    import edge_runtime.imaging.nifti  # noqa: F401 - both are imported late by open_slices
     from edge_runtime.errors import InputError
-    from edge_runtime.imaging.decode import ImageLimits
+    from edge_runtime.imaging.limits import ImageLimits
     from edge_runtime.imaging.preprocess import Preprocess, preprocess
     from edge_runtime.imaging.readers import slices_of
 

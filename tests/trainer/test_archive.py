@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from edge_runtime.errors import DataError, InputError
 from trainer.data.archive import (
     CIRCLE,
-    DICOM,
     NAMELESS,
-    NIFTI,
     NO_PICTURE,
+    NO_SLICE,
     NOWHERE,
     PACKED_LINK,
     RUN_FOLDER,
@@ -224,9 +223,10 @@ def test_what_is_a_picture_and_what_is_told(tmp_path: Path, packed: bool) -> Non
             (tmp_path / "f" / name).write_bytes(data)
         source = open_archive(tmp_path / "f")
     assert source.names() == ["a/1.png", "a/noext", "a/photo.jfif", "a/wrong.dat", "b/2.JPG"]
+    dicom, nifti = NO_SLICE.format("DICOM"), NO_SLICE.format("NIfTI")
     assert source.others() == [
-        ("a/IM1", DICOM), ("a/notes.txt", NO_PICTURE), ("a/scan.dcm", DICOM),
-        ("a/v.nii.gz", NIFTI), ("a/x.tar.gz", NO_PICTURE), ("runs/latest", RUN_FOLDER),
+        ("a/IM1", dicom), ("a/notes.txt", NO_PICTURE), ("a/scan.dcm", dicom),
+        ("a/v.nii.gz", nifti), ("a/x.tar.gz", NO_PICTURE), ("runs/latest", RUN_FOLDER),
     ]  # fmt: skip
     assert source.read("a/noext") == PNG
 

@@ -12,9 +12,15 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import ModelError, UsageError
-from edge_runtime.imaging.handcrafted import DEVICE_SETS, extract
+from edge_runtime.imaging.handcrafted import (
+    DEVICE_SETS,
+    PATTERNS,
+    cooccurrence,
+    extract,
+    haralick,
+    patterns,
+)
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
-from edge_runtime.imaging.texture import PATTERNS, cooccurrence, haralick, patterns
 from trainer.features import extractor as features
 from trainer.features.cache import FeatureCache, default_folder
 from trainer.features.extractor import SETS, Extractor

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.errors import DataError
-from edge_runtime.imaging.preprocess import Preprocess, frame_of, preprocess
+from edge_runtime.imaging.preprocess import Preprocess, crop_box, preprocess
 from tests.trainer.test_dataset import fake_dataset
 from trainer.data.boxes import into_input, read_boxes
 from trainer.data.dataset import Dataset
@@ -33,7 +33,7 @@ def test_a_box_follows_the_crop() -> None:
     gray[40:160, 100:220] = 90  # the head: 120 by 120
     gray[100:120, 180:200] = 255
     options = Preprocess(size=64, window=None)
-    left, top, right, bottom = frame_of(gray, options)
+    left, top, right, bottom = crop_box(gray, options)
     np.testing.assert_allclose([left, right], [100 / 300, 220 / 300])
     np.testing.assert_allclose([top, bottom], [40 / 200, 160 / 200])
     rows, columns = np.nonzero(preprocess(gray, options) > 200)
@@ -45,10 +45,10 @@ def test_a_box_follows_the_crop() -> None:
 @pytest.mark.parametrize("shape", [(120, 200), (200, 120)])
 def test_frames_of_oblong_heads_reach_beyond_the_slice(shape: tuple[int, int]) -> None:
     gray = np.full(shape, 80, np.uint8)
-    frame = frame_of(gray, Preprocess())
+    frame = crop_box(gray, Preprocess())
     wide, tall = (frame[2] - frame[0]) * shape[1], (frame[3] - frame[1]) * shape[0]
     assert wide == pytest.approx(tall), "the input is a square"
-    assert frame_of(gray, Preprocess(crop="none")) == (0.0, 0.0, 1.0, 1.0)
+    assert crop_box(gray, Preprocess(crop="none")) == (0.0, 0.0, 1.0, 1.0)
 
 
 def write_boxes(path: Path, *rows: str) -> Path:

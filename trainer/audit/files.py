@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.imaging.headers import Header
-from edge_runtime.quiet import quiet
+from edge_runtime.quiet import quiet_c_stderr
 from trainer.data.archive import ImageArchive
 from trainer.data.file_statistics import FILE_STATISTICS
 from trainer.data.layout import PassedOver, arrange
@@ -176,7 +176,7 @@ def coloured_share(data: bytes, header: Header) -> float:
     large = min(header.width, header.height) >= 2 * TINY
     flag = cv2.IMREAD_REDUCED_COLOR_4 if large else cv2.IMREAD_COLOR
     try:
-        with quiet:
+        with quiet_c_stderr:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error:
         pixels = None

@@ -10,7 +10,7 @@ folder above it, is told and passed over. A zip holds no such files: its links a
 passed over.
 
 Hidden files and folders (a leading dot, and what file servers and desktops leave behind, see
-`inputs.is_hidden`) are no data. A folder with a run.json is a run of `btc-train`, not data either,
+`files.is_hidden`) are no data. A folder with a run.json is a run of `btc-train`, not data either,
 and one with a metrics.json and a predictions.csv is what `btc-evaluate` left. Folders that hold
 nothing are told: a class may be meant. A file is a picture by its suffix or, where that says
 nothing, by its content.
@@ -32,10 +32,10 @@ from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-from edge_runtime.commands.inputs import GZIP, HEAD, is_hidden
 from edge_runtime.errors import DataError, InputError
-from edge_runtime.imaging.decode import MIB, SUFFIXES, ImageLimits, read_file
-from edge_runtime.imaging.headers import read_header, volume_format
+from edge_runtime.files import is_hidden
+from edge_runtime.imaging.kinds import HEAD, PICTURE_SUFFIXES, kind_named, kind_of
+from edge_runtime.imaging.limits import MIB, ImageLimits, first_bytes, read_file
 
 MAX_MEMBERS = 500_000  # files and folders
 MAX_MEMBER_BYTES = 64 * MIB
@@ -53,8 +53,7 @@ CIRCLE = "a link that leads back to a folder above it"
 PACKED_LINK = "a link; links in a zip are not followed"
 SPECIAL = "not a regular file"
 NAMELESS = "a member without a name"
-DICOM = "DICOM is not read for training: save its slices as PNG"
-NIFTI = "NIfTI is not read for training: save its slices as PNG"
+NO_SLICE = "{} is not read for training: save its slices as PNG"
 NO_PICTURE = "not a picture that is read here"
 ANYWHERE = (
     *(RUN_FOLDER, RESULTS_FOLDER, EMPTY, NOWHERE, CIRCLE, PACKED_LINK, SPECIAL, NAMELESS),
@@ -93,7 +92,7 @@ class _Listing:
 
     def add(self, name: str, head: Callable[[], bytes]) -> None:
         """Take a file; `head` gives its first bytes, where the name does not tell enough."""
-        if name.lower().endswith(SUFFIXES):
+        if name.lower().endswith(PICTURE_SUFFIXES):
             self.pictures.append(name)
             return
         try:
@@ -108,12 +107,11 @@ class _Listing:
 
 def _reason(name: str, head: bytes) -> str | None:
     """Why a file gives no picture; None where it is one by its content."""
-    kind = volume_format(head)
-    if kind == "dicom" or name.endswith((".dcm", ".dicom")):
-        return DICOM
-    if name.endswith((".nii", ".nii.gz")) or (kind == "nifti" and head[:2] != GZIP):
-        return NIFTI
-    return NO_PICTURE if read_header(head) is None else None
+    found = kind_of(head)
+    for kind in (found, kind_named(name)):
+        if kind is not None and not kind.is_picture:
+            return NO_SLICE.format(kind.title)
+    return NO_PICTURE if found is None else None
 
 
 def _made_by_us(names: Set[str]) -> str | None:
@@ -183,28 +181,11 @@ class FolderArchive:
                 if entry.is_dir(follow_symlinks=False) if mode is None else stat.S_ISDIR(mode):
                     waiting.append((name, above | {own}))
                 else:
-                    listing.add(name, partial(_head, entry.path))
+                    listing.add(name, partial(first_bytes, entry.path))
         if closed:
             more = f" (and {len(closed) - 1} more folders)" if len(closed) > 1 else ""
             raise DataError(f"a folder of the data cannot be read: {min(closed)}{more}")
         return listing
-
-
-def _head(path: str) -> bytes:
-    """The first bytes of a file; none where it is no regular one.
-
-    Raises:
-        InputError: it may not be read.
-    """
-    try:
-        # O_NONBLOCK: opening a FIFO that nobody writes to must not hang.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return b""
-            return stream.read(HEAD)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}") from None
 
 
 class ZipArchive:

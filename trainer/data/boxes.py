@@ -58,7 +58,7 @@ def into_input(boxes: Boxes, crop_boxes: npt.NDArray[np.floating[Any]]) -> Boxes
     """Boxes (N×4, fractions of the picture) as fractions of the input's side.
 
     Args:
-        crop_boxes: N×4, where the input lies in each picture, see `frame_of`.
+        crop_boxes: N×4, where the input lies in each picture, see `crop_box`.
 
     Returns:
         N×4. A box may reach beyond 0 and 1 where the input does not show all of the picture.

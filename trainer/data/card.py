@@ -37,7 +37,7 @@ from edge_runtime.errors import (
     one_line,
     printable,
 )
-from edge_runtime.imaging.decode import ImageLimits, read_file
+from edge_runtime.imaging.limits import ImageLimits, read_file
 
 NAME = "data.toml"
 TABLES = ("groups", "boxes", "partial_groups")

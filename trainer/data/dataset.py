@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError, InputError, UsageError, did_you_mean
 from edge_runtime.imaging.decode import decode
-from edge_runtime.imaging.preprocess import Preprocess, frame_of, preprocess
+from edge_runtime.imaging.preprocess import Preprocess, crop_box, preprocess
 from edge_runtime.labels import NO_TUMOR, normalise_label
 from edge_runtime.model.metadata import MOST_LABELS, is_label
 from trainer.data.archive import open_archive
@@ -44,7 +44,7 @@ class Dataset:
         sha256: digest over paths, labels and file contents.
         thumbnails: uint8 array of N×32×32 of the whole pictures, see `near_duplicates`.
         file_statistics: float32 array of N×10, see `file_statistics`.
-        crop_boxes: float32 array of N×4, where the input lies in the picture, see `frame_of`.
+        crop_boxes: float32 array of N×4, where the input lies in the picture, see `crop_box`.
         boxes: float64 array of N×4, the tumour's box within the input, see `boxes`; NaN where
             unknown.
         grouped: whether a table gave a group to any slice, rather than near-duplicates only.
@@ -240,7 +240,7 @@ def _preprocessed(picture: Picture, options: Preprocess) -> _Slice:
         preprocess(picture.gray, options),
         picture.thumbnail,
         picture.file_statistics,
-        frame_of(picture.gray, options),
+        crop_box(picture.gray, options),
     )
 
 

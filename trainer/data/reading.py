@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import DataError, InputError, one_line
-from edge_runtime.imaging.decode import decode
-from edge_runtime.imaging.headers import Header, read_header
+from edge_runtime.imaging.decode import decode, read_header
+from edge_runtime.imaging.headers import Header
 from trainer.data.archive import ImageArchive
 from trainer.data.file_statistics import file_statistics
 from trainer.data.layout import PassedOver, and_passed_over, class_and_split

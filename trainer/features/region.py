@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.imaging.handcrafted import FeatureSet
-from edge_runtime.imaging.texture import BACKGROUND
+from edge_runtime.imaging.handcrafted import BACKGROUND, FeatureSet
 
 Gray = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -6,10 +6,10 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from edge_runtime.imaging.headers import PNG_KEPT, gif_frames, webp_chunks
+from edge_runtime.imaging.headers import PNG_KEPT, gif_pictures, webp_chunks
 
 
-class Mended(NamedTuple):
+class Repaired(NamedTuple):
     """A picture as OpenCV is to get it, and how what it then gives has to be turned (as the tag
     Orientation of EXIF says; 1 is not at all)."""
 
@@ -17,22 +17,22 @@ class Mended(NamedTuple):
     turn: int = 1
 
 
-def mended(data: bytes, format: str) -> Mended:
+def repaired(data: bytes, format: str) -> Repaired:
     """A picture whose header has been read, as OpenCV is to get it.
 
     Args:
         format: as `headers.Header` tells it.
     """
     if format == "jpeg":
-        return Mended(data)  # which OpenCV turns by itself
+        return Repaired(data)  # which OpenCV turns by itself
     if format == "png":
         return plain_png(data)
     if format == "webp":
-        return Mended(data, _webp_turn(data))
-    return Mended({"bmp": plain_bmp, "gif": opaque_gif}[format](data))
+        return Repaired(data, _webp_turn(data))
+    return Repaired({"bmp": plain_bmp, "gif": opaque_gif}[format](data))
 
 
-def plain_png(data: bytes) -> Mended:
+def plain_png(data: bytes) -> Repaired:
     """A PNG without the chunks that change how it is read: colour would be turned to gray in
     linear light where gAMA, sRGB or iCCP say how it is meant, which no other format does; of an
     animated one the still picture is left; and not every OpenCV looks for EXIF."""
@@ -49,7 +49,7 @@ def plain_png(data: bytes) -> Mended:
         if kind == b"IEND":
             break
         at = end
-    return Mended(data if all_kept else b"".join(parts), turn)
+    return Repaired(data if all_kept else b"".join(parts), turn)
 
 
 def _webp_turn(data: bytes) -> int:
@@ -81,7 +81,7 @@ def plain_bmp(data: bytes) -> bytes:
 
 def opaque_gif(data: bytes) -> bytes | bytearray:
     """A GIF without transparency, which is ignored in every format."""
-    _, controls = gif_frames(data)
+    _, controls = gif_pictures(data)
     if not any(data[place] & 1 for place in controls):
         return data
     changed = bytearray(data)

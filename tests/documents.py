@@ -1,0 +1,29 @@
+"""The documents of the project, as their tests read them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "docs" / "results.md"
+GUIDES = (ROOT / "docs" / "training.md", ROOT / "docs" / "devices.md", README)  # in this order
+DOCUMENTS = tuple(
+    sorted(
+        path
+        for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "pretrained/*.md")
+        for path in ROOT.glob(pattern)
+    )
+)
+
+
+def blocks(path: Path, kind: str) -> list[str]:
+    """The blocks of code of a kind (`sh`, `python`, …) in a document."""
+    return re.findall(rf"```{kind}\n(.*?)```", path.read_text("utf-8"), flags=re.S)
+
+
+def commands() -> list[str]:
+    """The lines to type of README and guides, in the order in which they are meant."""
+    lines = "".join(block for path in GUIDES for block in blocks(path, "sh")).splitlines()
+    return [line for line in lines if "btc-" in line]
