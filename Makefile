@@ -5,15 +5,15 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml Makefile | cksum | cut -d' ' -f1)
+STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml pretrained/pyproject.toml Makefile | cksum | cut -d' ' -f1)
 
 .PHONY: setup demo test quick docs fuzz lint format clean
 .DEFAULT_GOAL := setup
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml pretrained/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]" ./pretrained
 	rm -f $(VENV)/.installed-*
 	touch $@
 
@@ -49,4 +49,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-out build dist site *.egg-info
+	rm -rf $(VENV) demo-out build dist site pretrained/build *.egg-info pretrained/*.egg-info

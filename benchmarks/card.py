@@ -35,7 +35,7 @@ DETAILS = """# Model card: {tag}
   {features} and class maps out. {scheme}, {kib} KiB, {macs:.1f} M multiply-accumulates.
 - The network is the first eight blocks of EfficientNet-Lite0 with a map for each class and their
   mean. It starts from weights trained on ImageNet's photographs (Apache License 2.0, see
-  `trainer/models/pretrained.py`); stem and first two blocks keep them.
+  `pretrained/README.md`); stem and first two blocks keep them.
 - Recipe `{recipe}`, {epochs} epochs, seed {seed}: `btc-train … --protocol {protocol}`, data
   digest `{data_digest}`. How it was found: [research.md](../benchmarks/research.md).
 - SHA-256 `{digest}`. Licence {license}.

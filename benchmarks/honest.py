@@ -17,8 +17,7 @@ from benchmarks.common.command import EXISTING, out_option, publish
 from benchmarks.common.words import metric_in_words
 from edge_runtime.commands.entry import run_command
 from trainer.evaluation.baselines import BASELINES
-from trainer.models.trained import CNN, kind_of
-from trainer.run import Run
+from trainer.run import CNN, Run
 
 KEPT = ("n", "groups", "accuracy", "balanced_accuracy", "interval95")
 HEAD = (
@@ -33,13 +32,13 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
     protocol = settings["protocol"]
     if settings.get("folds"):
         protocol += f", {settings['folds']} folds"
-    rows = [_row(protocol, "slices", metrics, metrics["controls"])]
+    rows = [_row(protocol, "slices", metrics, metrics["baselines"])]
     for part, words in (
-        ("without_twins", "slices without a twin in training"),
+        ("without_near_duplicates", "slices without a twin in training"),
         ("without_shared_groups", "slices of groups that training did not see"),
     ):
         if metrics.get(part):
-            rows.append(_row(protocol, words, metrics[part], metrics[part]["controls"]))
+            rows.append(_row(protocol, words, metrics[part], metrics[part]["baselines"]))
     if metrics.get("per_study"):
         rows.append(_row(protocol, "studies", metrics["per_study"], None))
     if len(metrics.get("per_source") or {}) > 1:
@@ -51,7 +50,7 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
 def command_of(run: Run) -> str:
     """The command that made a run, with what is not at its default."""
     settings, training = run.settings, run.settings["training"]
-    network = kind_of(settings) == CNN
+    network = run.kind == CNN
     words = ["btc-train DATA --groups groups.csv"]
     if settings["data"]["boxes"]:
         words.append("--boxes boxes.csv")

@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.common.command import EXISTING, out_option
 from benchmarks.robust import corruption_hits
 from edge_runtime.commands.entry import run_command
+from edge_runtime.decision.prediction import probabilities
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
@@ -35,7 +36,7 @@ from trainer.data.partial_labels import PartialLabels, divide, read_partial_labe
 from trainer.data.split import fold_splits
 from trainer.models.checkpoint import Checkpoint
 from trainer.models.networks import SIZES
-from trainer.models.outputs import predictor, softmax
+from trainer.models.outputs import predictor
 from trainer.models.recipes import RECIPES, Recipe
 from trainer.models.sampler import make_samples
 from trainer.models.training import TrainSettings, train
@@ -114,7 +115,7 @@ def measure(sides: Sides, recipe: Recipe, epochs: int, seed: int) -> dict[str, A
         look = predictor(checkpoint.best())
     minutes = (time.perf_counter() - begun) / 60
     held = sides.validation
-    shares, truth = softmax(look(held.images).logits), held.labels
+    shares, truth = probabilities(look(held.images).logits), held.labels
     calls, tumour_free = shares.argmax(axis=1), names.index(NO_TUMOR)
     tumor = truth != tumour_free
     typed = np.delete(shares, tumour_free, axis=1).argmax(axis=1)

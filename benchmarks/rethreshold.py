@@ -29,12 +29,12 @@ from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
 from edge_runtime.model.load import read_model
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.split import Split, split_dataset, split_facts
-from trainer.evaluation.decision_rule import DecisionRule, HeldOut, with_thresholds
+from trainer.evaluation.decision_rule import DecisionRule, SideOutputs, with_thresholds
 from trainer.evaluation.selective import (
     Targets,
     asked_targets,
     refusals,
-    selective_figures,
+    selective_metrics,
     tumour_free_of,
 )
 from trainer.finalize import count_classes
@@ -64,13 +64,13 @@ def split_of(file: ModelFile, data: Dataset, protocol: str, seed: int) -> Split:
     return split
 
 
-def look(file: ModelFile, side: Dataset) -> HeldOut:
+def look(file: ModelFile, side: Dataset) -> SideOutputs:
     """What a file answers on a side of the data."""
-    return HeldOut(predict_file(file, side.images), side.labels, side.groups)
+    return SideOutputs(predict_file(file, side.images), side.labels, side.groups)
 
 
 def refit(
-    file: ModelFile, held: HeldOut, targets: Targets, version: str | None = None
+    file: ModelFile, held: SideOutputs, targets: Targets, version: str | None = None
 ) -> tuple[bytes, DecisionRule]:
     """The same model with new thresholds: the bytes of its file, and its rule."""
     info = file.info
@@ -85,12 +85,14 @@ def refit(
     return pack_model(file.graph, changed, file.format), decision_rule
 
 
-def measure(decision_rule: DecisionRule, side: HeldOut, names: tuple[str, ...]) -> dict[str, Any]:
+def measure(
+    decision_rule: DecisionRule, side: SideOutputs, names: tuple[str, ...]
+) -> dict[str, Any]:
     """Coverage and errors of answers, of all slices and of those called each class."""
-    seen: ModelOutputs = side.seen
+    seen: ModelOutputs = side.outputs
     status = np.array(decision_rule.statuses(seen, names))
     best = decision_rule.probabilities(seen).argmax(axis=1)
-    return selective_figures(
+    return selective_metrics(
         status == "ok", best == side.labels, side.groups, [names[i] for i in best]
     ) | {"thresholds": dict(decision_rule.thresholds)}
 

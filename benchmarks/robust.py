@@ -31,8 +31,7 @@ from trainer.data.archive import ImageArchive, open_archive
 from trainer.evaluation.intervals import difference_interval
 from trainer.evaluation.metrics import compute_metrics, share_of, study_probabilities
 from trainer.evaluation.predictions import Predictions, read_predictions
-from trainer.models.outputs import ModelOutputs, predict_file
-from trainer.models.trained import open_trained
+from trainer.models.outputs import ModelOutputs, open_trained, predict_file
 from trainer.report.html import percent
 from trainer.run import Run
 from trainer.synthetic.corruptions import CORRUPTIONS
@@ -107,7 +106,7 @@ def corrupted_fold(run: Run, source: ImageArchive) -> dict[str, npt.NDArray[np.b
     where the run holds such a file."""
     outcome, options = predictions_of(run), run.preprocess
     grays = [decode(source.read(path)) for path in outcome.texts("path")]
-    look, labels = open_trained(run).look, outcome.labels
+    look, labels = open_trained(run).predict, outcome.labels
     images = np.stack([preprocess(gray, options) for gray in grays])
     hits = {"clean": look(images).logits.argmax(axis=1) == labels}
     hits |= corruption_hits(look, grays, labels, options)

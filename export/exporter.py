@@ -18,7 +18,7 @@ from export.calibration_images import choose_calibration, digest, read_calibrati
 from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
 from export.models import ExportNetwork, open_export_model
-from trainer.evaluation.decision_rule import DecisionRule, HeldOut, fit_decision_rule
+from trainer.evaluation.decision_rule import DecisionRule, SideOutputs, fit_decision_rule
 from trainer.evaluation.selective import Targets, refusals, tumour_free_of
 from trainer.models.outputs import predict_file
 from trainer.run import Run
@@ -189,11 +189,11 @@ class Exporter:
     def _decision_rule(self, file: ModelFile) -> DecisionRule:
         """Temperature, thresholds and the check for unfamiliar inputs, all fitted on what the file
         itself answers."""
-        seen = predict_file(file, self._validation.pixels)
+        outputs = predict_file(file, self._validation.pixels)
         return fit_decision_rule(
             lambda images: predict_file(file, images),
             self._run.calibration(),
-            HeldOut(seen, self._validation.labels, self._validation.groups),
+            SideOutputs(outputs, self._validation.labels, self._validation.groups),
             file.info.labels,
             file.info.preprocess,
             self._settings.targets or Targets.from_settings(self._run.settings),
@@ -246,7 +246,7 @@ class Exporter:
 
 def _reported_metrics(metrics: dict[str, Any], measured_on: str) -> list[dict[str, Any]]:
     """The run's metrics as `model.json` holds them; all of the trained model before export."""
-    parts = ("without_twins", "without_shared_groups", "per_study")
+    parts = ("without_near_duplicates", "without_shared_groups", "per_study")
     sides = [metrics, *(metrics[part] for part in parts if metrics.get(part))]
     return [
         {

@@ -115,10 +115,10 @@ def formats_of(kind: str) -> dict[str, Format]:
     """The formats that a kind of model has, by name.
 
     Args:
-        kind: `cnn` or a classical model, see `trainer.models.trained.kind_of`.
+        kind: `cnn` or a classical model, see `trainer.run.Run.kind`.
     """
     from trainer.models.classical import KINDS
-    from trainer.models.trained import CNN
+    from trainer.run import CNN
 
     if kind == CNN:
         return FORMATS

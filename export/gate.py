@@ -17,8 +17,8 @@ from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.file_format import ModelFile
 from export.formats import Tolerance
 from export.onnx.saturation import differs_by_processor
-from trainer.evaluation.calibration import expected_calibration_error
 from trainer.evaluation.intervals import difference_interval, own_groups
+from trainer.evaluation.temperature import expected_calibration_error
 from trainer.models.outputs import predict_file
 from trainer.run import Images
 

@@ -19,9 +19,8 @@ from export.tflite.bias_correction import correct_bias
 from export.tflite.convert import convert_tflite, output_order
 from export.tflite.flatbuffer import read_tflite
 from trainer.features.extractor import DEEP
-from trainer.models.outputs import predictor
-from trainer.models.trained import CNN, kind_of, open_trained
-from trainer.run import Run
+from trainer.models.outputs import open_trained, predictor
+from trainer.run import CNN, Run
 
 if TYPE_CHECKING:
     import keras
@@ -80,7 +79,7 @@ def open_export_model(run: Run) -> ExportModel:
         ModelError: none yet, an altered one, or one that cannot be read safely.
         UsageError: it looks at features that a device cannot compute.
     """
-    return ExportNetwork(run) if kind_of(run.settings) == CNN else ExportClassical(run)
+    return ExportNetwork(run) if run.kind == CNN else ExportClassical(run)
 
 
 class ExportNetwork:
@@ -152,7 +151,7 @@ class ExportClassical:
 
     def logits(self, pixels: Pixels) -> Floats:
         """See `ExportModel`."""
-        return self._trained.look(pixels).logits
+        return self._trained.predict(pixels).logits
 
     def convert(self, form: Format, calibration: Pixels | None) -> ConvertedGraph:
         """See `ExportModel`."""

@@ -13,6 +13,11 @@ import pytest
 
 from edge_runtime.model.load import read_model
 from trainer.evaluation.decision_rule import DecisionRule
+from trainer.evaluation.predictions import read_predictions
+from trainer.former import metrics_of_today, settings_of_today
+from trainer.models.checkpoint import Checkpoint
+from trainer.models.training import TrainSettings
+from trainer.run import Run
 from trainer.synthetic.phantoms import write_phantoms
 
 FORMER = Path(__file__).with_name("former")
@@ -65,10 +70,10 @@ def test_a_model_file_is_read_and_answers(name: str, archive: Path, tmp_path: Pa
 @pytest.mark.parametrize("name", ["network", "classical"])
 def test_what_is_out_of_distribution_stays_so(name: str) -> None:
     """The check was called `unfamiliar` in runs and in model files."""
-    settings = json.loads((FORMER / name / "run.json").read_text())
-    rule = DecisionRule.from_settings(settings)
-    assert settings["unfamiliar"] is not None
-    assert rule.to_settings()["ood"] == settings["unfamiliar"]
+    written = json.loads((FORMER / name / "run.json").read_text())["unfamiliar"]
+    rule = DecisionRule.from_settings(Run.open(FORMER / name).settings)
+    assert written is not None
+    assert rule.to_settings()["ood"] == written
     info = read_model(FORMER / "files" / f"{name}.onnx").info
     assert (info.schema, info.ood is not None) == (1, True)
 
@@ -83,6 +88,58 @@ def test_a_run_is_evaluated_as_it_was(name: str, archive: Path, tmp_path: Path) 
     assert abs(shown["accuracy"] - known["accuracy"]) <= 1 / 40
     for part in ("accuracy", "log_loss"):
         assert shown[part] == pytest.approx(known[part], abs=0.03)
+
+
+def test_a_run_is_read_under_the_names_of_today() -> None:
+    run = Run.open(FORMER / "network")
+    assert run.settings["network"] == run.settings["training"]["network"] == "classic"
+    assert run.settings["training"]["recipe"]["pretrained"] is True
+    assert run.settings["data"]["test_with_near_duplicate"] == 0
+    settings = TrainSettings.from_json(run.settings["training"])
+    assert (settings.network, settings.recipe.name) == ("classic", "plain")
+    metrics, written = run.metrics(), json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["baselines"] == written["controls"]
+    assert metrics.keys() ^ written.keys() == {
+        "baselines", "controls", "without_near_duplicates", "without_twins",
+    }  # fmt: skip
+    table = read_predictions(run.folder / "predictions.csv", run.labels, "official", "test").table
+    assert {"near_duplicate", "pointing_hit"} <= set(table.columns)
+    assert not {"twin", "heat_in_box"} & set(table.columns)
+
+
+def test_what_a_run_with_everything_known_says_is_read_under_the_names_of_today() -> None:
+    part = {"n": 3, "controls": {"low_level": {}}}
+    former = {"without_twins": part, "without_shared_groups": None, "controls": None,
+              "partial": {"n": 2, "called": {"glioma": 2}}}  # fmt: skip
+    assert metrics_of_today(former) == {
+        "without_near_duplicates": {"n": 3, "baselines": {"low_level": {}}},
+        "without_shared_groups": None,
+        "baselines": None,
+        "partial": {"n": 2, "predicted": {"glioma": 2}},
+    }
+    first = {"schema": 1, "network": "edge", "data": None, "training": {"features": ["hog"]}}
+    assert settings_of_today(first) == first | {"model": "cnn"}
+    assert former["without_twins"] is part, "what is given stays as it is"
+    assert "controls" in part
+
+
+def test_a_checkpoint_names_its_losses_as_then_or_now() -> None:
+    import keras
+
+    from trainer.models.losses import LocalisationLoss, PartialLabelCrossEntropy
+
+    model, state = Checkpoint(FORMER / "interrupted" / "checkpoint").load() or (None, None)
+    assert state is not None
+    assert state.epoch == 2
+    (loss,) = model.loss
+    assert (type(loss), loss.smoothing) == (PartialLabelCrossEntropy, 0.05)
+    known = keras.saving.get_registered_object
+    assert known("btc>PlaceLoss") is known("btc>LocalisationLoss") is LocalisationLoss
+    written = keras.saving.serialize_keras_object(LocalisationLoss())
+    assert written["registered_name"] == "btc>LocalisationLoss"
+    then = written | {"class_name": "PlaceLoss", "registered_name": "btc>PlaceLoss"}
+    then["config"] = {"name": "place"}
+    assert type(keras.saving.deserialize_keras_object(then)) is LocalisationLoss
 
 
 @pytest.mark.slow

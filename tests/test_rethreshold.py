@@ -15,19 +15,19 @@ from edge_runtime.model.file_format import parse_model
 from edge_runtime.model.load import read_model
 from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
-from trainer.evaluation.decision_rule import DecisionRule, HeldOut
+from trainer.evaluation.decision_rule import DecisionRule, SideOutputs
 from trainer.evaluation.selective import Targets
 from trainer.models.outputs import ModelOutputs
 
 
-def held(wrong: float) -> HeldOut:
+def held(wrong: float) -> SideOutputs:
     """600 single slices, of which a share is called wrong, and less surely."""
     rng = np.random.default_rng(0)
     labels = np.arange(600) % 4
     off = rng.random(600) < wrong
     logits = rng.normal(0, 0.1, (600, 4)).astype(np.float32)
     logits[np.arange(600), np.where(off, (labels + 1) % 4, labels)] += np.where(off, 2, 5)
-    return HeldOut(ModelOutputs(logits), labels, [str(i) for i in range(600)])
+    return SideOutputs(ModelOutputs(logits), labels, [str(i) for i in range(600)])
 
 
 def test_only_the_metadata_changes() -> None:
@@ -72,7 +72,7 @@ def phantoms(tmp_path: Path) -> Path:
     return tmp_path / "phantoms.zip"
 
 
-def test_no_number_in_a_judgement_is_an_answer() -> None:
+def test_what_is_no_number_is_never_an_answer() -> None:
     """The evaluation follows the device's rule."""
     seen = ModelOutputs(np.eye(4, dtype=np.float32) * 9, np.full((4, 80), np.nan, np.float32))
     rule = DecisionRule.from_settings(vars(read_model().info))

@@ -18,12 +18,11 @@ from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.reading import Progress
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.evaluator import Evaluator
-from trainer.evaluation.predictions import figures
+from trainer.evaluation.predictions import metrics_of
 from trainer.evaluation.saliency import method_of
-from trainer.models.outputs import ModelOutputs, predict_file
-from trainer.models.trained import CNN, kind_of, open_trained
+from trainer.models.outputs import Predict, open_trained, predict_file
 from trainer.report.html import ReportData, write_report
-from trainer.run import Run, dump_json
+from trainer.run import CNN, Run, dump_json
 
 if TYPE_CHECKING:
     import keras
@@ -55,7 +54,7 @@ class Options:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A model that can be measured, whatever it came from."""
+    """A model that can be evaluated, whatever it came from."""
 
     tag: str
     model: str  # `cnn` or the kind of a classical model
@@ -63,7 +62,7 @@ class _Subject:
     labels: tuple[str, ...]
     preprocess: Preprocess
     decision_rule: DecisionRule
-    look: Callable[[npt.NDArray[np.uint8]], ModelOutputs]
+    predict: Predict
     network: keras.Model | None
     data: dict[str, Any]  # what it was trained on
     protocol: str | None  # of its own figures
@@ -82,8 +81,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a run folder, a .tflite or an .onnx file.
 
-    Where the data has a Training folder too, the controls learn from it, and figures are given
-    with and without test slices that have a twin in it.
+    Where the data has a Training folder too, the baselines learn from it, and figures are given
+    with and without test slices that have a near-duplicate in it.
 
     Args:
         reading, predicting: called with (done, total).
@@ -114,17 +113,18 @@ def evaluate(
     rows, split = _side(everything, options.split)
     side = everything.take(rows)
     training = everything.where("training")
-    learned = everything.take(training) if split == "testing" and training.size else None
-    measure = Evaluator(subject.look, subject.decision_rule, PROTOCOL, subject.network)
-    outcome, gallery = measure.side(side, split, learned)
-    metrics = {"model": subject.tag, "warnings": _warnings(subject, everything)} | figures(outcome)
+    trained_on = everything.take(training) if split == "testing" and training.size else None
+    evaluator = Evaluator(subject.predict, subject.decision_rule, PROTOCOL, subject.network)
+    predictions, examples = evaluator.evaluate(side, split, trained_on)
+    about = {"model": subject.tag, "warnings": _warnings(subject, everything)}
+    metrics = about | metrics_of(predictions)
     metrics["selective"] |= {key: subject.targets[key] for key in ("target_error", "confidence")}
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-        outcome.write(options.out / "predictions.csv")
+        predictions.write(options.out / "predictions.csv")
         write_text(options.out / "metrics.json", dump_json(metrics))
-        settings = _settings(subject, everything, side, outcome.numbers("twin"))
-        write_report(ReportData(options.out, settings, [], outcome, metrics, gallery))
+        settings = _settings(subject, everything, side, predictions.numbers("near_duplicate"))
+        write_report(ReportData(options.out, settings, [], predictions, metrics, examples))
     return metrics
 
 
@@ -132,15 +132,14 @@ def _open(path: Path, options: Options, predicting: Progress | None) -> _Subject
     if path.is_dir():
         run = Run.open(path)
         trained = open_trained(run, progress=predicting)
-        kind = kind_of(run.settings)
         return _Subject(
-            tag=f"{run.settings['name']} {'keras' if kind == CNN else kind}",
-            model=kind,
+            tag=f"{run.settings['name']} {'keras' if run.kind == CNN else run.kind}",
+            model=run.kind,
             features=run.settings.get("features"),
             labels=run.labels,
             preprocess=run.preprocess,
             decision_rule=DecisionRule.from_settings(run.settings),
-            look=trained.look,
+            predict=trained.predict,
             network=trained.network,
             data=run.settings["data"] or {},
             protocol=run.settings["protocol"],
@@ -156,7 +155,7 @@ def _open(path: Path, options: Options, predicting: Progress | None) -> _Subject
         labels=info.labels,
         preprocess=info.preprocess,
         decision_rule=DecisionRule.from_settings(vars(info)),
-        look=lambda images: predict_file(
+        predict=lambda images: predict_file(
             file, images, backend=options.backend, threads=options.threads, progress=predicting
         ),
         network=None,
@@ -192,7 +191,7 @@ def _warnings(subject: _Subject, data: Dataset) -> list[str]:
 
 
 def _settings(
-    subject: _Subject, data: Dataset, side: Dataset, twins: npt.NDArray[np.float64]
+    subject: _Subject, data: Dataset, side: Dataset, near_duplicates: npt.NDArray[np.float64]
 ) -> dict[str, Any]:
     """What the report says of the model and the data."""
     counts = np.bincount(side.labels, minlength=len(side.class_names)).tolist()
@@ -213,7 +212,7 @@ def _settings(
             "groups": len(set(data.groups)),
             "unreadable": len(data.problems),
             "test": len(side),
-            "test_with_twin": None if np.isnan(twins).all() else int((twins == 1).sum()),
+            "test_with_near_duplicate": _count_known(near_duplicates),
             "left_out": 0,
             "classes": {
                 name: {"training": None, "validation": None, "test": n}
@@ -221,3 +220,8 @@ def _settings(
             },
         },
     }
+
+
+def _count_known(flags: npt.NDArray[np.float64]) -> int | None:
+    """How many are 1; None where none is known."""
+    return None if np.isnan(flags).all() else int((flags == 1).sum())

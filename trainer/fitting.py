@@ -21,14 +21,14 @@ from trainer.data.split import Split
 from trainer.features.extractor import DEEP
 from trainer.models.checkpoint import Checkpoint, State
 from trainer.models.classical import ClassicalSettings, fit_classical
-from trainer.models.sampler import make_samples
-from trainer.models.trained import (
+from trainer.models.outputs import (
     Classical,
     TrainedModel,
     from_classical,
     from_network,
     make_extractor,
 )
+from trainer.models.sampler import make_samples
 from trainer.models.training import Diverged, OnBatch, OnEpoch, TrainSettings, train
 from trainer.run import Run
 
@@ -38,7 +38,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Who is told how far the job is; all are optional."""
+    """Who is told how far a job is; all are optional.
+
+    Attributes:
+        reading: called with (done, total) while slices are read.
+        each: called with every data set that was read, for its problems.
+        warn: called with a line.
+        read: called with the data and their split before a training.
+        batch, epoch: see `trainer.models.training.train`.
+        features: called with (done, total) while features are computed.
+    """
 
     reading: Progress | None = None
     each: Callable[[Dataset], None] | None = None
@@ -48,10 +57,17 @@ class Callbacks:
     epoch: OnEpoch | None = None
     features: Progress | None = None
 
-    def problems(self, data: Dataset) -> None:
-        """Tell of the files that could not be read."""
+    def tell_problems(self, data: Dataset) -> None:
+        """Tell of the files that could not be read, and of what is odd about the data."""
         if self.each is not None:
             self.each(data)
+        self.tell(*data.warnings)
+
+    def tell(self, *lines: str) -> None:
+        """Give lines to `warn`."""
+        if self.warn is not None:
+            for line in lines:
+                self.warn(line)
 
 
 def fit_network_model(
@@ -59,13 +75,13 @@ def fit_network_model(
     run: Run,
     data: Dataset,
     split: Split,
-    learned: PartialLabels | None,
+    partial: PartialLabels | None,
     callbacks: Callbacks,
 ) -> tuple[TrainedModel, KeyboardInterrupt | Diverged | None]:
     """Train a network, or go on from the run's checkpoint.
 
     Args:
-        learned: partially labelled slices to learn from as well, or None.
+        partial: partially labelled slices to learn from as well, or None.
 
     Returns:
         The network of the best epoch, and what ended the training before its end: a
@@ -86,7 +102,7 @@ def fit_network_model(
     try:
         train(
             settings,
-            make_samples(data.take(split.train), learned),
+            make_samples(data.take(split.train), partial),
             make_samples(data.take(split.validation)),
             len(data.class_names),
             checkpoint,
@@ -95,7 +111,7 @@ def fit_network_model(
         )
     except (KeyboardInterrupt, Diverged) as reason:
         stopped = reason
-        if checkpoint.load() is None:
+        if not checkpoint.begun:
             raise
     run.add_seconds(time.monotonic() - begun)
     best = checkpoint.best()
@@ -150,24 +166,6 @@ def fit_classical_model(
     return from_classical(Classical(model, extractor, network))
 
 
-def digest_of_networks(folder: Path) -> str:
-    """A digest over the trained networks of a run, or of every fold of a cross-validation.
-
-    Raises:
-        DataError: no run, or one whose training is not finished.
-    """
-    run = Run.open(folder)
-    count = run.settings.get("folds")
-    folders = [folder / f"fold-{n}" for n in range(1, count + 1)] if count else [folder]
-    digest = hashlib.sha256()
-    for each in folders:
-        try:
-            digest.update(hashlib.sha256((each / "model.keras").read_bytes()).digest())
-        except OSError:
-            raise DataError(f"{each}: no model.keras; the training has not finished") from None
-    return digest.hexdigest()
-
-
 def network_for(folder: Path, data: Dataset, split: Split, seed: int) -> Run:
     """The trained network in `folder` (a run, or a cross-validation of several) whose features
     may be used on a split: one that learned from the split's training side and nothing else.
@@ -178,9 +176,7 @@ def network_for(folder: Path, data: Dataset, split: Split, seed: int) -> Run:
     Raises:
         DataError: there is none.
     """
-    run = Run.open(folder)
-    count = run.settings.get("folds")
-    candidates = [Run.open(folder / f"fold-{n}") for n in range(1, count + 1)] if count else [run]
+    candidates = [Run.open(each) for each in Run.open(folder).model_folders]
     measured = split.test if split.test.size else split.validation
     wanted = {
         "sha256": data.sha256,

@@ -20,6 +20,7 @@ from edge_runtime.files import replacing, write_text
 from edge_runtime.imaging.preprocess import Preprocess
 from trainer.data.npz import opened_npz
 from trainer.data.tables import read_table
+from trainer.former import metrics_of_today, settings_of_today
 
 if TYPE_CHECKING:
     import keras
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
 
 SCHEMA = 1
+CNN = "cnn"  # what `--model` and run.json call the network
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Run:
     run.json, metrics.json, predictions.csv, report.html and pictures; the model, which is
     model.keras with history.csv, or model.skops (of a classical model; with deep.keras where it
     looks at a network's features); slices: calibration.npz (training side only), validation.npz
-    (held out), gallery.npz, importance.npz (of a classical model). A cross-validation has one such
-    folder a fold, and the pooled figures beside them.
+    (held out), gallery.npz (examples), importance.npz (of a classical model). A cross-validation
+    has one such folder a fold, and the pooled figures beside them.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
@@ -73,7 +75,24 @@ class Run:
             raise DataError(f"{place}: not a run folder (no readable run.json)") from None
         if not isinstance(settings, dict) or settings.get("schema") != SCHEMA:
             raise DataError(f"{place}: a run of another version; train again")
-        return cls(place, settings)
+        return cls(place, settings_of_today(settings))
+
+    @property
+    def kind(self) -> str:
+        """`cnn`, or the classical model."""
+        return str(self.settings["model"])
+
+    @property
+    def needs_keras(self) -> bool:
+        """Whether the model is, or looks through, a Keras network."""
+        features = self.settings.get("features") or {}
+        return self.kind == CNN or bool(features.get("deep_sha256"))
+
+    @property
+    def model_folders(self) -> list[Path]:
+        """Where its models are: the folders of its folds, or its own."""
+        folds = self.settings.get("folds") or 0
+        return [self.folder / f"fold-{n}" for n in range(1, folds + 1)] or [self.folder]
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -194,7 +213,7 @@ class Run:
             content: dict[str, Any] = json.loads((self.folder / "metrics.json").read_text("utf-8"))
         except (OSError, ValueError):
             raise DataError(f"{self.folder}: no readable metrics.json") from None
-        return content
+        return metrics_of_today(content)
 
     def save_images(self, name: str, data: Dataset) -> None:
         """Keep slices as NAME.npz; NAME is `calibration` or `validation`."""
@@ -212,7 +231,7 @@ class Run:
         return self._images("calibration")
 
     def validation(self) -> Images:
-        """Slices of the validation side, held out from training."""
+        """Slices of the validation side."""
         return self._images("validation")
 
     def _images(self, name: str) -> Images:

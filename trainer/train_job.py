@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-import edge_runtime
-from edge_runtime.errors import BtcError, DataError, UsageError
+from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.metadata import INTENDED_USE
 from trainer.data.card import ABOUT
@@ -23,22 +19,24 @@ from trainer.data.dataset import Dataset, check_boxes, read_dataset
 from trainer.data.partial_labels import PartialLabels, divide, read_partial_labels
 from trainer.data.split import Split, fold_splits, split_dataset, split_facts
 from trainer.evaluation.selective import Targets
-from trainer.features.extractor import DEEP
 from trainer.finalize import finalize_folds, finalize_run
-from trainer.fitting import Callbacks, digest_of_networks, fit_classical_model, fit_network_model
+from trainer.fitting import Callbacks, fit_classical_model, fit_network_model
 from trainer.models.checkpoint import Checkpoint
 from trainer.models.classical import ClassicalSettings
-from trainer.models.trained import CNN, kind_of
+from trainer.models.pretrained import check_pretrained
 from trainer.models.training import Diverged, TrainSettings
-from trainer.run import SCHEMA, Run
+from trainer.provenance import (
+    INPUTS,
+    admit_inputs,
+    input_digests,
+    installed_versions,
+    known_inputs,
+    source_commit,
+)
+from trainer.run import CNN, SCHEMA, Run
 
 if TYPE_CHECKING:
     from trainer.features.cache import FeatureCache
-
-PACKAGES = (
-    "tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "scikit-image",
-    "scipy", "skops",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,25 +83,8 @@ class Job:
     about: Mapping[str, str] = field(default_factory=dict)
 
 
-class _Input(NamedTuple):
-    """Something that a run learns from: the option that names it, and what it is."""
-
-    option: str
-    kind: str
-
-
-INPUTS = {
-    "data": _Input("DATA", "data"),
-    "groups": _Input("--groups", "table"),
-    "boxes": _Input("--boxes", "table"),
-    "partial": _Input("--partial", "data"),
-    "partial_groups": _Input("--partial-groups", "table"),
-    "deep": _Input("--features deep:RUN", "run"),
-}
-
-
-# Files of a run that has learned nothing; deep.keras is a copy.
-UNLEARNED = ("run.json", "deep.keras")
+# Files of a run that has trained nothing; deep.keras is a copy.
+UNTRAINED = ("run.json", "deep.keras")
 
 
 class TrainingData(NamedTuple):
@@ -114,14 +95,14 @@ class TrainingData(NamedTuple):
 
 
 class _Fresh(Run):
-    """A run that was started just now, which can be taken back until something was learned."""
+    """A run that was started just now, which can be taken back until something was trained."""
 
     made_folder = False
 
     def take_back(self) -> None:
-        """Delete what starting has left, unless something was learned or is not of the run."""
+        """Delete what starting has left, unless something was trained or is not of the run."""
         files = [path for path in self.folder.rglob("*") if not path.is_dir()]
-        if any(path.name not in UNLEARNED for path in files):
+        if any(path.name not in UNTRAINED for path in files):
             return
         for path in sorted(files, key=lambda path: len(path.parts), reverse=True):
             path.unlink(missing_ok=True)
@@ -134,12 +115,15 @@ def check_start(job: Job) -> None:
     """Refuse a run that cannot be started; `start_run` does so too.
 
     Raises:
-        UsageError: the folder holds something already, or options that do not go together.
+        UsageError: the folder holds something already, options do not go together, or the weights
+            that the network starts from are not installed.
     """
     if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
         raise UsageError(f"{job.out} is not empty; name another --out, or --resume it")
     if job.folds and job.protocol != "grouped":
         raise UsageError("--folds is a cross-validation over groups: add --protocol grouped")
+    if isinstance(job.settings, TrainSettings) and job.settings.pretrained:
+        check_pretrained()
 
 
 def start_run(job: Job) -> Run:
@@ -182,8 +166,8 @@ def _new_run(job: Job, folder: Path) -> Run:
             "partial": None,
             "temperature": None,
             "seconds": 0.0,
-            "versions": _versions(),
-            "source_commit": _commit(),
+            "versions": installed_versions(),
+            "source_commit": source_commit(),
             "intended_use": INTENDED_USE,
         },
     )
@@ -199,7 +183,8 @@ def resume_job(job: Job) -> tuple[Run, Job]:
     """The run in `job.out` and the job it was started with, on the inputs of `job`.
 
     Raises:
-        UsageError: a finished training, or an input more or fewer than it was started with.
+        UsageError: a finished training, an input more or fewer than it was started with, or the
+            weights that the network starts from are needed and not installed.
     """
     run = Run.open(job.out)
     if run.settings["status"] == "finished":
@@ -210,7 +195,7 @@ def resume_job(job: Job) -> tuple[Run, Job]:
             raise UsageError(f"the run was started without {INPUTS[name].option}; leave it out")
         if name in known and not given and known[name] is not None:
             raise UsageError(f"the run was started with {INPUTS[name].option}; give the same again")
-    kind = TrainSettings if kind_of(run.settings) == CNN else ClassicalSettings
+    kind = TrainSettings if run.kind == CNN else ClassicalSettings
     named = run.settings.get("tumour_free")
     started = replace(
         job,
@@ -223,76 +208,18 @@ def resume_job(job: Job) -> tuple[Run, Job]:
         preprocess=run.preprocess,
         settings=kind.from_json(run.settings["training"]),
     )
+    wanted = isinstance(started.settings, TrainSettings) and started.settings.pretrained
+    if wanted and not all(_begun(folder) for folder in run.model_folders):
+        check_pretrained()
     return run, started
 
 
-def known_inputs(settings: dict[str, Any]) -> dict[str, str | None]:
-    """What run.json knows of the run's INPUTS.
-
-    Returns:
-        The digest of each; empty where only its presence is known, None where there is none. What
-        a run of a former version did not keep is missing.
-    """
-    stored = settings.get("inputs")
-    if stored is not None:
-        return {name: stored[name] for name in INPUTS}
-    data, partial = settings.get("data"), settings.get("partial")
-    if data is None:
-        return {}
-    known = {"data": data["sha256"], "partial": partial and partial["sha256"]}
-    for name, present in (("groups", data.get("groups_given")), ("boxes", data.get("boxes"))):
-        if present is not None:
-            known[name] = "" if present else None
-    if partial is None:
-        known["partial_groups"] = None
-    known["deep"] = "" if DEEP in settings["training"].get("features", ()) else None
-    return known
-
-
-def input_digests(job: Job, material: TrainingData) -> dict[str, str | None]:
-    """The digest of each of INPUTS.
-
-    Pictures: of names, classes and contents. Tables: of what they say of these slices (see
-    `Dataset.tables`), so that a table may be saved anew or hold more. A deep run: of its networks.
-    """
-    data, partial = material
-    slices = None if partial is None else partial.slices
-    return {
-        "data": data.sha256,
-        "groups": data.tables.get("groups"),
-        "boxes": data.tables.get("boxes"),
-        "partial": None if slices is None else slices.sha256,
-        "partial_groups": None if slices is None else slices.tables.get("groups"),
-        "deep": None if job.deep is None else digest_of_networks(job.deep),
-    }
-
-
-def _admit(run: Run, digests: dict[str, str | None]) -> list[str]:
-    """Check the inputs of a run that may have begun before, and keep their digests.
-
-    Returns:
-        The options whose content cannot be compared, in a run of a former version.
-
-    Raises:
-        DataError: another input than the run was started with.
-    """
-    known = known_inputs(run.settings)
-    for name, digest in digests.items():
-        option, kind = INPUTS[name]
-        before = known.get(name, "")
-        if (before is None) != (digest is None) and name in known:
-            more = "without" if before is None else "with"
-            raise DataError(f"{option}: the run in {run.folder} was started {more} it")
-        if before and before != digest:
-            raise DataError(f"{option} is not the {kind} that the run was started with")
-    begun = run.settings.get("inputs") is None and run.settings["data"] is not None
-    unknown = [
-        INPUTS[name].option
-        for name, digest in digests.items()
-        if begun and (known.get(name, "") == "") and (digest is not None or name not in known)
-    ]
-    run.settings["inputs"] = digests
-    return unknown
+def _begun(folder: Path) -> bool:
+    """Whether the training in a run's folder is past its start."""
+    if not (folder / "run.json").is_file():
+        return False
+    finished = Run.open(folder).settings["status"] == "finished"
+    return finished or Checkpoint(folder / "checkpoint").begun
 
 
 def run_job(job: Job, run: Run, callbacks: Callbacks | None = None) -> Run:
@@ -301,7 +228,7 @@ def run_job(job: Job, run: Run, callbacks: Callbacks | None = None) -> Run:
     When interrupted, or diverged, after at least one epoch, the run is completed with the best
     epoch so far and keeps its checkpoint; then the KeyboardInterrupt or Diverged passes on.
 
-    A run of `start_run` that is refused before anything was learned, or interrupted while the data
+    A run of `start_run` that is refused before anything was trained, or interrupted while the data
     are read, leaves no run folder: the corrected command may name it again, and `--resume`, which
     wants the same options, could never mend it.
 
@@ -310,7 +237,7 @@ def run_job(job: Job, run: Run, callbacks: Callbacks | None = None) -> Run:
         UsageError: options that do not fit the data.
     """
     try:
-        return _go_on(job, run, callbacks or Callbacks())
+        return _run(job, run, callbacks or Callbacks())
     except (BtcError, KeyboardInterrupt) as error:
         read = run.settings["data"] is not None
         if isinstance(run, _Fresh) and not (read and isinstance(error, KeyboardInterrupt)):
@@ -318,7 +245,38 @@ def run_job(job: Job, run: Run, callbacks: Callbacks | None = None) -> Run:
         raise
 
 
-def _go_on(job: Job, run: Run, callbacks: Callbacks) -> Run:
+def _run(job: Job, run: Run, callbacks: Callbacks) -> Run:
+    """The job's steps: read, check against what the run was started with, split, train."""
+    material = _read(job, callbacks)
+    digests = input_digests(material.data, material.partial, job.deep)
+    unknown = admit_inputs(run, digests)
+    seed = job.settings.seed
+    if not job.folds:
+        _tell_unknown(callbacks, unknown)
+        _train_split(
+            job, run, material, split_dataset(material.data, job.protocol, seed), callbacks
+        )
+        return run
+    splits = fold_splits(material.data, job.folds, seed)
+    parts = []
+    for folder in run.model_folders:
+        part, not_compared = _fold(job, folder, digests)
+        unknown += [option for option in not_compared if option not in unknown]
+        parts.append(part)
+    _tell_unknown(callbacks, unknown)
+    run.save_settings()
+    for part, split in zip(parts, splits, strict=True):
+        if part.settings["status"] != "finished":
+            _train_split(job, part, material, split, callbacks)
+    _keep_facts(job, run, material, splits[0], sides=False)
+    finalize_folds(run, parts)
+    run.settings["status"] = "finished"
+    run.save_settings()
+    return run
+
+
+def _read(job: Job, callbacks: Callbacks) -> TrainingData:
+    """The slices of a job, with a line for everything odd about them."""
     data = read_dataset(
         job.data,
         job.preprocess,
@@ -328,54 +286,24 @@ def _go_on(job: Job, run: Run, callbacks: Callbacks) -> Run:
         progress=callbacks.reading,
     )
     job.targets.resolve(data.class_names)  # a class that is not there is said before the training
-    callbacks.problems(data)
-    _warn(callbacks, data.warnings)
+    callbacks.tell_problems(data)
     check_boxes(data)
     if not data.tumour_free and _pastes(job):
-        words = (
+        callbacks.tell(
             "no class is known to be without tumours, so none is pasted or covered; say which is "
             "with --tumour-free"
         )
-        _warn(callbacks, [words])
-    partial = None
-    if job.partial is not None:
-        partial = read_partial_labels(
-            job.partial,
-            job.preprocess,
-            data,
-            groups_csv=job.partial_groups_csv,
-            progress=callbacks.reading,
-        )
-        callbacks.problems(partial.slices)
-        _warn(callbacks, partial.slices.warnings)
-    material = TrainingData(data, partial)
-    digests = input_digests(job, material)
-    unknown = _admit(run, digests)
-    if not job.folds:
-        _say_unknown(callbacks, unknown)
-        split = split_dataset(data, job.protocol, job.settings.seed)
-        _train_split(job, run, material, split, callbacks)
-        return run
-    splits = fold_splits(data, job.folds, job.settings.seed)
-    parts = []
-    for number in range(1, job.folds + 1):
-        folder = job.out / f"fold-{number}"
-        begun = (folder / "run.json").is_file()
-        part = Run.open(folder) if begun else _new_run(job, folder)
-        unknown += [name for name in _admit(part, digests) if name not in unknown]
-        if begun:
-            part.save_settings()
-        parts.append(part)
-    _say_unknown(callbacks, unknown)
-    run.save_settings()
-    for part, split in zip(parts, splits, strict=True):
-        if part.settings["status"] != "finished":
-            _train_split(job, part, material, split, callbacks)
-    _remember_data(job, run, material, splits[0], sides=False)
-    finalize_folds(run, parts)
-    run.settings["status"] = "finished"
-    run.save_settings()
-    return run
+    if job.partial is None:
+        return TrainingData(data, None)
+    partial = read_partial_labels(
+        job.partial,
+        job.preprocess,
+        data,
+        groups_csv=job.partial_groups_csv,
+        progress=callbacks.reading,
+    )
+    callbacks.tell_problems(partial.slices)
+    return TrainingData(data, partial)
 
 
 def _pastes(job: Job) -> bool:
@@ -384,40 +312,44 @@ def _pastes(job: Job) -> bool:
     return recipe is not None and job.boxes_csv is not None and recipe.paste + recipe.erase > 0
 
 
-def _warn(callbacks: Callbacks, lines: Sequence[str]) -> None:
-    if callbacks.warn is not None:
-        for line in lines:
-            callbacks.warn(line)
+def _fold(job: Job, folder: Path, digests: dict[str, str | None]) -> tuple[Run, list[str]]:
+    """The run of a fold, begun before or new, and the options that could not be compared."""
+    begun = (folder / "run.json").is_file()
+    part = Run.open(folder) if begun else _new_run(job, folder)
+    unknown = admit_inputs(part, digests)
+    if begun:
+        part.save_settings()
+    return part, unknown
 
 
-def _say_unknown(callbacks: Callbacks, unknown: Sequence[str]) -> None:
-    if unknown:
-        words = (
+def _tell_unknown(callbacks: Callbacks, options: Sequence[str]) -> None:
+    if options:
+        callbacks.tell(
             "this run was started by a former version, which did not keep what it read: whether "
-            f"{', '.join(unknown)} are as they were then could not be checked"
+            f"{', '.join(options)} are as they were then could not be checked"
         )
-        _warn(callbacks, [words])
 
 
 def _train_split(
     job: Job, run: Run, material: TrainingData, split: Split, callbacks: Callbacks
 ) -> None:
-    data, partial = material.data, material.partial
-    _remember_data(job, run, material, split)
+    """One training: fit the model, then complete its run with what the test side says of it."""
+    data = material.data
+    _keep_facts(job, run, material, split)
     if callbacks.read is not None:
         callbacks.read(data, split)
-    learned = measured = None
-    if partial is not None:
-        chosen, tested = divide(partial, data, split, job.settings.seed)
-        learned, measured = partial.take(chosen), partial.take(tested)
+    trained_on = tested = None
+    if material.partial is not None:
+        sides = divide(material.partial, data, split, job.settings.seed)
+        trained_on, tested = (material.partial.take(side) for side in sides)
     stopped: BaseException | None = None
     if isinstance(job.settings, ClassicalSettings):
         trained = fit_classical_model(
             job.settings, run, data, split, job.deep, job.cache, callbacks
         )
     else:
-        trained, stopped = fit_network_model(job.settings, run, data, split, learned, callbacks)
-    finalize_run(run, trained, data, split, measured)
+        trained, stopped = fit_network_model(job.settings, run, data, split, trained_on, callbacks)
+    finalize_run(run, trained, data, split, tested)
     run.settings["status"] = "finished"
     if stopped is not None:
         run.settings["status"] = "diverged" if isinstance(stopped, Diverged) else "interrupted"
@@ -427,7 +359,7 @@ def _train_split(
     Checkpoint(run.folder / "checkpoint").remove()
 
 
-def _remember_data(
+def _keep_facts(
     job: Job, run: Run, material: TrainingData, split: Split, sides: bool = True
 ) -> None:
     data, partial = material.data, material.partial
@@ -447,28 +379,3 @@ def _remember_data(
         **{key: job.about.get(key) for key in ABOUT},
     }
     run.save_settings()
-
-
-def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    versions["btc-edge"] = edge_runtime.__version__
-    return versions
-
-
-def _commit() -> str | None:
-    """The source's commit where this is a checkout of the project, else None."""
-    home = Path(__file__).resolve().parent.parent
-    if not (home / ".git").exists():
-        return None
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=home, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip() or None

@@ -27,7 +27,7 @@ from benchmarks.models.timing import device_file, latencies
 from benchmarks.robust import confident_errors, predictions_of
 from trainer.evaluation.intervals import difference_interval
 from trainer.evaluation.predictions import Predictions
-from trainer.report.charts import save_figure
+from trainer.report.charts import save_chart
 from trainer.run import Run
 
 DEVICE_SETS = "histogram,glcm,lbp,hog"
@@ -217,4 +217,4 @@ def main(
     publish(out, "models", result, as_markdown(result))
     figure = chart(result)
     write_page(runs / "models.html", result, as_markdown(result), figure, firsts)
-    save_figure(figure, out / "models.png")
+    save_chart(figure, out / "models.png")

@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_runtime.files import write_text
 from edge_runtime.model.metadata import INTENDED_USE
-from trainer.report.charts import inline_figure
+from trainer.report.charts import inline_chart
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,7 +113,7 @@ def write_page(
     ]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.from_string(PAGE).render(
-        use=INTENDED_USE, chart=inline_figure(figure), head=cells[0], rows=cells[2:], note=note,
+        use=INTENDED_USE, chart=inline_chart(figure), head=cells[0], rows=cells[2:], note=note,
         importance=importance,
     )  # fmt: skip
     write_text(path, page)

@@ -17,8 +17,8 @@ from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import preprocess
 from export.models import check_sets
 from trainer.data.archive import open_archive
-from trainer.models.trained import CNN, kind_of, open_trained
-from trainer.run import Run
+from trainer.models.outputs import open_trained
+from trainer.run import CNN, Run
 
 WARM_UP = 5
 
@@ -27,7 +27,7 @@ def device_file(folder: Path) -> Path | None:
     """The ONNX file of a run, exported where it is not there yet; None where the run's features
     need the workstation."""
     run = Run.open(folder)
-    if kind_of(run.settings) != CNN:
+    if run.kind != CNN:
         try:
             check_sets(run.settings["features"]["sets"])
         except UsageError:
@@ -64,4 +64,4 @@ def _caller(folder: Path, file: Path | None) -> Callable[[bytes], object]:
         return Classifier(file).classify
     run = Run.open(folder)
     trained, options = open_trained(run), run.preprocess
-    return lambda content: trained.look(preprocess(decode(content), options)[None])
+    return lambda content: trained.predict(preprocess(decode(content), options)[None])

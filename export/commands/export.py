@@ -216,9 +216,9 @@ def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any])
         UsageError: it does not have one that was asked for by name.
     """
     from export.formats import formats_of
-    from trainer.models.trained import CNN, kind_of
+    from trainer.run import CNN
 
-    kind = kind_of(settings)
+    kind = settings["model"]
     known = formats_of(kind)
     asked = [name for name in wanted if name in known or not options["everything"]]
     others = [name for name in asked if name not in known]
@@ -237,13 +237,12 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
     from export.commands.printing import print_diagnosis, print_exports
     from export.exporter import Exporter, ExportSettings
     from trainer.evaluation.selective import HINT, Targets, asked_targets
-    from trainer.models.trained import needs_keras
     from trainer.quiet import import_tensorflow
     from trainer.run import Run, checked_name, checked_version, dump_json
 
     opened = Run.open(run)
     forms = _forms(opened.settings, wanted, options)
-    if needs_keras(opened.settings):
+    if opened.needs_keras:
         import_tensorflow()
     folder = options["out"] or run / "export"
     settings = ExportSettings(

@@ -30,7 +30,7 @@ _OPSETS = {"": OPSET, "ai.onnx.ml": 3}
 
 
 def convert_classical(model: ClassicalModel, classes: int, network: bytes | None = None) -> bytes:
-    """An ONNX protobuf that gives what `ClassicalModel.observe` gives, checked in full.
+    """An ONNX protobuf that gives what `ClassicalModel.predict` gives, checked in full.
 
     Args:
         model: fitted on class indices, all of 0 to `classes` - 1.

@@ -9,7 +9,7 @@ import pytest
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS
-from trainer.evaluation.calibration import fit_temperature
+from trainer.evaluation.temperature import fit_temperature
 from trainer.models.outputs import predictor
 from trainer.run import SCHEMA, Run, dump_json
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
@@ -68,9 +68,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run(
         folder,
         {
-            "schema": SCHEMA, "status": "finished", "name": "tiny", "network": "tiny", "seed": 1,
-            "created": "2026-01-01T00:00:00Z", "labels": list(CLASSES), "temperature": temperature,
-            "max_error": 0.02,
+            "schema": SCHEMA, "status": "finished", "name": "tiny", "model": "cnn",
+            "network": "tiny", "seed": 1, "created": "2026-01-01T00:00:00Z",
+            "labels": list(CLASSES), "temperature": temperature, "max_error": 0.02,
             "preprocess": options.to_json(), "source_commit": None,
             "data": {"sha256": "0" * 64, "images": 240, "groups": None},
         },

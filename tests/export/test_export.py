@@ -118,7 +118,7 @@ def test_a_network_without_class_maps_has_one_output() -> None:
     import tensorflow as tf
 
     keras.utils.set_random_seed(3)
-    graph, outputs = export_graph(build_network("seed", 32, 4))
+    graph, outputs = export_graph(build_network("classic", 32, 4))
     assert outputs == {"logits": 0, "features": 1}
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32), dtype=np.uint8)
     by_hand = 32 * 32 * 9 * 32 + 16 * 16 * 9 * 32 * 64 + 8 * 8 * 9 * 64 * 128

@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_runtime.decision.prediction import probabilities
 from edge_runtime.errors import ModelError, UsageError
+from edge_runtime.model.metadata import INTENDED_USE
 from trainer.commands.train_options import parse_features
 from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
 from trainer.fitting import network_for
 from trainer.models import classical
 from trainer.models.classical import KINDS, ClassicalModel, ClassicalSettings, fit_classical
-from trainer.models.outputs import softmax
-from trainer.models.trained import open_trained
+from trainer.models.outputs import open_trained
 from trainer.run import Run
 
 BIN = Path(sys.executable).parent
@@ -44,39 +45,38 @@ def clouds(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_learns_and_survives_its_file(kind: str, classes: int, tmp_path: Path) -> None:
     features, labels, groups = clouds(classes)
-    learned, held = slice(0, 160), slice(160, None)
+    train, held = slice(0, 160), slice(160, None)
     model, chosen = fit_classical(
-        ClassicalSettings(kind, ("hog",)), features[learned], labels[learned], groups[learned]
+        ClassicalSettings(kind, ("hog",)), features[train], labels[train], groups[train]
     )
     assert chosen is None
-    seen = model.observe(features[held])
-    assert seen.logits.dtype == np.float32
-    assert seen.logits.shape == (80, classes)
-    assert (seen.logits.argmax(axis=1) == labels[held]).mean() > 0.9
-    assert seen.features is not None
-    assert seen.features.shape[0] == 80
+    logits, components = model.predict(features[held])
+    assert logits.dtype == components.dtype == np.float32
+    assert logits.shape == (80, classes)
+    assert (logits.argmax(axis=1) == labels[held]).mean() > 0.9
+    assert components.shape[0] == 80
     digest = model.save(tmp_path / "model.skops")
-    again = ClassicalModel.load(tmp_path / "model.skops", digest, kind).observe(features[held])
-    np.testing.assert_array_equal(again.logits, seen.logits)
+    again = ClassicalModel.load(tmp_path / "model.skops", digest, kind).predict(features[held])
+    np.testing.assert_array_equal(again[0], logits)
     repeated, _ = fit_classical(
-        ClassicalSettings(kind, ("hog",)), features[learned], labels[learned], groups[learned]
+        ClassicalSettings(kind, ("hog",)), features[train], labels[train], groups[train]
     )
-    np.testing.assert_array_equal(repeated.observe(features[held]).logits, seen.logits)
+    np.testing.assert_array_equal(repeated.predict(features[held])[0], logits)
 
 
-def test_logits_of_shares_are_their_logarithms() -> None:
-    """Softmax of the logits gives the forest's own shares back, but for the floor."""
+def test_logits_of_probabilities_are_their_logarithms() -> None:
+    """Softmax of the logits gives the forest's own probabilities back, but for the floor."""
     features, labels, groups = clouds()
     model, _ = fit_classical(ClassicalSettings("random-forest", ("hog",)), features, labels, groups)
-    seen = softmax(model.observe(features).logits)
-    np.testing.assert_allclose(seen, model.pipeline.predict_proba(features), atol=4 * 1e-3)
+    given = probabilities(model.predict(features)[0])
+    np.testing.assert_allclose(given, model.pipeline.predict_proba(features), atol=4 * 1e-3)
 
 
 def test_margins_of_the_svm_are_those_of_scikit_learn() -> None:
     features, labels, groups = clouds()
     model, _ = fit_classical(ClassicalSettings("svm", ("hog",)), features, labels, groups)
     expected = model.pipeline.decision_function(features)
-    np.testing.assert_allclose(model.observe(features).logits, expected, atol=1e-5)
+    np.testing.assert_allclose(model.predict(features)[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -173,7 +173,7 @@ def train(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "said"),
     [
         (("--model", "svm", "--epochs", 3), "--epochs does not go with --model svm"),
         (("--features", "hog"), "--features goes with --model"),
@@ -182,11 +182,11 @@ def train(*words: object) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_options_that_do_not_go_together(
-    words: tuple[object, ...], told: str, phantom_zip: Path, tmp_path: Path
+    words: tuple[object, ...], said: str, phantom_zip: Path, tmp_path: Path
 ) -> None:
     done = train(phantom_zip, "--out", tmp_path / "run", *words)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
@@ -211,7 +211,7 @@ def test_the_command_trains_a_complete_run(phantom_zip: Path, tmp_path: Path) ->
         out = tmp_path / name
         done = train(phantom_zip, "--out", out, "--model", "svm", *SMALL, "--cache", cache, *extra)
         assert done.returncode == 0, done.stderr
-        assert "Research use only" in done.stdout
+        assert INTENDED_USE in done.stdout
     first, searched, third = (Run.open(tmp_path / n) for n in ("one", "two", "three"))
     assert first.settings["status"] == "finished"
     assert first.settings["features"]["sets"] == ["histogram", "hog"]
@@ -222,7 +222,7 @@ def test_the_command_trains_a_complete_run(phantom_zip: Path, tmp_path: Path) ->
         path.name for path in first.folder.iterdir()
     }
     held = first.validation()
-    seen = open_trained(first).look(held.pixels)
+    seen = open_trained(first).predict(held.pixels)
     assert (seen.logits.argmax(axis=1) == held.labels).mean() > 0.5
     words = ("--model", "knn", "--features", f"deep:{first.folder}")
     done = train(phantom_zip, "--out", tmp_path / "deep", *words)
@@ -257,7 +257,7 @@ def test_deep_features_come_from_a_network_that_saw_no_test_slice(
     assert done.returncode == 0, done.stderr
     run = Run.open(tmp_path / "deep")
     assert run.preprocess.size == 64, "slices as the network saw them"
-    assert open_trained(run).look(run.validation().pixels).logits.shape[1] == 4
+    assert open_trained(run).predict(run.validation().pixels).logits.shape[1] == 4
     for name, extra in (("seed", ("--seed", 6)), ("protocol", ("--protocol", "grouped"))):
         done = train(phantom_zip, "--out", tmp_path / name, *words, *extra)
         assert done.returncode == 1

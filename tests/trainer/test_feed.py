@@ -15,9 +15,10 @@ from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from trainer.augmentation.copy_paste import erase, paste, symmetry
 from trainer.augmentation.spatial import change_place, move_box
 from trainer.augmentation.style import change_style, match_levels
+from trainer.former import settings_of_today
 from trainer.models.recipes import RECIPES, Recipe, recipes_in_words
 from trainer.models.sampler import NO_BOX, Example, Feed, Samples, sampling_weights
-from trainer.models.training import TrainSettings, as_batch, learning_rate, place_mask
+from trainer.models.training import TrainSettings, as_batch, box_mask, learning_rate
 from trainer.synthetic.corruptions import CORRUPTIONS
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
@@ -235,13 +236,15 @@ def test_partial_slices_come_with_their_set() -> None:
 
 
 def test_set_loss_is_cross_entropy_over_what_is_allowed() -> None:
-    from trainer.models.losses import PlaceLoss, SetCrossEntropy, accuracy
+    from trainer.models.losses import LocalisationLoss, PartialLabelCrossEntropy, accuracy
 
     shares = np.array([[0.5, 0.2, 0.2, 0.1], [0.1, 0.1, 0.7, 0.1]], np.float32)
     sets = np.array([[1, 0, 0, 0], [1, 1, 0, 1]], np.float32)
-    assert float(SetCrossEntropy()(sets, shares)) == pytest.approx(-np.log([0.5, 0.3]).mean())
+    assert float(PartialLabelCrossEntropy()(sets, shares)) == pytest.approx(
+        -np.log([0.5, 0.3]).mean()
+    )
     smooth = 0.9 * -np.log([0.5, 0.3]).mean() + 0.1 * -np.log(shares).mean()
-    assert float(SetCrossEntropy(0.1)(sets, shares)) == pytest.approx(smooth, rel=1e-5)
+    assert float(PartialLabelCrossEntropy(0.1)(sets, shares)) == pytest.approx(smooth, rel=1e-5)
     np.testing.assert_array_equal(np.asarray(accuracy(sets, shares)), [1, 0])
 
     maps = np.zeros((2, 3, 3, 4), np.float32)
@@ -249,20 +252,20 @@ def test_set_loss_is_cross_entropy_over_what_is_allowed() -> None:
     masks = np.zeros_like(maps)
     masks[0, 1, 1, 2] = 1
     each = -np.log(0.5) / 2  # the second slice has no box
-    assert float(PlaceLoss()(masks, maps)) == pytest.approx(each, rel=1e-5)
+    assert float(LocalisationLoss()(masks, maps)) == pytest.approx(each, rel=1e-5)
 
 
 def test_mask_covers_the_box_in_the_channel_of_the_class() -> None:
     target = np.eye(4, dtype=np.float32)[1]
     image = np.zeros((64, 64), np.uint8)
-    mask = place_mask(Example(image, target, np.array([0.0, 0.5, 0.25, 1.0])), (4, 4))
+    mask = box_mask(Example(image, target, np.array([0.0, 0.5, 0.25, 1.0])), (4, 4))
     assert mask[..., [0, 2, 3]].sum() == 0
     np.testing.assert_array_equal(
         mask[..., 1], [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
     )
-    tiny = place_mask(Example(image, target, np.array([0.6, 0.6, 0.61, 0.61])), (4, 4))
+    tiny = box_mask(Example(image, target, np.array([0.6, 0.6, 0.61, 0.61])), (4, 4))
     assert tiny.sum() >= 1, "a box smaller than a cell still has one"
-    assert place_mask(Example(image, target, NO_BOX), (4, 4)).sum() == 0
+    assert box_mask(Example(image, target, NO_BOX), (4, 4)).sum() == 0
     inputs, (targets, masks) = as_batch([Example(image, target, NO_BOX)] * 2, (4, 4))
     assert (inputs.shape, targets.shape, masks.shape) == ((2, 64, 64, 1), (2, 4), (2, 4, 4, 4))
 
@@ -281,10 +284,12 @@ def test_recipes_of_the_former_version_are_read() -> None:
     for recipe in RECIPES.values():
         former = {names.get(name, name): value for name, value in asdict(recipe).items()}
         assert former.keys() >= set(names.values())
-        assert Recipe.from_json(former) == recipe
-        assert Recipe.from_json(asdict(recipe)) == recipe
+        read = settings_of_today({"training": {"recipe": former}})["training"]["recipe"]
+        assert Recipe(**read) == recipe
+        assert settings_of_today({"training": {"recipe": read}})["training"]["recipe"] == read
     run = json.loads((Path(__file__).parents[1] / "former/network/run.json").read_text())
-    assert TrainSettings.from_json(run["training"]).recipe == RECIPES["plain"]
+    training = settings_of_today(run)["training"]
+    assert TrainSettings.from_json(training).recipe == RECIPES["plain"]
 
 
 def test_recipes_are_named_in_the_command() -> None:
@@ -297,8 +302,9 @@ def test_recipes_are_named_in_the_command() -> None:
 
 
 def test_start_weights_are_those_that_the_network_takes() -> None:
+    from pretrained.make_weights import fold
     from trainer.models.networks import build_network
-    from trainer.models.pretrained import fold, load_pretrained
+    from trainer.models.pretrained import load_pretrained
 
     start = load_pretrained()
     network = build_network("edge", 64, 4)

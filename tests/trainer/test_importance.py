@@ -18,25 +18,26 @@ from sklearn.feature_selection import f_classif
 
 from edge_runtime.errors import DataError
 from tests.trainer.test_dataset import fake_dataset
-from tests.trainer.test_report import NAMES, SETTINGS, Figures, cases_of, example
+from tests.trainer.test_report import NAMES, SETTINGS, Figures, example, examples_of
 from trainer.data.dataset import Dataset
 from trainer.evaluation import importance as module
-from trainer.evaluation.components import ComponentChange, caller
 from trainer.evaluation.importance import (
     EACH,
     PICTURED,
     SHOWN,
+    ComponentChange,
     Importance,
-    balanced,
+    component_classifier,
     explained_by_class,
     measure_importance,
     pool_importance,
     units_of,
 )
-from trainer.evaluation.predictions import figures
+from trainer.evaluation.metrics import balanced_accuracy
+from trainer.evaluation.predictions import metrics_of
 from trainer.models.classical import KINDS, ClassicalModel, ClassicalSettings, fit_classical
-from trainer.models.trained import open_trained
-from trainer.report.display_names import model_noun, model_words
+from trainer.models.outputs import open_trained
+from trainer.report.display_names import model_name, model_noun
 from trainer.report.html import ReportData, write_report
 from trainer.run import Run
 
@@ -58,8 +59,8 @@ def planted(n: int, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=n)
     features = rng.normal(size=(n, len(FEATURES))).astype(np.float32)
-    told = units_of(FEATURES, 2)[PLANTED]
-    features[:, told] += 4 * np.eye(classes, len(told), dtype=np.float32)[labels]
+    reported = units_of(FEATURES, 2)[PLANTED]
+    features[:, reported] += 4 * np.eye(classes, len(reported), dtype=np.float32)[labels]
     # As real features are: on very different scales.
     return features * np.geomspace(1e-3, 1e3, len(FEATURES), dtype=np.float32), labels
 
@@ -85,7 +86,7 @@ def found() -> Importance:
 
 
 def test_what_tells_the_class_is_what_matters(found: Importance) -> None:
-    facts = found.figures()
+    facts = found.summary()
     assert facts["n"] == 150
     assert facts["balanced_accuracy"] > 0.9
     assert facts["parts"][0]["part"] == PLANTED
@@ -115,20 +116,19 @@ def test_the_seed_decides(found: Importance) -> None:
 def test_the_shortcut_is_the_plain_way(kind: str, classes: int) -> None:
     model = fitted(kind, classes)
     features, labels = planted(90, 3, classes)
-    change, call = ComponentChange(model.pipeline, features), caller(model)
-    assert (call(change.components) == model.observe(features).logits.argmax(axis=1)).all()
+    change, classify = ComponentChange(model.pipeline, features), component_classifier(model)
+    assert (classify(change.components) == model.predict(features)[0].argmax(axis=1)).all()
     rng = np.random.default_rng(0)
     for columns in units_of(FEATURES, 1).values():
         order = rng.permutation(90)
         shuffled = features.copy()
         shuffled[:, columns] = features[order][:, columns]
-        seen = model.observe(shuffled)
-        assert seen.features is not None
-        np.testing.assert_allclose(change(columns, order), seen.features, atol=1e-5)
-        called = call(change(columns, order))
-        assert (called == seen.logits.argmax(axis=1)).all()
+        logits, components = model.predict(shuffled)
+        np.testing.assert_allclose(change(columns, order), components, atol=1e-5)
+        called = classify(change(columns, order))
+        assert (called == logits.argmax(axis=1)).all()
         expected = sk.balanced_accuracy_score(labels, called)
-        assert balanced(called, labels) == pytest.approx(expected)
+        assert balanced_accuracy(called, labels) == pytest.approx(expected)
 
 
 def test_the_figures_are_those_of_a_plain_loop(found: Importance) -> None:
@@ -139,22 +139,22 @@ def test_the_figures_are_those_of_a_plain_loop(found: Importance) -> None:
     for _ in range(module.SET_REPEATS):
         shuffled, columns = features.copy(), units_of(FEATURES, 1)["glcm"]
         shuffled[:, columns] = features[rng.permutation(150)][:, columns]
-        called = [model.observe(f).logits.argmax(axis=1) for f in (features, shuffled)]
+        called = [model.predict(f)[0].argmax(axis=1) for f in (features, shuffled)]
         before, after = (sk.balanced_accuracy_score(labels, c) for c in called)
         drops.append(before - after)
-    told = found.facts["sets"]["glcm"]
-    assert told["drop"] == pytest.approx(np.mean(drops))
-    assert told["spread"] == pytest.approx(np.std(drops, ddof=1))
+    reported = found.facts["sets"]["glcm"]
+    assert reported["drop"] == pytest.approx(np.mean(drops))
+    assert reported["spread"] == pytest.approx(np.std(drops, ddof=1))
 
 
 def test_the_pictures_are_the_extremes_one_a_group() -> None:
     features, labels = planted(150, 2)
     groups = [i // 10 for i in range(150)]
     found = measure_importance(fitted(), FEATURES, features, side_of(labels, groups), 1)
-    told = found.facts["pictures"]
-    assert 1 <= len(told) <= PICTURED
-    assert found.pixels.shape == (2 * EACH * len(told), 8, 8)
-    first = told[0]
+    reported = found.facts["pictures"]
+    assert 1 <= len(reported) <= PICTURED
+    assert found.pixels.shape == (2 * EACH * len(reported), 8, 8)
+    first = reported[0]
     column = FEATURES.index(first["column"])
     own = units_of(FEATURES, 2)[PLANTED]
     assert column == own[f_classif(features[:, own], labels)[0].argmax()]
@@ -198,7 +198,7 @@ def test_it_survives_its_file(found: Importance, tmp_path: Path) -> None:
     found.save(path)
     again = Importance.read(path)
     assert again.facts == found.facts
-    assert json.loads(json.dumps(again.figures(), allow_nan=False)) == found.figures()
+    assert json.loads(json.dumps(again.summary(), allow_nan=False)) == found.summary()
     np.testing.assert_array_equal(again.pixels, found.pixels)
     path.write_bytes(b"PK")
     with pytest.raises(DataError, match=r"importance\.npz"):
@@ -230,22 +230,24 @@ def test_folds_are_averaged() -> None:
     assert facts["balanced_accuracy"] == pytest.approx(0.6)
     assert facts["sets"]["hog"]["drop"] == pytest.approx(0.12)
     assert facts["sets"]["hog"]["spread"] == pytest.approx(np.std([0.1, 0.14], ddof=1))
-    told = {p["part"]: p["drop"] for p in facts["parts"]}
+    reported = {p["part"]: p["drop"] for p in facts["parts"]}
     # A part that a fold lacks has no mean; a deep feature is another one in each fold.
-    assert set(told) == set(many) - {"hog:block 7"}
-    assert told["hog:block 3"] == pytest.approx(0.08)
-    assert next(iter(told)) == f"hog:block {SHOWN + 4}"
+    assert set(reported) == set(many) - {"hog:block 7"}
+    assert reported["hog:block 3"] == pytest.approx(0.08)
+    assert next(iter(reported)) == f"hog:block {SHOWN + 4}"
     assert facts["whole_only"] == ["deep"]
-    assert len(pooled.figures()["parts"]) == SHOWN
+    assert len(pooled.summary()["parts"]) == SHOWN
     assert facts["pictures"] == [{"part": "of 10"}]
     assert pooled.pixels.max() == 10
 
 
 def page_of(folder: Path, settings: dict[str, Any], importance: Importance | None) -> str:
     outcome = example()
-    metrics = figures(outcome)
-    metrics["importance"] = None if importance is None else importance.figures()
-    write_report(ReportData(folder, settings, [], outcome, metrics, cases_of(outcome), importance))
+    metrics = metrics_of(outcome)
+    metrics["importance"] = None if importance is None else importance.summary()
+    write_report(
+        ReportData(folder, settings, [], outcome, metrics, examples_of(outcome), importance)
+    )
     return (folder / "report.html").read_text("utf-8")
 
 
@@ -260,10 +262,10 @@ def test_a_report_of_a_classical_model(found: Importance, tmp_path: Path) -> Non
     assert "share their importance" in words
     assert parsed.found["importance/n"] == (150, "150")
     assert all(place.startswith("data:image/") for place in parsed.loads)
-    told = found.facts["pictures"]
+    reported = found.facts["pictures"]
     for end in ("lowest", "highest"):
-        assert text.count(f'alt="slice with the {end} value"') == EACH * len(told)
-    for part in told:
+        assert text.count(f'alt="slice with the {end} value"') == EACH * len(reported)
+    for part in reported:
         assert f"{part['column']}: " in words
     pooled = page_of(tmp_path, CLASSICAL, pool_importance([found, found]))
     assert "over the folds" in " ".join(Figures(pooled).words.split())
@@ -285,14 +287,13 @@ def test_a_report_of_a_network_says_network(tmp_path: Path) -> None:
 
 
 def test_what_a_model_is_called() -> None:
-    assert model_words({"network": "edge"}) == "edge network"
-    assert model_words({"network": "edge", "model": "cnn"}) == "edge network"
-    assert model_words({"network": "evaluated"}) == "evaluated network"
-    assert model_words(CLASSICAL) == "SVM on glcm, hog, histogram"
+    assert model_name({"network": "edge", "model": "cnn"}) == "edge network"
+    assert model_name({"network": "evaluated", "model": "cnn"}) == "evaluated network"
+    assert model_name(CLASSICAL) == "SVM on glcm, hog, histogram"
     deep = {"network": None, "model": "random-forest", "features": {"sets": ["deep"]}}
-    assert model_words(deep) == "random forest on deep features"
-    assert model_words({"model": "knn", "features": None}) == "nearest neighbours"
-    assert {model_words({"model": kind}) for kind in KINDS}.isdisjoint(KINDS)
+    assert model_name(deep) == "random forest on deep features"
+    assert model_name({"model": "knn", "features": None}) == "nearest neighbours"
+    assert {model_name({"model": kind}) for kind in KINDS}.isdisjoint(KINDS)
     assert [model_noun(s) for s in (SETTINGS, CLASSICAL)] == ["network", "model"]
 
 
@@ -311,20 +312,20 @@ def test_the_command_measures_it_on_the_validation_side(phantom_zip: Path, tmp_p
     pooled, first, second, network = (
         Run.open(tmp_path / name) for name in ("folds", "folds/fold-1", "folds/fold-2", "network")
     )
-    told = [run.metrics()["importance"] for run in (first, second)]
-    for run, figures_ in zip((first, second), told, strict=True):
+    reported = [run.metrics()["importance"] for run in (first, second)]
+    for run, figures_ in zip((first, second), reported, strict=True):
         assert figures_["n"] == len(run.validation().labels)
         assert {s["path"] for p in figures_["pictures"] for s in p["lowest"]}.isdisjoint(
             run.measured_paths()
         )
-        calls = open_trained(run).look(run.validation().pixels).logits.argmax(axis=1)
+        calls = open_trained(run).predict(run.validation().pixels).logits.argmax(axis=1)
         expected = sk.balanced_accuracy_score(run.validation().labels, calls)
         assert figures_["balanced_accuracy"] == pytest.approx(expected)
         assert "network" not in (run.folder / "report.html").read_text("utf-8")
     whole = pooled.metrics()["importance"]
     assert whole["folds"] == 2
-    assert whole["n"] == told[0]["n"] + told[1]["n"]
-    drops = [each["sets"]["lbp"]["drop"] for each in told]
+    assert whole["n"] == reported[0]["n"] + reported[1]["n"]
+    drops = [each["sets"]["lbp"]["drop"] for each in reported]
     assert whole["sets"]["lbp"]["drop"] == pytest.approx(np.mean(drops))
     assert "Feature importance" in (pooled.folder / "report.html").read_text("utf-8")
     assert network.metrics()["importance"] is None

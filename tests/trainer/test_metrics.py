@@ -10,14 +10,14 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.evaluation.calibration import expected_calibration_error, fit_temperature
+from edge_runtime.decision.prediction import probabilities
 from trainer.evaluation.metrics import (
     compute_metrics,
     per_source,
     share_of,
     study_probabilities,
 )
-from trainer.models.outputs import softmax
+from trainer.evaluation.temperature import expected_calibration_error, fit_temperature
 from trainer.run import dump_json
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
@@ -169,5 +169,5 @@ def test_expected_calibration_error() -> None:
 def test_temperature_is_found(true: float) -> None:
     rng = np.random.default_rng(0)
     honest = rng.normal(size=(20_000, 4)) * 2
-    drawn = (softmax(honest).cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
+    drawn = (probabilities(honest).cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
     assert fit_temperature(honest * true, drawn) == pytest.approx(true, rel=0.05)

@@ -144,8 +144,8 @@ def test_the_command_learns_and_measures(
     settings = json.loads((tmp_path / "run" / "run.json").read_text())
     assert settings["partial"]["images"] == 36
     assert settings["training"]["recipe"]["partial_labels"] > 0
-    assert "called outside" in done.stdout
-    assert "called outside" in (tmp_path / "run" / "report.html").read_text()
+    assert "predicted outside" in done.stdout
+    assert "predicted outside" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_files_that_are_not_read_are_told_for_both_kinds_of_data(

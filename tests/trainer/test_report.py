@@ -39,8 +39,8 @@ from trainer.evaluation.examples import (
 )
 from trainer.evaluation.predictions import (
     Predictions,
-    figures,
     make_predictions,
+    metrics_of,
     pool,
     read_predictions,
 )
@@ -52,7 +52,7 @@ N = 240
 
 
 def example(seed: int = 0) -> Predictions:
-    """A test side with everything known: studies, sources, twins, controls, boxes, statuses."""
+    """A test side of which everything is known, boxes and statuses too."""
     rng = np.random.default_rng(seed)
     groups = np.sort(rng.integers(40, size=N))
     labels = (groups + (rng.random(N) < 0.1)) % 3
@@ -68,11 +68,11 @@ def example(seed: int = 0) -> Predictions:
     shares[wrong] = np.roll(shares[wrong], 1, axis=1)
     extras = {
         "status": rng.choice(["ok", "uncertain", "unfamiliar"], N, p=[0.8, 0.15, 0.05]),
-        "twin": (rng.random(N) < 0.4).astype(int),
+        "near_duplicate": (rng.random(N) < 0.4).astype(int),
         "seen_group": (groups < 30).astype(int),
         "nearest_neighbour": [NAMES[i] for i in rng.integers(3, size=N)],
         "low_level": [NAMES[i] for i in rng.integers(3, size=N)],
-        "heat_in_box": np.where(labels == 1, (rng.random(N) < 0.6).astype(float), np.nan),
+        "pointing_hit": np.where(labels == 1, (rng.random(N) < 0.6).astype(float), np.nan),
         "box_share": np.where(labels == 1, rng.uniform(0, 0.3, N), np.nan),
     }
     return make_predictions(data, shares, "grouped", "test", extras)
@@ -80,11 +80,11 @@ def example(seed: int = 0) -> Predictions:
 
 PREPROCESS = Preprocess(16, denoise="non-local-means", contrast="clahe")
 SETTINGS: dict[str, Any] = {
-    "name": "brain-mri", "network": "edge", "max_error": 0.02, "heatmap": "class_maps",
-    "source_commit": None, "preprocess": PREPROCESS.to_json(), "thresholds": {NAMES[1]: 0.5},
-    "unfamiliar": {"whiten": "x" * 1000},
-    "data": {"images": 1000, "groups": 200, "unreadable": 1, "test": N, "test_with_twin": 90,
-             "left_out": 2, "sha256": "0" * 64,
+    "name": "brain-mri", "model": "cnn", "network": "edge", "max_error": 0.02,
+    "heatmap": "class_maps", "source_commit": None, "preprocess": PREPROCESS.to_json(),
+    "thresholds": {NAMES[1]: 0.5}, "unfamiliar": {"whiten": "x" * 1000},
+    "data": {"images": 1000, "groups": 200, "unreadable": 1, "test": N,
+             "test_with_near_duplicate": 90, "left_out": 2, "sha256": "0" * 64,
              "classes": {n: {"training": 9, "validation": 9, "test": 9} for n in NAMES}},
 }  # fmt: skip
 
@@ -99,7 +99,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     boxes = np.tile([0.2, 0.3, 0.5, 0.6], (len(rows), 1))
     boxes[::2] = np.nan
-    gallery = Examples(
+    examples = Examples(
         rows,
         rng.integers(0, 256, (len(rows), 128, 128), dtype=np.uint8),
         rng.normal(size=(len(rows), 8, 8)).astype(np.float32),
@@ -110,7 +110,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"epoch": e, "loss": 1 / e, "val_loss": 1.1 / e, "accuracy": 0.5, "val_accuracy": 0.4}
         for e in range(1, 9)
     ]
-    write_report(ReportData(folder, SETTINGS, [history], outcome, figures(outcome), gallery))
+    write_report(ReportData(folder, SETTINGS, [history], outcome, metrics_of(outcome), examples))
     return folder / "report.html"
 
 
@@ -177,22 +177,25 @@ def recompute(table: pd.DataFrame, prefix: str = "") -> dict[str, float]:
 
 def recompute_all(table: pd.DataFrame) -> dict[str, float]:
     values = recompute(table)
-    for part, column in (("without_twins/", "twin"), ("without_shared_groups/", "seen_group")):
+    for part, column in (
+        ("without_near_duplicates/", "near_duplicate"),
+        ("without_shared_groups/", "seen_group"),
+    ):
         values |= recompute(table[table[column] == 0], part)
     for prefix, rows in (
-        ("controls/", table),
-        ("without_twins/controls/", table[table["twin"] == 0]),
-        ("without_shared_groups/controls/", table[table["seen_group"] == 0]),
+        ("baselines/", table),
+        ("without_near_duplicates/baselines/", table[table["near_duplicate"] == 0]),
+        ("without_shared_groups/baselines/", table[table["seen_group"] == 0]),
     ):
-        for control in ("nearest_neighbour", "low_level"):
-            calls = rows[control]
+        for baseline in ("nearest_neighbour", "low_level"):
+            calls = rows[baseline]
             values |= {
-                f"{prefix}{control}/n": len(rows),
-                f"{prefix}{control}/accuracy": sk.accuracy_score(rows["label"], calls),
-                f"{prefix}{control}/balanced_accuracy": sk.balanced_accuracy_score(
+                f"{prefix}{baseline}/n": len(rows),
+                f"{prefix}{baseline}/accuracy": sk.accuracy_score(rows["label"], calls),
+                f"{prefix}{baseline}/balanced_accuracy": sk.balanced_accuracy_score(
                     rows["label"], calls
                 ),
-                f"{prefix}{control}/kappa": sk.cohen_kappa_score(rows["label"], calls),
+                f"{prefix}{baseline}/kappa": sk.cohen_kappa_score(rows["label"], calls),
             }
     studies = table[table["patient"] != ""].copy()
     columns = [f"p_{n}" for n in NAMES]
@@ -224,7 +227,7 @@ def recompute_all(table: pd.DataFrame) -> dict[str, float]:
         "selective/coverage/share": answered.mean(),
         "selective/error/share": (table["label"] != table["predicted"])[answered].mean(),
         "unfamiliar/share": (table["status"] == "unfamiliar").mean(),
-        "heatmap/share": boxed["heat_in_box"].mean(),
+        "heatmap/share": boxed["pointing_hit"].mean(),
         "heatmap/chance": boxed["box_share"].mean(),
         "heatmap/n": len(boxed),
     }
@@ -232,7 +235,7 @@ def recompute_all(table: pd.DataFrame) -> dict[str, float]:
 
 def test_every_figure_is_that_of_scikit_learn(page: Path) -> None:
     table = pd.read_csv(page.parent / "predictions.csv", keep_default_na=False,
-                        na_values={"heat_in_box": [""], "box_share": [""]})  # fmt: skip
+                        na_values={"pointing_hit": [""], "box_share": [""]})  # fmt: skip
     expected = recompute_all(table)
     found = Figures(page.read_text("utf-8")).found
     points = {key: value for key, value in found.items() if "interval95" not in key}
@@ -272,8 +275,8 @@ def test_the_page_needs_no_network_and_names_are_text(page: Path) -> None:
     assert "90 of 240 test slices" in " ".join(parsed.words.split())
 
 
-def cases_of(outcome: Predictions) -> Examples:
-    """A gallery of all-different cases, without heatmaps, boxes and whole slices."""
+def examples_of(outcome: Predictions) -> Examples:
+    """Examples, all different, without heatmaps, boxes and whole slices."""
     rows = choose_examples(outcome.labels, outcome.predicted, outcome.numbers("confidence"),
                         outcome.texts("group"))  # fmt: skip
     k = len(rows)
@@ -284,7 +287,7 @@ def cases_of(outcome: Predictions) -> Examples:
 
 def test_each_case_shows_the_file_the_input_and_the_heatmap(page: Path) -> None:
     text = page.read_text("utf-8")
-    cases = text.count('alt="heatmap of the class called"')
+    cases = text.count('alt="heatmap of the class predicted"')
     assert cases >= 12
     assert text.count('alt="slice as its file has it"') == cases + len(NAMES)
     assert text.count('alt="slice as the model sees it"') == cases + len(NAMES)
@@ -297,30 +300,30 @@ def test_each_case_shows_the_file_the_input_and_the_heatmap(page: Path) -> None:
 
 def test_what_is_not_known_is_not_shown(tmp_path: Path) -> None:
     outcome = example()
-    gallery = cases_of(outcome)
-    write_report(ReportData(tmp_path, SETTINGS, [], outcome, figures(outcome), gallery))
+    examples = examples_of(outcome)
+    write_report(ReportData(tmp_path, SETTINGS, [], outcome, metrics_of(outcome), examples))
     text = (tmp_path / "report.html").read_text("utf-8")
     assert 'alt="heatmap' not in text
     assert 'alt="slice as its file' not in text
-    assert text.count('alt="slice as the model sees it"') == len(gallery.rows)
+    assert text.count('alt="slice as the model sees it"') == len(examples.rows)
     assert "Where it looks" not in text
     # One slice whose file is at hand: before and after in its case, and as its class's example.
-    gallery.before[-1, 40:80, 40:80] = 200
-    write_report(ReportData(tmp_path, SETTINGS, [], outcome, figures(outcome), gallery))
+    examples.before[-1, 40:80, 40:80] = 200
+    write_report(ReportData(tmp_path, SETTINGS, [], outcome, metrics_of(outcome), examples))
     text = (tmp_path / "report.html").read_text("utf-8")
     assert text.count('alt="slice as its file has it"') == 2
-    assert text.count('alt="slice as the model sees it"') == len(gallery.rows) + 1
+    assert text.count('alt="slice as the model sees it"') == len(examples.rows) + 1
 
 
 def test_a_box_shows_without_a_heatmap(tmp_path: Path) -> None:
     outcome = example()
     pages = []
     for box in (np.nan, 0.2):
-        gallery = cases_of(outcome)
-        gallery.boxes[:] = [box, box, box + 0.3, box + 0.3]
-        write_report(ReportData(tmp_path, SETTINGS, [], outcome, figures(outcome), gallery))
+        examples = examples_of(outcome)
+        examples.boxes[:] = [box, box, box + 0.3, box + 0.3]
+        write_report(ReportData(tmp_path, SETTINGS, [], outcome, metrics_of(outcome), examples))
         pages.append(set(Figures((tmp_path / "report.html").read_text("utf-8")).loads))
-    assert len(pages[0] - pages[1]) == len(gallery.rows)
+    assert len(pages[0] - pages[1]) == len(examples.rows)
 
 
 def test_whole_pictures_fit_a_square() -> None:
@@ -343,8 +346,8 @@ def test_measuring_keeps_the_files_pictures(phantom_zip: Path, tmp_path: Path) -
     data = read_dataset(phantom_zip, options)
     shown = []
     for side in (data, replace(data, origin=tmp_path / "nowhere")):
-        measure = Evaluator(looks_dark, DecisionRule(1.0, {}, None), "as given")
-        shown.append(measure.side(side, "all", None)[1])
+        evaluator = Evaluator(looks_dark, DecisionRule(1.0, {}, None), "as given")
+        shown.append(evaluator.evaluate(side, "all", None)[1])
     with zipfile.ZipFile(phantom_zip) as archive:
         files = [load_gray(archive.read(data.paths[row])) for row in shown[0].rows]
     np.testing.assert_array_equal(shown[0].before, whole_pictures(files))
@@ -361,20 +364,20 @@ def looks_dark(images: np.ndarray) -> ModelOutputs:
 
 
 def test_a_gallery_survives_its_file_with_and_without_whole_slices(tmp_path: Path) -> None:
-    gallery, path = cases_of(example()), tmp_path / "gallery.npz"
-    gallery.before[:] = np.arange(len(gallery.rows), dtype=np.uint8)[:, None, None]
-    gallery.save(path)
+    examples, path = examples_of(example()), tmp_path / "gallery.npz"
+    examples.before[:] = np.arange(len(examples.rows), dtype=np.uint8)[:, None, None]
+    examples.save(path)
     again = Examples.read(path)
-    for name, values in vars(gallery).items():
+    for name, values in vars(examples).items():
         np.testing.assert_array_equal(getattr(again, name), values)
     older = tmp_path / "older.npz"
-    kept = {name: values for name, values in vars(gallery).items() if name != "before"}
+    kept = {name: values for name, values in vars(examples).items() if name != "before"}
     np.savez_compressed(older, **kept)
     old = Examples.read(older)
-    assert old.before.shape == gallery.before.shape
+    assert old.before.shape == examples.before.shape
     assert not old.before.any()
-    pooled = pool_examples([old, gallery], [N, N])
-    taken = take_examples(pooled, np.array([gallery.rows[3] + N, gallery.rows[2]]))
+    pooled = pool_examples([old, examples], [N, N])
+    taken = take_examples(pooled, np.array([examples.rows[3] + N, examples.rows[2]]))
     assert taken.before[0, 0, 0] == 3
     assert not taken.before[1].any()
     older.write_bytes(b"PK")
@@ -384,14 +387,14 @@ def test_a_gallery_survives_its_file_with_and_without_whole_slices(tmp_path: Pat
 
 def test_a_class_without_images_shows_a_dash(tmp_path: Path) -> None:
     whole = example()
-    some = whole.take((whole.labels != 2) & (whole.numbers("twin") == 0), "source:one")
+    some = whole.take((whole.labels != 2) & (whole.numbers("near_duplicate") == 0), "source:one")
     outcome = Predictions(
         some.table.drop(columns=["patient", "status"]), NAMES, "source:one", "test"
     )
     none = Examples(np.zeros(0, np.int64), np.zeros((0, 8, 8), np.uint8),
                    np.zeros((0, 8, 8), np.float32), np.zeros((0, 4)),
                    whole_pictures([]))  # fmt: skip
-    metrics = figures(outcome)
+    metrics = metrics_of(outcome)
     assert metrics["per_class"][NAMES[2]]["recall"] is None
     assert metrics["per_study"] is None
     assert metrics["selective"] is None
@@ -407,7 +410,7 @@ def test_one_group_has_no_intervals_anywhere(tmp_path: Path) -> None:
     none = Examples(np.zeros(0, np.int64), np.zeros((0, 8, 8), np.uint8),
                    np.zeros((0, 8, 8), np.float32), np.zeros((0, 4)),
                    whole_pictures([]))  # fmt: skip
-    metrics = figures(outcome) | {"partial": None}
+    metrics = metrics_of(outcome) | {"partial": None}
     assert metrics["interval95"]["accuracy"] is None
     share = {"n": 3, "share": 0.0, "interval95": None}
     partial = {"n": 3, "outside": share, "outside_answered": share, "answered": share}
@@ -434,14 +437,14 @@ def test_a_written_table_gives_the_same_figures(tmp_path: Path) -> None:
     outcome = example(3)
     outcome.write(tmp_path / "p.csv")
     again = read_predictions(tmp_path / "p.csv", NAMES, "grouped", "test")
-    assert figures(again) == figures(outcome)
+    assert metrics_of(again) == metrics_of(outcome)
 
 
 def test_pooled_folds_are_one_table() -> None:
     whole = example(4)
     fold = np.arange(N) % 2 == 0
     pooled = pool([whole.take(fold, "grouped"), whole.take(~fold, "grouped")])
-    one, two = figures(pooled), figures(whole)
+    one, two = metrics_of(pooled), metrics_of(whole)
     assert one["n"] == two["n"]
     assert one["confusion"] == two["confusion"]
     assert one["interval95"]["accuracy"] == pytest.approx(two["interval95"]["accuracy"])

@@ -26,11 +26,12 @@ from trainer.data.split import split_dataset
 from trainer.evaluation.selective import Targets
 from trainer.fitting import Callbacks, network_for
 from trainer.models.classical import ClassicalSettings
+from trainer.models.pretrained import load_pretrained
 from trainer.models.recipes import RECIPES
 from trainer.models.training import TrainSettings
 from trainer.run import Run
 from trainer.synthetic.phantoms import draw_phantom, write_phantoms
-from trainer.train_job import Job, resume_job, start_run
+from trainer.train_job import Job, check_start, resume_job, start_run
 
 KNN = ("--model", "knn", "--features", "histogram", "--no-cache", "--size", "32", "--seed", "5")
 
@@ -362,6 +363,37 @@ def test_a_start_without_a_package_leaves_nothing_in_the_way(
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "x").write_text("mine")
     assert "is not empty" in refused(inputs.data, "--out", tmp_path / "run"), "said before it"
+
+
+def test_a_start_without_the_pretrained_weights_is_refused_before_anything_is_read(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    start_run(Job(inputs.data, tmp_path / "begun"))
+    monkeypatch.setattr("trainer.models.pretrained.PACKAGE", "btc_edge_no_such_package")
+    monkeypatch.setattr(pipeline, "read_dataset", None)
+    for words in (("--out", out), ("--out", tmp_path / "begun", "--resume")):
+        done = train(inputs.data, *words)
+        assert isinstance(done.exception, UsageError), done.output
+        assert "pip install ./pretrained" in str(done.exception)
+        assert "--network classic" in str(done.exception)
+    assert not out.exists()
+    check_start(Job(inputs.data, out, settings=TrainSettings("classic")))
+    check_start(Job(inputs.data, out, settings=ClassicalSettings("knn", ("histogram",))))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04damaged"])
+def test_damaged_pretrained_weights_are_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    package = tmp_path / "btc_edge_damaged_weights"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "weights.npz").write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("trainer.models.pretrained.PACKAGE", package.name)
+    with pytest.raises(DataError, match="damaged: install it anew"):
+        load_pretrained()
 
 
 @pytest.mark.parametrize("folds", [(), ("--protocol", "grouped", "--folds", 2)])

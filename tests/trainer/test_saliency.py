@@ -1,4 +1,4 @@
-"""Boxes, heatmaps and controls, by hand."""
+"""Boxes, heatmaps and baselines, by hand."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trainer.data.dataset import Dataset
 from trainer.evaluation.baselines import low_level, nearest_neighbour
 from trainer.evaluation.examples import choose_examples
 from trainer.evaluation.saliency import (
-    box_chances,
-    box_hits,
     grad_cam,
     heatmaps,
     peaks,
-    pointing_figures,
+    pointing_chances,
+    pointing_hits,
+    pointing_metrics,
 )
 from trainer.models.networks import build_network
 from trainer.models.outputs import ModelOutputs, predictor
@@ -103,13 +103,13 @@ def test_pointing_by_hand() -> None:
     places = peaks(heat)
     np.testing.assert_allclose(places[0], [6.5 / 8, 1.5 / 8], atol=0.02)
     boxes = np.array([[0.7, 0.1, 0.9, 0.3], [0.0, 0.0, 0.2, 0.2], [np.nan] * 4])
-    hits = box_hits(places, boxes)
+    hits = pointing_hits(places, boxes)
     np.testing.assert_array_equal(hits, [1, 0, np.nan])
-    np.testing.assert_allclose(box_chances(boxes)[:2], [0.04, 0.04])
-    found = pointing_figures(hits, box_chances(boxes), list("uvw"))
+    np.testing.assert_allclose(pointing_chances(boxes)[:2], [0.04, 0.04])
+    found = pointing_metrics(hits, pointing_chances(boxes), list("uvw"))
     assert found is not None
     assert (found["n"], found["share"], found["chance"]) == (2, 0.5, pytest.approx(0.04))
-    assert pointing_figures(np.array([np.nan]), np.array([np.nan]), ["u"]) is None
+    assert pointing_metrics(np.array([np.nan]), np.array([np.nan]), ["u"]) is None
 
 
 def test_class_maps_are_the_heatmaps() -> None:
@@ -144,7 +144,7 @@ def test_grad_cam_against_finite_differences() -> None:
 
 def test_networks_give_what_the_checks_need() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
-    for name, features, has_maps in (("edge", 80, True), ("seed", 128, False)):
+    for name, features, has_maps in (("edge", 80, True), ("classic", 128, False)):
         seen = predictor(build_network(name, 32, 4))(images)
         assert seen.logits.shape == (3, 4)
         assert seen.features is not None

@@ -22,7 +22,7 @@ from trainer.evaluation.selective import (
     error_bound,
     parse_targets,
     risk_coverage,
-    selective_figures,
+    selective_metrics,
 )
 
 
@@ -104,7 +104,7 @@ def test_groups_count_not_slices() -> None:
 def test_slices_that_the_check_refuses_are_not_counted() -> None:
     shares, labels = rows(*[0.9] * 400), (np.arange(400) % 4 == 0).astype(int)
     assert not choose(shares, labels, 0.05)["a"].answered
-    found = choose(shares, labels, 0.05, familiar=labels == 0)["a"]
+    found = choose(shares, labels, 0.05, ood=labels != 0)["a"]
     assert (found.slices, found.answered) == (300, True)
 
 
@@ -277,12 +277,12 @@ def test_risk_and_coverage_by_hand() -> None:
 
 def test_figures_by_hand() -> None:
     answered, correct = np.array([1, 1, 0, 1], bool), np.array([1, 0, 0, 1], bool)
-    found = selective_figures(answered, correct, list("uvwx"), list("abab"))
+    found = selective_metrics(answered, correct, list("uvwx"), list("abab"))
     assert (found["coverage"]["n"], found["coverage"]["share"]) == (4, 0.75)
     assert (found["error"]["n"], found["error"]["share"]) == (3, pytest.approx(1 / 3))
     assert found["per_class"]["a"]["coverage"]["share"] == 0.5
     assert found["per_class"]["b"]["error"]["share"] == pytest.approx(1 / 2)
-    nothing = selective_figures(np.zeros(4, bool), correct, list("uvwx"), list("abab"))
+    nothing = selective_metrics(np.zeros(4, bool), correct, list("uvwx"), list("abab"))
     assert nothing["error"] == {"n": 0, "share": None, "interval95": None}
 
 

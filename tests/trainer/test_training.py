@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from edge_runtime.errors import DataError, ModelError
+from edge_runtime.model.metadata import INTENDED_USE
 from trainer.commands.train import train_command
 from trainer.run import Run
 from trainer.synthetic.phantoms import write_phantoms
@@ -61,7 +62,7 @@ def finished(phantom_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     done = run(phantom_zip, "--out", folder, *SMALL)
     assert done.returncode == 0, done.stderr
     assert "precision" in done.stdout
-    assert "Research use only" in done.stdout
+    assert INTENDED_USE in done.stdout
     return folder
 
 
@@ -156,7 +157,7 @@ def test_a_training_that_diverges_keeps_its_best_epoch(
 @pytest.mark.slow
 def test_seed_network_trains_and_evaluates(phantom_zip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "classic"
-    done = run(phantom_zip, "--out", folder, *SMALL, "--epochs", 1, "--network", "seed")
+    done = run(phantom_zip, "--out", folder, *SMALL, "--epochs", 1, "--network", "classic")
     assert done.returncode == 0, done.stderr
     answer = subprocess.run(
         [str(BIN / "btc-evaluate"), str(folder), str(phantom_zip), "--format", "json"],

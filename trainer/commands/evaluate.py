@@ -93,11 +93,10 @@ def evaluate_command(
 
     from trainer.commands.train_options import after_training
     from trainer.evaluate_job import Options, evaluate
-    from trainer.models.trained import needs_keras
     from trainer.quiet import import_tensorflow
     from trainer.run import Run, dump_json
 
-    if model.is_dir() and needs_keras(Run.open(model).settings):
+    if model.is_dir() and Run.open(model).needs_keras:
         import_tensorflow()
     with progress_bars() as bars:
         metrics = evaluate(

@@ -49,17 +49,18 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from edge_runtime.model.metadata import INTENDED_USE
     from trainer.report.html import HEADS, METRIC_NAMES, percent, summary_lines
 
     table = Table("class", *HEADS, "n")
     for name, figures in metrics["per_class"].items():
-        shares = (percent(figures[m]) for m in METRIC_NAMES)
-        table.add_row(escape(printable(name)), *shares, str(figures["n"]))
+        cells = (percent(figures[m]) for m in METRIC_NAMES)
+        table.add_row(escape(printable(name)), *cells, str(figures["n"]))
     # Without a terminal there is no width to fit in.
     wide = None if sys.stdout.isatty() else 120
     console = Console(file=sys.stdout, highlight=False, width=wide)
     first, *others = summary_lines(metrics)
     console.print(printable(first), soft_wrap=True, markup=False)
     console.print(table)
-    for line in (*others, "Research use only; not for diagnosis."):
+    for line in (*others, INTENDED_USE):
         console.print(printable(line), soft_wrap=True, markup=False)

@@ -17,10 +17,10 @@ from trainer.features.extractor import DEEP, check_sets
 from trainer.models.classical import ClassicalSettings
 from trainer.models.networks import SIZES
 from trainer.models.recipes import RECIPES
-from trainer.models.trained import CNN, kind_of
 from trainer.models.training import TrainSettings
-from trainer.run import Run, checked_name, checked_version
-from trainer.train_job import INPUTS, Job, known_inputs, resume_job
+from trainer.provenance import INPUTS, known_inputs
+from trainer.run import CNN, Run, checked_name, checked_version
+from trainer.train_job import Job, resume_job
 
 NETWORK_ONLY = (
     "recipe", "network", "epochs", "batch_size", "learning_rate", "patience", "augment",
@@ -60,7 +60,7 @@ def after_training(run: Run) -> list[str | Path] | None:
     """The command that exports a finished run; None where its features are not for a device."""
     settings = run.settings
     folder = run.folder / "fold-1" if settings.get("folds") else run.folder
-    if kind_of(settings) == CNN:
+    if run.kind == CNN:
         return ["btc-export", folder, "--int8"]
     sets = set(settings["training"]["features"])
     if sets != {DEEP} and not sets <= set(DEVICE_SETS):
@@ -153,7 +153,7 @@ def started_options(run: Run) -> dict[str, Any]:
     named = settings.get("tumour_free") or (settings["data"] or {}).get("tumour_free")
     targets = Targets.from_settings(settings)
     known: dict[str, Any] = dict.fromkeys(TARGETS, targets) | {
-        "model": kind_of(settings),
+        "model": run.kind,
         "protocol": "official" if settings["protocol"] == "none" else settings["protocol"],
         "folds": settings.get("folds"),
         "name": settings["name"],
@@ -224,7 +224,7 @@ def _classical(job: Job, options: dict[str, Any], given: set[str]) -> Job:
     if deep is not None:
         _refuse(given & set(SLICE_OPTIONS), "is the network's own where features are deep:RUN")
         source = Run.open(deep)
-        if kind_of(source.settings) != CNN:
+        if source.kind != CNN:
             raise UsageError(f"deep:{deep} is a classical model; deep features are a network's")
         preprocess = source.preprocess
     return replace(

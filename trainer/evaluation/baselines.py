@@ -1,6 +1,6 @@
-"""Controls: what a data set gives away to methods that cannot know what a tumour is.
+"""Baselines: what a data set gives away to methods that cannot know what a tumour is.
 
-A network that does not beat them on the same protocol has learned nothing worth having. Both run
+A network that does not beat them on the same protocol has shown nothing worth having. Both run
 in seconds.
 """
 
@@ -20,34 +20,38 @@ BASELINES = {
 BATCH = 1024
 
 
-def run_baselines(learned: Dataset, tested: Dataset) -> dict[str, Labels]:
-    """Name of a control -> the class (N indices) it calls each slice of `tested`."""
+def run_baselines(known: Dataset, tested: Dataset) -> dict[str, Labels]:
+    """What the baselines make of slices, having learned from the `known` ones.
+
+    Returns:
+        Name of a baseline -> the class (N indices) it predicts for each slice of `tested`.
+    """
     return {
-        "nearest_neighbour": nearest_neighbour(learned, tested),
-        "low_level": low_level(learned, tested),
+        "nearest_neighbour": nearest_neighbour(known, tested),
+        "low_level": low_level(known, tested),
     }
 
 
-def nearest_neighbour(learned: Dataset, tested: Dataset) -> Labels:
+def nearest_neighbour(known: Dataset, tested: Dataset) -> Labels:
     """The class of the slice whose thumbnail, mirrored or not, correlates most."""
-    known = unit_vectors(learned.thumbnails).reshape(len(learned), -1)
-    called = np.empty(len(tested), np.int64)
+    vectors = unit_vectors(known.thumbnails).reshape(len(known), -1)
+    predicted = np.empty(len(tested), np.int64)
     for start in range(0, len(tested), BATCH):
         units = unit_vectors(tested.thumbnails[start : start + BATCH])
         mirrored = np.ascontiguousarray(units[:, :, ::-1])
         flat = (units.reshape(len(units), -1), mirrored.reshape(len(units), -1))
-        alike = np.maximum(flat[0] @ known.T, flat[1] @ known.T)
-        called[start : start + BATCH] = learned.labels[alike.argmax(axis=1)]
-    return called
+        alike = np.maximum(flat[0] @ vectors.T, flat[1] @ vectors.T)
+        predicted[start : start + BATCH] = known.labels[alike.argmax(axis=1)]
+    return predicted
 
 
-def low_level(learned: Dataset, tested: Dataset) -> Labels:
+def low_level(known: Dataset, tested: Dataset) -> Labels:
     """Logistic regression on `trainer.data.file_statistics.FILE_STATISTICS`, standardised."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    model.fit(learned.file_statistics, learned.labels)
-    called: Labels = model.predict(tested.file_statistics).astype(np.int64)
-    return called
+    model.fit(known.file_statistics, known.labels)
+    predicted: Labels = model.predict(tested.file_statistics).astype(np.int64)
+    return predicted

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from trainer.data.dataset import Dataset, originals
 from trainer.data.near_duplicates import has_near_duplicate
@@ -15,8 +13,8 @@ from trainer.evaluation.baselines import run_baselines
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.examples import Examples, choose_examples, whole_pictures
 from trainer.evaluation.predictions import Predictions, make_predictions
-from trainer.evaluation.saliency import box_chances, box_hits, heatmaps, peaks
-from trainer.models.outputs import ModelOutputs
+from trainer.evaluation.saliency import heatmaps, peaks, pointing_chances, pointing_hits
+from trainer.models.outputs import ModelOutputs, Predict
 
 if TYPE_CHECKING:
     import keras
@@ -24,53 +22,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A model with its rule, ready to be measured on sides of a data set.
+    """A model with its decision rule, ready to be evaluated on sides of a data set.
 
     Attributes:
-        look: runs the model.
+        predict: runs the model.
+        protocol: see `Split`.
         network: the Keras model, for Grad-CAM; a model file has class maps or no heatmaps.
     """
 
-    look: Callable[[npt.NDArray[np.uint8]], ModelOutputs]
+    predict: Predict
     decision_rule: DecisionRule
     protocol: str
     network: keras.Model | None = None
 
-    def side(
-        self, side: Dataset, split: str, learned: Dataset | None, seen: ModelOutputs | None = None
+    def evaluate(
+        self,
+        side: Dataset,
+        split: str,
+        trained_on: Dataset | None,
+        outputs: ModelOutputs | None = None,
     ) -> tuple[Predictions, Examples]:
-        """Predictions with controls, twins and heatmaps beside them, and cases to look at.
+        """Predictions with baselines, near-duplicates and pointing hits beside them, and examples.
 
         Args:
-            learned: the slices that the model learned from; None where they are not at hand:
-                then there are no controls, and twins are unknown.
-            seen: the model's outputs on the side, where they are known already.
+            trained_on: the slices that the model learned from; None where they are not at hand:
+                then there are no baselines, and near-duplicates are unknown.
+            outputs: the model's on the side, where they are known already.
         """
-        seen = seen or self.look(side.images)
-        shares = self.decision_rule.probabilities(seen)
-        heat = heatmaps(self.network, seen, side.images, shares.argmax(axis=1))
-        extras: dict[str, Any] = {"status": self.decision_rule.statuses(seen, side.class_names)}
-        if learned is not None:
-            extras |= compare_sides(side, learned)
+        outputs = outputs or self.predict(side.images)
+        probabilities = self.decision_rule.probabilities(outputs)
+        heat = heatmaps(self.network, outputs, side.images, probabilities.argmax(axis=1))
+        extras: dict[str, Any] = {"status": self.decision_rule.statuses(outputs, side.class_names)}
+        if trained_on is not None:
+            extras |= compare_sides(side, trained_on)
         if heat is not None:
-            hits = box_hits(peaks(heat), side.boxes)
-            extras |= {"heat_in_box": hits, "box_share": box_chances(side.boxes)}
-        outcome = make_predictions(side, shares, self.protocol, split, extras)
+            hits = pointing_hits(peaks(heat), side.boxes)
+            extras |= {"pointing_hit": hits, "box_share": pointing_chances(side.boxes)}
+        predictions = make_predictions(side, probabilities, self.protocol, split, extras)
         rows = choose_examples(
-            side.labels, outcome.predicted, outcome.numbers("confidence"), side.groups
+            side.labels, predictions.predicted, predictions.numbers("confidence"), side.groups
         )
         shown = np.zeros((len(rows), 1, 1), np.float32) if heat is None else heat[rows]
         before = whole_pictures(originals(side, rows))
-        return outcome, Examples(rows, side.images[rows], shown, side.boxes[rows], before)
+        return predictions, Examples(rows, side.images[rows], shown, side.boxes[rows], before)
 
 
-def compare_sides(side: Dataset, learned: Dataset) -> dict[str, Any]:
-    """Columns of the predictions table that compare a side with what was learned from."""
-    known = set(learned.groups)
+def compare_sides(side: Dataset, trained_on: Dataset) -> dict[str, Any]:
+    """Columns of the predictions table that compare a side with what the model learned from."""
+    known = set(trained_on.groups)
+    near = has_near_duplicate(side.thumbnails, trained_on.thumbnails)
+    baselines = run_baselines(trained_on, side)
     return {
-        "twin": has_near_duplicate(side.thumbnails, learned.thumbnails).astype(int),
+        "near_duplicate": near.astype(int),
         "seen_group": [int(group in known) for group in side.groups],
-    } | {
-        name: [side.class_names[i] for i in calls]
-        for name, calls in run_baselines(learned, side).items()
-    }
+    } | {name: [side.class_names[i] for i in classes] for name, classes in baselines.items()}

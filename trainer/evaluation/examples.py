@@ -1,4 +1,4 @@
-"""Cases to look at: the most confident errors first, then right answers of each class."""
+"""Examples to look at: the most confident errors first, then right answers of each class."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edge_runtime.files import replacing
 from trainer.data.npz import opened_npz
 
+FILE = "gallery.npz"
 ERRORS, RIGHT_PER_CLASS = 12, 2
 BEFORE = 128  # pixels: side of the pictures of whole slices
 Gray = npt.NDArray[np.uint8]
@@ -19,12 +20,12 @@ Gray = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Examples:
-    """K cases.
+    """K examples.
 
     Attributes:
-        rows: int64, where each case stands in the predictions table.
+        rows: int64, where each example stands in the predictions table.
         pixels: uint8 K×S×S, as the network saw them.
-        heat: float32 K×H×W, coarse heatmaps of the class called.
+        heat: float32 K×H×W, coarse heatmaps of the class predicted.
         boxes: float64 K×4, the tumour's box in fractions of the input; NaN where unknown.
         before: uint8 K×BEFORE×BEFORE, the whole slices as their files have them, see
             `whole_pictures`; black where unknown.
@@ -89,7 +90,7 @@ def choose_examples(
     groups: Sequence[str],
 ) -> npt.NDArray[np.int64]:
     """Rows to show: ERRORS errors by falling confidence, then RIGHT_PER_CLASS right answers of
-    each class: its surest and its least sure, and so on inward. One case a group at most: copies
+    each class: its surest and its least sure, and so on inward. One example a group at most: copies
     of a picture show nothing more."""
     order = np.argsort(-confidence, kind="stable")
     wrong = order[(predicted != labels)[order]]
@@ -109,27 +110,27 @@ def one_a_group(rows: Sequence[int], groups: Sequence[str], count: int) -> list[
     return list(firsts.values())[:count]
 
 
-def pool_examples(galleries: Sequence[Examples], sizes: Sequence[int]) -> Examples:
-    """The cases of several folds, their rows counted in the pooled table.
+def pool_examples(folds: Sequence[Examples], sizes: Sequence[int]) -> Examples:
+    """The examples of several folds, their rows counted in the pooled table.
 
     Args:
         sizes: rows of each fold's table.
     """
     starts = np.cumsum([0, *sizes[:-1]])
     return Examples(
-        np.concatenate([g.rows + start for g, start in zip(galleries, starts, strict=True)]),
-        np.concatenate([g.pixels for g in galleries]),
-        np.concatenate([g.heat for g in galleries]),
-        np.concatenate([g.boxes for g in galleries]),
-        np.concatenate([g.before for g in galleries]),
+        np.concatenate([fold.rows + start for fold, start in zip(folds, starts, strict=True)]),
+        np.concatenate([fold.pixels for fold in folds]),
+        np.concatenate([fold.heat for fold in folds]),
+        np.concatenate([fold.boxes for fold in folds]),
+        np.concatenate([fold.before for fold in folds]),
     )
 
 
-def take_examples(gallery: Examples, rows: npt.NDArray[np.int64]) -> Examples:
-    """The cases of those `rows` that the gallery holds, in their order."""
-    place = {int(row): i for i, row in enumerate(gallery.rows)}
+def take_examples(examples: Examples, rows: npt.NDArray[np.int64]) -> Examples:
+    """Those of some `rows` that are among the examples, in their order."""
+    place = {int(row): i for i, row in enumerate(examples.rows)}
     found = [place[int(row)] for row in rows if int(row) in place]
     return Examples(
-        gallery.rows[found], gallery.pixels[found], gallery.heat[found], gallery.boxes[found],
-        gallery.before[found],
+        examples.rows[found], examples.pixels[found], examples.heat[found], examples.boxes[found],
+        examples.before[found],
     )  # fmt: skip

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.decision.study import pooled
-from trainer.evaluation.calibration import expected_calibration_error
 from trainer.evaluation.intervals import (
     FEWEST_GROUPS,
     Interval,
@@ -23,6 +22,7 @@ from trainer.evaluation.intervals import (
     mean_of_shares,
     share_interval,
 )
+from trainer.evaluation.temperature import expected_calibration_error
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -53,13 +53,13 @@ def compute_metrics(
     from sklearn.metrics import log_loss
 
     classes = np.arange(len(class_names))
-    shares = probabilities.astype(np.float64)
-    predicted = shares.argmax(axis=1)
+    rows = probabilities.astype(np.float64)
+    predicted = rows.argmax(axis=1)
     confusion = _confusions(labels, predicted, np.zeros(len(labels), np.int64), len(classes))[0]
     overall, per_class = _from_confusion(confusion)
     whole, each = _intervals(labels, predicted, class_names, groups, seed)
-    losses = -np.log(_safe(shares)[np.arange(len(labels)), labels])
-    squares = np.square(shares - np.eye(len(classes))[labels]).sum(axis=1)
+    losses = -np.log(_safe(rows)[np.arange(len(labels)), labels])
+    squares = np.square(rows - np.eye(len(classes))[labels]).sum(axis=1)
     return {
         "protocol": protocol,
         "split": split,
@@ -68,16 +68,16 @@ def compute_metrics(
         **{name: _known(value) for name, value in overall.items()},
         "per_class": {
             name: {key: _known(values[c]) for key, values in per_class.items()}
-            | _areas(shares[:, c], labels == c)
+            | _areas(rows[:, c], labels == c)
             | {
                 "n": int(confusion[c].sum()),
                 "interval95": each[c],
             }
             for c, name in enumerate(class_names)
         },
-        "log_loss": float(log_loss(labels, _safe(shares), labels=classes)),
+        "log_loss": float(log_loss(labels, _safe(rows), labels=classes)),
         "brier": float(squares.mean()),
-        "ece": expected_calibration_error(shares, labels),
+        "ece": expected_calibration_error(rows, labels),
         "confusion": confusion.astype(int).tolist(),
         "interval95": whole
         | {
@@ -145,12 +145,19 @@ def study_probabilities(
     if known.size == 0:
         return None
     _, first, member = np.unique(np.asarray(keys)[known], return_index=True, return_inverse=True)
-    shares = np.stack([pooled(probabilities[known[member == i]]) for i in range(len(first))])
-    return shares, labels[known[first]], [groups[i] for i in known[first]]
+    answers = np.stack([pooled(probabilities[known[member == i]]) for i in range(len(first))])
+    return answers, labels[known[first]], [groups[i] for i in known[first]]
+
+
+def balanced_accuracy(predicted: Labels, labels: Labels) -> float:
+    """The mean recall of the classes that are there (N class indices each)."""
+    classes = int(max(predicted.max(), labels.max())) + 1
+    confusion = _confusions(labels, predicted, np.zeros(len(labels), np.int64), classes)[0]
+    return float(_from_confusion(confusion)[0]["balanced_accuracy"])
 
 
 def _confusions(labels: Labels, predicted: Labels, member: Labels, classes: int) -> Floats:
-    """A confusion matrix (true×called) for each member number."""
+    """A confusion matrix (true×predicted) for each member number."""
     shape = (int(member.max(initial=0)) + 1, classes, classes)
     counts = np.bincount(
         (member * classes + labels) * classes + predicted, minlength=np.prod(shape)
@@ -170,12 +177,12 @@ def _intervals(
 
     each: list[dict[str, Interval]] = []
     for c in classes:
-        real, called = labels == c, predicted == c
+        real, found = labels == c, predicted == c
         each.append(
             {
-                "precision": share(real, called),
-                "recall": share(called, real),
-                "specificity": share(~called, ~real),
+                "precision": share(real, found),
+                "recall": share(found, real),
+                "specificity": share(~found, ~real),
             }
         )
     size = len(class_names)
@@ -202,17 +209,17 @@ def _from_confusion(confusion: Floats) -> tuple[dict[str, Any], dict[str, Any]]:
     """Overall and per-class figures of confusion matrices (…×C×C); NaN where not defined."""
     total = confusion.sum(axis=(-2, -1))
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    real, called = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    real, found = confusion.sum(axis=-1), confusion.sum(axis=-2)
     others = total[..., None] - real
-    expected = (real * called).sum(axis=-1)
+    expected = (real * found).sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a mean over no class is NaN, as meant
         recall = hits / real
         per_class = {
-            "precision": hits / called,
+            "precision": hits / found,
             "recall": recall,
-            "specificity": (others - (called - hits)) / others,
-            "f1": 2 * hits / np.where(real > 0, called + real, np.nan),
+            "specificity": (others - (found - hits)) / others,
+            "f1": 2 * hits / np.where(real > 0, found + real, np.nan),
         }
         overall = {
             "accuracy": hits.sum(axis=-1) / total,

@@ -1,8 +1,7 @@
-"""Fitting the check for inputs unlike anything seen in training (`edge_runtime.decision.ood`)."""
+"""Fitting the out-of-distribution check (`edge_runtime.decision.ood`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +9,10 @@ import numpy.typing as npt
 
 from edge_runtime.decision.ood import OodDetector
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
-from trainer.models.outputs import Floats, ModelOutputs
+from trainer.models.classical import Floats
+from trainer.models.outputs import Predict
 
-REFUSED = 0.05  # share of held-out slices that the threshold refuses
+REFUSED = 0.05  # share of validation slices that the threshold refuses
 EACH = 0.03  # and that either of the two terms would refuse at equal levels
 Images = npt.NDArray[np.uint8]
 
@@ -48,18 +48,18 @@ def turned_copies(images: Images, options: Preprocess, seed: int = 0) -> Images:
 
 
 def fit_ood_detector(
-    run: Callable[[Images], ModelOutputs],
+    predict: Predict,
     images: Images,
     labels: npt.NDArray[np.int64],
-    held: Floats,
+    validation: Floats,
     options: Preprocess,
 ) -> OodDetector | None:
-    """Fit the score on slices of the training side and its threshold on held-out ones.
+    """Fit the score on slices of the training side and its threshold on validation ones.
 
     Args:
-        run: the model, as the device runs it.
+        predict: the model, as the device runs it.
         images, labels: uint8 N×S×S of the training side and their N classes.
-        held: M×F features of the validation side.
+        validation: M×F features of the validation side.
         options: how slices are preprocessed.
 
     Returns:
@@ -68,7 +68,7 @@ def fit_ood_detector(
     from sklearn.covariance import ledoit_wolf
     from sklearn.linear_model import LogisticRegression
 
-    features, turned = run(images).features, run(turned_copies(images, options)).features
+    features, turned = predict(images).features, predict(turned_copies(images, options)).features
     if features is None or turned is None:
         return None
     known = features.astype(np.float64)
@@ -88,14 +88,15 @@ def fit_ood_detector(
         mean, scale, whiten, means @ whiten,
         np.append(rule.coef_[0], rule.intercept_[0]), np.array([0.0, 1.0, 0.0, 1.0]), 0.0,
     )  # fmt: skip
-    return _with_levels(plain, held)
+    return _with_levels(plain, validation)
 
 
-def _with_levels(plain: OodDetector, held: Floats) -> OodDetector:
-    """Put the two terms on one scale, and the threshold where REFUSED of `held` lie above."""
+def _with_levels(plain: OodDetector, validation: Floats) -> OodDetector:
+    """Put the two terms on one scale, and the threshold where REFUSED of the slices of
+    `validation` lie above."""
     never = np.append(np.zeros(plain.turn.size - 1), -np.inf)
-    distance = replace(plain, turn=never).score(held)
-    standard = (held.astype(np.float64) - plain.mean) / plain.scale
+    distance = replace(plain, turn=never).score(validation)
+    standard = (validation.astype(np.float64) - plain.mean) / plain.scale
     turned = standard @ plain.turn[:-1] + plain.turn[-1]
     levels = [
         level
@@ -104,7 +105,7 @@ def _with_levels(plain: OodDetector, held: Floats) -> OodDetector:
     ]
     # As stored: the threshold must hold for the parameters that the device reads.
     stored = OodDetector.from_json(replace(plain, levels=np.array(levels)).to_json())
-    threshold = float(np.quantile(stored.score(held), 1 - REFUSED))
+    threshold = float(np.quantile(stored.score(validation), 1 - REFUSED))
     return replace(stored, threshold=threshold)
 
 

@@ -20,8 +20,9 @@ from trainer.data.dataset import Dataset
 from trainer.data.tables import from_csv, to_csv
 from trainer.evaluation.baselines import BASELINES
 from trainer.evaluation.metrics import compute_metrics, per_source, share_of, study_probabilities
-from trainer.evaluation.saliency import pointing_figures
-from trainer.evaluation.selective import selective_figures
+from trainer.evaluation.saliency import pointing_metrics
+from trainer.evaluation.selective import selective_metrics
+from trainer.former import COLUMNS as FORMER_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ DIGITS = 6  # of probabilities; the figures are computed from the rounded ones
 # What is always in the table; one p_<label> a class follows the confidence.
 COLUMNS = ("path", "group", "source", "patient", "label", "predicted", "confidence")
 # What may be unknown: empty cells then.
-EXTRAS = ("status", "twin", "seen_group", *BASELINES, "heat_in_box", "box_share")
+EXTRAS = ("status", "near_duplicate", "seen_group", *BASELINES, "pointing_hit", "box_share")
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Predictions:
 
     Attributes:
         table: one row a slice: COLUMNS with p_<label> after them, and those of EXTRAS that are
-            known. `twin`: looks like a slice learned from; `seen_group`: shares a group with one;
-            `status`: what the device would answer; the controls' calls; `heat_in_box` and
-            `box_share`: the pointing game.
+            known. `near_duplicate`: looks like a slice learned from; `seen_group`: shares a group
+            with one; `status`: what the device would answer; the baselines' answers;
+            `pointing_hit` and `box_share`: the pointing game.
         class_names: in the order of the network's outputs.
         protocol, split: what was measured on.
     """
@@ -104,34 +105,34 @@ def make_predictions(
     import pandas as pd
 
     names = side.class_names
-    shares = probabilities.round(DIGITS)
+    rounded = probabilities.round(DIGITS)
     columns: dict[str, Any] = {
         "path": side.paths,
         "group": side.groups,
         "source": side.sources,
         "patient": side.patients,
         "label": [names[i] for i in side.labels],
-        "predicted": [names[i] for i in shares.argmax(axis=1)],
-        "confidence": shares.max(axis=1),
+        "predicted": [names[i] for i in rounded.argmax(axis=1)],
+        "confidence": rounded.max(axis=1),
     }
-    columns |= {f"p_{name}": shares[:, c] for c, name in enumerate(names)}
+    columns |= {f"p_{name}": rounded[:, c] for c, name in enumerate(names)}
     return Predictions(pd.DataFrame(columns | dict(extras or {})), names, protocol, split)
 
 
 def read_predictions(
     path: Path, class_names: Sequence[str], protocol: str, split: str
 ) -> Predictions:
-    """A table that `Predictions.write` wrote.
+    """A table that `Predictions.write` wrote, in this version or a former one.
 
     Raises:
         DataError: missing, damaged, or of other classes.
     """
     import pandas as pd
 
-    shares = [f"p_{name}" for name in class_names]
+    numeric = ("confidence", *(f"p_{name}" for name in class_names))
     try:
-        table = from_csv(path.read_text("utf-8"))
-        for column in ("confidence", *shares):
+        table = from_csv(path.read_text("utf-8")).rename(columns=FORMER_COLUMNS)
+        for column in numeric:
             table[column] = pd.to_numeric(table[column])
             if not np.isfinite(table[column]).all():
                 raise ValueError(f"{column} holds what is no number")
@@ -140,86 +141,88 @@ def read_predictions(
     return Predictions(table, tuple(class_names), protocol, split)
 
 
-def pool(outcomes: Sequence[Predictions]) -> Predictions:
+def pool(folds: Sequence[Predictions]) -> Predictions:
     """The tables of several test sides as one; each row keeps the number of its fold."""
     import pandas as pd
 
-    tables = [o.table.assign(fold=number) for number, o in enumerate(outcomes, 1)]
-    first = outcomes[0]
+    tables = [each.table.assign(fold=number) for number, each in enumerate(folds, 1)]
+    first = folds[0]
     return Predictions(
         pd.concat(tables, ignore_index=True), first.class_names, first.protocol, first.split
     )
 
 
-def figures(outcome: Predictions) -> dict[str, Any]:
+def metrics_of(predictions: Predictions) -> dict[str, Any]:
     """Everything that metrics.json says of a test side; None where it cannot be known."""
-    whole = _slices_and_studies(outcome)
-    groups, correct = outcome.texts("group"), outcome.predicted == outcome.labels
-    status = np.array(outcome.texts("status"))
-    judged = bool((status != "").any())
+    whole = _slices_and_studies(predictions)
+    groups, correct = predictions.texts("group"), predictions.predicted == predictions.labels
+    status = np.array(predictions.texts("status"))
+    decided = bool((status != "").any())
     without: dict[str, Any] = {}
     for name, column, words in (
-        ("without_twins", "twin", "without test images that have a twin in training"),
+        ("without_near_duplicates", "near_duplicate", "without near-duplicates of training slices"),
         ("without_shared_groups", "seen_group", "only groups not in training"),
     ):
-        fresh = outcome.numbers(column) == 0
+        fresh = predictions.numbers(column) == 0
         some = fresh.any() and not fresh.all()
-        part = outcome.take(fresh, f"{outcome.protocol}, {words}")
-        without[name] = _slices_and_studies(part) | _controls(part) if some else None
+        part = predictions.take(fresh, f"{predictions.protocol}, {words}")
+        without[name] = _slices_and_studies(part) | _baselines(part) if some else None
     return {
         **whole,
-        **_controls(outcome),
+        **_baselines(predictions),
         **without,
-        "selective": selective_figures(status == "ok", correct, groups, outcome.texts("predicted"))
-        if judged
+        "selective": selective_metrics(
+            status == "ok", correct, groups, predictions.texts("predicted")
+        )
+        if decided
         else None,
-        "unfamiliar": share_of(status == "unfamiliar", groups) if judged else None,
-        "heatmap": pointing_figures(
-            outcome.numbers("heat_in_box"), outcome.numbers("box_share"), groups
+        "unfamiliar": share_of(status == "unfamiliar", groups) if decided else None,
+        "heatmap": pointing_metrics(
+            predictions.numbers("pointing_hit"), predictions.numbers("box_share"), groups
         ),
     }
 
 
-def short_figures(outcome: Predictions) -> dict[str, Any]:
-    """`figures` without controls and breakdowns."""
+def short_metrics(predictions: Predictions) -> dict[str, Any]:
+    """`metrics_of` without baselines and breakdowns."""
     return compute_metrics(
-        outcome.probabilities,
-        outcome.labels,
-        outcome.class_names,
-        outcome.texts("group"),
-        protocol=outcome.protocol,
-        split=outcome.split,
+        predictions.probabilities,
+        predictions.labels,
+        predictions.class_names,
+        predictions.texts("group"),
+        protocol=predictions.protocol,
+        split=predictions.split,
     )
 
 
-def _slices_and_studies(outcome: Predictions) -> dict[str, Any]:
-    names, groups = outcome.class_names, outcome.texts("group")
+def _slices_and_studies(predictions: Predictions) -> dict[str, Any]:
+    names, groups = predictions.class_names, predictions.texts("group")
     studies = study_probabilities(
-        outcome.probabilities, outcome.labels, outcome.texts("patient"), groups
+        predictions.probabilities, predictions.labels, predictions.texts("patient"), groups
     )
-    return short_figures(outcome) | {
+    return short_metrics(predictions) | {
         "per_study": None if studies is None else compute_metrics(
             studies[0], studies[1], names, studies[2],
-            protocol=f"{outcome.protocol}, per study", split=outcome.split,
+            protocol=f"{predictions.protocol}, per study", split=predictions.split,
         ),
         "per_source": per_source(
-            outcome.predicted, outcome.labels, names, groups, outcome.texts("source")
+            predictions.predicted, predictions.labels, names, groups, predictions.texts("source")
         ),
     }  # fmt: skip
 
 
-def _controls(outcome: Predictions) -> dict[str, Any]:
-    """What each control reaches on the same slices, in few figures."""
+def _baselines(predictions: Predictions) -> dict[str, Any]:
+    """What each baseline reaches on the same slices, in few figures."""
     kept = ("n", "groups", "accuracy", "balanced_accuracy", "kappa", "confusion")
     table: dict[str, Any] = {}
     for name in BASELINES:
-        if not any(outcome.texts(name)):
+        if not any(predictions.texts(name)):
             continue
-        calls = np.eye(len(outcome.class_names))[outcome._indices(name)]
+        certain = np.eye(len(predictions.class_names))[predictions._indices(name)]
         whole = compute_metrics(
-            calls, outcome.labels, outcome.class_names, outcome.texts("group"),
-            protocol=outcome.protocol, split=outcome.split,
+            certain, predictions.labels, predictions.class_names, predictions.texts("group"),
+            protocol=predictions.protocol, split=predictions.split,
         )  # fmt: skip
         intervals = {k: whole["interval95"][k] for k in ("accuracy", "balanced_accuracy", "kappa")}
         table[name] = {key: whole[key] for key in kept} | {"interval95": intervals}
-    return {"controls": table or None}
+    return {"baselines": table or None}

@@ -1,4 +1,4 @@
-"""Heatmaps: where a network looked, and how often that was the tumour."""
+"""Saliency: heatmaps of where a network looked, and how often that was the tumour."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from trainer.data.boxes import Boxes
 from trainer.evaluation.metrics import share_of
+from trainer.models.networks import as_input
 from trainer.models.outputs import ModelOutputs
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ BATCH = 64
 
 def heatmaps(
     model: keras.Model | None,
-    observed: ModelOutputs,
+    outputs: ModelOutputs,
     images: npt.NDArray[np.uint8],
     classes: npt.NDArray[np.int64],
 ) -> Floats | None:
@@ -38,8 +39,8 @@ def heatmaps(
     Returns:
         float32 N×H×W, larger where more speaks for the class.
     """
-    if observed.class_maps is not None:
-        maps = np.moveaxis(observed.class_maps, 3, 1)
+    if outputs.class_maps is not None:
+        maps = np.moveaxis(outputs.class_maps, 3, 1)
         return np.ascontiguousarray(maps[np.arange(len(classes)), classes])
     return None if model is None else grad_cam(model, images, classes)
 
@@ -63,7 +64,7 @@ def grad_cam(
     cut = keras.Model(model.inputs, [last.output, model.get_layer("softmax").input])
     parts = []
     for start in range(0, len(images), BATCH):
-        pixels = tf.constant(images[start : start + BATCH, ..., None].astype(np.float32))
+        pixels = tf.constant(as_input(images[start : start + BATCH]))
         wanted = tf.constant(classes[start : start + BATCH])
         with tf.GradientTape() as tape:
             maps, logits = cut(pixels, training=False)
@@ -86,21 +87,21 @@ def peaks(heat: Floats, side: int = 64) -> npt.NDArray[np.float64]:
     return places
 
 
-def box_hits(places: npt.NDArray[np.float64], boxes: Boxes) -> npt.NDArray[np.float64]:
+def pointing_hits(places: npt.NDArray[np.float64], boxes: Boxes) -> npt.NDArray[np.float64]:
     """1 where a peak (N×2) lies in its box (N×4), 0 where not, NaN where there is no box."""
     (x, y), (left, top, right, bottom) = places.T, boxes.T
     inside = (left <= x) & (x <= right) & (top <= y) & (y <= bottom)
     return np.where(np.isnan(left), np.nan, inside.astype(float))
 
 
-def box_chances(boxes: Boxes) -> npt.NDArray[np.float64]:
+def pointing_chances(boxes: Boxes) -> npt.NDArray[np.float64]:
     """The chance of a peak anywhere in the input to lie in the box: the box's share of it."""
     left, top, right, bottom = np.clip(boxes, 0, 1).T
     chances: npt.NDArray[np.float64] = (right - left) * (bottom - top)
     return chances
 
 
-def pointing_figures(
+def pointing_metrics(
     hits: npt.NDArray[np.float64], chances: npt.NDArray[np.float64], groups: Sequence[str]
 ) -> dict[str, Any] | None:
     """The pointing game (Zhang et al., Top-down neural attention by excitation backprop, 2016):

@@ -85,13 +85,13 @@ class Targets:
                     f"--target-error {name}=…: no class of that name; there are "
                     f"{', '.join(labels)}{did_you_mean(name, labels)}"
                 )
-        clear = tumour_free_among(labels, tumour_free)
+        free = tumour_free_among(labels, tumour_free)
         rates = {}
         for label in labels:
             asked = self.classes.get(label, self.overall)
             if asked is None:
-                rates[label] = LADDER_TUMOUR_FREE if label in clear else LADDER
-            elif label in clear and label not in self.classes:
+                rates[label] = LADDER_TUMOUR_FREE if label in free else LADDER
+            elif label in free and label not in self.classes:
                 rates[label] = (asked * TUMOUR_FREE,)
             else:
                 rates[label] = (asked,)
@@ -193,8 +193,9 @@ class Chosen:
             means never.
         target: the error rate that was taken; the last one tried where the class is not answered.
         bound: the error rate that the data support at the threshold; where the class is not
-            answered, the lowest at any threshold (None where validation never called it).
-        slices, groups: validation slices called this class and familiar, and their groups.
+            answered, the lowest at any threshold (None where validation never predicted it).
+        slices, groups: validation slices of this prediction that are not refused, and their
+            groups.
         effective: how many independent slices they are worth.
     """
 
@@ -261,7 +262,7 @@ def choose_thresholds(
     groups: Sequence[str],
     targets: Mapping[str, Sequence[float]],
     confidence: float = CONFIDENCE,
-    familiar: Mask | None = None,
+    ood: Mask | None = None,
     strict: Container[str] = (),
 ) -> dict[str, Chosen]:
     """For each class the lowest confidence at which the validation side supports its target.
@@ -274,14 +275,14 @@ def choose_thresholds(
             is supported is taken. Where there are several, the same slices choose, and the
             confidence is nominal (the simulation in the tests finds it kept).
         confidence: that the target is kept, for each class (0-1).
-        familiar: which of the N slices the device would not refuse beforehand; None for all.
+        ood: which of the N slices the device would refuse beforehand; None for none.
         strict: labels whose own errors must show how they cluster as well.
     """
-    kept = np.ones(len(labels), bool) if familiar is None else familiar
+    kept = np.ones(len(labels), bool) if ood is None else ~ood
     _, member = np.unique(np.asarray(groups), return_inverse=True)
     predicted, level = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = predicted != labels
-    # Errors that come together: those of one group that are called the same.
+    # Errors that come together: those of one group with the same prediction.
     cells = (member * len(class_names) + predicted)[kept & wrong]
     bursts = np.bincount(cells).astype(np.float64)
     chosen = {}
@@ -290,8 +291,8 @@ def choose_thresholds(
         rows = rows[np.argsort(-level[rows], kind="stable")]
         own = np.bincount(member[rows][wrong[rows]]).astype(np.float64)
         known = [bursts, own] if name in strict else [bursts]
-        calls = _Calls.sorted(level[rows], wrong[rows], member[rows], known)
-        chosen[name] = _first_answered(calls.choose(rate, confidence) for rate in targets[name])
+        ranked = _Ranked.of(level[rows], wrong[rows], member[rows], known)
+        chosen[name] = _first_answered(ranked.choose(rate, confidence) for rate in targets[name])
     return chosen
 
 
@@ -304,8 +305,8 @@ def _first_answered(tried: Iterable[Chosen]) -> Chosen:
 
 
 @dataclass(frozen=True)
-class _Calls:
-    """The calls of one class on the validation side, the surest first.
+class _Ranked:
+    """The predictions of one class on the validation side, the surest first.
 
     Attributes:
         level: n confidences, falling.
@@ -321,8 +322,8 @@ class _Calls:
     groups: int
 
     @classmethod
-    def sorted(cls, level: Floats, wrong: Mask, member: Labels, bursts: Sequence[Floats]) -> _Calls:
-        """From n confidences, falling, whether each call is wrong, and numbers of groups.
+    def of(cls, level: Floats, wrong: Mask, member: Labels, bursts: Sequence[Floats]) -> _Ranked:
+        """From n confidences, falling, whether each prediction is wrong, and numbers of groups.
 
         Args:
             bursts: numbers of errors that come together, each list another estimate of how they
@@ -394,18 +395,18 @@ def risk_coverage(probabilities: Floats, labels: Labels) -> tuple[Floats, Floats
     return answered / len(labels), np.cumsum(wrong) / answered
 
 
-def selective_figures(
-    answered: Mask, correct: Mask, groups: Sequence[str], called: Sequence[str]
+def selective_metrics(
+    answered: Mask, correct: Mask, groups: Sequence[str], predicted: Sequence[str]
 ) -> dict[str, Any]:
     """How many slices get an answer and how many of those answers are wrong, of all slices and of
-    those that are called a class.
+    those for which a class is predicted.
 
     Args:
-        called: N labels, the best guesses.
+        predicted: N labels, the best guesses.
     """
-    names = np.asarray(called)
+    names = np.asarray(predicted)
     per_class = {
-        name: _answers(answered, correct, groups, names == name) for name in sorted(set(called))
+        name: _answers(answered, correct, groups, names == name) for name in sorted(set(predicted))
     }
     return _answers(answered, correct, groups, np.ones(len(names), bool)) | {"per_class": per_class}
 

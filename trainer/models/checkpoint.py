@@ -55,6 +55,15 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @property
+    def begun(self) -> bool:
+        """Whether an epoch was finished.
+
+        Raises:
+            DataError: a checkpoint that cannot be read.
+        """
+        return self._place() is not None
+
     def save(self, model: keras.Model, network: keras.Model, state: State) -> None:
         """Save after an epoch: the trained model with its optimiser, and the best network."""
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The classical models: scikit-learn classifiers over features of a slice.
 
 Each is one pipeline: features are standardised, projected on their principal components, and
-classified. The components are also what the check for unfamiliar inputs looks at.
+classified. The components are also what the out-of-distribution check looks at.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, one_line
 from edge_runtime.files import replacing
-from trainer.models.outputs import Floats, ModelOutputs
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 COMPONENTS = 128  # of the projection; fewer where there are fewer features or slices
 SEARCH_FOLDS = 3
+Floats = npt.NDArray[np.float32]
 # The only types beside scikit-learn's own that skops may build; its arrays are checked on reading.
 TREE = "sklearn.tree._tree.Tree"
 
@@ -125,7 +125,7 @@ class ClassicalModel:
         self.pipeline = pipeline
         self.floor = floor
 
-    def observe(self, features: Floats) -> ModelOutputs:
+    def predict(self, features: Floats) -> tuple[Floats, Floats]:
         """Logits (N×C) and principal components (N×K) of features (float32 N×F).
 
         The logits of a classifier that gives margins are the margins; of one that gives
@@ -134,13 +134,13 @@ class ClassicalModel:
         components = self.pipeline[:-1].transform(features)
         classifier = self.pipeline[-1]
         if self.floor:
-            shares = classifier.predict_proba(components)
-            logits = np.log(np.maximum(shares, self.floor))
+            probabilities = classifier.predict_proba(components)
+            logits = np.log(np.maximum(probabilities, self.floor))
         else:
             logits = classifier.decision_function(components)
             if logits.ndim == 1:  # of two classes, scikit-learn gives the second's margin only
                 logits = np.stack([-logits, logits], axis=1)
-        return ModelOutputs(logits.astype(np.float32), components.astype(np.float32))
+        return logits.astype(np.float32), components.astype(np.float32)
 
     def save(self, path: Path) -> str:
         """Write the pipeline with skops, which holds no code; its SHA-256, hexadecimal."""
@@ -173,9 +173,9 @@ class ClassicalModel:
         if kind not in KINDS:
             raise ModelError(f"run.json names the model {kind!r}; there are {', '.join(KINDS)}")
         try:
-            strange = set(skops.io.get_untrusted_types(data=content)) - {TREE}
-            if strange:
-                raise ModelError(f"{path.name} holds types that do not belong: {sorted(strange)}")
+            foreign = set(skops.io.get_untrusted_types(data=content)) - {TREE}
+            if foreign:
+                raise ModelError(f"{path.name} holds types that do not belong: {sorted(foreign)}")
             pipeline = skops.io.loads(content, trusted=[TREE])
             _check_trees(pipeline[-1])
         except ModelError:

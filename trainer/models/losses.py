@@ -10,8 +10,11 @@ from keras import ops
 TINY = 1e-7  # the least probability that counts
 
 
+# Keras saves a class under the name that was registered last; checkpoints of version 0.1.0 know it
+# under the one before.
 @keras.saving.register_keras_serializable(package="btc")
-class SetCrossEntropy(keras.losses.Loss):
+@keras.saving.register_keras_serializable(package="btc", name="SetCrossEntropy")
+class PartialLabelCrossEntropy(keras.losses.Loss):
     """Cross-entropy for targets that may allow several classes.
 
     The loss of a slice is the negative log of the summed probability of its allowed classes (Jin
@@ -21,14 +24,16 @@ class SetCrossEntropy(keras.losses.Loss):
     Takes targets (N×C, 1 for each allowed class) and probabilities (N×C).
     """
 
-    def __init__(self, smoothing: float = 0.0, name: str = "set_cross_entropy", **rest: Any):
+    def __init__(
+        self, smoothing: float = 0.0, name: str = "partial_label_cross_entropy", **rest: Any
+    ):
         super().__init__(name=name, **rest)
         self.smoothing = smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        shares = ops.clip(y_pred, TINY, 1.0)
-        wanted = -ops.log(ops.sum(y_true * shares, axis=-1))
-        spread = -ops.mean(ops.log(shares), axis=-1)
+        likely = ops.clip(y_pred, TINY, 1.0)
+        wanted = -ops.log(ops.sum(y_true * likely, axis=-1))
+        spread = -ops.mean(ops.log(likely), axis=-1)
         return (1 - self.smoothing) * wanted + self.smoothing * spread
 
     def get_config(self) -> dict[str, Any]:
@@ -36,7 +41,8 @@ class SetCrossEntropy(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="btc")
-class PlaceLoss(keras.losses.Loss):
+@keras.saving.register_keras_serializable(package="btc", name="PlaceLoss")
+class LocalisationLoss(keras.losses.Loss):
     """Asks a slice's own class map to lie within the tumour's box.
 
     The map of the true class becomes a distribution over places by a softmax; the loss is the
@@ -45,7 +51,7 @@ class PlaceLoss(keras.losses.Loss):
     Takes masks (N×h×w×C, 1 within the box in the channel of the class) and class maps alike.
     """
 
-    def __init__(self, name: str = "place", **rest: Any):
+    def __init__(self, name: str = "localisation", **rest: Any):
         super().__init__(name=name, **rest)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:

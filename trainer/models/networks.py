@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from trainer.models.pretrained import load_pretrained
 
 if TYPE_CHECKING:
     import keras
 
-SIZES = {"edge": 96, "seed": 128}  # side of the input that each was made for, in pixels
+SIZES = {"edge": 96, "classic": 128}  # side of the input that each was made for, in pixels
 
 
 class Block(NamedTuple):
@@ -21,7 +24,7 @@ class Block(NamedTuple):
     filters: int
 
 
-# The first blocks of EfficientNet-Lite0 (see `start`), as many as fit 300 KB.
+# The first blocks of EfficientNet-Lite0 (see `pretrained`), as many as fit 300 KB.
 STEM = 32
 FROZEN = ("stem", "block0_", "block1_")  # edges and spots look alike everywhere, and cost most
 BLOCKS = (
@@ -36,32 +39,40 @@ BLOCKS = (
 )
 
 
-def build_network(name: str, size: int, classes: int, start: bool = True) -> keras.Model:
+def build_network(name: str, size: int, classes: int, pretrained: bool = True) -> keras.Model:
     """A network before its training.
 
     Args:
-        name: `edge` or `seed`.
+        name: `edge` or `classic`.
         size: side of the input in pixels.
         classes: number of classes.
-        start: begin `edge` with the weights that come with the package, not with random ones;
-            its first layers then keep them.
+        pretrained: begin `edge` with the weights of `load_pretrained`, not with random ones; its
+            first layers then keep them.
 
     Returns:
         A functional model from (batch, size, size, 1) pixel values to (batch, classes)
         probabilities. The layer `logits` gives the input of the last layer, `softmax`.
+
+    Raises:
+        UsageError: the pretrained weights are wanted and not installed.
     """
     import keras
 
     inputs = keras.Input((size, size, 1), name="pixels")
     scaled = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
-    logits = (_edge if name == "edge" else _seed)(scaled, classes)
+    logits = (_edge if name == "edge" else _classic)(scaled, classes)
     outputs = keras.layers.Softmax(name="softmax")(logits)
     model = keras.Model(inputs, outputs, name=name)
-    if name == "edge" and start:
+    if name == "edge" and pretrained:
         for layer, weights in load_pretrained().items():
             model.get_layer(layer).set_weights(weights)
             model.get_layer(layer).trainable = not layer.startswith(FROZEN)
     return model
+
+
+def as_input(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Slices (uint8 N×S×S) as the networks take them (N×S×S×1)."""
+    return images[..., None].astype(np.float32)
 
 
 def _edge(x: Any, classes: int) -> Any:
@@ -94,7 +105,7 @@ def _edge(x: Any, classes: int) -> Any:
     return layers.GlobalAveragePooling2D(name="logits")(x)
 
 
-def _seed(x: Any, classes: int) -> Any:
+def _classic(x: Any, classes: int) -> Any:
     """The classic network of the task: convolutions with max-pooling, then dense layers."""
     from keras import layers
 

@@ -1,8 +1,11 @@
-"""What a Keras model or a model file makes of a whole set of slices."""
+"""Running any model on a whole set of slices: a network, a classical model, or a model file.
+
+Each is a function from uint8 slices (N×S×S) to `ModelOutputs`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,24 +14,29 @@ import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
 from edge_runtime.model.file_format import ModelFile
+from trainer.features.extractor import Extractor
+from trainer.models.classical import ClassicalModel, Floats
+from trainer.models.networks import as_input
+from trainer.run import CNN, Run
 
 if TYPE_CHECKING:
     import keras
 
     from trainer.data.reading import Progress
+    from trainer.features.cache import FeatureCache
 
-Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
 BATCH = 128
 
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """Outputs of a network for N slices.
+    """Outputs of a model for N slices.
 
     Attributes:
         logits: N×C, finite.
-        features: N×F, the penultimate features; None where the network gives none.
-        class_maps: N×H×W×C; None where the network has no map per class.
+        features: N×F, the penultimate features; None where the model gives none.
+        class_maps: N×H×W×C; None where the model has no map per class.
     """
 
     logits: Floats
@@ -45,20 +53,122 @@ class ModelOutputs:
             )
 
 
-def predictor(model: keras.Model) -> Callable[[npt.NDArray[np.uint8]], ModelOutputs]:
-    """A function that runs a network which ends in the layer `softmax` on uint8 images of N×S×S."""
+Predict = Callable[[Pixels], ModelOutputs]
+
+
+@dataclass(frozen=True)
+class Classical:
+    """A classical model with what it needs to look at slices.
+
+    Attributes:
+        model: from features to logits.
+        extractor: from slices to features.
+        network: the network whose features are among them, or None.
+    """
+
+    model: ClassicalModel
+    extractor: Extractor
+    network: keras.Model | None
+
+    def predict(self, images: Pixels) -> ModelOutputs:
+        """Outputs for slices; the features are the principal components."""
+        return self.predict_features(self.extractor(images))
+
+    def predict_features(self, features: Floats) -> ModelOutputs:
+        """Outputs for what the extractor gave."""
+        return ModelOutputs(*self.model.predict(features))
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model of either kind.
+
+    Attributes:
+        predict: runs it.
+        network: the Keras network, or None for a classical model.
+        classical: the classical model, or None for a network.
+    """
+
+    predict: Predict
+    network: keras.Model | None = None
+    classical: Classical | None = None
+
+
+def from_network(network: keras.Model) -> TrainedModel:
+    """A network as a trained model."""
+    return TrainedModel(predictor(network), network=network)
+
+
+def from_classical(classical: Classical) -> TrainedModel:
+    """A classical model with its features as a trained model."""
+    return TrainedModel(classical.predict, classical=classical)
+
+
+def open_trained(
+    run: Run, cache: FeatureCache | None = None, progress: Progress | None = None
+) -> TrainedModel:
+    """The model that a finished run holds.
+
+    Args:
+        cache: of features, for a classical model.
+        progress: called with (done, total) while features are computed.
+
+    Raises:
+        ModelError: no model yet, an altered one, or one that cannot be read safely.
+    """
+    if run.kind == CNN:
+        return from_network(run.load_model())
+    run.check_single()
+    features = run.settings.get("features")
+    if features is None:
+        raise ModelError(f"{run.folder}: no model yet; the training has not finished")
+    network = None
+    if features["deep_sha256"] is not None:
+        network = run.load_model("deep.keras", features["deep_sha256"])
+    extractor = make_extractor(
+        features["sets"], run.preprocess.size, network, features["deep_sha256"], cache, progress
+    )
+    if len(extractor.names) != features["length"]:
+        raise ModelError(
+            f"{run.folder}: learned from {features['length']} features where this version "
+            f"computes {len(extractor.names)}; train again"
+        )
+    model = ClassicalModel.load(run.folder / "model.skops", run.settings["model_sha256"], run.kind)
+    return from_classical(Classical(model, extractor, network))
+
+
+def make_extractor(
+    sets: Sequence[str],
+    size: int,
+    network: keras.Model | None,
+    network_sha256: str | None,
+    cache: FeatureCache | None = None,
+    progress: Progress | None = None,
+) -> Extractor:
+    """The extractor of some feature sets; `deep` among them is the penultimate features of
+    `network`."""
+    if network is None:
+        return Extractor(sets, size, cache=cache, progress=progress)
+    deep, length = deep_features(network)
+    return Extractor(
+        sets, size, cache=cache, progress=progress,
+        deep=deep, deep_key=network_sha256 or "", deep_length=length,
+    )  # fmt: skip
+
+
+def predictor(model: keras.Model) -> Predict:
+    """A function that runs a network which ends in the layer `softmax`."""
     import keras
 
     outputs = network_outputs(model)
     cut = keras.Model(model.inputs, list(outputs.values()))  # once: each is traced anew
 
-    def look(images: npt.NDArray[np.uint8]) -> ModelOutputs:
-        pixels = images[..., None].astype(np.float32)
-        answers = cut.predict(pixels, batch_size=BATCH, verbose=0)
+    def predict(images: Pixels) -> ModelOutputs:
+        answers = cut.predict(as_input(images), batch_size=BATCH, verbose=0)
         named = zip(outputs, answers, strict=True)
         return ModelOutputs(**{name: np.asarray(values, np.float32) for name, values in named})
 
-    return look
+    return predict
 
 
 def network_outputs(model: keras.Model) -> dict[str, Any]:
@@ -77,9 +187,25 @@ def network_outputs(model: keras.Model) -> dict[str, Any]:
     return outputs | {"features": layers["logits"].input}
 
 
+def deep_features(network: keras.Model) -> tuple[Callable[[Pixels], Floats], int]:
+    """A network's penultimate features: a function from uint8 N×S×S to float32 N×D, and D.
+
+    Slices pass one at a time: what a slice gives must not depend on those beside it.
+    """
+    import keras
+
+    output = network_outputs(network)["features"]
+    cut = keras.Model(network.inputs, output)
+
+    def features(images: Pixels) -> Floats:
+        return np.asarray(cut.predict(as_input(images), batch_size=1, verbose=0), np.float32)
+
+    return features, int(output.shape[-1])
+
+
 def predict_file(
     model: ModelFile,
-    images: npt.NDArray[np.uint8],
+    images: Pixels,
     *,
     backend: str = "auto",
     threads: int = 1,
@@ -104,13 +230,3 @@ def predict_file(
     return ModelOutputs(
         np.stack(rows["logits"]).astype(np.float32), stacked("features"), stacked("class_maps")
     )
-
-
-def softmax(logits: npt.NDArray[Any], temperature: float = 1.0) -> npt.NDArray[np.float64]:
-    """Probabilities (N×C) of logits divided by a temperature."""
-    from scipy.special import softmax as scipy_softmax
-
-    probabilities: npt.NDArray[np.float64] = scipy_softmax(
-        logits.astype(np.float64) / temperature, axis=1
-    )
-    return probabilities

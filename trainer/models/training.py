@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError
 from trainer.models.checkpoint import Checkpoint, State
-from trainer.models.networks import build_network
+from trainer.models.networks import as_input, build_network
 from trainer.models.recipes import Recipe
 from trainer.models.sampler import Example, Feed, Samples, sampling_weights
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CLASS_MAPS = "class_maps"
 WARM_UP = 100  # steps
-HEAD_SLICES = 4096  # at most, that the head starts from
+HEAD_SLICES = 4096  # at most, that the head is fitted to
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,12 @@ class TrainSettings:
     @classmethod
     def from_json(cls, shape: Mapping[str, Any]) -> TrainSettings:
         """Read what `dataclasses.asdict` made of settings."""
-        return cls(**{**shape, "recipe": Recipe.from_json(shape["recipe"])})
+        return cls(**{**shape, "recipe": Recipe(**shape["recipe"])})
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the training starts from the pretrained weights."""
+        return self.network == "edge" and self.recipe.pretrained
 
 
 class Diverged(DataError):
@@ -61,8 +66,8 @@ OnEpoch = Callable[[State], None]
 
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
     """A rise over the first WARM_UP steps, then half a cosine down to a hundredth."""
-    share = step / max(settings.epochs * steps, 1)
-    rate = settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+    done = step / max(settings.epochs * steps, 1)
+    rate = settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
     return rate * min(1.0, (step + 1) / WARM_UP)
 
 
@@ -117,17 +122,17 @@ def _new_model(settings: TrainSettings, training: Samples, classes: int) -> kera
     """The compiled model: the network, with its class maps as a second output where it has any."""
     import keras
 
-    from trainer.models.losses import PlaceLoss, SetCrossEntropy, accuracy
+    from trainer.models.losses import LocalisationLoss, PartialLabelCrossEntropy, accuracy
 
-    size, start = training.images.shape[1], settings.recipe.pretrained
-    network = build_network(settings.network, size, classes, start)
+    size, pretrained = training.images.shape[1], settings.recipe.pretrained
+    network = build_network(settings.network, size, classes, pretrained)
     outputs, weights, metrics = [network.output], [1.0], [[accuracy]]
-    losses: list[Any] = [SetCrossEntropy(settings.recipe.label_smoothing)]
+    losses: list[Any] = [PartialLabelCrossEntropy(settings.recipe.label_smoothing)]
     if any(layer.name == CLASS_MAPS for layer in network.layers):
-        if start:
-            start_head(network, training, settings)
+        if pretrained:
+            fit_head(network, training, settings)
         outputs.append(network.get_layer(CLASS_MAPS).output)
-        losses.append(PlaceLoss())
+        losses.append(LocalisationLoss())
         weights.append(settings.recipe.localisation)
         metrics.append([])
     model = keras.Model(network.inputs[0], outputs, name=network.name)
@@ -148,7 +153,7 @@ def _network_of(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
-def start_head(network: keras.Model, training: Samples, settings: TrainSettings) -> None:
+def fit_head(network: keras.Model, training: Samples, settings: TrainSettings) -> None:
     """Give the last convolution the weights of a logistic regression on the features before it.
 
     A random head would first bend the features to itself; fine-tuning from a fitted one keeps
@@ -163,8 +168,8 @@ def start_head(network: keras.Model, training: Samples, settings: TrainSettings)
     pooled = keras.layers.GlobalAveragePooling2D()(head.input)
     rng = np.random.default_rng([settings.seed, 3])
     chosen = np.sort(rng.permutation(len(training.labels))[:HEAD_SLICES])
-    look = keras.Model(network.inputs, pooled)
-    features = look.predict(_as_input(training.images[chosen]), batch_size=64, verbose=0)
+    body = keras.Model(network.inputs, pooled)
+    features = body.predict(as_input(training.images[chosen]), batch_size=64, verbose=0)
     weights = sampling_weights(training, settings.recipe.balance)[chosen]
     scaler = StandardScaler().fit(features)
     fitted = LogisticRegression(C=0.01, max_iter=1000).fit(
@@ -192,7 +197,7 @@ def _train_epoch(
         return as_batch([feed.example(epoch, n, int(order[n])) for n in numbers], grid)
 
     sums: dict[str, float] = defaultdict(float)
-    with ThreadPoolExecutor(1) as ahead:  # makes the next batch while this one is learned
+    with ThreadPoolExecutor(1) as ahead:  # makes the next batch while the model trains on this one
         coming = ahead.submit(batch, 0)
         for step in range(steps):
             images, targets = coming.result()
@@ -211,15 +216,15 @@ def _train_epoch(
 
 def as_batch(examples: Sequence[Example], grid: tuple[int, int] | None) -> tuple[Any, Any]:
     """Examples as arrays for a model from `_new_model`; `grid`: rows and columns of its maps."""
-    images = _as_input(np.stack([example.image for example in examples]))
+    images = as_input(np.stack([example.image for example in examples]))
     targets = np.stack([example.target for example in examples])
     if grid is None:
         return images, targets
-    masks = np.stack([place_mask(example, grid) for example in examples])
+    masks = np.stack([box_mask(example, grid) for example in examples])
     return images, [targets, masks]
 
 
-def place_mask(example: Example, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
+def box_mask(example: Example, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
     """rows×columns×C: 1 in the cells whose middle is at most half a cell outside the box, in the
     channel of the class; zeros where there is no box."""
     rows, columns = grid
@@ -235,11 +240,11 @@ def place_mask(example: Example, grid: tuple[int, int]) -> npt.NDArray[np.float3
 
 
 def _validate(network: keras.Model, validation: Samples) -> dict[str, float]:
-    shares = network.predict(_as_input(validation.images), batch_size=128, verbose=0)
-    right = shares[np.arange(len(shares)), validation.labels]
+    probabilities = network.predict(as_input(validation.images), batch_size=128, verbose=0)
+    right = probabilities[np.arange(len(probabilities)), validation.labels]
     return {
         "val_loss": float(-np.log(np.maximum(right, 1e-7)).mean()),
-        "val_accuracy": float((shares.argmax(axis=1) == validation.labels).mean()),
+        "val_accuracy": float((probabilities.argmax(axis=1) == validation.labels).mean()),
     }
 
 
@@ -260,7 +265,3 @@ def _seed_dropout(model: keras.Model, seed: int, epoch: int) -> None:
         if generator is not None:
             drawn = np.random.default_rng([seed, epoch, 2, index]).integers(2**31, size=2)
             generator.state.assign(drawn.astype(generator.state.dtype))
-
-
-def _as_input(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    return images[..., None].astype(np.float32)

@@ -1,4 +1,4 @@
-"""Charts of a run, as matplotlib figures."""
+"""Charts of a run, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.files import replacing
-from trainer.evaluation.calibration import reliability
 from trainer.evaluation.selective import risk_coverage
+from trainer.evaluation.temperature import reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ History = list[dict[str, float]]
 BARS = 15  # parts in the chart of importance
 
 
-def curves_figure(histories: Sequence[History]) -> Figure:
+def curves_chart(histories: Sequence[History]) -> Figure:
     """Loss and accuracy of both sides by epoch; several trainings in the same two colours."""
     from matplotlib.figure import Figure
 
@@ -45,30 +45,30 @@ def curves_figure(histories: Sequence[History]) -> Figure:
     return figure
 
 
-def confusion_figure(confusion: list[list[int]], labels: Sequence[str]) -> Figure:
+def confusion_chart(confusion: list[list[int]], labels: Sequence[str]) -> Figure:
     """Counts, shaded by the share of each true class."""
     from matplotlib.figure import Figure
 
     counts = np.asarray(confusion)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    recall = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(
         figsize=(1.2 * len(labels) + 1.4, 1.0 * len(labels) + 1.0), layout="constrained"
     )
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(recall, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(labels))
     names = [plain(name) for name in labels]
     axes.set_xticks(ticks, names, rotation=20)
     axes.set_yticks(ticks, names)
-    axes.set(xlabel="called", ylabel="is")
+    axes.set(xlabel="predicted", ylabel="is")
     for i in ticks:
         for j in ticks:
-            ink = "white" if shares[i, j] > 0.5 else "black"
+            ink = "white" if recall[i, j] > 0.5 else "black"
             axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", color=ink)
     return figure
 
 
-def ranking_figure(probabilities: Floats, labels: Labels, names: Sequence[str]) -> Figure:
+def ranking_chart(probabilities: Floats, labels: Labels, names: Sequence[str]) -> Figure:
     """ROC and precision-recall curve of each class against the rest."""
     from matplotlib.figure import Figure
     from sklearn.metrics import precision_recall_curve, roc_curve
@@ -93,7 +93,7 @@ def ranking_figure(probabilities: Floats, labels: Labels, names: Sequence[str]) 
     return figure
 
 
-def reliability_figure(probabilities: Floats, labels: Labels) -> Figure:
+def reliability_chart(probabilities: Floats, labels: Labels) -> Figure:
     """Accuracy against confidence, and how many slices stand behind each point."""
     from matplotlib.figure import Figure
 
@@ -109,7 +109,7 @@ def reliability_figure(probabilities: Floats, labels: Labels) -> Figure:
     return figure
 
 
-def coverage_figure(
+def coverage_chart(
     probabilities: Floats, labels: Labels, chosen: tuple[float, float] | None
 ) -> Figure:
     """Error rate by share of slices answered; a cross where the thresholds stand."""
@@ -131,7 +131,7 @@ def coverage_figure(
     return figure
 
 
-def importance_figure(sets: dict[str, dict[str, float]], parts: list[dict[str, Any]]) -> Figure:
+def importance_chart(sets: dict[str, dict[str, float]], parts: list[dict[str, Any]]) -> Figure:
     """Balanced accuracy lost by shuffling feature sets and the weightiest parts, with its spread.
 
     Args:
@@ -162,8 +162,8 @@ def importance_figure(sets: dict[str, dict[str, float]], parts: list[dict[str, A
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as its suffix says (.png, .svg), whole or not at all; the same figure gives
+def save_chart(figure: Figure, path: Path) -> None:
+    """Write a chart as its suffix says (.png, .svg), whole or not at all; the same chart gives
     the same bytes."""
     import matplotlib
 
@@ -174,8 +174,8 @@ def save_figure(figure: Figure, path: Path) -> None:
             figure.savefig(part, dpi=110, **dated)
 
 
-def inline_figure(figure: Figure) -> str:
-    """A figure as a data URL (SVG, text as shapes, so that every browser shows the same)."""
+def inline_chart(figure: Figure) -> str:
+    """A chart as a data URL (SVG, text as shapes, so that every browser shows the same)."""
     import matplotlib
 
     out = io.BytesIO()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.features.extractor import DEEP
-from trainer.models.trained import CNN, kind_of
+from trainer.run import CNN
 
 KINDS = {
     "svm": "SVM",
@@ -17,10 +17,10 @@ KINDS = {
 
 def model_noun(settings: dict[str, Any]) -> str:
     """`network`, or `model` for a classical model."""
-    return "network" if kind_of(settings) == CNN else "model"
+    return "network" if settings["model"] == CNN else "model"
 
 
-def model_words(settings: dict[str, Any]) -> str:
+def model_name(settings: dict[str, Any]) -> str:
     """The kind of a run's model in words.
 
     Args:
@@ -32,7 +32,7 @@ def model_words(settings: dict[str, Any]) -> str:
     """
     if model_noun(settings) == "network":
         return f"{settings['network']} network"
-    kind = kind_of(settings)
+    kind = str(settings["model"])
     sets = (settings.get("features") or {}).get("sets") or []
     named = ["deep features" if name == DEEP else str(name) for name in sets]
     return KINDS.get(kind, kind) + (f" on {', '.join(named)}" if named else "")

@@ -25,7 +25,7 @@ from trainer.evaluation.intervals import NOT_ESTIMABLE, in_words
 from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.saliency import METHODS
 from trainer.report import charts
-from trainer.report.display_names import model_noun, model_words
+from trainer.report.display_names import model_name, model_noun
 from trainer.report.templates import page_environment
 
 if TYPE_CHECKING:
@@ -43,17 +43,17 @@ class ReportData:
         folder: where report.html and the pictures go.
         settings: of the run, as run.json holds them.
         histories: one list of epochs a training.
-        outcome, metrics: of the side reported on.
-        gallery: cases with rows in the outcome's table.
+        predictions, metrics: of the side reported on.
+        examples: with rows in the table of predictions.
         importance: of a classical model's features; None for a network, or where it is not known.
     """
 
     folder: Path
     settings: dict[str, Any]
     histories: Sequence[list[dict[str, float]]]
-    outcome: Predictions
+    predictions: Predictions
     metrics: dict[str, Any]
-    gallery: Examples
+    examples: Examples
     importance: Importance | None = None
 
 
@@ -74,20 +74,22 @@ def summary_line(metrics: dict[str, Any], unit: str = "slices") -> str:
 
 
 def summary_lines(metrics: dict[str, Any]) -> list[str]:
-    """What a terminal shows of metrics.json: the test side, its parts, the controls."""
+    """What a terminal shows of metrics.json: the test side, its parts, the baselines."""
     lines = [summary_line(metrics)]
     for part, unit in (
-        ("without_twins", "slices"), ("without_shared_groups", "slices"), ("per_study", "studies")
-    ):  # fmt: skip
+        ("without_near_duplicates", "slices"),
+        ("without_shared_groups", "slices"),
+        ("per_study", "studies"),
+    ):
         if metrics.get(part):
             lines.append(summary_line(metrics[part], unit))
-    for name, control in (metrics.get("controls") or {}).items():
-        spread = in_words(control["interval95"]["accuracy"], percent)
+    for name, baseline in (metrics.get("baselines") or {}).items():
+        spread = in_words(baseline["interval95"]["accuracy"], percent)
         lines.append(
-            f"Control, {BASELINES[name]}: accuracy {percent(control['accuracy'])} % "
-            f"({spread}), balanced {percent(control['balanced_accuracy'])} %."
+            f"Baseline, {BASELINES[name]}: accuracy {percent(baseline['accuracy'])} % "
+            f"({spread}), balanced {percent(baseline['balanced_accuracy'])} %."
         )
-    if metrics.get("controls"):
+    if metrics.get("baselines"):
         lines.append(verdict(metrics))
     answered, refused = metrics.get("selective"), metrics.get("unfamiliar")
     if answered and refused:
@@ -111,63 +113,63 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
         lines.append(
             f"Of {partial['n']} partly labelled slices it did not learn from, "
             f"{percent(partial['outside']['share'])} % ({spread}) were "
-            f"called outside their set, {percent(partial['outside_answered']['share'])} % with an "
-            "answer."
+            f"predicted outside their set, {percent(partial['outside_answered']['share'])} % with "
+            "an answer."
         )
     return lines
 
 
 def verdict(metrics: dict[str, Any]) -> str:
-    """What the controls say of the model, in one sentence."""
-    controls = metrics.get("controls") or {}
-    if not controls:
+    """What the baselines say of the model, in one sentence."""
+    baselines = metrics.get("baselines") or {}
+    if not baselines:
         return ""
-    name, best = max(controls.items(), key=lambda item: item[1]["balanced_accuracy"])
+    name, best = max(baselines.items(), key=lambda item: item[1]["balanced_accuracy"])
     reached = f"{percent(best['balanced_accuracy'])} %"
     interval = metrics["interval95"]["balanced_accuracy"]
     if interval is None:
         return (
-            f"The best control ({BASELINES[name]}) reaches {reached} balanced; whether the model "
+            f"The best baseline ({BASELINES[name]}) reaches {reached} balanced; whether the model "
             "beats it cannot be told from so few groups."
         )
     if interval[0] > best["balanced_accuracy"]:
-        return f"It beats the best control ({BASELINES[name]}), which reaches {reached} balanced."
+        return f"It beats the best baseline ({BASELINES[name]}), which reaches {reached} balanced."
     return (
-        f"It is not clearly better than a control: {BASELINES[name]} reaches {reached} balanced. "
+        f"It is not clearly better than a baseline: {BASELINES[name]} reaches {reached} balanced. "
         "On this protocol the model has shown nothing that such a method cannot do."
     )
 
 
-def write_report(material: ReportData) -> None:
+def write_report(report: ReportData) -> None:
     """curves.png, confusion.png and report.html."""
-    metrics, names = material.metrics, material.outcome.class_names
-    folder, cases = material.folder, _cases(material)
-    noun = model_noun(material.settings)
-    if any(material.histories):
-        charts.save_figure(charts.curves_figure(material.histories), folder / "curves.png")
-    confusion = charts.confusion_figure(metrics["confusion"], names)
-    charts.save_figure(confusion, folder / "confusion.png")
+    metrics, names = report.metrics, report.predictions.class_names
+    folder, examples = report.folder, _examples(report)
+    noun = model_noun(report.settings)
+    if any(report.histories):
+        charts.save_chart(charts.curves_chart(report.histories), folder / "curves.png")
+    confusion = charts.confusion_chart(metrics["confusion"], names)
+    charts.save_chart(confusion, folder / "confusion.png")
     page = (
         _environment(metrics)
         .get_template("report.html")
         .render(
-            settings=material.settings,
+            settings=report.settings,
             metrics=metrics,
             names=names,
             summary=summary_line(metrics),
-            model=model_words(material.settings),
+            model=model_name(report.settings),
             noun=noun,
             verdict=verdict(metrics),
             intended_use=INTENDED_USE,
             metric_names=list(zip(METRIC_NAMES, HEADS, strict=True)),
-            controls=BASELINES,
-            heat_method=METHODS.get(material.settings.get("heatmap") or "", ""),
-            charts=_charts(material),
-            steps=steps_in_words(Preprocess.from_json(material.settings["preprocess"])),
-            examples=_examples(cases),
-            cases=cases,
-            ends=_ends(material.importance),
-            plain_settings=_plain(material.settings),
+            baselines=BASELINES,
+            heat_method=METHODS.get(report.settings.get("heatmap") or "", ""),
+            charts=_charts(report),
+            steps=steps_in_words(Preprocess.from_json(report.settings["preprocess"])),
+            examples=examples,
+            one_a_class=_one_a_class(examples),
+            ends=_ends(report.importance),
+            plain_settings=_plain(report.settings),
         )
     )
     write_text(folder / "report.html", page)
@@ -201,43 +203,43 @@ def _environment(metrics: dict[str, Any]) -> Any:
     return environment
 
 
-def _charts(material: ReportData) -> dict[str, str]:
+def _charts(report: ReportData) -> dict[str, str]:
     """Name -> data URL."""
-    outcome, metrics = material.outcome, material.metrics
-    shares, labels, names = outcome.probabilities, outcome.labels, outcome.class_names
+    predictions, metrics = report.predictions, report.metrics
+    probabilities, labels = predictions.probabilities, predictions.labels
     selective = metrics.get("selective")
     chosen = None
     if selective and selective["error"]["share"] is not None:
         chosen = selective["coverage"]["share"], selective["error"]["share"]
     drawn = {
-        "confusion": charts.confusion_figure(metrics["confusion"], names),
-        "ranking": charts.ranking_figure(shares, labels, names),
-        "reliability": charts.reliability_figure(shares, labels),
-        "coverage": charts.coverage_figure(shares, labels, chosen),
+        "confusion": charts.confusion_chart(metrics["confusion"], predictions.class_names),
+        "ranking": charts.ranking_chart(probabilities, labels, predictions.class_names),
+        "reliability": charts.reliability_chart(probabilities, labels),
+        "coverage": charts.coverage_chart(probabilities, labels, chosen),
     }
-    if any(material.histories):
-        drawn["curves"] = charts.curves_figure(material.histories)
+    if any(report.histories):
+        drawn["curves"] = charts.curves_chart(report.histories)
     if importance := metrics.get("importance"):
-        drawn["importance"] = charts.importance_figure(importance["sets"], importance["parts"])
-    return {name: charts.inline_figure(figure) for name, figure in drawn.items()}
+        drawn["importance"] = charts.importance_chart(importance["sets"], importance["parts"])
+    return {name: charts.inline_chart(figure) for name, figure in drawn.items()}
 
 
-def _cases(material: ReportData) -> list[dict[str, Any]]:
-    """The gallery's cases as the template takes them, in the gallery's order.
+def _examples(report: ReportData) -> list[dict[str, Any]]:
+    """The examples as the template takes them, in their order.
 
     The pictures are data URLs; the whole slice (`before`) and `heat` are None where there is
-    none. The tumour's box is drawn once, on the last picture of a case.
+    none. The tumour's box is drawn once, on the last picture of an example.
     """
-    gallery, table = material.gallery, material.outcome.table
-    cases = []
-    for i, row in enumerate(gallery.rows):
+    kept, table = report.examples, report.predictions.table
+    examples = []
+    for i, row in enumerate(kept.rows):
         facts = table.iloc[int(row)]
-        plain, box = _as_colour(gallery.pixels[i]), gallery.boxes[i]
+        plain, box = _as_colour(kept.pixels[i]), kept.boxes[i]
         heat = None
-        if gallery.heat.shape[1:] != (1, 1):  # what stands for no heatmap
-            heat = _inline_picture(_with_box(overlay(gallery.pixels[i], gallery.heat[i]), box))
-        before = gallery.before[i]
-        cases.append(
+        if kept.heat.shape[1:] != (1, 1):  # what stands for no heatmap
+            heat = _inline_picture(_with_box(overlay(kept.pixels[i], kept.heat[i]), box))
+        before = kept.before[i]
+        examples.append(
             {
                 "wrong": facts["label"] != facts["predicted"],
                 "status": facts.get("status", ""),
@@ -247,16 +249,16 @@ def _cases(material: ReportData) -> list[dict[str, Any]]:
                 "heat": heat,
             }
         )
-    return cases
+    return examples
 
 
-def _examples(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One case of each class to show the preprocessing on, right answers first; only those whose
+def _one_a_class(examples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One example of each class to show the preprocessing on, right answers first; only those whose
     whole slice is known."""
     firsts: dict[str, dict[str, Any]] = {}
-    for case in sorted(cases, key=lambda case: bool(case["wrong"])):
-        if case["before"] is not None:
-            firsts.setdefault(case["label"], case)
+    for example in sorted(examples, key=lambda example: bool(example["wrong"])):
+        if example["before"] is not None:
+            firsts.setdefault(example["label"], example)
     return [firsts[label] for label in sorted(firsts)]
 
 
@@ -270,8 +272,8 @@ def _ends(importance: Importance | None) -> list[dict[str, Any]]:
         return [s | {"slice": _inline_picture(_as_colour(next(pictures)))} for s in slices]
 
     return [
-        told | {"lowest": shown(told["lowest"]), "highest": shown(told["highest"])}
-        for told in importance.facts["pictures"]
+        part | {"lowest": shown(part["lowest"]), "highest": shown(part["highest"])}
+        for part in importance.facts["pictures"]
     ]
 
 

@@ -23,10 +23,9 @@ from export.formats import FORMATS, formats_of
 from export.gate import run_gate
 from export.verify import verify_file
 from tests.export.conftest import save_images
-from trainer.evaluation.calibration import fit_temperature
+from trainer.evaluation.temperature import fit_temperature
 from trainer.models.classical import KINDS, ClassicalModel, ClassicalSettings, fit_classical
-from trainer.models.outputs import predict_file
-from trainer.models.trained import make_extractor, open_trained
+from trainer.models.outputs import make_extractor, open_trained, predict_file
 from trainer.run import Run, dump_json
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
@@ -57,8 +56,8 @@ def make_run(
     )
     sha256 = model.save(folder / "model.skops")
     known = held.labels < classes
-    seen = model.observe(extractor(held.pixels[known]))
-    temperature = fit_temperature(seen.logits, held.labels[known])
+    logits, _ = model.predict(extractor(held.pixels[known]))
+    temperature = fit_temperature(logits, held.labels[known])
     features = {"sets": list(sets), "length": len(extractor.names), "deep_sha256": digest}
     run = Run(
         folder,
@@ -123,7 +122,7 @@ def test_the_file_says_what_scikit_learn_says(
 ) -> None:
     pixels = runs[name].validation().pixels
     file = read_model(exported[name].path)
-    expected, seen = open_trained(runs[name]).look(pixels), predict_file(file, pixels)
+    expected, seen = open_trained(runs[name]).predict(pixels), predict_file(file, pixels)
     near = 1e-3 if KINDS[runs[name].settings["model"]].floor else 1e-4
     np.testing.assert_allclose(seen.logits, expected.logits, atol=near)
     np.testing.assert_allclose(seen.features, expected.features, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Calibration of confidences: temperature and its measures."""
+"""How far confidences are calibrated: temperature scaling, reliability, calibration error."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def reliability(
     correct = probabilities.argmax(axis=1) == labels
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)
-    held = counts > 0
+    filled = counts > 0
     return (
-        np.bincount(place, confidence, bins)[held] / counts[held],
-        np.bincount(place, correct.astype(np.float64), bins)[held] / counts[held],
-        counts[held] / len(labels),
+        np.bincount(place, confidence, bins)[filled] / counts[filled],
+        np.bincount(place, correct.astype(np.float64), bins)[filled] / counts[filled],
+        counts[filled] / len(labels),
     )
 
 

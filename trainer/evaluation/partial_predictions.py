@@ -1,18 +1,17 @@
 """What a model says of slices whose class is only known to be one of several.
 
-There is no accuracy here: a call within the set may still be wrong. A call outside of it is wrong
-for certain, such as a tumour of unknown type called tumour-free.
+There is no accuracy here: an answer within the set may still be wrong. One outside of it is wrong
+for certain, such as tumour-free for a tumour of unknown type.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_runtime.errors import DataError, one_line
 from edge_runtime.files import write_text
@@ -21,7 +20,7 @@ from trainer.data.tables import from_csv, to_csv
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.metrics import share_of
 from trainer.evaluation.predictions import DIGITS
-from trainer.models.outputs import ModelOutputs
+from trainer.models.outputs import Predict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,18 +28,18 @@ if TYPE_CHECKING:
 COLUMNS = ("path", "group", "source", "set", "predicted", "outside", "confidence", "status")
 
 
-def call_partial(
+def predict_partial(
     partial: PartialLabels,
-    look: Callable[[npt.NDArray[np.uint8]], ModelOutputs],
+    predict: Predict,
     decision_rule: DecisionRule,
     class_names: Sequence[str],
 ) -> pd.DataFrame:
-    """One row of COLUMNS a slice; `outside` is 1 where the call is not in the slice's set."""
+    """One row of COLUMNS a slice; `outside` is 1 where the prediction is not in the slice's set."""
     import pandas as pd
 
-    seen = look(partial.slices.images)
-    shares = decision_rule.probabilities(seen)
-    best = shares.argmax(axis=1)
+    outputs = predict(partial.slices.images)
+    probabilities = decision_rule.probabilities(outputs)
+    best = probabilities.argmax(axis=1)
     allowed = partial.targets[np.arange(len(partial)), best] > 0
     sets = partial.slices.class_names
     return pd.DataFrame(
@@ -51,38 +50,39 @@ def call_partial(
             "set": [sets[i] for i in partial.slices.labels],
             "predicted": [class_names[i] for i in best],
             "outside": (~allowed).astype(int),
-            "confidence": shares.max(axis=1).round(DIGITS),
-            "status": decision_rule.statuses(seen, class_names),
+            "confidence": probabilities.max(axis=1).round(DIGITS),
+            "status": decision_rule.statuses(outputs, class_names),
         }
     )
 
 
-def partial_figures(calls: pd.DataFrame) -> dict[str, Any]:
-    """What metrics.json says of the calls: shares with 95 % intervals over groups.
+def partial_metrics(table: pd.DataFrame) -> dict[str, Any]:
+    """What metrics.json says of them: shares with 95 % intervals over groups.
 
-    `outside`: calls that are wrong for certain; `outside_answered`: those of them that the device
-    would give as an answer, of all slices; `answered`: slices that get an answer.
+    `predicted`: how often each class; `outside`: what is wrong for certain; `outside_answered`:
+    what of that the device would give as an answer, of all slices; `answered`: slices that get an
+    answer.
     """
-    groups = [str(group) for group in calls["group"]]
-    outside = calls["outside"].to_numpy() == 1
-    answered = calls["status"].to_numpy() == "ok"
+    groups = [str(group) for group in table["group"]]
+    outside = table["outside"].to_numpy() == 1
+    answered = table["status"].to_numpy() == "ok"
     return {
-        "n": len(calls),
+        "n": len(table),
         "groups": len(set(groups)),
-        "called": dict(sorted(Counter(calls["predicted"]).items())),
+        "predicted": dict(sorted(Counter(table["predicted"]).items())),
         "outside": share_of(outside, groups),
         "outside_answered": share_of(outside & answered, groups),
         "answered": share_of(answered, groups),
     }
 
 
-def write_calls(path: Path, calls: pd.DataFrame) -> None:
+def write_partial_predictions(path: Path, table: pd.DataFrame) -> None:
     """Write the table as CSV."""
-    write_text(path, to_csv(calls))
+    write_text(path, to_csv(table))
 
 
-def read_calls(paths: Sequence[Path]) -> pd.DataFrame:
-    """Tables that `write_calls` wrote, one after the other.
+def read_partial_predictions(paths: Sequence[Path]) -> pd.DataFrame:
+    """Tables that `write_partial_predictions` wrote, one after the other.
 
     Raises:
         DataError: missing or damaged.
