@@ -259,6 +259,13 @@ def field(number: int, content: int | str | bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
+@pytest.mark.parametrize("kind", ["tflite", "onnx"])
+def test_metadata_have_a_limit(kind: str) -> None:
+    data = pack_model(GRAPHS[kind], replace(INFO, license="x" * (5 << 20)), kind)
+    with pytest.raises(ModelError, match="metadata larger than any model's"):
+        parse_model(data)
+
+
 def linear_onnx(weights: np.ndarray) -> bytes:
     """An ONNX graph that multiplies `features` (1×F) by weights (F×C), written by hand."""
 
