@@ -38,7 +38,7 @@ from trainer.data.near_duplicates import SIDE, THRESHOLD, TURN_NAMES, TURNS
 COPIES = 0.2  # of the drawn pictures
 CLASSES = ("a", "b", "c", "d")
 LIMITS = {
-    "true_twins_found": (">=", 0.95),
+    "true_near_duplicates_found": (">=", 0.95),
     "others_flagged": ("<=", 0.02),
     "seconds": ("<=", 60.0),
     "drawn_peak_mib": ("<=", 4096.0),
@@ -134,7 +134,7 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / scale
 
 
-def plain_twins(files: Files) -> npt.NDArray[np.bool_]:
+def plain_near_duplicates(files: Files) -> npt.NDArray[np.bool_]:
     """Which Testing pictures correlate with a Training one, as it is or mirrored, at THRESHOLD.
 
     The definition written down in float64, without any of the search's shortcuts.
@@ -160,16 +160,16 @@ def _standard(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def measure_real(data: Path) -> dict[str, Any]:
     """The search beside the plain definition, on the Testing side of DATA."""
     files = read_files(open_archive(data))
-    true = plain_twins(files)
-    twins = find_near_duplicates(files)
-    flagged = twins.across.partner[files.tested] >= 0
+    true = plain_near_duplicates(files)
+    found = find_near_duplicates(files)
+    flagged = found.across.partner[files.tested] >= 0
     others = flagged & ~true
-    turn = twins.across.turn[files.tested]
+    turn = found.across.turn[files.tested]
     return {
         "images": len(files),
         "test_images": len(true),
-        "true_twins": int(true.sum()),
-        "true_twins_found": float(flagged[true].mean()) if true.any() else 1.0,
+        "true_near_duplicates": int(true.sum()),
+        "true_near_duplicates_found": float(flagged[true].mean()) if true.any() else 1.0,
         "others": int((~true).sum()),
         "others_flagged": float(others.sum() / max((~true).sum(), 1)),
         "others_flagged_by_turn": {
@@ -207,7 +207,7 @@ def measure(data: Path, groups: Path | None, images: int) -> dict[str, Any]:
         raise DataError(f"the audit of drawn pictures failed: {done.stderr[-300:]}")
     drawn = json.loads(done.stdout)
     figures = {
-        "true_twins_found": real["true_twins_found"],
+        "true_near_duplicates_found": real["true_near_duplicates_found"],
         "others_flagged": real["others_flagged"],
         "seconds": real["seconds"],
         "drawn_peak_mib": drawn["peak_mib"],
@@ -237,9 +237,10 @@ def as_markdown(result: dict[str, Any]) -> str:
             for name, row in result["checks"].items()
         ),
         "",
-        f"Real data: {real['images']:,} images. {real['true_twins']:,} of {real['test_images']:,} "
-        f"test images have a twin in training, as it is or mirrored, by plain correlation; the "
-        f"audit also flags {real['others_flagged']:.2%} of the {real['others']:,} others"
+        f"Real data: {real['images']:,} images. {real['true_near_duplicates']:,} of "
+        f"{real['test_images']:,} test images have a near-duplicate in training, as it is or "
+        f"mirrored, by plain correlation; the audit also flags "
+        f"{real['others_flagged']:.2%} of the {real['others']:,} others"
         f"{f' ({turns})' if turns else ''}. Whole command: {real['seconds']:.1f} s "
         f"({real['cpu_seconds']:.1f} s of CPU).",
         "",

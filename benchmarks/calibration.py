@@ -36,7 +36,7 @@ Row = dict[str, Any]
 def measure(run: Run, counts: tuple[int, ...], seeds: int) -> Row:
     """The run's figures, and a row for each number of images; shares (0-1), over all seeds."""
     exporter = Exporter(run, ExportSettings(run.folder, "unused"))
-    held, reference = run.validation(), exporter.reference
+    validation, reference = run.validation(), exporter.reference
     expected = probabilities(reference.logits, reference.temperature)
     rows = []
     for count in counts:
@@ -44,12 +44,12 @@ def measure(run: Run, counts: tuple[int, ...], seeds: int) -> Row:
         for seed in range(seeds):
             pixels = choose_calibration(run.calibration(), count, seed)
             file = parse_model(exporter.packed(FORMATS["int8"], pixels))
-            logits = predict_file(file, held.pixels).logits
+            logits = predict_file(file, validation.pixels).logits
             answers = probabilities(logits, reference.temperature)
-            compared.append(compare(answers, expected, held.labels))
+            compared.append(compare(answers, expected, validation.labels))
             click.echo(f"{count} images, seed {seed}", err=True)
-        rows.append(_row(count, compared, held.groups))
-    right = expected.argmax(axis=1) == held.labels
+        rows.append(_row(count, compared, validation.groups))
+    right = expected.argmax(axis=1) == validation.labels
     return {"n": len(right), "accuracy_float": float(right.mean()), "rows": rows}
 
 

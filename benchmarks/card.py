@@ -52,10 +52,10 @@ something else is wrong with a brain.
 The Brain Tumor MRI Dataset (M. Nickparvar, Kaggle, CC0), 7,019 slices; its tumours come from
 J. Cheng, figshare 1512427 (CC BY 4.0; two hospitals, T1 with contrast, 233 patients), its
 tumour-free slices mostly from Br35H. Beside them 427 tumours of unknown type from Br35H, learned
-from as "one of the three". Patients and look-alikes stay on one side: {training:,} slices trained,
-{validation:,} chose the epoch, temperature and thresholds, {test:,} of {test_groups} groups were
-held out and looked at once. Some slices that the data set labels tumour-free show lesions that look
-like tumours; the labels were left as they are.
+from as "one of the three". Patients and near-duplicates stay on one side: {training:,} slices
+trained, {validation:,} chose the epoch, temperature and thresholds, {test:,} of {test_groups}
+groups were held out and looked at once. Some slices that the data set labels tumour-free
+show lesions that look like tumours; the labels were left as they are.
 
 ## Figures on the held-out groups
 
@@ -76,7 +76,7 @@ unlike any slice seen in training. {heatmap}{partial}
 
 {answers}
 
-## The recipe on unseen groups, under stress and on an unseen source
+## The recipe on unseen groups, under corruptions and on an unseen source
 
 From trainings of the same recipe on other sides of the data:
 
@@ -84,10 +84,10 @@ From trainings of the same recipe on other sides of the data:
 ## Limits
 
 - Sources: two hospitals and collections from the web. A scanner, sequence or population that they
-  lack may be called anything, with confidence; the check for unfamiliar pictures refuses other
-  kinds of picture, not other scanners.
+  lack may be predicted as anything, with confidence; the check for out-of-distribution pictures
+  refuses other kinds of picture, not other scanners.
 - Class and source go together in the data. The recipe loosens that tie; it does not cut it.
-- The tumour-free slices have no patient identities: their groups are look-alikes only.
+- The tumour-free slices have no patient identities: their groups are near-duplicates only.
 - Nothing is known of performance by age, sex or origin: the data does not say.
 - Probabilities are calibrated on validation slices of the same sources only.
 """
@@ -172,7 +172,7 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
         heatmap=f"The heatmap's peak lies in the tumour's box on {_share(heat)} of the slices "
         f"with a box (chance: {percent(heat['chance'])} %). " if heat else "",
         partial=f"Of {partial['n']} tumours of unknown type that it did not learn from, "
-        f"{_share(partial['outside'])} are called tumour-free, "
+        f"{_share(partial['outside'])} are predicted tumour-free, "
         f"{_share(partial['outside_answered'])} with an answer." if partial else "",
         answers=answers(info, thresholds),
         robust=robust,

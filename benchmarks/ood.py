@@ -4,8 +4,8 @@
 
 Real slices are those of RUN's test side in DATA; out-of-distribution pictures are drawn, or made
 from the same slices by inverting and turning them. `--untyped` adds the folders of a zip whose
-label is no class of the model (such as tumours of unknown type), with what each slice was called.
-Writes ood.json and ood.md.
+label is no class of the model (such as tumours of unknown type), with what was predicted for each
+slice. Writes ood.json and ood.md.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def measure(classifier: Classifier, run: Path, source: ImageArchive, count: int)
 
 
 def classify_untyped(classifier: Classifier, source: ImageArchive) -> dict[str, Any]:
-    """What slices of a label that the model does not know are called, by status."""
-    called: dict[str, Counter[str]] = {}
+    """What is predicted for slices of a label that the model does not know, by status."""
+    predicted: dict[str, Counter[str]] = {}
     for name in source.names():
         answer = classifier.classify(source.read(name))
         label, _ = class_and_split(name)
-        called.setdefault(label, Counter())[f"{answer.raw_label}, {answer.status.value}"] += 1
-    return {label: dict(sorted(counts.items())) for label, counts in called.items()}
+        predicted.setdefault(label, Counter())[f"{answer.raw_label}, {answer.status.value}"] += 1
+    return {label: dict(sorted(counts.items())) for label, counts in predicted.items()}
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -77,7 +77,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     for label, counts in (result.get("untyped") or {}).items():
         total = sum(counts.values())
         parts = "; ".join(f"{name}: {n}" for name, n in counts.items())
-        rows += ["", f"{total} slices labelled {label} were called: {parts}."]
+        rows += ["", f"{total} slices labelled {label} were predicted: {parts}."]
     return "\n".join([*rows, ""])
 
 

@@ -37,7 +37,7 @@ FOLDS = 5
 HEAD = (
     "| model | features | 5 folds of groups % | minus the network, points | per study % "
     f"| trained without `{SOURCE}`, tested on it % | minus the network, points "
-    "| its tumours called notumor % | untyped tumours of unseen groups called notumor % "
+    "| its tumours predicted notumor % | untyped tumours of unseen groups predicted notumor % "
     "| training s | file KiB | p50 ms |\n"
     "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
@@ -100,7 +100,7 @@ def figures_of(folds: Run, source: Run, network: dict[str, Predictions]) -> dict
         "studies": None if studies is None else accuracy_of(studies),
         "shift": accuracy_of(shifted),
         "shift_gap": gap(moved, network["source"]),
-        "missed": confident_errors(moved)["tumors_called_clear"],
+        "missed": confident_errors(moved)["tumors_predicted_tumour_free"],
         "partial": (metrics["partial"] or {}).get("outside"),
         "seconds": float(np.median([part.seconds for part in parts])),
         "values": (parts[0].settings.get("features") or {}).get("length"),
