@@ -206,7 +206,7 @@ def measure(data: Path, groups: Path | None, images: int) -> dict[str, Any]:
     if done.returncode != 0:
         raise DataError(f"the audit of drawn pictures failed: {done.stderr[-300:]}")
     drawn = json.loads(done.stdout)
-    figures = {
+    values = {
         "true_near_duplicates_found": real["true_near_duplicates_found"],
         "others_flagged": real["others_flagged"],
         "seconds": real["seconds"],
@@ -216,8 +216,8 @@ def measure(data: Path, groups: Path | None, images: int) -> dict[str, Any]:
     }
     checks = {
         name: {
-            "value": figures[name], "limit": f"{sign} {limit:g}",
-            "kept": figures[name] >= limit if sign == ">=" else figures[name] <= limit,
+            "value": values[name], "limit": f"{sign} {limit:g}",
+            "kept": values[name] >= limit if sign == ">=" else values[name] <= limit,
         }
         for name, (sign, limit) in LIMITS.items()
     }  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from benchmarks.common.command import EXISTING, RESULTS
-from benchmarks.common.words import figure_in_words, metric_in_words
+from benchmarks.common.formatting import metric_in_words, rate_in_words
 from edge_runtime.commands.entry import run_command
 from edge_runtime.files import write_text
 from edge_runtime.model.file_format import ModelFile
@@ -179,17 +179,17 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
     )  # fmt: skip
 
 
-def _class_row(name: str, figures: dict[str, Any]) -> str:
+def _class_row(name: str, class_metrics: dict[str, Any]) -> str:
     cells = [
-        percent(figures[key]) if key == "specificity" else metric_in_words(figures, key)
+        percent(class_metrics[key]) if key == "specificity" else metric_in_words(class_metrics, key)
         for key in ("precision", "recall", "specificity", "f1")
     ]
-    return f"| {name} | {' | '.join(cells)} | {figures['n']} |"
+    return f"| {name} | {' | '.join(cells)} | {class_metrics['n']} |"
 
 
-def _share(figure: dict[str, Any]) -> str:
+def _share(rate: dict[str, Any]) -> str:
     """In a sentence."""
-    return "none" if figure["share"] is None else figure_in_words(figure, " %")
+    return "none" if rate["share"] is None else rate_in_words(rate, " %")
 
 
 @click.command()

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from benchmarks.common.command import EXISTING, out_option, publish
-from benchmarks.common.words import metric_in_words
+from benchmarks.common.formatting import metric_in_words
 from edge_runtime.commands.entry import run_command
 from trainer.evaluation.baselines import BASELINES
 from trainer.run import CNN, Run
@@ -42,8 +42,8 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
     if metrics.get("per_study"):
         rows.append(_row(protocol, "studies", metrics["per_study"], None))
     if len(metrics.get("per_source") or {}) > 1:
-        for source, figures in metrics["per_source"].items():
-            rows.append(_row(protocol, f"slices of source {source}", figures, None))
+        for source, measured in metrics["per_source"].items():
+            rows.append(_row(protocol, f"slices of source {source}", measured, None))
     return rows
 
 
@@ -71,7 +71,7 @@ def command_of(run: Run) -> str:
 
 
 def _row(
-    protocol: str, on: str, figures: dict[str, Any], baselines: dict[str, Any] | None
+    protocol: str, on: str, measured: dict[str, Any], baselines: dict[str, Any] | None
 ) -> dict[str, Any]:
     def few(values: dict[str, Any]) -> dict[str, Any]:
         kept = {key: values[key] for key in KEPT if key in values}
@@ -82,7 +82,7 @@ def _row(
     return {
         "protocol": protocol,
         "on": on,
-        **few(figures),
+        **few(measured),
         "baselines": {name: few(baseline) for name, baseline in (baselines or {}).items()},
     }
 

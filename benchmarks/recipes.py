@@ -48,7 +48,7 @@ HEAD = (
     "tumours predicted notumor % | notumor predicted tumour % | untyped predicted notumor % | "
     "corruptions mean % | worst corruption % |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
-FIGURES = ("accuracy", "log_loss", "types", "missed", "alarms", "untyped", "mean", "worst")
+COLUMNS = ("accuracy", "log_loss", "types", "missed", "alarms", "untyped", "mean", "worst")
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,16 @@ def measure(sides: Sides, recipe: Recipe, epochs: int, seed: int) -> dict[str, A
         predict = predictor(checkpoint.best())
     minutes = (time.perf_counter() - begun) / 60
     validation = sides.validation
-    shares, truth = probabilities(predict(validation.images).logits), validation.labels
-    predicted, tumour_free = shares.argmax(axis=1), names.index(NO_TUMOR)
+    by_class, truth = probabilities(predict(validation.images).logits), validation.labels
+    predicted, tumour_free = by_class.argmax(axis=1), names.index(NO_TUMOR)
     tumor = truth != tumour_free
-    typed = np.delete(shares, tumour_free, axis=1).argmax(axis=1)
+    typed = np.delete(by_class, tumour_free, axis=1).argmax(axis=1)
     typed += typed >= tumour_free
     kinds = [c for c in range(len(names)) if c != tumour_free]
     boxed = tumor & ~np.isnan(validation.boxes).any(axis=1)
     outside = predict(sides.validation_partial.slices.images).logits.argmax(axis=1) == tumour_free
     corrupted = _corrupted(sides, predict)
-    right = np.maximum(shares[np.arange(len(truth)), truth], 1e-7)
+    right = np.maximum(by_class[np.arange(len(truth)), truth], 1e-7)
     return {
         "minutes": minutes,
         "accuracy": float((predicted == truth).mean()),
@@ -154,7 +154,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     for row in result["variants"]:
         cells = [row["changes"] or "none", str(row["epochs"]), f"{row['minutes']:.1f}"]
         cells += [
-            f"{row[name]:.3f}" if name == "log_loss" else percent(row[name]) for name in FIGURES
+            f"{row[name]:.3f}" if name == "log_loss" else percent(row[name]) for name in COLUMNS
         ]
         lines.append(f"| {' | '.join(cells)} |")
     counts = f"{result['validation']} validation slices, {result['untyped']} untyped tumours"

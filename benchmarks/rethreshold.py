@@ -20,7 +20,7 @@ import click
 import numpy as np
 
 from benchmarks.common.command import EXISTING, RESULTS, publish
-from benchmarks.common.words import figure_in_words
+from benchmarks.common.formatting import rate_in_words
 from edge_runtime.commands.entry import run_command
 from edge_runtime.commands.options import FiniteRange
 from edge_runtime.errors import DataError
@@ -117,7 +117,7 @@ def as_markdown(result: dict[str, Any]) -> str:
             row += (
                 ["–", "–"]
                 if part is None
-                else [figure_in_words(part["coverage"]), figure_in_words(part["error"])]
+                else [rate_in_words(part["coverage"]), rate_in_words(part["error"])]
             )
         lines.append(f"| {' | '.join(row)} |")
     lines += [

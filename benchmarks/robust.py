@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common.command import EXISTING, out_option, publish
-from benchmarks.common.words import accuracy_of, figure_in_words
+from benchmarks.common.formatting import accuracy_of, rate_in_words
 from edge_runtime.commands.entry import run_command
 from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
@@ -38,7 +38,7 @@ from trainer.synthetic.corruptions import CORRUPTIONS
 
 TUMORS = ("glioma", "meningioma", "pituitary")
 TYPED_SOURCE = "cheng"
-Figure = dict[str, Any]
+Rate = dict[str, Any]
 
 
 def predictions_of(run: Run) -> Predictions:
@@ -48,7 +48,7 @@ def predictions_of(run: Run) -> Predictions:
     )
 
 
-def tumor_types(predictions: Predictions) -> dict[str, Figure | None]:
+def tumor_types(predictions: Predictions) -> dict[str, Rate | None]:
     """Three classes on the tumour slices of one source, by the tumours' probabilities alone."""
     kept = np.array([s == TYPED_SOURCE for s in predictions.texts("source")])
     if not kept.any():
@@ -61,7 +61,7 @@ def tumor_types(predictions: Predictions) -> dict[str, Figure | None]:
     groups = part.texts("group")
     studies = study_probabilities(probabilities, labels, part.texts("patient"), groups)
 
-    def balanced(p: Any, y: Any, g: Sequence[str]) -> Figure:
+    def balanced(p: Any, y: Any, g: Sequence[str]) -> Rate:
         made = compute_metrics(p, y, TUMORS, g, protocol=part.protocol, split="test")
         return {"n": made["n"], "share": made["balanced_accuracy"],
                 "interval95": made["interval95"]["balanced_accuracy"]}  # fmt: skip
@@ -72,7 +72,7 @@ def tumor_types(predictions: Predictions) -> dict[str, Figure | None]:
     }
 
 
-def confident_errors(predictions: Predictions) -> dict[str, Figure]:
+def confident_errors(predictions: Predictions) -> dict[str, Rate]:
     """What is answered, wrong and answered, and tumours answered as tumour-free."""
     groups = predictions.texts("group")
     answered = np.array(predictions.texts("status")) == "ok"
@@ -169,8 +169,8 @@ def answers_of(run: Run) -> dict[str, Any]:
     return {
         "all": {key: given[key] for key in ("coverage", "error")},
         "classes": {
-            label: {"target": targets.get(label), "bound": bounds.get(label), **figures}
-            for label, figures in given["per_class"].items()
+            label: {"target": targets.get(label), "bound": bounds.get(label), **rates}
+            for label, rates in given["per_class"].items()
         },
     }
 
@@ -180,7 +180,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     shift = result["shift"]["protocol"].removeprefix("source:")
     worst = min(result["corruptions"], key=lambda name: result["corruptions"][name]["share"])
     moved, types = result["confident_shift"], result["tumor_types"]
-    rows: list[tuple[str, Figure | None]] = [
+    rows: list[tuple[str, Rate | None]] = [
         ("5 folds of groups, 4 classes, per slice", result["grouped"]),
         ("the same, per study", result["grouped_studies"]),
         ("tumour type on the tumours of `cheng`, balanced, per slice", types["slices"]),
@@ -200,12 +200,11 @@ def as_markdown(result: dict[str, Any]) -> str:
         ("official Testing folder, which leaks", result["official"]),
     ]
     lines = ["| measured on | n | % (95 % interval) |", "|---|--:|--:|"]
-    lines += [f"| {name} | {f['n']} | {figure_in_words(f)} |" for name, f in rows if f]
+    lines += [f"| {name} | {f['n']} | {rate_in_words(f)} |" for name, f in rows if f]
     lines += ["", "| corruption of the test folds | strength | accuracy % |", "|---|---|--:|",
-              f"| none | | {figure_in_words(result['clean'])} |"]  # fmt: skip
+              f"| none | | {rate_in_words(result['clean'])} |"]  # fmt: skip
     lines += [
-        f"| {n} | {f['strength']} | {figure_in_words(f)} |"
-        for n, f in result["corruptions"].items()
+        f"| {n} | {f['strength']} | {rate_in_words(f)} |" for n, f in result["corruptions"].items()
     ]
     return "\n".join([*lines, f"| mean | | {percent(result['corruptions_mean'])} |", ""])
 
@@ -218,12 +217,12 @@ def answers_markdown(answers: dict[str, Any]) -> str:
         rows = found["classes"] | {"all": found["all"]}
         for label, row in rows.items():
             asked = [percent(row.get(key)) for key in ("target", "bound")]
-            cells = [figure_in_words(row[key]) for key in ("coverage", "error")]
+            cells = [rate_in_words(row[key]) for key in ("coverage", "error")]
             lines.append(f"| {' | '.join([tested, label, *asked, *cells])} |")
     return "\n".join([*lines, ""])
 
 
-def _part(result: dict[str, Any], key: str) -> Figure | None:
+def _part(result: dict[str, Any], key: str) -> Rate | None:
     return result["partial"][key] if result["partial"] else None
 
 

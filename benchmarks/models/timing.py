@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common.formatting import machine_in_words
 from benchmarks.common.process import run_tool
 from benchmarks.common.turns import time_in_turns
-from benchmarks.common.words import machine_in_words
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError

@@ -99,7 +99,7 @@ def test_a_study_with_a_tumour_slice_is_not_called_tumour_free() -> None:
     assert study(*[answer("notumor")] * 9).label == "notumor"
     torn = study(*[answer("notumor")] * 9, answer("glioma"))
     assert (torn.status, torn.label, torn.raw_label) == (Status.UNCERTAIN, None, "notumor")
-    assert torn.reason == "1 of 10 slices are called a tumour"
+    assert torn.reason == "1 of 10 slices are predicted as a tumour"
     unsure = answer("glioma", 0.4, Status.UNCERTAIN)
     assert study(*[answer("notumor")] * 9, unsure).label == "notumor"
 

@@ -20,7 +20,7 @@ from edge_runtime.errors import DataError, ModelError, UsageError
 from edge_runtime.model.file_format import pack_model, parse_model
 from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
-from export.calibration_images import choose_calibration
+from export.calibration_images import choose_calibration_images
 from export.commands.export import command
 from export.exporter import REJECTED, Exporter, ExportSettings
 from export.formats import FORMATS, Tolerance
@@ -220,7 +220,7 @@ def test_onnx_is_checked_in_full(exporter: Exporter) -> None:
 def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:
     """Shuffled labels, calibration on noise, a wrong scale; each is rejected for what it is."""
     network, _ = export_graph(tiny_run.load_model())
-    held, reference = tiny_run.validation(), exporter.reference
+    held, reference = tiny_run.validation_images(), exporter.reference
     good = read_model(exporter.export(FORMATS["int8"]).path)
 
     def failures(graph: bytes, info: ModelInfo, form: str) -> str:
@@ -280,7 +280,7 @@ def test_the_gate_tells_what_it_measured(exporter: Exporter) -> None:
 
 def test_a_class_may_not_be_lost_for_another(exporter: Exporter, tiny_run: Run) -> None:
     """The accuracy over all classes can hide one that is gone."""
-    held, reference = tiny_run.validation(), exporter.reference
+    held, reference = tiny_run.validation_images(), exporter.reference
     file = read_model(exporter.export(FORMATS["float32"]).path)
     tolerance = Tolerance(agreement=0, accuracy_drop=1, probability=1, class_drop=0.05)
     assert run_gate(file, held, reference, tolerance).passed
@@ -298,7 +298,7 @@ def test_a_class_may_not_be_lost_for_another(exporter: Exporter, tiny_run: Run) 
 
 
 def test_gate_bootstraps_images_where_groups_are_unknown(exporter: Exporter, tiny_run: Run) -> None:
-    held, logits = tiny_run.validation(), exporter.reference.logits.copy()
+    held, logits = tiny_run.validation_images(), exporter.reference.logits.copy()
     file = read_model(exporter.export(FORMATS["float32"]).path)
     logits[::2] = np.roll(logits[::2], 1, axis=1)  # as if Keras erred on every second one
     unknown = replace(held, groups=("",) * len(held.labels))
@@ -399,16 +399,16 @@ def test_calibration_is_even_and_repeatable() -> None:
     sources = tuple("ab"[i % 2] for i in range(n))
     pixels = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
     images = Images(pixels, labels, ("",) * n, sources)
-    chosen = choose_calibration(images, 40, seed=3)[:, 0, 0]
+    chosen = choose_calibration_images(images, 40, seed=3)[:, 0, 0]
     assert len(chosen) == len(set(chosen.tolist())) == 40
     assert (labels[chosen] == 1).sum() == 20
-    np.testing.assert_array_equal(chosen, choose_calibration(images, 40, seed=3)[:, 0, 0])
+    np.testing.assert_array_equal(chosen, choose_calibration_images(images, 40, seed=3)[:, 0, 0])
     # Ten groups of twenty: as many groups as there is room for, before a second slice of any.
     grouped = Images(pixels, labels * 0, tuple(f"g{i // 20}" for i in range(n)), ("",) * n)
-    seen = choose_calibration(grouped, 10)[:, 0, 0] // 20
+    seen = choose_calibration_images(grouped, 10)[:, 0, 0] // 20
     assert sorted(seen.tolist()) == list(range(10))
     with pytest.raises(DataError):
-        choose_calibration(Images(pixels[:0], labels[:0], (), ()), 4)
+        choose_calibration_images(Images(pixels[:0], labels[:0], (), ()), 4)
 
 
 def export(*words: object) -> subprocess.CompletedProcess[str]:

@@ -221,7 +221,7 @@ def test_the_command_trains_a_complete_run(phantom_zip: Path, tmp_path: Path) ->
     assert {"model.skops", "metrics.json", "predictions.csv", "report.html", "run.json"} <= {
         path.name for path in first.folder.iterdir()
     }
-    held = first.validation()
+    held = first.validation_images()
     seen = open_trained(first).predict(held.pixels)
     assert (seen.logits.argmax(axis=1) == held.labels).mean() > 0.5
     words = ("--model", "knn", "--features", f"deep:{first.folder}")
@@ -257,7 +257,7 @@ def test_deep_features_come_from_a_network_that_saw_no_test_slice(
     assert done.returncode == 0, done.stderr
     run = Run.open(tmp_path / "deep")
     assert run.preprocess.size == 64, "slices as the network saw them"
-    assert open_trained(run).predict(run.validation().pixels).logits.shape[1] == 4
+    assert open_trained(run).predict(run.validation_images().pixels).logits.shape[1] == 4
     for name, extra in (("seed", ("--seed", 6)), ("protocol", ("--protocol", "grouped"))):
         done = train(phantom_zip, "--out", tmp_path / name, *words, *extra)
         assert done.returncode == 1

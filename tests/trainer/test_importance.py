@@ -314,12 +314,12 @@ def test_the_command_measures_it_on_the_validation_side(phantom_zip: Path, tmp_p
     )
     reported = [run.metrics()["importance"] for run in (first, second)]
     for run, figures_ in zip((first, second), reported, strict=True):
-        assert figures_["n"] == len(run.validation().labels)
+        assert figures_["n"] == len(run.validation_images().labels)
         assert {s["path"] for p in figures_["pictures"] for s in p["lowest"]}.isdisjoint(
             run.measured_paths()
         )
-        calls = open_trained(run).predict(run.validation().pixels).logits.argmax(axis=1)
-        expected = sk.balanced_accuracy_score(run.validation().labels, calls)
+        calls = open_trained(run).predict(run.validation_images().pixels).logits.argmax(axis=1)
+        expected = sk.balanced_accuracy_score(run.validation_images().labels, calls)
         assert figures_["balanced_accuracy"] == pytest.approx(expected)
         assert "network" not in (run.folder / "report.html").read_text("utf-8")
     whole = pooled.metrics()["importance"]

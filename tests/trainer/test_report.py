@@ -20,7 +20,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.utils import resample
 
 from benchmarks import card
-from benchmarks.common.words import figure_in_words, metric_in_words
+from benchmarks.common.formatting import metric_in_words, rate_in_words
 from edge_runtime.errors import DataError
 from edge_runtime.imaging.decode import load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess, steps_in_words
@@ -420,7 +420,7 @@ def test_one_group_has_no_intervals_anywhere(tmp_path: Path) -> None:
     write_report(ReportData(tmp_path, SETTINGS, [], outcome, metrics, none))
     assert "not estimable" in (tmp_path / "report.html").read_text("utf-8")
     assert "(not estimable)" in metric_in_words(metrics, "accuracy")
-    for cell in (card._share, figure_in_words):
+    for cell in (card._share, rate_in_words):
         assert "(not estimable)" in cell(metrics["unfamiliar"])
 
 

@@ -86,7 +86,7 @@ def test_a_class_that_was_never_called_is_never_answered() -> None:
     found = choose(rows(*[0.9] * 400), np.zeros(400, int), 0.02)
     assert found["a"].threshold == 0.0
     assert found["b"].threshold == 1.0
-    assert "no slice of the validation side is called that" in (found["b"].refusal("b") or "")
+    assert "no slice of the validation side is predicted so" in (found["b"].refusal("b") or "")
 
 
 def test_groups_count_not_slices() -> None:

@@ -75,7 +75,7 @@ def test_run_is_complete(finished: Path) -> None:
     assert metrics["protocol"] == "official"
     assert metrics["n"] == 24
     assert np.sum(metrics["confusion"]) == 24
-    calibration, held = opened.calibration(), opened.validation()
+    calibration, held = opened.calibration_images(), opened.validation_images()
     together = {image.tobytes() for image in calibration.pixels} & {
         image.tobytes() for image in held.pixels
     }

@@ -57,9 +57,10 @@ def audit_command(
 ) -> None:
     """Check DATA (a zip or folder) before anything is measured on it.
 
-    Finds test images that are copies of training images, also mirrored or turned ones, look-alikes
-    with different labels, damaged and odd files, and what gives the class away. Leaves a page, the
-    figures, a groups.csv for btc-train and, for data without one, a data.toml to put beside them.
+    Finds test images that are copies of training images, also mirrored or turned ones,
+    near-duplicates with different labels, damaged and odd files, and what gives the class away.
+    Leaves a page, the figures, a groups.csv for btc-train and, for data without one, a data.toml
+    to put beside them.
     A data.toml in the folder, or NAME.toml beside NAME.zip, names the groups; --groups overrides
     it. Research use only.
     """

@@ -105,8 +105,8 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
             if part["error"]["n"]:
                 lines.append(
                     f"{name}: answers {percent(part['coverage']['share'])} % of "
-                    f"{part['coverage']['n']} calls, {percent(part['error']['share'])} % of them "
-                    f"wrong ({in_words(part['error']['interval95'], percent)}{asked})."
+                    f"{part['coverage']['n']} predictions, "
+                    f"{percent(part['error']['share'])} % of them wrong ({in_words(part['error']['interval95'], percent)}{asked})."
                 )
     if partial := metrics.get("partial"):
         spread = in_words(partial["outside"]["interval95"], percent)

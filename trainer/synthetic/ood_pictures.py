@@ -1,7 +1,7 @@
 """Pictures that are no upright brain slice: what a model ought to refuse.
 
-They measure the check for unfamiliar inputs and are never fitted on. Drawn ones need nothing;
-changed ones are made from real slices.
+They measure the check for out-of-distribution inputs and are never fitted on. Drawn ones need
+nothing; changed ones are made from real slices.
 """
 
 from __future__ import annotations

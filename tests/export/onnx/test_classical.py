@@ -38,7 +38,7 @@ def make_run(
 ) -> Run:
     """A run of a classical model over the slices of another run, with labels below `classes`."""
     folder.mkdir()
-    learned, held = like.calibration(), like.validation()
+    learned, held = like.calibration_images(), like.validation_images()
     network = digest = None
     if "deep" in sets:
         import hashlib
@@ -120,7 +120,7 @@ def test_each_model_passes_and_says_what_it_is(
 def test_the_file_says_what_scikit_learn_says(
     runs: dict[str, Run], exported: dict[str, Exported], name: str
 ) -> None:
-    pixels = runs[name].validation().pixels
+    pixels = runs[name].validation_images().pixels
     file = read_model(exported[name].path)
     expected, seen = open_trained(runs[name]).predict(pixels), predict_file(file, pixels)
     near = 1e-3 if KINDS[runs[name].settings["model"]].floor else 1e-4
@@ -160,7 +160,7 @@ def test_the_steps_of_a_tree_are_those_of_scikit_learn(
     pipeline = trained.model.pipeline
     data = convert_classical(trained.model, 4)
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    for pixels in run.validation().pixels[:20]:
+    for pixels in run.validation_images().pixels[:20]:
         features = trained.extractor(pixels[None])
         logits, components = session.run(None, {"features": features})
         shares = pipeline[-1].predict_proba(components)
@@ -174,7 +174,7 @@ def test_broken_exports_are_caught(runs: dict[str, Run], exported: dict[str, Exp
         good = read_model(exported[name].path)
         labels = (*good.info.labels[1:], good.info.labels[0])
         shuffled = parse_model(pack_model(good.graph, replace(good.info, labels=labels), "onnx"))
-        result = run_gate(shuffled, run.validation(), exporter.reference, form.tolerance)
+        result = run_gate(shuffled, run.validation_images(), exporter.reference, form.tolerance)
         assert "agrees with the trained model" in "; ".join(result.failures)
         # Other features than it learned from, and another number of them.
         wrong = replace(good.info, features={"sets": ["glcm", "hog"], "length": 1}).to_json()
@@ -191,7 +191,7 @@ def test_features_in_another_order_are_caught(
     file = parse_model(pack_model(good.graph, turned, "onnx"))
     run = runs["svm"]
     reference = Exporter(run, ExportSettings(run.folder, "tiny")).reference
-    assert not run_gate(file, run.validation(), reference, FORMATS["onnx"].tolerance).passed
+    assert not run_gate(file, run.validation_images(), reference, FORMATS["onnx"].tolerance).passed
 
 
 def test_an_altered_file_is_refused(exported: dict[str, Exported], tmp_path: Path) -> None:
