@@ -67,9 +67,9 @@ def test_calls_take_turns() -> None:
 
 
 def test_figures_in_words() -> None:
-    figure = {"share": 0.912, "interval95": [0.89, 0.931]}
-    assert rate_in_words(figure) == "91.2 (89.0–93.1)"
-    assert rate_in_words(figure, " %") == "91.2 % (89.0–93.1)"
+    rate = {"share": 0.912, "interval95": [0.89, 0.931]}
+    assert rate_in_words(rate) == "91.2 (89.0–93.1)"
+    assert rate_in_words(rate, " %") == "91.2 % (89.0–93.1)"
     assert rate_in_words({"share": -0.01, "interval95": [-0.02, 0.001]}, signed=True) == (
         "-1.0 (-2.0 to +0.1)"
     )

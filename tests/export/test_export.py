@@ -220,12 +220,12 @@ def test_onnx_is_checked_in_full(exporter: Exporter) -> None:
 def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:
     """Shuffled labels, calibration on noise, a wrong scale; each is rejected for what it is."""
     network, _ = export_graph(tiny_run.load_model())
-    held, reference = tiny_run.validation_images(), exporter.reference
+    validation, reference = tiny_run.validation_images(), exporter.reference
     good = read_model(exporter.export(FORMATS["int8"]).path)
 
     def failures(graph: bytes, info: ModelInfo, form: str) -> str:
         file = parse_model(pack_model(graph, info, "tflite"))
-        return "; ".join(run_gate(file, held, reference, FORMATS[form].tolerance).failures)
+        return "; ".join(run_gate(file, validation, reference, FORMATS[form].tolerance).failures)
 
     assert failures(good.graph, good.info, "int8") == ""
 
@@ -280,17 +280,17 @@ def test_the_gate_tells_what_it_measured(exporter: Exporter) -> None:
 
 def test_a_class_may_not_be_lost_for_another(exporter: Exporter, tiny_run: Run) -> None:
     """The accuracy over all classes can hide one that is gone."""
-    held, reference = tiny_run.validation_images(), exporter.reference
+    validation, reference = tiny_run.validation_images(), exporter.reference
     file = read_model(exporter.export(FORMATS["float32"]).path)
     tolerance = Tolerance(agreement=0, accuracy_drop=1, probability=1, class_drop=0.05)
-    assert run_gate(file, held, reference, tolerance).passed
+    assert run_gate(file, validation, reference, tolerance).passed
     # As if a few slices were notumor, which Keras sees and the file calls meningioma.
     fooled = np.flatnonzero(reference.logits.argmax(axis=1) == 1)[:9]
-    logits, truth = reference.logits.copy(), held.labels.copy()
+    logits, truth = reference.logits.copy(), validation.labels.copy()
     truth[fooled] = 2
     logits[fooled, 2] = logits.max() + 5
     result = run_gate(
-        file, replace(held, labels=truth), replace(reference, logits=logits), tolerance
+        file, replace(validation, labels=truth), replace(reference, logits=logits), tolerance
     )
     (lost,) = result.failures
     assert "points of notumor's recall" in lost
@@ -298,10 +298,10 @@ def test_a_class_may_not_be_lost_for_another(exporter: Exporter, tiny_run: Run) 
 
 
 def test_gate_bootstraps_images_where_groups_are_unknown(exporter: Exporter, tiny_run: Run) -> None:
-    held, logits = tiny_run.validation_images(), exporter.reference.logits.copy()
+    validation, logits = tiny_run.validation_images(), exporter.reference.logits.copy()
     file = read_model(exporter.export(FORMATS["float32"]).path)
     logits[::2] = np.roll(logits[::2], 1, axis=1)  # as if Keras erred on every second one
-    unknown = replace(held, groups=("",) * len(held.labels))
+    unknown = replace(validation, groups=("",) * len(validation.labels))
     reference = replace(exporter.reference, logits=logits)
     result = run_gate(file, unknown, reference, FORMATS["float32"].tolerance)
     assert not result.passed
@@ -370,9 +370,9 @@ def test_options_that_are_none_are_refused(tiny_run: Run, words: list[str], says
 
 def test_the_gate_refuses_what_is_no_number() -> None:
     tolerance = FORMATS["float32"].tolerance
-    figures = {"n": 100, "agreement": np.nan, "difference": np.nan, "max_abs_probability": np.nan,
+    measured = {"n": 100, "agreement": np.nan, "difference": np.nan, "max_abs_probability": np.nan,
                "per_class": {"a": {"n": 50, "difference": np.nan}}}  # fmt: skip
-    assert len(_failures(figures, tolerance)) == 4
+    assert len(_failures(measured, tolerance)) == 4
     with pytest.raises(ModelError, match="no finite numbers for 1 of 2 slices"):
         ModelOutputs(np.array([[0, 1], [np.nan, 1]], np.float32))
 
@@ -421,14 +421,14 @@ def test_usage(tiny_run: Run, tmp_path: Path) -> None:
     assert "--int8" in export("--help").stdout
     none = export(tiny_run.folder)
     assert (none.returncode, "name a format" in none.stderr) == (2, True)
-    for words, told in (
+    for words, message in (
         (("--onnx", "--seed", 5, "--calibration-images", 7), "--calibration-images, --seed: goes"),
         (("--diagnose", "--license", "X", "--sign", tiny_run.folder / "run.json"),
          "--license, --sign: goes"),
     ):  # fmt: skip
         unused = export(tiny_run.folder, *words)
         assert (unused.returncode, unused.stdout) == (2, "")
-        assert told in unused.stderr, "what nothing is done with is not passed over"
+        assert message in unused.stderr, "what nothing is done with is not passed over"
     assert export(tmp_path / "nowhere", "--int8").returncode == 2
     assert export(tiny_run.folder, "--int8", "--name", "a/b").returncode == 2
 

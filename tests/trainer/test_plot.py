@@ -79,12 +79,12 @@ def texts(axes: Any) -> list[str]:
 def test_what_the_benchmark_writes_is_read(tmp_path: Path) -> None:
     result = measure([bundled_model()], None, queries=10, seconds=0)
     times = read_device_times(write(tmp_path / "result.json", result))
-    (model,), (told,) = times.models, result["models"]
+    (model,), (message,) = times.models, result["models"]
     assert (times.cpu, times.queries, times.images) == (result["machine"]["cpu"], 10, "drawn noise")
-    assert (model.name, model.bytes, model.accuracy) == (told["name"], told["bytes"], None)
-    assert model.steps == tuple(told[f"{step}_ms"]["p50"] for step in COLOURS)
+    assert (model.name, model.bytes, model.accuracy) == (message["name"], message["bytes"], None)
+    assert model.steps == tuple(message[f"{step}_ms"]["p50"] for step in COLOURS)
     assert [model.p50, model.p90, model.p99] == [
-        told["total_ms"][key] for key in ("p50", "p90", "p99")
+        message["total_ms"][key] for key in ("p50", "p90", "p99")
     ]
     assert times.warnings == len(result["warnings"])
 
@@ -177,14 +177,14 @@ def test_hostile_names_are_cut_and_printable(hostile: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_result_is_one_error(
-    tmp_path: Path, change: bytes | dict[str, Any], told: str
+    tmp_path: Path, change: bytes | dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "result.json"
     good = json.dumps(result_of(row("a", 1.0)) | change) if isinstance(change, dict) else ""
     path.write_bytes(change if isinstance(change, bytes) else good.encode())
     with pytest.raises(DataError) as caught:
         read_device_times(path)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).isprintable()
 
 
@@ -193,7 +193,7 @@ def test_exit_codes(hostile: Path, tmp_path: Path) -> None:
     damaged.write_text("{")
     with large.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    for words, code, told in (
+    for words, code, message in (
         ((damaged, "--out", tmp_path / "a.png"), 1, "damaged.json: damaged, no JSON"),
         ((hostile, large, "--out", tmp_path / "a.png"), 1, "over 16 MiB is no result"),
         ((hostile, "--out", tmp_path / "a.pdf"), 2, "--out writes .svg or .png, not '.pdf'"),
@@ -204,7 +204,7 @@ def test_exit_codes(hostile: Path, tmp_path: Path) -> None:
     ):
         done = plot(*words)
         assert (done.returncode, done.stdout) == (code, "")
-        assert told in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "a.png").exists()
     kept = hostile.rename(tmp_path / "result.svg")

@@ -38,7 +38,7 @@ def make_run(
 ) -> Run:
     """A run of a classical model over the slices of another run, with labels below `classes`."""
     folder.mkdir()
-    learned, held = like.calibration_images(), like.validation_images()
+    training, validation = like.calibration_images(), like.validation_images()
     network = digest = None
     if "deep" in sets:
         import hashlib
@@ -47,17 +47,17 @@ def make_run(
         shutil.copy(like.folder / "model.keras", folder / "deep.keras")
         digest = hashlib.sha256((folder / "deep.keras").read_bytes()).hexdigest()
     extractor = make_extractor(list(sets), 32, network, digest)
-    mine = learned.labels < classes
+    mine = training.labels < classes
     model, _ = fit_classical(
         ClassicalSettings(kind, sets),
-        extractor(learned.pixels[mine]),
-        learned.labels[mine],
+        extractor(training.pixels[mine]),
+        training.labels[mine],
         [f"g{i}" for i in range(mine.sum())],
     )
     sha256 = model.save(folder / "model.skops")
-    known = held.labels < classes
-    logits, _ = model.predict(extractor(held.pixels[known]))
-    temperature = fit_temperature(logits, held.labels[known])
+    known = validation.labels < classes
+    logits, _ = model.predict(extractor(validation.pixels[known]))
+    temperature = fit_temperature(logits, validation.labels[known])
     features = {"sets": list(sets), "length": len(extractor.names), "deep_sha256": digest}
     run = Run(
         folder,
@@ -66,8 +66,8 @@ def make_run(
         | {"labels": list(CLASSES[:classes])},
     )
     run.save_settings()
-    save_images(folder / "calibration.npz", learned.pixels[mine], learned.labels[mine])
-    save_images(folder / "validation.npz", held.pixels[known], held.labels[known])
+    save_images(folder / "calibration.npz", training.pixels[mine], training.labels[mine])
+    save_images(folder / "validation.npz", validation.pixels[known], validation.labels[known])
     shutil.copy(like.folder / "metrics.json", folder)
     return run
 
@@ -113,7 +113,7 @@ def test_each_model_passes_and_says_what_it_is(
     assert info.input["shape"] == ([1, 32, 32, 1] if deep else [1, length])
     assert info.outputs == {"logits": 0, "features": 1}
     assert info.ood is not None
-    assert {figure["measured_on"] for figure in info.metrics} == {"the scikit-learn model"}
+    assert {metric["measured_on"] for metric in info.metrics} == {"the scikit-learn model"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -163,8 +163,8 @@ def test_the_steps_of_a_tree_are_those_of_scikit_learn(
     for pixels in run.validation_images().pixels[:20]:
         features = trained.extractor(pixels[None])
         logits, components = session.run(None, {"features": features})
-        shares = pipeline[-1].predict_proba(components)
-        np.testing.assert_allclose(logits, np.log(np.maximum(shares, 1e-3)), atol=1e-5)
+        votes = pipeline[-1].predict_proba(components)
+        np.testing.assert_allclose(logits, np.log(np.maximum(votes, 1e-3)), atol=1e-5)
 
 
 def test_broken_exports_are_caught(runs: dict[str, Run], exported: dict[str, Exported]) -> None:

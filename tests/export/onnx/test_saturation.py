@@ -111,11 +111,11 @@ def test_the_gate_rejects_weights_of_eight_bits(
     """Wherever the gate runs: on a processor with VNNI the measured figures are all good."""
     reference = Exporter(tiny_run, ExportSettings(tmp_path, "tiny")).reference
     tolerance = FORMATS["onnx-int8"].tolerance
-    held = tiny_run.validation_images()
-    bad = run_gate(eight_bits, held, reference, tolerance)
+    validation = tiny_run.validation_images()
+    bad = run_gate(eight_bits, validation, reference, tolerance)
     assert not bad.passed
     assert "its answers depend on the processor" in bad.failures[-1]
-    assert run_gate(read_model(files["onnx-int8"]), held, reference, tolerance).passed
+    assert run_gate(read_model(files["onnx-int8"]), validation, reference, tolerance).passed
 
 
 def test_verify_refuses_weights_of_eight_bits(eight_bits: ModelFile, tmp_path: Path) -> None:
