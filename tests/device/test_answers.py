@@ -42,7 +42,7 @@ def trusting() -> Classifier:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file that calls drawn pictures familiar."""
+    """A model file that takes no drawn picture for out-of-distribution."""
     file = read_model()
     path = tmp_path_factory.mktemp("model") / "open.tflite"
     info = replace(file.info, thresholds=None, ood=None)

@@ -123,7 +123,7 @@ def test_drawn_noise_and_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--threads", "1,x"], "1,2,4"),
         (["--threads", "0"], "1,2,4"),

@@ -154,7 +154,7 @@ def test_hostile_names_are_cut_and_printable(hostile: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (b"", "damaged, no JSON"),
         (b"\xff\xfe{", "damaged, no JSON"),

@@ -190,8 +190,8 @@ def test_the_target_is_kept(size: int, alike: float, level: bool) -> None:
 
 
 def draw_unlike(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Four classes, each calling groups of its own: of 35 groups of six slices called `a` about one
-    is wrong as a whole; single slices of the others are, in 15 of 100."""
+    """Four classes, each predicted in groups of its own: of 35 groups of six slices predicted
+    `a` about one is wrong as a whole; single slices of the others are, in 15 of 100."""
     from scipy.special import ndtr
 
     predicted = np.repeat([0, 1, 2, 3], [35 * 6, 300, 300, 300])
