@@ -85,7 +85,7 @@ def refit(
     return pack_model(file.graph, changed, file.format), decision_rule
 
 
-def measure(
+def coverage_and_error(
     decision_rule: DecisionRule, side: SideOutputs, names: tuple[str, ...]
 ) -> dict[str, Any]:
     """Coverage and errors of answers, of all slices and of those predicted as each class."""
@@ -174,8 +174,8 @@ def main(
             "groups": len(set(side.groups)),
             "validation": len(validation.labels),
             **{key: vars(made.info)[key] for key in ("target_error", "error_bound", "confidence")},
-            "old": measure(DecisionRule.from_settings(vars(file.info)), side, names),
-            "new": measure(decision_rule, side, names),
+            "old": coverage_and_error(DecisionRule.from_settings(vars(file.info)), side, names),
+            "new": coverage_and_error(decision_rule, side, names),
         }
         publish(results, "rethreshold", result, as_markdown(result))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.card import answers
-from benchmarks.rethreshold import as_markdown, facts_of, measure, refit, split_of
+from benchmarks.rethreshold import as_markdown, coverage_and_error, facts_of, refit, split_of
 from edge_runtime.errors import DataError
 from edge_runtime.model.file_format import parse_model
 from edge_runtime.model.load import read_model
@@ -42,7 +42,7 @@ def test_only_the_metadata_changes() -> None:
     assert (made.info.target_error or {})["notumor"] == pytest.approx(0.0125)
     assert (made.info.thresholds or {})["notumor"] == 1.0, "150 slices cannot support 1.25 %"
     assert 0 < (made.info.thresholds or {})["glioma"] < 1
-    side = measure(decision_rule, validation_outputs(0.1), file.info.labels)
+    side = coverage_and_error(decision_rule, validation_outputs(0.1), file.info.labels)
     assert side["error"]["share"] < 0.05
     assert 0.5 < side["coverage"]["share"] < 0.75
     result = {"target_error": made.info.target_error, "error_bound": made.info.error_bound,
