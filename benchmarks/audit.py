@@ -33,7 +33,7 @@ from trainer.audit.files import ODDITIES, Files, read_files
 from trainer.audit.near_duplicates import find_near_duplicates
 from trainer.data.archive import open_archive
 from trainer.data.file_statistics import FILE_STATISTICS
-from trainer.data.near_duplicates import SIDE, THRESHOLD, TURN_NAMES, TURNS
+from trainer.data.near_duplicates import THRESHOLD, THUMBNAIL_SIZE, TURN_NAMES, TURNS
 
 COPIES = 0.2  # of the drawn pictures
 CLASSES = ("a", "b", "c", "d")
@@ -56,9 +56,9 @@ def draw(n: int, seed: int) -> tuple[Thumbnails, Indices]:
     noisy copies of earlier ones, and for each the picture that it was copied from (-1: none)."""
     rng = np.random.default_rng(seed)
     originals = n - int(n * COPIES)
-    k, i = np.arange(1, 7)[:, None], np.arange(SIDE)[None]
-    waves = np.cos(np.pi * k * (2 * i + 1) / (2 * SIDE)).astype(np.float32)
-    thumbnails = np.empty((n, SIDE, SIDE), np.uint8)
+    k, i = np.arange(1, 7)[:, None], np.arange(THUMBNAIL_SIZE)[None]
+    waves = np.cos(np.pi * k * (2 * i + 1) / (2 * THUMBNAIL_SIZE)).astype(np.float32)
+    thumbnails = np.empty((n, THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
     for start in range(0, originals, 10_000):
         stop = min(start + 10_000, originals)
         weights = rng.standard_normal((stop - start, len(k), len(k)), dtype=np.float32)
@@ -69,7 +69,9 @@ def draw(n: int, seed: int) -> tuple[Thumbnails, Indices]:
         origin[at] = rng.integers(originals)
         turned = TURNS[TURN_NAMES[rng.integers(len(TURN_NAMES))]](thumbnails[origin[at]])
         noisy = (
-            rng.uniform(0.7, 1.1) * turned + rng.uniform(-10, 10) + rng.normal(0, 2, (SIDE, SIDE))
+            rng.uniform(0.7, 1.1) * turned
+            + rng.uniform(-10, 10)
+            + rng.normal(0, 2, (THUMBNAIL_SIZE, THUMBNAIL_SIZE))
         )
         thumbnails[at] = np.clip(noisy, 0, 255)
     return thumbnails, origin

@@ -34,11 +34,11 @@ def statuses(classifier: Classifier, pictures: list[np.ndarray]) -> Counter[str]
     return Counter(a.status.value for a in classifier.classify_many(pictures))
 
 
-def measure(classifier: Classifier, run: Path, source: ImageArchive, count: int) -> dict[str, Any]:
+def measure(classifier: Classifier, run: Path, archive: ImageArchive, count: int) -> dict[str, Any]:
     """Shares refused: of real slices, of each kind of picture, and of all kinds together."""
     paths = [row["path"] for row in read_table(run / "predictions.csv", ("path",))]
     chosen = np.random.default_rng(0).permutation(len(paths))[:count]
-    slices = [decode(source.read(paths[i])) for i in sorted(chosen)]
+    slices = [decode(archive.read(paths[i])) for i in sorted(chosen)]
     kinds = {name: draw_ood_pictures(name, count) for name in DRAWN}
     kinds |= {name: [change(s) for s in slices] for name, change in CHANGED.items()}
     extra = {name: [tilt(s, degrees) for s in slices] for name, degrees in EXTRA.items()}
@@ -56,11 +56,11 @@ def measure(classifier: Classifier, run: Path, source: ImageArchive, count: int)
     }
 
 
-def classify_untyped(classifier: Classifier, source: ImageArchive) -> dict[str, Any]:
+def classify_untyped(classifier: Classifier, archive: ImageArchive) -> dict[str, Any]:
     """What is predicted for slices of a label that the model does not know, by status."""
     predicted: dict[str, Counter[str]] = {}
-    for name in source.names():
-        answer = classifier.classify(source.read(name))
+    for name in archive.names():
+        answer = classifier.classify(archive.read(name))
         label, _ = class_and_split(name)
         predicted.setdefault(label, Counter())[f"{answer.raw_label}, {answer.status.value}"] += 1
     return {label: dict(sorted(counts.items())) for label, counts in predicted.items()}

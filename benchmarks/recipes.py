@@ -141,9 +141,9 @@ def measure(sides: Sides, recipe: Recipe, epochs: int, seed: int) -> dict[str, A
 
 
 def _corrupted(sides: Sides, predict: Any) -> dict[str, float]:
-    source, validation = open_archive(sides.archive), sides.validation
+    archive, validation = open_archive(sides.archive), sides.validation
     options = Preprocess(size=validation.images.shape[1])
-    grays = [decode(source.read(path)) for path in validation.paths]
+    grays = [decode(archive.read(path)) for path in validation.paths]
     hits = corruption_hits(predict, grays, validation.labels, options)
     return {name: float(hit.mean()) for name, hit in hits.items()}
 

@@ -102,11 +102,11 @@ def corruption_hits(
     return hits
 
 
-def corrupted_fold(run: Run, source: ImageArchive) -> dict[str, npt.NDArray[np.bool_]]:
+def corrupted_fold(run: Run, archive: ImageArchive) -> dict[str, npt.NDArray[np.bool_]]:
     """For each corruption, and `clean`, which of a run's test slices are predicted rightly;
     `int8` too where the run holds such a file."""
     predictions, options = predictions_of(run), run.preprocess
-    grays = [decode(source.read(path)) for path in predictions.texts("path")]
+    grays = [decode(archive.read(path)) for path in predictions.texts("path")]
     predict, labels = open_trained(run).predict, predictions.labels
     images = np.stack([preprocess(gray, options) for gray in grays])
     hits = {"clean": predict(images).logits.argmax(axis=1) == labels}
@@ -118,12 +118,12 @@ def corrupted_fold(run: Run, source: ImageArchive) -> dict[str, npt.NDArray[np.b
     return hits
 
 
-def measure(folds: Run, shift: Run, official: Run, source: ImageArchive) -> dict[str, Any]:
+def measure(folds: Run, shift: Run, official: Run, archive: ImageArchive) -> dict[str, Any]:
     """Every figure of robust.json."""
     studies = folds.metrics()["per_study"]
     pooled, moved = predictions_of(folds), predictions_of(shift)
     parts = [Run.open(folder) for folder in sorted(folds.folder.glob("fold-*"))]
-    each = [corrupted_fold(part, source) for part in parts]
+    each = [corrupted_fold(part, archive) for part in parts]
     groups = [g for part in parts for g in predictions_of(part).texts("group")]
     names = [name for name in each[0] if all(name in hits for hits in each)]
     hits = {name: np.concatenate([fold[name] for fold in each]) for name in names}

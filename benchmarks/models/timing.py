@@ -52,10 +52,10 @@ def latencies(
     calls = {
         str(folder): _caller(folder, file) for folder, file in zip(folders, files, strict=True)
     }
-    source = open_archive(data)
-    names = source.names()
+    archive = open_archive(data)
+    names = archive.names()
     chosen = np.random.default_rng(0).permutation(len(names))[: count + WARM_UP]
-    spans = time_in_turns(calls, (source.read(names[i]) for i in chosen), WARM_UP)
+    spans = time_in_turns(calls, (archive.read(names[i]) for i in chosen), WARM_UP)
     return [float(np.median(mine)) for mine in spans.values()], machine_in_words(machine_facts())
 
 

@@ -393,5 +393,5 @@ def _callbacks(epochs: int) -> Iterator[Any]:
             read=read,
             batch=batch,
             epoch=epoch_done,
-            features=add_bar(bars, "Features"),
+            extracting=add_bar(bars, "Features"),
         )
