@@ -89,7 +89,7 @@ def train_missing(
 
 
 def results_of(folds: Run, source: Run, network: dict[str, Predictions]) -> dict[str, Any]:
-    """What a contender reaches, beside the network's calls on the same slices."""
+    """What a contender reaches, beside the network's predictions on the same slices."""
     pooled, moved = predictions_of(folds), predictions_of(source)
     metrics, shifted = folds.metrics(), source.metrics()
     parts = [Run.open(folds.folder / f"fold-{n + 1}") for n in range(FOLDS)]
