@@ -160,9 +160,9 @@ def recompute(table: pd.DataFrame, prefix: str = "") -> dict[str, float]:
                           for t, s in zip(labels, probabilities, strict=True)]),
     }  # fmt: skip
     confidence, right = probabilities.max(axis=1), predicted == labels
-    true, predicted = calibration_curve(right, confidence, n_bins=15)
+    true, sure = calibration_curve(right, confidence, n_bins=15)
     counts, _ = np.histogram(confidence, np.linspace(0, 1, 16))
-    values["ece"] = (np.abs(true - predicted) * counts[counts > 0]).sum() / len(table)
+    values["ece"] = (np.abs(true - sure) * counts[counts > 0]).sum() / len(table)
     precision, recall, f1, support = sk.precision_recall_fscore_support(labels, predicted)
     for c, name in enumerate(NAMES):
         one = f"per_class/{name}/"
