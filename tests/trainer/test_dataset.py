@@ -539,7 +539,7 @@ def test_a_source_is_tested_by_models_that_never_saw_it() -> None:
     assert not training_groups & {data.groups[i] for i in split.test}
     with pytest.raises(UsageError, match="sources in the data: here, there; did you mean 'here'"):
         split_dataset(data, "source:nowhere", seed=1)
-    with pytest.raises(DataError, match="give --groups"):
+    with pytest.raises(UsageError, match="give --groups"):
         split_dataset(fake_dataset(groups, [0] * 120), "source:x", seed=1)
 
 

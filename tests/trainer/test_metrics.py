@@ -98,20 +98,20 @@ def test_an_interval_of_no_width_is_not_given() -> None:
 @given(st.integers(0, 10_000), st.integers(2, 5), st.integers(5, 60))
 def test_figures_are_those_of_scikit_learn(seed: int, classes: int, n: int) -> None:
     rng = np.random.default_rng(seed)
-    probabilities = rng.dirichlet(np.ones(classes), n)
+    by_class = rng.dirichlet(np.ones(classes), n)
     labels = rng.integers(classes, size=n)
     names = tuple(f"class {c}" for c in range(classes))
-    m = compute_metrics(probabilities, labels, names, [str(i // 3) for i in range(n)],
+    m = compute_metrics(by_class, labels, names, [str(i // 3) for i in range(n)],
                         protocol="p", split="s")  # fmt: skip
-    predicted, present = probabilities.argmax(axis=1), np.unique(labels)
+    predicted, present = by_class.argmax(axis=1), np.unique(labels)
     assert m["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted))
     recalls = sk.recall_score(labels, predicted, labels=present, average=None, zero_division=0)
     assert m["balanced_accuracy"] == pytest.approx(recalls.mean())
     kappa = sk.cohen_kappa_score(labels, predicted)
     assert m["kappa"] is None if np.isnan(kappa) else m["kappa"] == pytest.approx(kappa)
-    assert m["log_loss"] == pytest.approx(sk.log_loss(labels, probabilities, labels=range(classes)))
+    assert m["log_loss"] == pytest.approx(sk.log_loss(labels, by_class, labels=range(classes)))
     truth = np.eye(classes)[labels]
-    assert m["brier"] == pytest.approx(((probabilities - truth) ** 2).sum(axis=1).mean())
+    assert m["brier"] == pytest.approx(((by_class - truth) ** 2).sum(axis=1).mean())
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
         labels, predicted, labels=range(classes), zero_division=np.nan
     )
@@ -122,8 +122,8 @@ def test_figures_are_those_of_scikit_learn(seed: int, classes: int, n: int) -> N
         if (labels == c).any():
             assert row["f1"] == pytest.approx(np.nan_to_num(f1[c]))
         if 0 < (labels == c).sum() < n:
-            assert row["auc"] == pytest.approx(sk.roc_auc_score(labels == c, probabilities[:, c]))
-            expected = sk.average_precision_score(labels == c, probabilities[:, c])
+            assert row["auc"] == pytest.approx(sk.roc_auc_score(labels == c, by_class[:, c]))
+            expected = sk.average_precision_score(labels == c, by_class[:, c])
             assert row["average_precision"] == pytest.approx(expected)
             others = sk.recall_score(labels != c, predicted != c, zero_division=np.nan)
             assert row["specificity"] == pytest.approx(others)
@@ -136,8 +136,8 @@ def test_intervals_hold_the_figure_and_narrow_with_more_groups() -> None:
     widths = []
     for n in (60, 1500):
         labels = rng.integers(4, size=n)
-        probabilities = 0.6 * np.eye(4)[(labels + (rng.random(n) < 0.2)) % 4] + 0.1
-        m = compute_metrics(probabilities, labels, tuple("abcd"), [str(i // 3) for i in range(n)],
+        by_class = 0.6 * np.eye(4)[(labels + (rng.random(n) < 0.2)) % 4] + 0.1
+        m = compute_metrics(by_class, labels, tuple("abcd"), [str(i // 3) for i in range(n)],
                             protocol="p", split="s")  # fmt: skip
         for key in ("accuracy", "balanced_accuracy", "kappa", "log_loss", "brier"):
             low, high = m["interval95"][key]
@@ -150,12 +150,12 @@ def test_a_study_is_the_mean_log_probability_of_its_slices() -> None:
     patients = ["p", "p", "", "q", "q", "q"]
     found = study_probabilities(PROBABILITIES, LABELS, patients, list("uuvwww"))
     assert found is not None
-    probabilities, labels, groups = found
+    by_class, labels, groups = found
     # q has slices of two labels (1 and 2): two studies; the slice without a patient has none.
     assert labels.tolist() == [0, 1, 2]
     assert groups == ["u", "w", "w"]
     by_hand = np.exp(np.log(PROBABILITIES[:2]).mean(axis=0))
-    np.testing.assert_allclose(probabilities[0], by_hand / by_hand.sum(), rtol=1e-6)
+    np.testing.assert_allclose(by_class[0], by_hand / by_hand.sum(), rtol=1e-6)
     assert study_probabilities(PROBABILITIES, LABELS, [""] * 6, list("uuvwww")) is None
 
 
