@@ -21,13 +21,21 @@ from edge_runtime.commands.options import (
     threads_option,
 )
 from edge_runtime.errors import ExitCode, UsageError, printable
+from edge_runtime.imaging.kinds import kinds_in_words
 
 if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier
     from edge_runtime.decision.prediction import Prediction
 
 
-@click.command(epilog=EXIT_CODES)
+ABOUT = f"""Classify images: files, patterns, folders (-r), or - for a list of paths on stdin.
+
+Reads {kinds_in_words()}. Of a TIFF file the first page is read. Answers go to stdout; a file that
+cannot be read gets a line on stderr, and the rest goes on.
+"""
+
+
+@click.command(help=ABOUT, epilog=EXIT_CODES)
 @click.argument("paths", nargs=-1, type=click.Path(), metavar="PATH...")
 @click.option("-r", "--recursive", is_flag=True, help="Classify the images inside folders.")
 @click.option("--stdin", "from_stdin", is_flag=True, help="Classify the one file on stdin.")
@@ -83,12 +91,7 @@ if TYPE_CHECKING:
               metavar="MIB",
               help="Refuse what takes more to decode, beside the file.")  # fmt: skip
 def classify(paths: tuple[str, ...], **options: Any) -> None:
-    """Classify images: files, patterns, folders (-r), or - for a list of paths on stdin.
-
-    Reads JPEG, PNG, BMP, GIF, TIFF (its first page) and WebP; DICOM and NIfTI (.nii, .nii.gz, or
-    .hdr with its .img) with the packages of btc-edge[dicom] and btc-edge[nifti]. Answers go to
-    stdout; a file that cannot be read gets a line on stderr, and the rest goes on.
-    """
+    """Print an answer for each input as soon as it is known."""
     if options["from_stdin"] == bool(paths):
         raise UsageError("give PATHs (or - for a list of them), or --stdin for one file's bytes")
     classifier = _open(options)

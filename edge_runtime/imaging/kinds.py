@@ -92,6 +92,19 @@ PICTURE_SUFFIXES = tuple(suffix for kind in _PICTURES for suffix in kind.suffixe
 SUFFIXES = tuple(suffix for kind in KINDS for suffix in (*kind.suffixes, *kind.halves))
 
 
+def kinds_in_words() -> str:
+    """What is read, for a help text."""
+    pictures = [kind.title for kind in _PICTURES]
+    words = [f"{', '.join(pictures[:-1])} and {pictures[-1]}"]
+    for kind in KINDS:
+        if not kind.is_picture:
+            halves = [" with its ".join(kind.halves)] if kind.halves else []
+            names = ", ".join([*kind.suffixes, *halves])
+            package = f" with btc-edge[{kind.extra}]" if kind.extra else ""
+            words.append(f"{kind.title} ({names}){package}")
+    return "; ".join(words)
+
+
 def kind_of(data: bytes) -> Kind | None:
     """What a file that begins with these bytes is; None for what is not read, and for gzip files,
     since their first bytes do not tell."""

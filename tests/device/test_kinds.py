@@ -7,8 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.hostile.pictures import draw_slice, encode
+from edge_runtime.commands.classify import classify
 from edge_runtime.errors import InputError
 from edge_runtime.imaging.decode import decode, read_header
 from edge_runtime.imaging.headers import PARSERS
@@ -22,6 +24,7 @@ from edge_runtime.imaging.kinds import (
     halves_of,
     kind_named,
     kind_of,
+    kinds_in_words,
     picture_kind,
     refusal,
 )
@@ -103,3 +106,13 @@ def test_the_header_of_a_picture_refuses_before_a_slice_is_asked_for() -> None:
     assert (stack.length, [gray.shape for gray in stack.grays]) == (1, [(200, 200)])
     with pytest.raises(InputError, match="damaged"):
         open_slices(whole[:40])
+
+
+def test_the_help_names_every_kind() -> None:
+    words = kinds_in_words()
+    for kind in KINDS:
+        assert kind.title in words
+        assert kind.is_picture or all(suffix in words for suffix in kind.suffixes + kind.halves)
+        assert kind.extra in words
+    done = CliRunner().invoke(classify, ["--help"])
+    assert words.partition(";")[0] in " ".join(done.output.split())
