@@ -383,7 +383,7 @@ def test_a_rejected_file_never_has_the_good_name(
     exporter = Exporter(tiny_run, ExportSettings(tmp_path, "tiny"))
     good = exporter.export(FORMATS["int8"])
     before = good.path.read_bytes()
-    monkeypatch.setattr(exporter, "_calibration", lambda: np.zeros((8, 32, 32), np.uint8))
+    monkeypatch.setattr(exporter, "_calibration_images", lambda: np.zeros((8, 32, 32), np.uint8))
     bad = exporter.export(FORMATS["int8"])
     assert not bad.gate.passed
     assert bad.path.name.endswith(REJECTED)
