@@ -33,12 +33,12 @@ from trainer.audit.files import ODDITIES, Files, read_files
 from trainer.audit.near_duplicates import find_near_duplicates
 from trainer.data.archive import open_archive
 from trainer.data.file_statistics import FILE_STATISTICS
-from trainer.data.near_duplicates import SIDE, THRESHOLD, TURN_NAMES, TURNS
+from trainer.data.near_duplicates import THRESHOLD, THUMBNAIL_SIZE, TURN_NAMES, TURNS
 
 COPIES = 0.2  # of the drawn pictures
 CLASSES = ("a", "b", "c", "d")
 LIMITS = {
-    "true_twins_found": (">=", 0.95),
+    "true_near_duplicates_found": (">=", 0.95),
     "others_flagged": ("<=", 0.02),
     "seconds": ("<=", 60.0),
     "drawn_peak_mib": ("<=", 4096.0),
@@ -56,9 +56,9 @@ def draw(n: int, seed: int) -> tuple[Thumbnails, Indices]:
     noisy copies of earlier ones, and for each the picture that it was copied from (-1: none)."""
     rng = np.random.default_rng(seed)
     originals = n - int(n * COPIES)
-    k, i = np.arange(1, 7)[:, None], np.arange(SIDE)[None]
-    waves = np.cos(np.pi * k * (2 * i + 1) / (2 * SIDE)).astype(np.float32)
-    thumbnails = np.empty((n, SIDE, SIDE), np.uint8)
+    k, i = np.arange(1, 7)[:, None], np.arange(THUMBNAIL_SIZE)[None]
+    waves = np.cos(np.pi * k * (2 * i + 1) / (2 * THUMBNAIL_SIZE)).astype(np.float32)
+    thumbnails = np.empty((n, THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
     for start in range(0, originals, 10_000):
         stop = min(start + 10_000, originals)
         weights = rng.standard_normal((stop - start, len(k), len(k)), dtype=np.float32)
@@ -69,7 +69,9 @@ def draw(n: int, seed: int) -> tuple[Thumbnails, Indices]:
         origin[at] = rng.integers(originals)
         turned = TURNS[TURN_NAMES[rng.integers(len(TURN_NAMES))]](thumbnails[origin[at]])
         noisy = (
-            rng.uniform(0.7, 1.1) * turned + rng.uniform(-10, 10) + rng.normal(0, 2, (SIDE, SIDE))
+            rng.uniform(0.7, 1.1) * turned
+            + rng.uniform(-10, 10)
+            + rng.normal(0, 2, (THUMBNAIL_SIZE, THUMBNAIL_SIZE))
         )
         thumbnails[at] = np.clip(noisy, 0, 255)
     return thumbnails, origin
@@ -134,7 +136,7 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / scale
 
 
-def plain_twins(files: Files) -> npt.NDArray[np.bool_]:
+def plain_near_duplicates(files: Files) -> npt.NDArray[np.bool_]:
     """Which Testing pictures correlate with a Training one, as it is or mirrored, at THRESHOLD.
 
     The definition written down in float64, without any of the search's shortcuts.
@@ -160,16 +162,16 @@ def _standard(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def measure_real(data: Path) -> dict[str, Any]:
     """The search beside the plain definition, on the Testing side of DATA."""
     files = read_files(open_archive(data))
-    true = plain_twins(files)
-    twins = find_near_duplicates(files)
-    flagged = twins.across.partner[files.tested] >= 0
+    true = plain_near_duplicates(files)
+    found = find_near_duplicates(files)
+    flagged = found.across.partner[files.tested] >= 0
     others = flagged & ~true
-    turn = twins.across.turn[files.tested]
+    turn = found.across.turn[files.tested]
     return {
         "images": len(files),
         "test_images": len(true),
-        "true_twins": int(true.sum()),
-        "true_twins_found": float(flagged[true].mean()) if true.any() else 1.0,
+        "true_near_duplicates": int(true.sum()),
+        "true_near_duplicates_found": float(flagged[true].mean()) if true.any() else 1.0,
         "others": int((~true).sum()),
         "others_flagged": float(others.sum() / max((~true).sum(), 1)),
         "others_flagged_by_turn": {
@@ -206,8 +208,8 @@ def measure(data: Path, groups: Path | None, images: int) -> dict[str, Any]:
     if done.returncode != 0:
         raise DataError(f"the audit of drawn pictures failed: {done.stderr[-300:]}")
     drawn = json.loads(done.stdout)
-    figures = {
-        "true_twins_found": real["true_twins_found"],
+    values = {
+        "true_near_duplicates_found": real["true_near_duplicates_found"],
         "others_flagged": real["others_flagged"],
         "seconds": real["seconds"],
         "drawn_peak_mib": drawn["peak_mib"],
@@ -216,8 +218,8 @@ def measure(data: Path, groups: Path | None, images: int) -> dict[str, Any]:
     }
     checks = {
         name: {
-            "value": figures[name], "limit": f"{sign} {limit:g}",
-            "kept": figures[name] >= limit if sign == ">=" else figures[name] <= limit,
+            "value": values[name], "limit": f"{sign} {limit:g}",
+            "kept": values[name] >= limit if sign == ">=" else values[name] <= limit,
         }
         for name, (sign, limit) in LIMITS.items()
     }  # fmt: skip
@@ -237,9 +239,10 @@ def as_markdown(result: dict[str, Any]) -> str:
             for name, row in result["checks"].items()
         ),
         "",
-        f"Real data: {real['images']:,} images. {real['true_twins']:,} of {real['test_images']:,} "
-        f"test images have a twin in training, as it is or mirrored, by plain correlation; the "
-        f"audit also flags {real['others_flagged']:.2%} of the {real['others']:,} others"
+        f"Real data: {real['images']:,} images. {real['true_near_duplicates']:,} of "
+        f"{real['test_images']:,} test images have a near-duplicate in training, as it is or "
+        f"mirrored, by plain correlation; the audit also flags "
+        f"{real['others_flagged']:.2%} of the {real['others']:,} others"
         f"{f' ({turns})' if turns else ''}. Whole command: {real['seconds']:.1f} s "
         f"({real['cpu_seconds']:.1f} s of CPU).",
         "",

@@ -22,7 +22,7 @@ from benchmarks.common.command import FOLDER, out_option, publish
 from edge_runtime.commands.entry import run_command
 from edge_runtime.decision.prediction import probabilities
 from edge_runtime.model.file_format import parse_model
-from export.calibration_images import choose_calibration
+from export.calibration_images import choose_calibration_images
 from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS
 from export.gate import Comparison, compare
@@ -36,20 +36,20 @@ Row = dict[str, Any]
 def measure(run: Run, counts: tuple[int, ...], seeds: int) -> Row:
     """The run's figures, and a row for each number of images; shares (0-1), over all seeds."""
     exporter = Exporter(run, ExportSettings(run.folder, "unused"))
-    held, reference = run.validation(), exporter.reference
+    validation, reference = run.validation_images(), exporter.reference
     expected = probabilities(reference.logits, reference.temperature)
     rows = []
     for count in counts:
         compared = []
         for seed in range(seeds):
-            pixels = choose_calibration(run.calibration(), count, seed)
+            pixels = choose_calibration_images(run.calibration_images(), count, seed)
             file = parse_model(exporter.packed(FORMATS["int8"], pixels))
-            logits = predict_file(file, held.pixels).logits
+            logits = predict_file(file, validation.pixels).logits
             answers = probabilities(logits, reference.temperature)
-            compared.append(compare(answers, expected, held.labels))
+            compared.append(compare(answers, expected, validation.labels))
             click.echo(f"{count} images, seed {seed}", err=True)
-        rows.append(_row(count, compared, held.groups))
-    right = expected.argmax(axis=1) == held.labels
+        rows.append(_row(count, compared, validation.groups))
+    right = expected.argmax(axis=1) == validation.labels
     return {"n": len(right), "accuracy_float": float(right.mean()), "rows": rows}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from benchmarks.common.command import EXISTING, RESULTS
-from benchmarks.common.words import figure_in_words, metric_in_words
+from benchmarks.common.formatting import metric_in_words, rate_in_words
 from edge_runtime.commands.entry import run_command
 from edge_runtime.files import write_text
 from edge_runtime.model.file_format import ModelFile
@@ -52,10 +52,10 @@ something else is wrong with a brain.
 The Brain Tumor MRI Dataset (M. Nickparvar, Kaggle, CC0), 7,019 slices; its tumours come from
 J. Cheng, figshare 1512427 (CC BY 4.0; two hospitals, T1 with contrast, 233 patients), its
 tumour-free slices mostly from Br35H. Beside them 427 tumours of unknown type from Br35H, learned
-from as "one of the three". Patients and look-alikes stay on one side: {training:,} slices trained,
-{validation:,} chose the epoch, temperature and thresholds, {test:,} of {test_groups} groups were
-held out and looked at once. Some slices that the data set labels tumour-free show lesions that look
-like tumours; the labels were left as they are.
+from as "one of the three". Patients and near-duplicates stay on one side: {training:,} slices
+trained, {validation:,} chose the epoch, temperature and thresholds, {test:,} of {test_groups}
+groups were held out and looked at once. Some slices that the data set labels tumour-free
+show lesions that look like tumours; the labels were left as they are.
 
 ## Figures on the held-out groups
 
@@ -76,7 +76,7 @@ unlike any slice seen in training. {heatmap}{partial}
 
 {answers}
 
-## The recipe on unseen groups, under stress and on an unseen source
+## The recipe on unseen groups, under corruptions and on an unseen source
 
 From trainings of the same recipe on other sides of the data:
 
@@ -84,10 +84,10 @@ From trainings of the same recipe on other sides of the data:
 ## Limits
 
 - Sources: two hospitals and collections from the web. A scanner, sequence or population that they
-  lack may be called anything, with confidence; the check for unfamiliar pictures refuses other
-  kinds of picture, not other scanners.
+  lack may be predicted as anything, with confidence; the check for out-of-distribution pictures
+  refuses other kinds of picture, not other scanners.
 - Class and source go together in the data. The recipe loosens that tie; it does not cut it.
-- The tumour-free slices have no patient identities: their groups are look-alikes only.
+- The tumour-free slices have no patient identities: their groups are near-duplicates only.
 - Nothing is known of performance by age, sex or origin: the data does not say.
 - Probabilities are calibrated on validation slices of the same sources only.
 """
@@ -172,24 +172,24 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
         heatmap=f"The heatmap's peak lies in the tumour's box on {_share(heat)} of the slices "
         f"with a box (chance: {percent(heat['chance'])} %). " if heat else "",
         partial=f"Of {partial['n']} tumours of unknown type that it did not learn from, "
-        f"{_share(partial['outside'])} are called tumour-free, "
+        f"{_share(partial['outside'])} are predicted tumour-free, "
         f"{_share(partial['outside_answered'])} with an answer." if partial else "",
         answers=answers(info, thresholds),
         robust=robust,
     )  # fmt: skip
 
 
-def _class_row(name: str, figures: dict[str, Any]) -> str:
+def _class_row(name: str, class_metrics: dict[str, Any]) -> str:
     cells = [
-        percent(figures[key]) if key == "specificity" else metric_in_words(figures, key)
+        percent(class_metrics[key]) if key == "specificity" else metric_in_words(class_metrics, key)
         for key in ("precision", "recall", "specificity", "f1")
     ]
-    return f"| {name} | {' | '.join(cells)} | {figures['n']} |"
+    return f"| {name} | {' | '.join(cells)} | {class_metrics['n']} |"
 
 
-def _share(figure: dict[str, Any]) -> str:
+def _share(rate: dict[str, Any]) -> str:
     """In a sentence."""
-    return "none" if figure["share"] is None else figure_in_words(figure, " %")
+    return "none" if rate["share"] is None else rate_in_words(rate, " %")
 
 
 @click.command()

@@ -74,7 +74,7 @@ def main(out: Path, per_class: int, epochs: int) -> None:
     stage = Stage()
     stage.run("make slices", "python", "-m", "trainer.synthetic.phantoms", data, "--per-class",
               str(per_class))  # fmt: skip
-    # Drawn heads are so much alike that the audit finds twins, and says so with exit code 1.
+    # Drawn heads are much alike: the audit finds near-duplicates, and says so with exit code 1.
     stage.run("audit", "btc-audit", data, "--out", out / "audit", codes=(0, 1))
     stage.run("train", "btc-train", data, "--out", run, "--epochs", str(epochs), "--batch-size",
               "16")  # fmt: skip

@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.formatting import machine_in_words
 from benchmarks.common.process import launch
 from benchmarks.common.turns import time_in_turns
-from benchmarks.common.words import machine_in_words
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.classifier import Classifier

@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 
 from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.formatting import machine_in_words
 from benchmarks.common.process import clean_environment, launch
-from benchmarks.common.words import machine_in_words
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import BtcError, UsageError

@@ -78,9 +78,9 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
     }
     graphs = {n: open_graph(read_model(f), threads=1) for n, f in files.items() if f}
     reference = predictor(network)(side.images).logits.argmax(axis=1)
-    called = {"keras": reference}
+    predicted = {"keras": reference}
     for name, graph in graphs.items():
-        called[name] = np.array([graph.run(image).argmax() for image in side.images])
+        predicted[name] = np.array([graph.run(image).argmax() for image in side.images])
     invokes: dict[str, Invoke] = {
         "keras": lambda x: network.predict(x[None, ..., None].astype(np.float32), verbose=0)
     }
@@ -101,7 +101,7 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
                 tool = Path(sys.executable).parent / "btc-edge"
                 command = [str(tool), "classify", "--model", str(file.resolve()), str(picture)]
             wall, peak = cold_start(command, Path(folder), repeats)
-            right = called[name] == side.labels
+            right = predicted[name] == side.labels
             rows.append(
                 {
                     "format": name,
@@ -109,7 +109,7 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
                     "bytes": file.stat().st_size,
                     "accuracy": float(right.mean()),
                     "interval95": share_interval(right, side.groups),
-                    "agreement": float((called[name] == reference).mean()),
+                    "agreement": float((predicted[name] == reference).mean()),
                     "latency_ms": {
                         f"p{p}": float(np.percentile(times[name], p)) for p in (50, 90, 99)
                     },

@@ -1,4 +1,4 @@
-"""One table of what the network reaches under each protocol, beside the controls.
+"""One table of what the network reaches under each protocol, beside the baselines.
 
     python -m benchmarks.honest RUN [RUN ...] --out benchmarks/results
 
@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from benchmarks.common.command import EXISTING, out_option, publish
-from benchmarks.common.words import metric_in_words
+from benchmarks.common.formatting import metric_in_words
 from edge_runtime.commands.entry import run_command
 from trainer.evaluation.baselines import BASELINES
 from trainer.run import CNN, Run
@@ -34,7 +34,7 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
         protocol += f", {settings['folds']} folds"
     rows = [_row(protocol, "slices", metrics, metrics["baselines"])]
     for part, words in (
-        ("without_near_duplicates", "slices without a twin in training"),
+        ("without_near_duplicates", "slices without a near-duplicate in training"),
         ("without_shared_groups", "slices of groups that training did not see"),
     ):
         if metrics.get(part):
@@ -42,8 +42,8 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
     if metrics.get("per_study"):
         rows.append(_row(protocol, "studies", metrics["per_study"], None))
     if len(metrics.get("per_source") or {}) > 1:
-        for source, figures in metrics["per_source"].items():
-            rows.append(_row(protocol, f"slices of source {source}", figures, None))
+        for source, measured in metrics["per_source"].items():
+            rows.append(_row(protocol, f"slices of source {source}", measured, None))
     return rows
 
 
@@ -71,7 +71,7 @@ def command_of(run: Run) -> str:
 
 
 def _row(
-    protocol: str, on: str, figures: dict[str, Any], controls: dict[str, Any] | None
+    protocol: str, on: str, measured: dict[str, Any], baselines: dict[str, Any] | None
 ) -> dict[str, Any]:
     def few(values: dict[str, Any]) -> dict[str, Any]:
         kept = {key: values[key] for key in KEPT if key in values}
@@ -82,8 +82,8 @@ def _row(
     return {
         "protocol": protocol,
         "on": on,
-        **few(figures),
-        "controls": {name: few(control) for name, control in (controls or {}).items()},
+        **few(measured),
+        "baselines": {name: few(baseline) for name, baseline in (baselines or {}).items()},
     }
 
 
@@ -93,7 +93,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         cells = [row["protocol"], row["on"], str(row["n"]), metric_in_words(row, "accuracy")]
         cells.append(metric_in_words(row, "balanced_accuracy"))
-        cells += [metric_in_words(row["controls"].get(name), "accuracy") for name in BASELINES]
+        cells += [metric_in_words(row["baselines"].get(name), "accuracy") for name in BASELINES]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Accuracy with its 95 % interval over groups. Made by:", ""]
     lines += [f"- `{command}`" for command in result["commands"]]

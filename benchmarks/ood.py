@@ -4,8 +4,8 @@
 
 Real slices are those of RUN's test side in DATA; out-of-distribution pictures are drawn, or made
 from the same slices by inverting and turning them. `--untyped` adds the folders of a zip whose
-label is no class of the model (such as tumours of unknown type), with what each slice was called.
-Writes ood.json and ood.md.
+label is no class of the model (such as tumours of unknown type), with what was predicted for each
+slice. Writes ood.json and ood.md.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def statuses(classifier: Classifier, pictures: list[np.ndarray]) -> Counter[str]
     return Counter(a.status.value for a in classifier.classify_many(pictures))
 
 
-def measure(classifier: Classifier, run: Path, source: ImageArchive, count: int) -> dict[str, Any]:
+def measure(classifier: Classifier, run: Path, archive: ImageArchive, count: int) -> dict[str, Any]:
     """Shares refused: of real slices, of each kind of picture, and of all kinds together."""
     paths = [row["path"] for row in read_table(run / "predictions.csv", ("path",))]
     chosen = np.random.default_rng(0).permutation(len(paths))[:count]
-    slices = [decode(source.read(paths[i])) for i in sorted(chosen)]
+    slices = [decode(archive.read(paths[i])) for i in sorted(chosen)]
     kinds = {name: draw_ood_pictures(name, count) for name in DRAWN}
     kinds |= {name: [change(s) for s in slices] for name, change in CHANGED.items()}
     extra = {name: [tilt(s, degrees) for s in slices] for name, degrees in EXTRA.items()}
@@ -56,14 +56,14 @@ def measure(classifier: Classifier, run: Path, source: ImageArchive, count: int)
     }
 
 
-def classify_untyped(classifier: Classifier, source: ImageArchive) -> dict[str, Any]:
-    """What slices of a label that the model does not know are called, by status."""
-    called: dict[str, Counter[str]] = {}
-    for name in source.names():
-        answer = classifier.classify(source.read(name))
+def classify_untyped(classifier: Classifier, archive: ImageArchive) -> dict[str, Any]:
+    """What is predicted for slices of a label that the model does not know, by status."""
+    predicted: dict[str, Counter[str]] = {}
+    for name in archive.names():
+        answer = classifier.classify(archive.read(name))
         label, _ = class_and_split(name)
-        called.setdefault(label, Counter())[f"{answer.raw_label}, {answer.status.value}"] += 1
-    return {label: dict(sorted(counts.items())) for label, counts in called.items()}
+        predicted.setdefault(label, Counter())[f"{answer.raw_label}, {answer.status.value}"] += 1
+    return {label: dict(sorted(counts.items())) for label, counts in predicted.items()}
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -77,7 +77,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     for label, counts in (result.get("untyped") or {}).items():
         total = sum(counts.values())
         parts = "; ".join(f"{name}: {n}" for name, n in counts.items())
-        rows += ["", f"{total} slices labelled {label} were called: {parts}."]
+        rows += ["", f"{total} slices labelled {label} were predicted: {parts}."]
     return "\n".join([*rows, ""])
 
 

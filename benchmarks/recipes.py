@@ -45,10 +45,10 @@ from trainer.run import dump_json
 
 HEAD = (
     "| change to `robust` | epochs | minutes | accuracy % | cross-entropy | tumour type % | "
-    "tumours called notumor % | notumor called tumour % | untyped called notumor % | "
-    "stress mean % | stress worst % |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    "tumours predicted notumor % | notumor predicted tumour % | untyped predicted notumor % | "
+    "corruptions mean % | worst corruption % |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
-FIGURES = ("accuracy", "log_loss", "types", "missed", "alarms", "untyped", "mean", "worst")
+COLUMNS = ("accuracy", "log_loss", "types", "missed", "alarms", "untyped", "mean", "worst")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Sides:
 
     training: Dataset
     validation: Dataset
-    learned: PartialLabels
-    measured: PartialLabels
+    training_partial: PartialLabels
+    validation_partial: PartialLabels
     archive: Path
 
 
@@ -94,10 +94,10 @@ def read_sides(
     mine = beside.take(divide(beside, slices, split, 1)[0])
     names = np.array(sorted(set(mine.slices.groups)))
     kept = set(np.random.default_rng(5).permutation(names)[: len(names) // 4].tolist())
-    held = np.array([group in kept for group in mine.slices.groups])
+    validation = np.array([group in kept for group in mine.slices.groups])
     return Sides(
         slices.take(split.train), slices.take(split.validation),
-        mine.take(np.flatnonzero(~held)), mine.take(np.flatnonzero(held)), data,
+        mine.take(np.flatnonzero(~validation)), mine.take(np.flatnonzero(validation)), data,
     )  # fmt: skip
 
 
@@ -110,28 +110,28 @@ def measure(sides: Sides, recipe: Recipe, epochs: int, seed: int) -> dict[str, A
     names = sides.training.class_names
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint(Path(folder) / "checkpoint")
-        train(settings, make_samples(sides.training, sides.learned),
+        train(settings, make_samples(sides.training, sides.training_partial),
               make_samples(sides.validation), len(names), checkpoint)  # fmt: skip
-        look = predictor(checkpoint.best())
+        predict = predictor(checkpoint.best())
     minutes = (time.perf_counter() - begun) / 60
-    held = sides.validation
-    shares, truth = probabilities(look(held.images).logits), held.labels
-    calls, tumour_free = shares.argmax(axis=1), names.index(NO_TUMOR)
+    validation = sides.validation
+    by_class, truth = probabilities(predict(validation.images).logits), validation.labels
+    predicted, tumour_free = by_class.argmax(axis=1), names.index(NO_TUMOR)
     tumor = truth != tumour_free
-    typed = np.delete(shares, tumour_free, axis=1).argmax(axis=1)
+    typed = np.delete(by_class, tumour_free, axis=1).argmax(axis=1)
     typed += typed >= tumour_free
     kinds = [c for c in range(len(names)) if c != tumour_free]
-    boxed = tumor & ~np.isnan(held.boxes).any(axis=1)
-    outside = look(sides.measured.slices.images).logits.argmax(axis=1) == tumour_free
-    corrupted = _corrupted(sides, look)
-    right = np.maximum(shares[np.arange(len(truth)), truth], 1e-7)
+    boxed = tumor & ~np.isnan(validation.boxes).any(axis=1)
+    outside = predict(sides.validation_partial.slices.images).logits.argmax(axis=1) == tumour_free
+    corrupted = _corrupted(sides, predict)
+    right = np.maximum(by_class[np.arange(len(truth)), truth], 1e-7)
     return {
         "minutes": minutes,
-        "accuracy": float((calls == truth).mean()),
+        "accuracy": float((predicted == truth).mean()),
         "log_loss": float(-np.log(right).mean()),
         "types": float(np.mean([(typed == c)[boxed & (truth == c)].mean() for c in kinds])),
-        "missed": float((calls == tumour_free)[tumor].mean()),
-        "alarms": float((calls != tumour_free)[~tumor].mean()),
+        "missed": float((predicted == tumour_free)[tumor].mean()),
+        "alarms": float((predicted != tumour_free)[~tumor].mean()),
         "untyped": float(outside.mean()),
         "mean": float(np.mean(list(corrupted.values()))),
         "worst": min(corrupted.values()),
@@ -140,11 +140,11 @@ def measure(sides: Sides, recipe: Recipe, epochs: int, seed: int) -> dict[str, A
     }
 
 
-def _corrupted(sides: Sides, look: Any) -> dict[str, float]:
-    source, held = open_archive(sides.archive), sides.validation
-    options = Preprocess(size=held.images.shape[1])
-    grays = [decode(source.read(path)) for path in held.paths]
-    hits = corruption_hits(look, grays, held.labels, options)
+def _corrupted(sides: Sides, predict: Any) -> dict[str, float]:
+    archive, validation = open_archive(sides.archive), sides.validation
+    options = Preprocess(size=validation.images.shape[1])
+    grays = [decode(archive.read(path)) for path in validation.paths]
+    hits = corruption_hits(predict, grays, validation.labels, options)
     return {name: float(hit.mean()) for name, hit in hits.items()}
 
 
@@ -154,7 +154,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     for row in result["variants"]:
         cells = [row["changes"] or "none", str(row["epochs"]), f"{row['minutes']:.1f}"]
         cells += [
-            f"{row[name]:.3f}" if name == "log_loss" else percent(row[name]) for name in FIGURES
+            f"{row[name]:.3f}" if name == "log_loss" else percent(row[name]) for name in COLUMNS
         ]
         lines.append(f"| {' | '.join(cells)} |")
     counts = f"{result['validation']} validation slices, {result['untyped']} untyped tumours"
@@ -189,7 +189,7 @@ def main(
         result = {
             "training": len(sides.training),
             "validation": len(sides.validation),
-            "untyped": len(sides.measured),
+            "untyped": len(sides.validation_partial),
             "variants": rows,
         }
         write_text(path, dump_json(result))

@@ -4,10 +4,10 @@
         --target-error lowest --out MODEL --measure
 
 The run that MODEL came from is not needed: DATA is split again, and must give the digest and the
-counts that MODEL states. The graph, the temperature and the check for unfamiliar slices stay as
-they are; the file's digest changes with its metadata. `--measure` then looks at the held-out side,
-with the thresholds that MODEL had and with the new ones, and writes rethreshold.json and
-rethreshold.md.
+counts that MODEL states. The graph, the temperature and the check for out-of-distribution slices
+stay as they are; the file's digest changes with its metadata. `--measure` then looks at the
+held-out side, with the thresholds that MODEL had and with the new ones, and writes
+rethreshold.json and rethreshold.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import click
 import numpy as np
 
 from benchmarks.common.command import EXISTING, RESULTS, publish
-from benchmarks.common.words import figure_in_words
+from benchmarks.common.formatting import rate_in_words
 from edge_runtime.commands.entry import run_command
 from edge_runtime.commands.options import FiniteRange
 from edge_runtime.errors import DataError
@@ -64,19 +64,19 @@ def split_of(file: ModelFile, data: Dataset, protocol: str, seed: int) -> Split:
     return split
 
 
-def look(file: ModelFile, side: Dataset) -> SideOutputs:
+def predict_side(file: ModelFile, side: Dataset) -> SideOutputs:
     """What a file answers on a side of the data."""
     return SideOutputs(predict_file(file, side.images), side.labels, side.groups)
 
 
 def refit(
-    file: ModelFile, held: SideOutputs, targets: Targets, version: str | None = None
+    file: ModelFile, validation: SideOutputs, targets: Targets, version: str | None = None
 ) -> tuple[bytes, DecisionRule]:
     """The same model with new thresholds: the bytes of its file, and its rule."""
     info = file.info
     decision_rule = with_thresholds(
         DecisionRule.from_settings(vars(info)),
-        held,
+        validation,
         info.labels,
         targets,
         tumour_free_of(info.data),
@@ -85,13 +85,13 @@ def refit(
     return pack_model(file.graph, changed, file.format), decision_rule
 
 
-def measure(
+def coverage_and_error(
     decision_rule: DecisionRule, side: SideOutputs, names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Coverage and errors of answers, of all slices and of those called each class."""
-    seen: ModelOutputs = side.outputs
-    status = np.array(decision_rule.statuses(seen, names))
-    best = decision_rule.probabilities(seen).argmax(axis=1)
+    """Coverage and errors of answers, of all slices and of those predicted as each class."""
+    outputs: ModelOutputs = side.outputs
+    status = np.array(decision_rule.statuses(outputs, names))
+    best = decision_rule.probabilities(outputs).argmax(axis=1)
     return selective_metrics(
         status == "ok", best == side.labels, side.groups, [names[i] for i in best]
     ) | {"thresholds": dict(decision_rule.thresholds)}
@@ -100,7 +100,7 @@ def measure(
 def as_markdown(result: dict[str, Any]) -> str:
     """The table that the model card shows."""
     lines = [
-        "| called | asked for % | supported % | old threshold | answered % | wrong % "
+        "| predicted | asked for % | supported % | old threshold | answered % | wrong % "
         "| new threshold | answered % | wrong % |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
@@ -117,7 +117,7 @@ def as_markdown(result: dict[str, Any]) -> str:
             row += (
                 ["–", "–"]
                 if part is None
-                else [figure_in_words(part["coverage"]), figure_in_words(part["error"])]
+                else [rate_in_words(part["coverage"]), rate_in_words(part["error"])]
             )
         lines.append(f"| {' | '.join(row)} |")
     lines += [
@@ -152,9 +152,9 @@ def main(
     names = file.info.labels
     everything = read_dataset(data, file.info.preprocess, class_names=names, groups_csv=groups)
     split = split_of(file, everything, protocol, seed)
-    held = look(file, everything.take(split.validation))
+    validation = predict_side(file, everything.take(split.validation))
     targets = asked_targets(options, Targets())
-    packed, decision_rule = refit(file, held, targets, checked_version(model_version))
+    packed, decision_rule = refit(file, validation, targets, checked_version(model_version))
     write_bytes(out, packed)
     made = parse_model(packed)
     click.echo(made.tag)
@@ -167,15 +167,15 @@ def main(
     for line in refusals(decision_rule.chosen):
         click.echo(line)
     if measured:
-        side = look(file, everything.take(split.test))
+        side = predict_side(file, everything.take(split.test))
         result = {
             "model": made.tag,
             "n": len(side.labels),
             "groups": len(set(side.groups)),
-            "validation": len(held.labels),
+            "validation": len(validation.labels),
             **{key: vars(made.info)[key] for key in ("target_error", "error_bound", "confidence")},
-            "old": measure(DecisionRule.from_settings(vars(file.info)), side, names),
-            "new": measure(decision_rule, side, names),
+            "old": coverage_and_error(DecisionRule.from_settings(vars(file.info)), side, names),
+            "new": coverage_and_error(decision_rule, side, names),
         }
         publish(results, "rethreshold", result, as_markdown(result))
 

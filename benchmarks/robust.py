@@ -1,10 +1,10 @@
-"""How a recipe holds up: on unseen groups, under stress, on a source that it never saw.
+"""How a recipe holds up: on unseen groups, under corruptions, on a source that it never saw.
 
     python -m benchmarks.robust FOLDS SOURCE OFFICIAL DATA --out benchmarks/results
 
 FOLDS is a finished group cross-validation, SOURCE a finished training with `--protocol
 source:NAME`, OFFICIAL one on the Testing folder. The figures come from their predictions; for the
-stress tests each fold's network sees its own test slices again, changed. Where a fold holds an
+corruptions each fold's network sees its own test slices again, changed. Where a fold holds an
 exported int8 file (`btc-export FOLDS/fold-1 --int8`, …), that is measured too. Writes robust.json,
 robust.md, and answers.md with the thresholds of each run and what they gave.
 """
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common.command import EXISTING, out_option, publish
-from benchmarks.common.words import accuracy_of, figure_in_words
+from benchmarks.common.formatting import accuracy_of, rate_in_words
 from edge_runtime.commands.entry import run_command
 from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
@@ -38,7 +38,7 @@ from trainer.synthetic.corruptions import CORRUPTIONS
 
 TUMORS = ("glioma", "meningioma", "pituitary")
 TYPED_SOURCE = "cheng"
-Figure = dict[str, Any]
+Rate = dict[str, Any]
 
 
 def predictions_of(run: Run) -> Predictions:
@@ -48,81 +48,82 @@ def predictions_of(run: Run) -> Predictions:
     )
 
 
-def tumor_types(outcome: Predictions) -> dict[str, Figure | None]:
+def tumor_types(predictions: Predictions) -> dict[str, Rate | None]:
     """Three classes on the tumour slices of one source, by the tumours' probabilities alone."""
-    kept = np.array([s == TYPED_SOURCE for s in outcome.texts("source")])
+    kept = np.array([s == TYPED_SOURCE for s in predictions.texts("source")])
     if not kept.any():
         return {"slices": None, "studies": None}
-    part = outcome.take(kept, f"{outcome.protocol}, tumour slices of {TYPED_SOURCE}")
-    shares = part.probabilities[:, [part.class_names.index(name) for name in TUMORS]]
-    shares = np.maximum(shares, 1e-9)
-    shares /= shares.sum(axis=1, keepdims=True)
+    part = predictions.take(kept, f"{predictions.protocol}, tumour slices of {TYPED_SOURCE}")
+    probabilities = part.probabilities[:, [part.class_names.index(name) for name in TUMORS]]
+    probabilities = np.maximum(probabilities, 1e-9)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
     labels = np.array([TUMORS.index(name) for name in part.texts("label")])
     groups = part.texts("group")
-    studies = study_probabilities(shares, labels, part.texts("patient"), groups)
+    studies = study_probabilities(probabilities, labels, part.texts("patient"), groups)
 
-    def balanced(p: Any, y: Any, g: Sequence[str]) -> Figure:
+    def balanced(p: Any, y: Any, g: Sequence[str]) -> Rate:
         made = compute_metrics(p, y, TUMORS, g, protocol=part.protocol, split="test")
         return {"n": made["n"], "share": made["balanced_accuracy"],
                 "interval95": made["interval95"]["balanced_accuracy"]}  # fmt: skip
 
     return {
-        "slices": balanced(shares, labels, groups),
+        "slices": balanced(probabilities, labels, groups),
         "studies": None if studies is None else balanced(*studies),
     }
 
 
-def confident_errors(outcome: Predictions) -> dict[str, Figure]:
+def confident_errors(predictions: Predictions) -> dict[str, Rate]:
     """What is answered, wrong and answered, and tumours answered as tumour-free."""
-    groups = outcome.texts("group")
-    answered = np.array(outcome.texts("status")) == "ok"
-    truth, called = np.array(outcome.texts("label")), np.array(outcome.texts("predicted"))
+    groups = predictions.texts("group")
+    answered = np.array(predictions.texts("status")) == "ok"
+    truth = np.array(predictions.texts("label"))
+    predicted = np.array(predictions.texts("predicted"))
     tumor = truth != NO_TUMOR
     among = [g for g, t in zip(groups, tumor, strict=True) if t]
     return {
         "answered": share_of(answered, groups),
-        "wrong_answered": share_of(answered & (truth != called), groups),
-        "tumors_called_clear": share_of((called == NO_TUMOR)[tumor], among),
-        "tumors_answered_clear": share_of((answered & (called == NO_TUMOR))[tumor], among),
+        "wrong_answered": share_of(answered & (truth != predicted), groups),
+        "tumors_predicted_tumour_free": share_of((predicted == NO_TUMOR)[tumor], among),
+        "tumors_answered_tumour_free": share_of((answered & (predicted == NO_TUMOR))[tumor], among),
     }
 
 
 def corruption_hits(
-    look: Callable[[npt.NDArray[np.uint8]], ModelOutputs],
+    predict: Callable[[npt.NDArray[np.uint8]], ModelOutputs],
     grays: Sequence[npt.NDArray[np.uint8]],
     labels: npt.NDArray[np.int64],
     options: Preprocess,
 ) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each corruption, which of the slices (whole pictures) are called rightly."""
+    """For each corruption, which of the slices (whole pictures) are predicted rightly."""
     hits = {}
     for name, (_, change) in CORRUPTIONS.items():
         images = np.stack([preprocess(change(gray), options) for gray in grays])
-        hits[name] = look(images).logits.argmax(axis=1) == labels
+        hits[name] = predict(images).logits.argmax(axis=1) == labels
     return hits
 
 
-def corrupted_fold(run: Run, source: ImageArchive) -> dict[str, npt.NDArray[np.bool_]]:
-    """For each corruption, and `clean`, which of a run's test slices are called rightly; `int8` too
-    where the run holds such a file."""
-    outcome, options = predictions_of(run), run.preprocess
-    grays = [decode(source.read(path)) for path in outcome.texts("path")]
-    look, labels = open_trained(run).predict, outcome.labels
+def corrupted_fold(run: Run, archive: ImageArchive) -> dict[str, npt.NDArray[np.bool_]]:
+    """For each corruption, and `clean`, which of a run's test slices are predicted rightly;
+    `int8` too where the run holds such a file."""
+    predictions, options = predictions_of(run), run.preprocess
+    grays = [decode(archive.read(path)) for path in predictions.texts("path")]
+    predict, labels = open_trained(run).predict, predictions.labels
     images = np.stack([preprocess(gray, options) for gray in grays])
-    hits = {"clean": look(images).logits.argmax(axis=1) == labels}
-    hits |= corruption_hits(look, grays, labels, options)
+    hits = {"clean": predict(images).logits.argmax(axis=1) == labels}
+    hits |= corruption_hits(predict, grays, labels, options)
     exported = sorted((run.folder / "export").glob("*-int8.tflite"))
     if exported:
-        calls = predict_file(read_model(exported[0]), images).logits.argmax(axis=1)
-        hits["int8"] = calls == labels
+        predicted = predict_file(read_model(exported[0]), images).logits.argmax(axis=1)
+        hits["int8"] = predicted == labels
     return hits
 
 
-def measure(folds: Run, shift: Run, official: Run, source: ImageArchive) -> dict[str, Any]:
+def measure(folds: Run, shift: Run, official: Run, archive: ImageArchive) -> dict[str, Any]:
     """Every figure of robust.json."""
     studies = folds.metrics()["per_study"]
     pooled, moved = predictions_of(folds), predictions_of(shift)
     parts = [Run.open(folder) for folder in sorted(folds.folder.glob("fold-*"))]
-    each = [corrupted_fold(part, source) for part in parts]
+    each = [corrupted_fold(part, archive) for part in parts]
     groups = [g for part in parts for g in predictions_of(part).texts("group")]
     names = [name for name in each[0] if all(name in hits for hits in each)]
     hits = {name: np.concatenate([fold[name] for fold in each]) for name in names}
@@ -168,8 +169,8 @@ def answers_of(run: Run) -> dict[str, Any]:
     return {
         "all": {key: given[key] for key in ("coverage", "error")},
         "classes": {
-            label: {"target": targets.get(label), "bound": bounds.get(label), **figures}
-            for label, figures in given["per_class"].items()
+            label: {"target": targets.get(label), "bound": bounds.get(label), **rates}
+            for label, rates in given["per_class"].items()
         },
     }
 
@@ -179,7 +180,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     shift = result["shift"]["protocol"].removeprefix("source:")
     worst = min(result["corruptions"], key=lambda name: result["corruptions"][name]["share"])
     moved, types = result["confident_shift"], result["tumor_types"]
-    rows: list[tuple[str, Figure | None]] = [
+    rows: list[tuple[str, Rate | None]] = [
         ("5 folds of groups, 4 classes, per slice", result["grouped"]),
         ("the same, per study", result["grouped_studies"]),
         ("tumour type on the tumours of `cheng`, balanced, per slice", types["slices"]),
@@ -187,42 +188,41 @@ def as_markdown(result: dict[str, Any]) -> str:
         (f"trained without `{shift}`, tested on it", result["shift"]),
         (f"… slices of `{shift}` that get an answer", moved["answered"]),
         ("… wrong and answered", moved["wrong_answered"]),
-        ("… tumours called notumor", moved["tumors_called_clear"]),
-        ("… tumours called notumor and answered", moved["tumors_answered_clear"]),
-        ("untyped tumours of unseen groups called notumor", _part(result, "outside")),
+        ("… tumours predicted notumor", moved["tumors_predicted_tumour_free"]),
+        ("… tumours predicted notumor and answered", moved["tumors_answered_tumour_free"]),
+        ("untyped tumours of unseen groups predicted notumor", _part(result, "outside")),
         ("… and answered", _part(result, "outside_answered")),
         (
-            f"worst stress ({worst}: {result['corruptions'][worst]['strength']})",
+            f"worst corruption ({worst}: {result['corruptions'][worst]['strength']})",
             result["corruptions"][worst],
         ),
         ("int8 files on the same slices", result["int8"]),
         ("official Testing folder, which leaks", result["official"]),
     ]
     lines = ["| measured on | n | % (95 % interval) |", "|---|--:|--:|"]
-    lines += [f"| {name} | {f['n']} | {figure_in_words(f)} |" for name, f in rows if f]
-    lines += ["", "| stress on the test folds | strength | accuracy % |", "|---|---|--:|",
-              f"| none | | {figure_in_words(result['clean'])} |"]  # fmt: skip
+    lines += [f"| {name} | {f['n']} | {rate_in_words(f)} |" for name, f in rows if f]
+    lines += ["", "| corruption of the test folds | strength | accuracy % |", "|---|---|--:|",
+              f"| none | | {rate_in_words(result['clean'])} |"]  # fmt: skip
     lines += [
-        f"| {n} | {f['strength']} | {figure_in_words(f)} |"
-        for n, f in result["corruptions"].items()
+        f"| {n} | {f['strength']} | {rate_in_words(f)} |" for n, f in result["corruptions"].items()
     ]
     return "\n".join([*lines, f"| mean | | {percent(result['corruptions_mean'])} |", ""])
 
 
 def answers_markdown(answers: dict[str, Any]) -> str:
     """The table of thresholds: what was asked for, what the validation side supports, what came."""
-    lines = ["| tested | called | asked for % | supported % | answered % | wrong % |",
+    lines = ["| tested | predicted | asked for % | supported % | answered % | wrong % |",
              "|---|---|--:|--:|--:|--:|"]  # fmt: skip
     for tested, found in answers.items():
         rows = found["classes"] | {"all": found["all"]}
-        for called, row in rows.items():
+        for label, row in rows.items():
             asked = [percent(row.get(key)) for key in ("target", "bound")]
-            cells = [figure_in_words(row[key]) for key in ("coverage", "error")]
-            lines.append(f"| {' | '.join([tested, called, *asked, *cells])} |")
+            cells = [rate_in_words(row[key]) for key in ("coverage", "error")]
+            lines.append(f"| {' | '.join([tested, label, *asked, *cells])} |")
     return "\n".join([*lines, ""])
 
 
-def _part(result: dict[str, Any], key: str) -> Figure | None:
+def _part(result: dict[str, Any], key: str) -> Rate | None:
     return result["partial"][key] if result["partial"] else None
 
 

@@ -185,7 +185,7 @@ class Budget:
     """Bytes that threads share: each waits until what it asks for is free, in the order of asking.
 
     One that asks for more than there is waits until it is alone. Nobody holds some while waiting
-    for more: `Share.become` gives back first.
+    for more: `Reservation.become` gives back first.
     """
 
     def __init__(self, total: int) -> None:
@@ -194,14 +194,14 @@ class Budget:
         self._line: deque[object] = deque()
 
     @contextmanager
-    def taken(self, amount: int) -> Iterator[Share]:
+    def taken(self, amount: int) -> Iterator[Reservation]:
         """Hold an amount for as long as the `with` lasts."""
-        share = Share(self)
+        reservation = Reservation(self)
         try:
-            share.become(amount)
-            yield share
+            reservation.become(amount)
+            yield reservation
         finally:
-            share.become(0)
+            reservation.become(0)
 
     def change(self, held: int, wanted: int) -> None:
         """Hold less at once; for more, give back what is held and wait."""
@@ -224,7 +224,7 @@ class Budget:
             self._changed.notify_all()
 
 
-class Share:
+class Reservation:
     """What one thread holds of a budget."""
 
     def __init__(self, of: Budget) -> None:

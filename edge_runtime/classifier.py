@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edge_runtime.batch import Budget, Share, Unusable, each_in_order, give_back
+from edge_runtime.batch import Budget, Reservation, Unusable, each_in_order, give_back
 from edge_runtime.decision.ood import OodDetector
 from edge_runtime.decision.prediction import (
     Prediction,
@@ -225,7 +225,7 @@ class Classifier:
             raise problem
 
     def _held(
-        self, source: Encoded, heatmaps: Path | None, memory: Share, large: bool
+        self, source: Encoded, heatmaps: Path | None, memory: Reservation, large: bool
     ) -> Iterator[Prediction]:
         """The answers; what they need is gone when they end, before the memory is given back."""
         if large:

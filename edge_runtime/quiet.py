@@ -29,20 +29,20 @@ class _QuietCStderr:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._told: int | None = None
+        self._kept: int | None = None
         self._variable, self._nowhere = _streams()
 
     def __enter__(self) -> None:
         with self._lock:
             self._inside += 1
             if self._inside == 1 and self._variable is not None:
-                self._told, self._variable.value = self._variable.value, self._nowhere
+                self._kept, self._variable.value = self._variable.value, self._nowhere
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0 and self._variable is not None:
-                self._variable.value = self._told
+                self._variable.value = self._kept
 
 
 def _streams() -> tuple[Any, int | None]:

@@ -21,7 +21,7 @@ from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from trainer.run import Images
 
 
-def choose_calibration(images: Images, count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+def choose_calibration_images(images: Images, count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Up to `count` images, as even over classes and sources as they allow, and within each over
     groups: a second slice of a group is taken when every group of its kind has given one.
 
@@ -61,7 +61,7 @@ def _turns(order: Sequence[int], group_of: Sequence[str]) -> list[int]:
     return sorted(order, key=rank.__getitem__)
 
 
-def read_calibration(folder: Path, options: Preprocess, count: int) -> npt.NDArray[np.uint8]:
+def read_calibration_images(folder: Path, options: Preprocess, count: int) -> npt.NDArray[np.uint8]:
     """Up to `count` images of a folder of one's own, spread over its files in order.
 
     Raises:

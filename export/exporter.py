@@ -14,7 +14,12 @@ from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
 from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
 from edge_runtime.model.metadata import ModelInfo
-from export.calibration_images import choose_calibration, digest, read_calibration, record
+from export.calibration_images import (
+    choose_calibration_images,
+    digest,
+    read_calibration_images,
+    record,
+)
 from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
 from export.models import ExportNetwork, open_export_model
@@ -60,7 +65,7 @@ class Exported:
 
     Attributes:
         ops, macs: op -> how often; multiply-accumulates.
-        calibration: the images that the quantiser saw, see `calibration.record`; None without.
+        calibration: the images that the quantiser saw, see `calibration_images.record`, or None.
         size_ratio: of the graph to that of the run as float32 TFLite, both without metadata;
             None where the run has no such graph.
         not_answered: a line for each class that the file never answers.
@@ -108,7 +113,7 @@ class Exporter:
     def __init__(self, run: Run, settings: ExportSettings) -> None:
         self._run, self._settings = run, settings
         self._model = open_export_model(run)
-        self._validation = run.validation()
+        self._validation = run.validation_images()
         if len(self._validation.labels) == 0:
             raise DataError("the run holds no held-out images to prove an export on")
         logits = self._model.logits(self._validation.pixels)
@@ -132,7 +137,7 @@ class Exporter:
         Raises:
             ModelError: the conversion itself fails.
         """
-        calibration = self._calibration() if form.calibrated else None
+        calibration = self._calibration_images() if form.calibrated else None
         graph, outputs, ops, macs = self._model.convert(form, calibration)
         info = self._describe(form, outputs, calibration)
         decision_rule = self._decision_rule(parse_model(pack_model(graph, info, form.kind)))
@@ -173,7 +178,7 @@ class Exporter:
 
         if not isinstance(self._model, ExportNetwork):
             raise UsageError("a diagnosis is of a network's layers; the run's model is none")
-        int8 = self._model.tflite("int8", self._calibration())
+        int8 = self._model.tflite("int8", self._calibration_images())
         return diagnose(self._model.graph, self._model.float32, int8, self._validation.pixels)
 
     @property
@@ -187,12 +192,12 @@ class Exporter:
         return pack_model(graph, self._describe(form, outputs, calibration), form.kind)
 
     def _decision_rule(self, file: ModelFile) -> DecisionRule:
-        """Temperature, thresholds and the check for unfamiliar inputs, all fitted on what the file
-        itself answers."""
+        """Temperature, thresholds and the check for out-of-distribution inputs, all fitted on what
+        the file itself answers."""
         outputs = predict_file(file, self._validation.pixels)
         return fit_decision_rule(
             lambda images: predict_file(file, images),
-            self._run.calibration(),
+            self._run.calibration_images(),
             SideOutputs(outputs, self._validation.labels, self._validation.groups),
             file.info.labels,
             file.info.preprocess,
@@ -204,11 +209,11 @@ class Exporter:
     def _name(self) -> str:
         return self._settings.name or str(self._run.settings["name"])
 
-    def _calibration(self) -> npt.NDArray[np.uint8]:
+    def _calibration_images(self) -> npt.NDArray[np.uint8]:
         own, count = self._settings.calibration_folder, self._settings.calibration_images
         if own is not None:
-            return read_calibration(own, self._run.preprocess, count)
-        return choose_calibration(self._run.calibration(), count, self._settings.seed)
+            return read_calibration_images(own, self._run.preprocess, count)
+        return choose_calibration_images(self._run.calibration_images(), count, self._settings.seed)
 
     def _describe(
         self,

@@ -70,7 +70,9 @@ def compare(
 ) -> Comparison:
     """Compare probabilities of a file with those of the trained model (N×C), labels N."""
     top, top_float = answers.argmax(axis=1), expected.argmax(axis=1)
-    right, right_float = ((calls == labels).astype(np.float64) for calls in (top, top_float))
+    right, right_float = (
+        (predicted == labels).astype(np.float64) for predicted in (top, top_float)
+    )
     return Comparison(top == top_float, right, right_float, np.abs(answers - expected))
 
 

@@ -59,8 +59,8 @@ def _form(file: ModelFile, name: str) -> Format:
     stem, _, suffix = name.rpartition(".")
     if suffix in ("tflite", "onnx") and suffix != file.format:
         raise ModelError(f"it is called .{suffix}, and is a .{file.format} file")
-    called = [f for f in FORMATS.values() if f.kind == form.kind and stem.endswith(f"-{f.name}")]
-    longest = max(called, key=lambda f: len(f.name), default=form)  # not int8 for onnx-int8
+    named = [f for f in FORMATS.values() if f.kind == form.kind and stem.endswith(f"-{f.name}")]
+    longest = max(named, key=lambda f: len(f.name), default=form)  # not int8 for onnx-int8
     if longest != form:
         raise ModelError(f"it is called {longest.name}, its metadata say {scheme}: mislabelled")
     return form
@@ -78,11 +78,14 @@ def _tflite_names(file: ModelFile, form: Format) -> Findings:
         )
     if form.scheme == "int8-full" and set(graph.output_types) != {"INT8"}:
         raise ModelError(f"an int8 graph gives int8, this one {graph.output_types}")
-    held = ", ".join(f"{n} {kind.lower()}" for kind, n in sorted(graph.weights.items()))
+    constants = ", ".join(f"{n} {kind.lower()}" for kind, n in sorted(graph.weights.items()))
     ops = ", ".join(f"{name} {n}" for name, n in sorted(graph.ops.items()))
     out = ", ".join(sorted(set(graph.output_types))).lower()
     ends = f"{graph.input_types[0].lower()} in, {out} out"
-    return [("scheme", f"{form.scheme}, as the graph is: {ends}; constants {held}"), ("ops", ops)]
+    return [
+        ("scheme", f"{form.scheme}, as the graph is: {ends}; constants {constants}"),
+        ("ops", ops),
+    ]
 
 
 def _onnx_names(file: ModelFile, form: Format) -> Findings:

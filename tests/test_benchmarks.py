@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 import benchmarks
 from benchmarks.common.command import out_option, publish
+from benchmarks.common.formatting import NOTHING, metric_in_words, rate_in_words, share_in_words
 from benchmarks.common.turns import time_in_turns
-from benchmarks.common.words import NOTHING, figure_in_words, metric_in_words, share_in_words
 
 FOLDER = Path(benchmarks.__file__).parent
 RESULTS = FOLDER / "results"
@@ -67,14 +67,14 @@ def test_calls_take_turns() -> None:
 
 
 def test_figures_in_words() -> None:
-    figure = {"share": 0.912, "interval95": [0.89, 0.931]}
-    assert figure_in_words(figure) == "91.2 (89.0–93.1)"
-    assert figure_in_words(figure, " %") == "91.2 % (89.0–93.1)"
-    assert figure_in_words({"share": -0.01, "interval95": [-0.02, 0.001]}, signed=True) == (
+    rate = {"share": 0.912, "interval95": [0.89, 0.931]}
+    assert rate_in_words(rate) == "91.2 (89.0–93.1)"
+    assert rate_in_words(rate, " %") == "91.2 % (89.0–93.1)"
+    assert rate_in_words({"share": -0.01, "interval95": [-0.02, 0.001]}, signed=True) == (
         "-1.0 (-2.0 to +0.1)"
     )
     assert share_in_words(0.5, None) == "50.0 (not estimable)"
-    assert figure_in_words(None) == figure_in_words({"share": None, "interval95": None}) == NOTHING
+    assert rate_in_words(None) == rate_in_words({"share": None, "interval95": None}) == NOTHING
     metrics = {"accuracy": 0.5, "recall": None, "interval95": {"accuracy": [0.4, 0.6]}}
     assert metric_in_words(metrics, "accuracy") == "50.0 (40.0–60.0)"
     assert metric_in_words(metrics, "recall") == metric_in_words(None, "recall") == NOTHING

@@ -192,7 +192,7 @@ def test_shapes_show_fields_of_the_schemas() -> None:
 def test_shapes_name_every_field(name: str) -> None:
     schema = json.loads((ROOT / "docs" / "schemas" / f"{name}.schema.json").read_text("utf-8"))
     fields = schema["items"]["properties"] if schema.get("type") == "array" else {
-        **schema["properties"], **schema.get("$defs", {}).get("figures", {}).get("properties", {})
+        **schema["properties"], **schema.get("$defs", {}).get("measured", {}).get("properties", {})
     }  # fmt: skip
     quoted = re.findall(r"`([^`]+)`", prose(ROOT / "docs" / "shapes.md"))
     named = set(re.findall(r"\w+", " ".join(quoted)))

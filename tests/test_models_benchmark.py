@@ -11,7 +11,7 @@ from benchmarks.models.page import chart, label_of
 from trainer.evaluation.predictions import Predictions
 
 
-def outcome(predicted: str, order: list[int]) -> Predictions:
+def predict(predicted: str, order: list[int]) -> Predictions:
     """Six slices in three groups, all of class a, in some order."""
     names = [f"{i}.jpg" for i in order]
     table = pd.DataFrame(
@@ -26,7 +26,8 @@ def outcome(predicted: str, order: list[int]) -> Predictions:
 
 
 def test_gap_pairs_slices_by_their_path() -> None:
-    mine, other = outcome("aaaabb", [5, 4, 3, 2, 1, 0]), outcome("abaabb", [0, 1, 2, 3, 4, 5])
+    mine = predict("aaaabb", [5, 4, 3, 2, 1, 0])
+    other = predict("abaabb", [0, 1, 2, 3, 4, 5])
     found = gap(mine, other)
     assert found["n"] == 6
     assert found["share"] == pytest.approx(1 / 6)
@@ -48,8 +49,8 @@ def test_contenders_have_names_of_their_own() -> None:
 
 
 def test_table_and_chart_have_a_line_a_contender() -> None:
-    figure = {"n": 9, "share": 0.5, "interval95": [0.4, 0.6], "balanced": 0.5}
-    row = dict.fromkeys(("grouped", "grouped_gap", "shift", "shift_gap", "missed"), figure)
+    rate = {"n": 9, "share": 0.5, "interval95": [0.4, 0.6], "balanced": 0.5}
+    row = dict.fromkeys(("grouped", "grouped_gap", "shift", "shift_gap", "missed"), rate)
     row |= {"studies": None, "partial": None, "values": 80, "seconds": 1.0, "kib": None,
             "on_device": False, "p50_ms": 2.0}  # fmt: skip
     rows = [{**c._asdict(), **row} for c in CONTENDERS]
@@ -65,7 +66,7 @@ def test_table_and_chart_have_a_line_a_contender() -> None:
     axes = chart(result).axes[0]
     assert [t.get_text() for t in axes.get_yticklabels()] == labels
     assert np.allclose(axes.get_xlim(), (0, 100))
-    unknown = figure | {"interval95": None}
+    unknown = rate | {"interval95": None}
     rows[1] |= dict.fromkeys(("grouped", "grouped_gap", "shift", "shift_gap"), unknown)
     assert "50.0 (not estimable)" in as_markdown(result)
     assert len(chart(result).axes[0].get_yticklabels()) == len(rows)

@@ -64,7 +64,7 @@ def test_bundled_model_refuses_inverted_and_turned_slices(sample: Path) -> None:
     changed = {name: refused([change(s) for s in slices]) for name, change in CHANGED.items()}
     drawn = {name: refused(draw_ood_pictures(name, 60)) for name in DRAWN}
     assert np.mean([*changed.values(), *drawn.values()]) >= 0.95
-    # Training shows tone curves that turn levels around: inverted slices are strange less often.
+    # Training shows tone curves that turn levels around: inverted slices are refused less often.
     assert min(changed.values()) > 0.7, changed
 
 
@@ -127,10 +127,10 @@ def test_classical_model_on_unseen_groups(sample: Path) -> None:
     data = read_dataset(sample, options, groups_csv=GROUPS)
     split = split_dataset(data, "grouped", 1)
     features = Extractor(["histogram", "hog"], 128)(data.images)
-    learned = data.take(split.train)
+    training = data.take(split.train)
     model, _ = fit_classical(
-        ClassicalSettings("svm", ("histogram", "hog")), features[split.train], learned.labels,
-        learned.groups,
+        ClassicalSettings("svm", ("histogram", "hog")), features[split.train], training.labels,
+        training.groups,
     )  # fmt: skip
-    calls = model.predict(features[split.test])[0].argmax(axis=1)
-    assert 0.5 < np.mean(calls == data.labels[split.test]) < 0.95
+    predicted = model.predict(features[split.test])[0].argmax(axis=1)
+    assert 0.5 < np.mean(predicted == data.labels[split.test]) < 0.95

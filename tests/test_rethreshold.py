@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.card import answers
-from benchmarks.rethreshold import as_markdown, facts_of, measure, refit, split_of
+from benchmarks.rethreshold import as_markdown, coverage_and_error, facts_of, refit, split_of
 from edge_runtime.errors import DataError
 from edge_runtime.model.file_format import parse_model
 from edge_runtime.model.load import read_model
@@ -20,8 +20,8 @@ from trainer.evaluation.selective import Targets
 from trainer.models.outputs import ModelOutputs
 
 
-def held(wrong: float) -> SideOutputs:
-    """600 single slices, of which a share is called wrong, and less surely."""
+def validation_outputs(wrong: float) -> SideOutputs:
+    """600 single slices, of which a share is predicted wrong, and less surely."""
     rng = np.random.default_rng(0)
     labels = np.arange(600) % 4
     off = rng.random(600) < wrong
@@ -32,8 +32,8 @@ def held(wrong: float) -> SideOutputs:
 
 def test_only_the_metadata_changes() -> None:
     file = replace(read_model(), info=replace(read_model().info, ood=None))
-    data, decision_rule = refit(file, held(0.05), Targets(0.05), "1.0")
-    again, _ = refit(file, held(0.05), Targets(0.05), "1.0")
+    data, decision_rule = refit(file, validation_outputs(0.05), Targets(0.05), "1.0")
+    again, _ = refit(file, validation_outputs(0.05), Targets(0.05), "1.0")
     made = parse_model(data)
     assert data == again
     assert made.graph == file.graph
@@ -42,7 +42,7 @@ def test_only_the_metadata_changes() -> None:
     assert (made.info.target_error or {})["notumor"] == pytest.approx(0.0125)
     assert (made.info.thresholds or {})["notumor"] == 1.0, "150 slices cannot support 1.25 %"
     assert 0 < (made.info.thresholds or {})["glioma"] < 1
-    side = measure(decision_rule, held(0.1), file.info.labels)
+    side = coverage_and_error(decision_rule, validation_outputs(0.1), file.info.labels)
     assert side["error"]["share"] < 0.05
     assert 0.5 < side["coverage"]["share"] < 0.75
     result = {"target_error": made.info.target_error, "error_bound": made.info.error_bound,
@@ -74,6 +74,6 @@ def phantoms(tmp_path: Path) -> Path:
 
 def test_what_is_no_number_is_never_an_answer() -> None:
     """The evaluation follows the device's rule."""
-    seen = ModelOutputs(np.eye(4, dtype=np.float32) * 9, np.full((4, 80), np.nan, np.float32))
+    outputs = ModelOutputs(np.eye(4, dtype=np.float32) * 9, np.full((4, 80), np.nan, np.float32))
     rule = DecisionRule.from_settings(vars(read_model().info))
-    assert set(rule.statuses(seen, read_model().info.labels)) == {"unfamiliar"}
+    assert set(rule.statuses(outputs, read_model().info.labels)) == {"unfamiliar"}

@@ -107,7 +107,7 @@ def _fit_rule(
     targets = Targets.from_settings(run.settings)
     rule = fit_decision_rule(
         trained.predict,
-        run.calibration(),
+        run.calibration_images(),
         SideOutputs(outputs, side.labels, side.groups),
         side.class_names,
         run.preprocess,

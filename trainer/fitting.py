@@ -46,7 +46,7 @@ class Callbacks:
         warn: called with a line.
         read: called with the data and their split before a training.
         batch, epoch: see `trainer.models.training.train`.
-        features: called with (done, total) while features are computed.
+        extracting: called with (done, total) while features are computed.
     """
 
     reading: Progress | None = None
@@ -55,7 +55,7 @@ class Callbacks:
     read: Callable[[Dataset, Split], None] | None = None
     batch: OnBatch | None = None
     epoch: OnEpoch | None = None
-    features: Progress | None = None
+    extracting: Progress | None = None
 
     def tell_problems(self, data: Dataset) -> None:
         """Tell of the files that could not be read, and of what is odd about the data."""
@@ -147,7 +147,7 @@ def fit_classical_model(
         write_bytes(run.folder / "deep.keras", content)
         network = run.load_model("deep.keras", digest)
     extractor = make_extractor(
-        settings.features, run.preprocess.size, network, digest, cache, callbacks.features
+        settings.features, run.preprocess.size, network, digest, cache, callbacks.extracting
     )
     side = data.take(split.train)
     features = extractor(side.images)

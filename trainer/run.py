@@ -226,11 +226,11 @@ class Run:
                 sources=np.asarray(data.sources, dtype=str),
             )
 
-    def calibration(self) -> Images:
+    def calibration_images(self) -> Images:
         """Slices of the training side, for quantisation."""
         return self._images("calibration")
 
-    def validation(self) -> Images:
+    def validation_images(self) -> Images:
         """Slices of the validation side."""
         return self._images("validation")
 

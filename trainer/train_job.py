@@ -247,17 +247,21 @@ def run_job(job: Job, run: Run, callbacks: Callbacks | None = None) -> Run:
 
 def _run(job: Job, run: Run, callbacks: Callbacks) -> Run:
     """The job's steps: read, check against what the run was started with, split, train."""
-    material = _read(job, callbacks)
-    digests = input_digests(material.data, material.partial, job.deep)
+    training_data = _read(job, callbacks)
+    digests = input_digests(training_data.data, training_data.partial, job.deep)
     unknown = admit_inputs(run, digests)
     seed = job.settings.seed
     if not job.folds:
         _tell_unknown(callbacks, unknown)
         _train_split(
-            job, run, material, split_dataset(material.data, job.protocol, seed), callbacks
+            job,
+            run,
+            training_data,
+            split_dataset(training_data.data, job.protocol, seed),
+            callbacks,
         )
         return run
-    splits = fold_splits(material.data, job.folds, seed)
+    splits = fold_splits(training_data.data, job.folds, seed)
     parts = []
     for folder in run.model_folders:
         part, not_compared = _fold(job, folder, digests)
@@ -267,8 +271,8 @@ def _run(job: Job, run: Run, callbacks: Callbacks) -> Run:
     run.save_settings()
     for part, split in zip(parts, splits, strict=True):
         if part.settings["status"] != "finished":
-            _train_split(job, part, material, split, callbacks)
-    _keep_facts(job, run, material, splits[0], sides=False)
+            _train_split(job, part, training_data, split, callbacks)
+    _keep_facts(job, run, training_data, splits[0], sides=False)
     finalize_folds(run, parts)
     run.settings["status"] = "finished"
     run.save_settings()
@@ -331,17 +335,17 @@ def _tell_unknown(callbacks: Callbacks, options: Sequence[str]) -> None:
 
 
 def _train_split(
-    job: Job, run: Run, material: TrainingData, split: Split, callbacks: Callbacks
+    job: Job, run: Run, training_data: TrainingData, split: Split, callbacks: Callbacks
 ) -> None:
     """One training: fit the model, then complete its run with what the test side says of it."""
-    data = material.data
-    _keep_facts(job, run, material, split)
+    data = training_data.data
+    _keep_facts(job, run, training_data, split)
     if callbacks.read is not None:
         callbacks.read(data, split)
     trained_on = tested = None
-    if material.partial is not None:
-        sides = divide(material.partial, data, split, job.settings.seed)
-        trained_on, tested = (material.partial.take(side) for side in sides)
+    if training_data.partial is not None:
+        sides = divide(training_data.partial, data, split, job.settings.seed)
+        trained_on, tested = (training_data.partial.take(side) for side in sides)
     stopped: BaseException | None = None
     if isinstance(job.settings, ClassicalSettings):
         trained = fit_classical_model(
@@ -360,9 +364,9 @@ def _train_split(
 
 
 def _keep_facts(
-    job: Job, run: Run, material: TrainingData, split: Split, sides: bool = True
+    job: Job, run: Run, training_data: TrainingData, split: Split, sides: bool = True
 ) -> None:
-    data, partial = material.data, material.partial
+    data, partial = training_data.data, training_data.partial
     run.settings["labels"] = list(data.class_names)
     run.settings["protocol"] = split.protocol
     run.settings["partial"] = None if partial is None else partial.to_json()

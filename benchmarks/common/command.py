@@ -1,4 +1,4 @@
-"""The frame of a benchmark's command: its paths, and where its results go."""
+"""What every benchmark's command shares: its paths, and where its results go."""
 
 from __future__ import annotations
 

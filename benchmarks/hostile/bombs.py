@@ -74,13 +74,13 @@ def encoded(side: int, how: str, colour: bool, **options: Any) -> bytes:
 
 def tiff(width: int, height: int, strip: bytes = zlib.compress(bytes(4096)), **tags: int) -> bytes:
     """A TIFF of a few bytes that claims anything; `tags` are `t` and the number of the tag."""
-    told = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 273: 0, 277: 1, 278: height,
+    fields = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 273: 0, 277: 1, 278: height,
             279: len(strip)}  # fmt: skip
-    told |= {int(name[1:]): value for name, value in tags.items()}
-    if 322 in told:  # tiles instead of strips
-        told |= {324: 0, 325: told.pop(279)}
-        del told[273], told[278]
-    return tiff_file(((tag, 4, value) for tag, value in sorted(told.items())), strip)
+    fields |= {int(name[1:]): value for name, value in tags.items()}
+    if 322 in fields:  # tiles instead of strips
+        fields |= {324: 0, 325: fields.pop(279)}
+        del fields[273], fields[278]
+    return tiff_file(((tag, 4, value) for tag, value in sorted(fields.items())), strip)
 
 
 def _tiled(rng: Rng) -> bytes:

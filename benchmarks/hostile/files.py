@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-SIDE = 96  # pixels: small files are altered where it matters more often
+SIZE = 96  # pixels: small files are altered where it matters more often
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 
 
-def draw(seed: int, height: int = SIDE, width: int = SIDE) -> npt.NDArray[np.uint8]:
+def draw(seed: int, height: int = SIZE, width: int = SIZE) -> npt.NDArray[np.uint8]:
     """A drawn slice, small as a rule."""
     return draw_slice(seed, height, width)
 

@@ -100,10 +100,10 @@ def tiff_file(tags: Iterable[tuple[int, int, int]], strip: bytes) -> bytes:
         tags: number, type (3 SHORT, 4 LONG) and value of each, as they stand in the file; that of
             the strip's or the tile's offset (273, 324) is set here.
     """
-    told = list(tags)
-    start = 10 + 12 * len(told) + 4
+    fields = list(tags)
+    start = 10 + 12 * len(fields) + 4
     entries = (
         struct.pack("<HHII", tag, kind, 1, start if tag in (273, 324) else value)
-        for tag, kind, value in told
+        for tag, kind, value in fields
     )
-    return struct.pack("<2sHIH", b"II", 42, 8, len(told)) + b"".join(entries) + bytes(4) + strip
+    return struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + b"".join(entries) + bytes(4) + strip

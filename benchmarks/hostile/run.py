@@ -114,13 +114,13 @@ class End(NamedTuple):
             stream: a traceback, native messages, no answer), `wrong code`.
         seconds: of a processor, of a model's process; of an image beyond what it may take.
         mib: peak memory of the process.
-        told: the first lines on stderr.
+        messages: the first lines on stderr.
     """
 
     outcome: str
     seconds: float
     mib: float
-    told: str = ""
+    messages: str = ""
     code: int = 0
 
 
@@ -153,19 +153,19 @@ def run_model(model: Path, picture: Path, limit: float, *options: str) -> End:
         )  # fmt: skip
         for stream in (out, errors, report):
             stream.seek(0)
-        answers, told = out.read().decode(), errors.read().decode(errors="replace")
+        answers, messages = out.read().decode(), errors.read().decode(errors="replace")
         code, seconds, mib, hung = json.load(report)
     if hung:
-        return End("hang", seconds, mib, told[:500], code)
+        return End("hang", seconds, mib, messages[:500], code)
     if code < 0:
-        return End("crash", seconds, mib, told[:500], code)
-    lines = told.splitlines()
-    fine = "Traceback" not in told and "unexpected" not in told
-    if code == 3 and fine and not answers and len(lines) == 1 and told.startswith(OWN):
-        return End("refused", seconds, mib, told[:500], code)
+        return End("crash", seconds, mib, messages[:500], code)
+    lines = messages.splitlines()
+    fine = "Traceback" not in messages and "unexpected" not in messages
+    if code == 3 and fine and not answers and len(lines) == 1 and messages.startswith(OWN):
+        return End("refused", seconds, mib, messages[:500], code)
     if code == 0 and not lines and len(answers.splitlines()) == 1:
         return End("answered", seconds, mib, "", code)
-    return End("noise" if code in (0, 3) else "wrong code", seconds, mib, told[:500], code)
+    return End("noise" if code in (0, 3) else "wrong code", seconds, mib, messages[:500], code)
 
 
 class Stream:
@@ -223,10 +223,10 @@ class Stream:
         self.process.stdout.close()
         code = self.process.wait()
         self.errors.seek(0)
-        told = self.errors.read()
+        messages = self.errors.read()
         self.errors.close()
         self._listing.close()
-        return code, told
+        return code, messages
 
 
 def run_images(paths: Sequence[Path], folder: Path, cap: float) -> dict[Path, End]:
@@ -235,7 +235,7 @@ def run_images(paths: Sequence[Path], folder: Path, cap: float) -> dict[Path, En
 
     Args:
         folder: for the list of paths and stderr.
-        cap: MiB; a file at which the process exceeds them is told with that figure.
+        cap: MiB; a file at which the process exceeds them is reported with that peak.
     """
     ends: dict[Path, End] = {}
     left = list(paths)
@@ -244,13 +244,13 @@ def run_images(paths: Sequence[Path], folder: Path, cap: float) -> dict[Path, En
         hung = _follow(stream, left, ends, cap)
         if hung:
             stream.process.kill()
-        code, told = stream.close()
+        code, messages = stream.close()
         done = {path for path in left if path in ends}
-        _blame(told, list(left), ends)
+        _blame(messages, list(left), ends)
         left = [path for path in left if path not in done]
         if left and (hung or code not in (0, 1) or not done):
             culprit, outcome = left.pop(0), "hang" if hung else "crash"
-            ends[culprit] = End(outcome, PATIENCE if hung else 0, 0, told[-500:], code)
+            ends[culprit] = End(outcome, PATIENCE if hung else 0, 0, messages[-500:], code)
     return ends
 
 
@@ -279,22 +279,22 @@ def _follow(stream: Stream, paths: Sequence[Path], ends: dict[Path, End], cap: f
     return False
 
 
-def _blame(told: str, paths: Sequence[Path], ends: dict[Path, End]) -> None:
+def _blame(messages: str, paths: Sequence[Path], ends: dict[Path, End]) -> None:
     """Lines on stderr that are not ours belong to the file whose line comes next, as a rule."""
-    strange: list[str] = []
+    foreign: list[str] = []
     names = {str(path): path for path in paths}
     last = paths[0]
-    for line in told.splitlines():
+    for line in messages.splitlines():
         if not line.startswith(OWN):
-            strange.append(line)
+            foreign.append(line)
             continue
         name = line[len(OWN) :].split(": ")[0]
         last = names.get(name, last)
-        if strange and last in ends:
-            ends[last] = ends[last]._replace(outcome="noise", told="\n".join(strange)[:500])
-            strange = []
-    if strange and last in ends:
-        ends[last] = ends[last]._replace(outcome="noise", told="\n".join(strange)[:500])
+        if foreign and last in ends:
+            ends[last] = ends[last]._replace(outcome="noise", messages="\n".join(foreign)[:500])
+            foreign = []
+    if foreign and last in ends:
+        ends[last] = ends[last]._replace(outcome="noise", messages="\n".join(foreign)[:500])
 
 
 def is_slow_alone(path: Path) -> bool:

@@ -20,8 +20,8 @@ import click
 import numpy as np
 
 from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.formatting import accuracy_of, rate_in_words
 from benchmarks.common.process import run_tool
-from benchmarks.common.words import accuracy_of, figure_in_words
 from benchmarks.models.page import chart, write_page
 from benchmarks.models.timing import device_file, latencies
 from benchmarks.robust import confident_errors, predictions_of
@@ -37,7 +37,7 @@ FOLDS = 5
 HEAD = (
     "| model | features | 5 folds of groups % | minus the network, points | per study % "
     f"| trained without `{SOURCE}`, tested on it % | minus the network, points "
-    "| its tumours called notumor % | untyped tumours of unseen groups called notumor % "
+    "| its tumours predicted notumor % | untyped tumours of unseen groups predicted notumor % "
     "| training s | file KiB | p50 ms |\n"
     "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
@@ -88,8 +88,8 @@ def train_missing(
         run_tool([*words, *(["--resume"] if started else [])])
 
 
-def figures_of(folds: Run, source: Run, network: dict[str, Predictions]) -> dict[str, Any]:
-    """What a contender reaches, beside the network's calls on the same slices."""
+def results_of(folds: Run, source: Run, network: dict[str, Predictions]) -> dict[str, Any]:
+    """What a contender reaches, beside the network's predictions on the same slices."""
     pooled, moved = predictions_of(folds), predictions_of(source)
     metrics, shifted = folds.metrics(), source.metrics()
     parts = [Run.open(folds.folder / f"fold-{n + 1}") for n in range(FOLDS)]
@@ -100,7 +100,7 @@ def figures_of(folds: Run, source: Run, network: dict[str, Predictions]) -> dict
         "studies": None if studies is None else accuracy_of(studies),
         "shift": accuracy_of(shifted),
         "shift_gap": gap(moved, network["source"]),
-        "missed": confident_errors(moved)["tumors_called_clear"],
+        "missed": confident_errors(moved)["tumors_predicted_tumour_free"],
         "partial": (metrics["partial"] or {}).get("outside"),
         "seconds": float(np.median([part.seconds for part in parts])),
         "values": (parts[0].settings.get("features") or {}).get("length"),
@@ -133,13 +133,13 @@ def as_markdown(result: dict[str, Any]) -> str:
             "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {:.1f} | {} | {} |".format(
                 "the network" if first else row["model"],
                 _words(row),
-                figure_in_words(row["grouped"]),
-                "" if first else figure_in_words(row["grouped_gap"], signed=True),
-                figure_in_words(row["studies"]),
-                figure_in_words(row["shift"]),
-                "" if first else figure_in_words(row["shift_gap"], signed=True),
-                figure_in_words(row["missed"]),
-                figure_in_words(row["partial"]),
+                rate_in_words(row["grouped"]),
+                "" if first else rate_in_words(row["grouped_gap"], signed=True),
+                rate_in_words(row["studies"]),
+                rate_in_words(row["shift"]),
+                "" if first else rate_in_words(row["shift_gap"], signed=True),
+                rate_in_words(row["missed"]),
+                rate_in_words(row["partial"]),
                 row["seconds"],
                 "–" if size is None else f"{size:.0f}",
                 f"{speed:.1f}" if row["on_device"] else f"({speed:.1f})",
@@ -204,7 +204,7 @@ def main(
     }
     network = {part: predictions_of(run) for part, run in opened[NETWORK].items()}
     rows = [
-        {**c._asdict(), **figures_of(both["folds"], both["source"], network)}
+        {**c._asdict(), **results_of(both["folds"], both["source"], network)}
         for c, both in opened.items()
     ]
     firsts = [runs / c.name / "folds" / "fold-1" for c in chosen]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common.formatting import machine_in_words
 from benchmarks.common.process import run_tool
 from benchmarks.common.turns import time_in_turns
-from benchmarks.common.words import machine_in_words
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError
@@ -52,10 +52,10 @@ def latencies(
     calls = {
         str(folder): _caller(folder, file) for folder, file in zip(folders, files, strict=True)
     }
-    source = open_archive(data)
-    names = source.names()
+    archive = open_archive(data)
+    names = archive.names()
     chosen = np.random.default_rng(0).permutation(len(names))[: count + WARM_UP]
-    spans = time_in_turns(calls, (source.read(names[i]) for i in chosen), WARM_UP)
+    spans = time_in_turns(calls, (archive.read(names[i]) for i in chosen), WARM_UP)
     return [float(np.median(mine)) for mine in spans.values()], machine_in_words(machine_facts())
 
 

@@ -46,7 +46,7 @@ def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
         ("trained on", _counts(about.data)),
         ("licence", about.license or "not stated"),
     ]
-    lines += [("measured", _measured(figure)) for figure in about.metrics]
+    lines += [("measured", _measured(metric)) for metric in about.metrics]
     with to_the_reader():
         for name, text in lines:
             click.echo(f"{name:<14} {printable(str(text))}")
@@ -87,22 +87,22 @@ def _counts(data: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in data.items() if type(v) is int)
 
 
-def _measured(figure: Mapping[str, Any]) -> str:
-    """One figure in words; what the model does not say is left out or shown as unknown."""
+def _measured(metric: Mapping[str, Any]) -> str:
+    """An entry of `metrics` in words; what the model does not say is left out or unknown."""
     text = "protocol {}, {} side, {} slices: ".format(
-        *(figure.get(key, "unknown") for key in ("protocol", "split", "n"))
+        *(metric.get(key, "unknown") for key in ("protocol", "split", "n"))
     )
     try:
-        text += f"accuracy {100 * figure['accuracy']:.1f} %"
-        interval = figure["interval95"]
+        text += f"accuracy {100 * metric['accuracy']:.1f} %"
+        interval = metric["interval95"]
         if interval is None:
-            return text + " (95 % interval not estimable)" + _measured_on(figure)
+            return text + " (95 % interval not estimable)" + _measured_on(metric)
         low, high = interval
         text += f" (95 % interval {100 * low:.1f}-{100 * high:.1f})"
     except (KeyError, TypeError, ValueError):
         text += "" if text.endswith("%") else "accuracy unknown"
-    return text + _measured_on(figure)
+    return text + _measured_on(metric)
 
 
-def _measured_on(figure: Mapping[str, Any]) -> str:
-    return f", on {figure['measured_on']}" if figure.get("measured_on") else ""
+def _measured_on(metric: Mapping[str, Any]) -> str:
+    return f", on {metric['measured_on']}" if metric.get("measured_on") else ""

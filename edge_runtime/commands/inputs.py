@@ -74,7 +74,7 @@ def _folder(word: str, recursive: bool, tell: Tell) -> Iterator[str | Unusable]:
         names = {name for name in files if not is_hidden(name)}
         for name in sorted(names):
             path = os.path.join(folder, name)  # noqa: PTH118 - as above
-            if _is_told_by_another(name, names):
+            if _is_header_of_pair(name, names):
                 continue
             if name.lower().endswith(SUFFIXES) or _is_image(path):
                 found = True
@@ -92,7 +92,7 @@ def _folder(word: str, recursive: bool, tell: Tell) -> Iterator[str | Unusable]:
         yield Unusable(word, InputError("no image in this folder"))
 
 
-def _is_told_by_another(name: str, names: Set[str]) -> bool:
+def _is_header_of_pair(name: str, names: Set[str]) -> bool:
     """Whether a file is the header of a pair whose other half is there: a pair is one input."""
     header, image = halves_of(name) or ("", "")
     if not header or not name.lower().endswith(header):
@@ -111,10 +111,10 @@ def _passed_over(word: str, others: Mapping[str, Sequence[str]]) -> str:
     """One line on the files of a folder that are no images."""
     count = sum(map(len, others.values()))
     kinds = sorted(others, key=lambda kind: (-len(others[kind]), kind))
-    told = ", ".join(f"{len(others[kind])} {kind}" for kind in kinds[:MOST_KINDS])
+    listed = ", ".join(f"{len(others[kind])} {kind}" for kind in kinds[:MOST_KINDS])
     more = ", …" * (len(kinds) > MOST_KINDS)
     files = "1 file that is no image" if count == 1 else f"{count} files that are no images"
-    return f"{word}: passed over {files}: {told}{more}, such as {others[kinds[0]][0]}"
+    return f"{word}: passed over {files}: {listed}{more}, such as {others[kinds[0]][0]}"
 
 
 def _is_image(path: str) -> bool:

@@ -72,7 +72,7 @@ def study_answer(
         tumour = sum(a.label is not None and normalise_label(a.label) != NO_TUMOR for a in known)
         if tumour:
             status = Status.UNCERTAIN
-            reason = f"{tumour} of {len(readable)} slices are called a tumour"
+            reason = f"{tumour} of {len(readable)} slices are predicted as a tumour"
     return Prediction(
         input=name,
         status=status,

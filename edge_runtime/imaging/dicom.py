@@ -197,10 +197,10 @@ def _table(
     """
     for item in layer.get(sequence) or []:
         refuse_large(item)
-        told = item.get("LUTDescriptor")
+        descriptor = item.get("LUTDescriptor")
         entries = _entries(item.get("LUTData"), head)
-        if told and len(told) == 3 and entries.size:
-            count, first, bits = (int(number) for number in told)
+        if descriptor and len(descriptor) == 3 and entries.size:
+            count, first, bits = (int(number) for number in descriptor)
             return first, entries[: count or 1 << 16], min(max(bits, 1), 16)
     return None
 

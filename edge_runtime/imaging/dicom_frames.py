@@ -171,9 +171,9 @@ class StoredFrames:
 
 def _syntax(head: pydicom.Dataset) -> pydicom.uid.UID:
     """The transfer syntax; of a file that does not tell, the one that it could be read in."""
-    told = getattr(head, "file_meta", {}).get("TransferSyntaxUID")
-    if told:
-        return pydicom.uid.UID(told)
+    stated = getattr(head, "file_meta", {}).get("TransferSyntaxUID")
+    if stated:
+        return pydicom.uid.UID(stated)
     return UNTOLD[head.original_encoding]
 
 
@@ -253,9 +253,9 @@ def _is_bearable(
             header = jpeg_header(frame)
         except TOO_SHORT:
             return False
-        told = header is not None and (header.height, header.width) == (rows, columns)
+        fitting_size = header is not None and (header.height, header.width) == (rows, columns)
         few = header is not None and header.channels <= samples
-        return told and few and frame.count(b"\xff\xda") <= MAX_SCANS
+        return fitting_size and few and frame.count(b"\xff\xda") <= MAX_SCANS
     # JPEG 2000: SOC and SIZ markers, then sizes, offsets, tiles and components (T.800, A.5.1).
     places = [found.end() for found in re.finditer(rb"\xff\x4f\xff\x51", frame)]
     sizes = [struct.unpack_from(">4xIIII16xH", frame, place) for place in places]

@@ -124,9 +124,9 @@ def _voxels(header: Any, limits: ImageLimits, volume: int | None) -> _Voxels:
             f"a NIfTI file of {count} volumes: choose one with --volume 0 to {count - 1}"
         )
     if not 0 <= (volume or 0) < count:
-        told = "1 volume: --volume can only be 0"
-        told = told if count == 1 else f"{count} volumes: --volume must be 0 to {count - 1}"
-        raise InputError(f"a NIfTI file of {told}")
+        choice = "1 volume: --volume can only be 0"
+        choice = choice if count == 1 else f"{count} volumes: --volume must be 0 to {count - 1}"
+        raise InputError(f"a NIfTI file of {choice}")
     x, y, z = (*shape, 1)[:3]
     if max(x, y, z) > limits.max_slices or sorted((x, y, z))[1] * max(x, y, z) > limits.max_pixels:
         raise InputError(f"{x}x{y}x{z} voxels: over the limit")

@@ -126,13 +126,13 @@ def preprocess(gray: Gray, options: Preprocess) -> Gray:
     if options.crop == "head":
         gray = _square(_shrunk(gray[head_box(gray)]))
     height, width = gray.shape
-    side = options.size
-    if (height, width) != (side, side):
+    size = options.size
+    if (height, width) != (size, size):
         # Averaging an area keeps detail from aliasing, but is slow at fractional scales; below a
         # factor of two, bilinear weights cover every pixel, and this variant is bit-exact.
-        coarse = height >= 2 * side or width >= 2 * side
+        coarse = height >= 2 * size or width >= 2 * size
         how = cv2.INTER_AREA if coarse else cv2.INTER_LINEAR_EXACT
-        gray = cv2.resize(gray, (side, side), interpolation=how)
+        gray = cv2.resize(gray, (size, size), interpolation=how)
     if options.window is not None:
         gray = cv2.LUT(gray, _window_table(*_percentiles(gray, options.window)))
     if options.denoise == "median":
@@ -141,7 +141,7 @@ def preprocess(gray: Gray, options: Preprocess) -> Gray:
         gray = cv2.fastNlMeansDenoising(gray, None, NLM_H, NLM_PATCH, NLM_SEARCH)
     if options.contrast == "clahe":
         # One object a call, which costs nothing: it holds buffers, so threads must not share it.
-        gray = cv2.createCLAHE(CLAHE_CLIP, (_tiles(side), _tiles(side))).apply(gray)
+        gray = cv2.createCLAHE(CLAHE_CLIP, (_tiles(size), _tiles(size))).apply(gray)
     return np.ascontiguousarray(gray)
 
 
@@ -183,9 +183,9 @@ def crop_box(gray: Gray, options: Preprocess) -> tuple[float, float, float, floa
         return 0.0, 0.0, 1.0, 1.0
     rows, columns = head_box(gray)
     tall, wide = rows.stop - rows.start, columns.stop - columns.start
-    side = max(tall, wide)
-    top, left = rows.start - (side - tall) // 2, columns.start - (side - wide) // 2
-    return left / width, top / height, (left + side) / width, (top + side) / height
+    size = max(tall, wide)
+    top, left = rows.start - (size - tall) // 2, columns.start - (size - wide) // 2
+    return left / width, top / height, (left + size) / width, (top + size) / height
 
 
 def head_box(gray: Gray) -> tuple[slice, slice]:
@@ -243,9 +243,9 @@ def _square(gray: Gray) -> Gray:
     return padded
 
 
-def _tiles(side: int) -> int:
+def _tiles(size: int) -> int:
     """Tiles along each side of a picture, for its contrast."""
-    return min(CLAHE_TILES, max(1, side // CLAHE_TILE))
+    return min(CLAHE_TILES, max(1, size // CLAHE_TILE))
 
 
 def _percentiles(gray: Gray, wanted: tuple[float, ...]) -> list[int]:

@@ -96,10 +96,10 @@ def _neighbours(graph: _Joined, classifier: Any, components: str) -> str:
     """
     if classifier.weights != "uniform" or classifier.effective_metric_ != "euclidean":
         raise ValueError("neighbours that are weighted, or near by another measure")
-    learned = np.asarray(classifier._fit_X, np.float32)
-    squares = (learned.astype(np.float64) ** 2).sum(axis=1).astype(np.float32)
+    neighbours = np.asarray(classifier._fit_X, np.float32)
+    squares = (neighbours.astype(np.float64) ** 2).sum(axis=1).astype(np.float32)
     votes = np.eye(len(classifier.classes_), dtype=np.float32)[classifier._y]
-    products = graph.add("MatMul", components, graph.constant(-2 * learned.T))
+    products = graph.add("MatMul", components, graph.constant(-2 * neighbours.T))
     distances = graph.add("Add", products, graph.constant(squares[None]))
     count = graph.constant(np.array([classifier.n_neighbors], np.int64))
     nearest = graph.add("TopK", distances, count, axis=1, largest=0, outputs=2)

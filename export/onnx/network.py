@@ -191,17 +191,17 @@ def _probe(proto: Any, rounded: dict[str, npt.NDArray[np.float32]]) -> tuple[Any
             continue
         lost = f"lost_{len(biases)}"
         difference = onnx.numpy_helper.to_array(known[weight]) - rounded[weight]
-        twin = onnx.NodeProto()
-        twin.CopyFrom(node)
-        del twin.input[:], twin.output[:]
-        twin.name = f"{lost}_conv"
-        twin.input.extend([entry, f"{lost}_weight"])
-        twin.output.append(f"{lost}_map")
+        copied = onnx.NodeProto()
+        copied.CopyFrom(node)
+        del copied.input[:], copied.output[:]
+        copied.name = f"{lost}_conv"
+        copied.input.extend([entry, f"{lost}_weight"])
+        copied.output.append(f"{lost}_map")
         mean = onnx.helper.make_node(
             "ReduceMean", [f"{lost}_map"], [lost], f"{lost}_mean", axes=[0, 2, 3], keepdims=0
         )
         probe.graph.initializer.append(onnx.numpy_helper.from_array(difference, f"{lost}_weight"))
-        probe.graph.node.extend([twin, mean])
+        probe.graph.node.extend([copied, mean])
         kind = onnx.TensorProto.FLOAT
         probe.graph.output.append(onnx.helper.make_tensor_value_info(lost, kind, None))
         biases[lost] = bias
@@ -212,14 +212,14 @@ def _rounded_weights(quantized: Any) -> dict[str, npt.NDArray[np.float32]]:
     """Name -> the weights of the float graph as a QDQ graph holds them."""
     import onnx
 
-    held = {t.name: onnx.numpy_helper.to_array(t) for t in quantized.graph.initializer}
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in quantized.graph.initializer}
     suffix = "_quantized"
     found = {}
     for node in quantized.graph.node:
         name = node.input[0]
-        if node.op_type != "DequantizeLinear" or name not in held or held[name].ndim < 2:
+        if node.op_type != "DequantizeLinear" or name not in constants or constants[name].ndim < 2:
             continue
-        values, scales = held[name].astype(np.float32), held[node.input[1]]
+        values, scales = constants[name].astype(np.float32), constants[node.input[1]]
         across = (len(values), *[1] * (values.ndim - 1)) if scales.ndim else ()
         found[name.removesuffix(suffix)] = values * scales.reshape(across)  # symmetric: no zeros
     return found

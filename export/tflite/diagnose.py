@@ -140,9 +140,9 @@ def diagnose(
     runs = iter(range(1, 2 * len(layers) + 2))
 
     def change(logits: Floats) -> Change:
-        called, same = logits.argmax(axis=1), true.argmax(axis=1)
-        right = None if labels is None else float((called == labels).mean())
-        return Change(float(np.abs(logits - true).mean()), float((called == same).mean()), right)
+        predicted, same = logits.argmax(axis=1), true.argmax(axis=1)
+        right = None if labels is None else float((predicted == labels).mean())
+        return Change(float(np.abs(logits - true).mean()), float((predicted == same).mean()), right)
 
     def emulate(chosen: list[Layer], errors: Errors | None = None) -> Change:
         logits = run_emulated(model, chosen, images, answers[0], errors)

@@ -191,10 +191,10 @@ def _emulate(
             part.operators.append(op)
             continue
         if layer is probe:
-            twin = copy.deepcopy(op)
+            exact = copy.deepcopy(op)
             true = _add_tensor(model, op.outputs[0])
-            twin.outputs = [true]
-            part.operators.append(twin)
+            exact.outputs = [true]
+            part.operators.append(exact)
             part.outputs = [*part.outputs, true, op.outputs[0]]
         last = op.outputs[0]
         op.inputs = [

@@ -42,7 +42,7 @@ def trusting() -> Classifier:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model file that calls drawn pictures familiar."""
+    """A model file that takes no drawn picture for out-of-distribution."""
     file = read_model()
     path = tmp_path_factory.mktemp("model") / "open.tflite"
     info = replace(file.info, thresholds=None, ood=None)
@@ -63,12 +63,12 @@ def study(*answers: Prediction) -> Prediction:
 
 @given(st.lists(st.lists(st.floats(0.001, 1), min_size=4, max_size=4), min_size=1, max_size=9))
 def test_pooling_is_the_geometric_mean_and_knows_no_order(rows: list[list[float]]) -> None:
-    shares = np.array(rows) / np.sum(rows, axis=1, keepdims=True)
-    whole = pooled(shares)
-    by_hand = np.prod(shares ** (1 / len(shares)), axis=0)
+    by_class = np.array(rows) / np.sum(rows, axis=1, keepdims=True)
+    whole = pooled(by_class)
+    by_hand = np.prod(by_class ** (1 / len(by_class)), axis=0)
     np.testing.assert_allclose(whole, by_hand / by_hand.sum(), rtol=1e-9)
-    np.testing.assert_allclose(pooled(shares[::-1]), whole)
-    np.testing.assert_allclose(pooled(np.concatenate([shares, shares])), whole)
+    np.testing.assert_allclose(pooled(by_class[::-1]), whole)
+    np.testing.assert_allclose(pooled(np.concatenate([by_class, by_class])), whole)
 
 
 def test_a_study_is_answered_once_with_its_slices() -> None:
@@ -99,7 +99,7 @@ def test_a_study_with_a_tumour_slice_is_not_called_tumour_free() -> None:
     assert study(*[answer("notumor")] * 9).label == "notumor"
     torn = study(*[answer("notumor")] * 9, answer("glioma"))
     assert (torn.status, torn.label, torn.raw_label) == (Status.UNCERTAIN, None, "notumor")
-    assert torn.reason == "1 of 10 slices are called a tumour"
+    assert torn.reason == "1 of 10 slices are predicted as a tumour"
     unsure = answer("glioma", 0.4, Status.UNCERTAIN)
     assert study(*[answer("notumor")] * 9, unsure).label == "notumor"
 
@@ -162,10 +162,10 @@ def test_heatmaps_are_written_beside_the_answers(slices: Path, model: Path, tmp_
     done = edge("classify", "-r", slices, "--heatmap", tmp_path / "heat", "--format", "jsonl")
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
-        told = json.loads(line)
-        picture = cv2.imread(told["heatmap"])
+        reported = json.loads(line)
+        picture = cv2.imread(reported["heatmap"])
         assert picture.shape == (200, 200, 3)
-        assert told["sha256"][:8] in told["heatmap"]
+        assert reported["sha256"][:8] in reported["heatmap"]
     assert len(list((tmp_path / "heat").iterdir())) == 12
     outputs = {"logits": read_model().info.outputs["logits"]}
     info = replace(read_model().info, outputs=outputs, ood=None)
@@ -182,13 +182,13 @@ def test_a_heatmap_lies_where_the_network_looked(shape: tuple[int, int]) -> None
     gray = np.zeros(shape, np.uint8)
     gray[30:120, 40:130] = 100
     options = read_model().info.preprocess
-    frame = crop_box(gray, options)
+    crop = crop_box(gray, options)
     heat = np.zeros((6, 6), np.float32)
     heat[1, 4] = 1
-    picture = overlay(gray, heat, frame)
+    picture = overlay(gray, heat, crop)
     hot = picture.astype(int).sum(axis=2)
     y, x = np.unravel_index(hot.argmax(), shape)
-    left, top, right, bottom = frame
+    left, top, right, bottom = crop
     assert x == pytest.approx((left + 4.5 / 6 * (right - left)) * shape[1], abs=8)
     assert y == pytest.approx((top + 1.5 / 6 * (bottom - top)) * shape[0], abs=8)
     assert (picture[130:, :20] == 0).all(), "outside the frame the slice stays gray"
@@ -214,8 +214,8 @@ def test_a_heatmap_of_a_huge_slice_is_smaller_than_it() -> None:
     gray[:, 4500:] = 100
     heat = np.zeros((6, 6), np.float32)
     heat[1, 1] = 1
-    frame = (0.0, 0.25, 0.5, 0.75)
-    picture = overlay(gray, heat, frame)
+    crop = (0.0, 0.25, 0.5, 0.75)
+    picture = overlay(gray, heat, crop)
     assert picture.shape == (1024, 2048, 3)
     assert (picture[:, 1600:] == 100).all()
     y, x = np.unravel_index(picture[:, :1500].astype(int).sum(axis=2).argmax(), (1024, 1500))
@@ -256,13 +256,13 @@ def test_a_guarded_cell_is_read_back_as_it_was(text: str) -> None:
 
 def test_stdin_holds_one_file(slices: Path) -> None:
     path = next(slices.rglob("*.png"))
-    (told,) = json.loads(
+    (reported,) = json.loads(
         edge("classify", "--stdin", "--format", "json", stdin=path.read_bytes()).stdout
     )
-    assert told["input"] == "stdin"
+    assert reported["input"] == "stdin"
     (other,) = json.loads(edge("classify", path, "--format", "json").stdout)
-    assert told["probabilities"] == other["probabilities"]
-    assert told["sha256"] == other["sha256"]
+    assert reported["probabilities"] == other["probabilities"]
+    assert reported["sha256"] == other["sha256"]
     done = edge("classify", "--stdin", stdin=b"")
     assert done.returncode == 1
     assert "stdin: " in done.stderr

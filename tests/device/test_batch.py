@@ -161,10 +161,10 @@ def test_a_budget_is_never_exceeded() -> None:
 
     def work(item: int) -> Iterator[int]:
         first, then = 10 + item % 7 * 10, 5 + item % 11 * 9
-        with budget.taken(first) as share:
+        with budget.taken(first) as reservation:
             count(first)
             count(-first)
-            share.become(then)
+            reservation.become(then)
             count(then)
             yield item
             count(-then)

@@ -123,7 +123,7 @@ def test_drawn_noise_and_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--threads", "1,x"], "1,2,4"),
         (["--threads", "0"], "1,2,4"),
@@ -139,12 +139,12 @@ def test_drawn_noise_and_the_table() -> None:
         (["--pick"], "--images"),
     ],
 )
-def test_usage_errors_come_before_any_model(words: list[str], told: str) -> None:
+def test_usage_errors_come_before_any_model(words: list[str], message: str) -> None:
     done = edge("benchmark", "--model", "no-such-model.tflite", *words)
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
-    assert told in done.stderr
+    assert message in done.stderr
 
 
 def test_fail_if(models: list[Path]) -> None:

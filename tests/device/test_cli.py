@@ -160,8 +160,8 @@ def test_folders_hold_more_than_images(tmp_path: Path) -> None:
     assert names == [str(tmp_path / name) for name in ("a.png", "b/c.jfif", "b/scan")]
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
-    told = "passed over 6 files that are no images: 2 .txt, 2 no suffix, 1 .gz, 1 .pdf"
-    assert line.startswith(f"btc-edge: {tmp_path}: {told}, such as ")
+    passed_over = "passed over 6 files that are no images: 2 .txt, 2 no suffix, 1 .gz, 1 .pdf"
+    assert line.startswith(f"btc-edge: {tmp_path}: {passed_over}, such as ")
     assert "\x1b" not in line
 
 

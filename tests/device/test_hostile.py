@@ -145,15 +145,15 @@ def test_a_trial_that_fails_is_a_model_error(
 
 
 def test_metadata_that_was_touched_is_refused() -> None:
-    told: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     seeds = range(sorted(MODEL_KINDS).index("zip made anew"), 600, len(MODEL_KINDS))
     for seed in seeds:
         case = alter_model(seed, MODEL, b"other")
         assert case.kind == "zip made anew"
         with pytest.raises(ModelError) as caught:
             parse_model(case.data)
-        told[str(caught.value).partition(":")[0]] += 1
-    assert len(told) == 2, "no digest, or one that does not match"
+        reasons[str(caught.value).partition(":")[0]] += 1
+    assert len(reasons) == 2, "no digest, or one that does not match"
 
 
 # What each costs a decoder that takes it at its word: gigabytes, or minutes.

@@ -395,10 +395,10 @@ def test_sixteen_bits_a_pixel_in_a_bmp(header: int, masks: tuple[int, ...]) -> N
     packed = sum((picture.astype(np.uint16) >> (8 - m.bit_count())) << s
                  for m, s in zip(masks, shifts, strict=True))  # fmt: skip
     body = np.asarray(packed, "<u2")[::-1].tobytes()
-    told = struct.pack("<IiiHHIIiiII", header, 64, 64, 1, 16, 3, len(body), 0, 0, 0, 0)
-    told = (told + struct.pack("<III", *masks)).ljust(header, b"\0")
-    start = 14 + len(told)
-    data = struct.pack("<2sIII", b"BM", start + len(body), 0, start) + told + body
+    header_bytes = struct.pack("<IiiHHIIiiII", header, 64, 64, 1, 16, 3, len(body), 0, 0, 0, 0)
+    header_bytes = (header_bytes + struct.pack("<III", *masks)).ljust(header, b"\0")
+    start = 14 + len(header_bytes)
+    data = struct.pack("<2sIII", b"BM", start + len(body), 0, start) + header_bytes + body
     assert np.abs(decode(data).astype(int) - picture).max() <= 8
     odd = data.replace(struct.pack("<III", *masks), struct.pack("<III", 7, 56, 448))
     with pytest.raises(InputError, match="not supported: a BMP of 16 bits a pixel in an unusual"):

@@ -169,9 +169,9 @@ def test_bundled_model_says_what_it_is() -> None:
     assert file.info.labels == ("glioma", "meningioma", "notumor", "pituitary")
     assert file.info.scheme == "int8"
     assert "not for diagnosis" in file.info.intended_use
-    assert [figure["protocol"] for figure in file.info.metrics] == ["grouped", "grouped, per study"]
-    for figure in file.info.metrics:
-        assert figure["interval95"][0] < figure["accuracy"] <= figure["interval95"][1]
+    assert [metric["protocol"] for metric in file.info.metrics] == ["grouped", "grouped, per study"]
+    for metric in file.info.metrics:
+        assert metric["interval95"][0] < metric["accuracy"] <= metric["interval95"][1]
     assert set(file.info.thresholds or {}) == set(file.info.labels)
     assert file.info.confidence == 0.9
     for label, bound in (file.info.error_bound or {}).items():

@@ -225,9 +225,9 @@ def test_options_survive_json() -> None:
 
 
 def test_words_tell_options_apart() -> None:
-    told = [tuple(steps_in_words(options)) for options in (*EVERY, PLAIN, Preprocess(96, "none"))]
-    assert len(set(told)) == len(told)
-    assert all(len(steps) == 5 for steps in told)
+    worded = [tuple(steps_in_words(options)) for options in (*EVERY, PLAIN, Preprocess(96, "none"))]
+    assert len(set(worded)) == len(worded)
+    assert all(len(steps) == 5 for steps in worded)
     assert "scaled to 128x128 pixels" in steps_in_words(Preprocess())
     assert "percentile 1 to black, percentile 99.5 to white" in steps_in_words(Preprocess())[2]
     assert "4x4 tiles" in steps_in_words(Preprocess(contrast="clahe"))[4]

@@ -90,7 +90,7 @@ def test_a_signature_through_the_command(signed: Path, keys: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "valid, by our.pub.pem" in done.stdout
     other = keys / "other.pub.pem"
-    for words, code, told in (
+    for words, code, message in (
         ((moved, "--public-key", other, "--signature", signature), 3, "another key"),
         ((moved, "--public-key", keys / "our.pub.pem"), 3, "has no signature"),
         ((moved, "--signature", signature), 2, "--public-key"),
@@ -99,7 +99,7 @@ def test_a_signature_through_the_command(signed: Path, keys: Path, tmp_path: Pat
         done = edge("verify", *words)
         assert (done.returncode, done.stdout) == (code, ""), words
         assert len(done.stderr.splitlines()) == 1
-        assert told in done.stderr
+        assert message in done.stderr
 
 
 def test_nothing_runs_before_the_signature(

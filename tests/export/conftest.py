@@ -79,10 +79,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run.save_model(model)
     save_images(folder / "calibration.npz", pixels[:120], labels[:120])
     save_images(folder / "validation.npz", pixels[120:], labels[120:])
-    figures = {"protocol": "grouped", "split": "test", "n": 3, "accuracy": 1.0,
+    metrics = {"protocol": "grouped", "split": "test", "n": 3, "accuracy": 1.0,
                "balanced_accuracy": 1.0, "interval95": {"accuracy": [1.0, 1.0]},
                "per_class": {}}  # fmt: skip
-    (folder / "metrics.json").write_text(dump_json(figures))
+    (folder / "metrics.json").write_text(dump_json(metrics))
     return run
 
 

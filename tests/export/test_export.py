@@ -20,7 +20,7 @@ from edge_runtime.errors import DataError, ModelError, UsageError
 from edge_runtime.model.file_format import pack_model, parse_model
 from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
-from export.calibration_images import choose_calibration
+from export.calibration_images import choose_calibration_images
 from export.commands.export import command
 from export.exporter import REJECTED, Exporter, ExportSettings
 from export.formats import FORMATS, Tolerance
@@ -220,12 +220,12 @@ def test_onnx_is_checked_in_full(exporter: Exporter) -> None:
 def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:
     """Shuffled labels, calibration on noise, a wrong scale; each is rejected for what it is."""
     network, _ = export_graph(tiny_run.load_model())
-    held, reference = tiny_run.validation(), exporter.reference
+    validation, reference = tiny_run.validation_images(), exporter.reference
     good = read_model(exporter.export(FORMATS["int8"]).path)
 
     def failures(graph: bytes, info: ModelInfo, form: str) -> str:
         file = parse_model(pack_model(graph, info, "tflite"))
-        return "; ".join(run_gate(file, held, reference, FORMATS[form].tolerance).failures)
+        return "; ".join(run_gate(file, validation, reference, FORMATS[form].tolerance).failures)
 
     assert failures(good.graph, good.info, "int8") == ""
 
@@ -280,17 +280,17 @@ def test_the_gate_tells_what_it_measured(exporter: Exporter) -> None:
 
 def test_a_class_may_not_be_lost_for_another(exporter: Exporter, tiny_run: Run) -> None:
     """The accuracy over all classes can hide one that is gone."""
-    held, reference = tiny_run.validation(), exporter.reference
+    validation, reference = tiny_run.validation_images(), exporter.reference
     file = read_model(exporter.export(FORMATS["float32"]).path)
     tolerance = Tolerance(agreement=0, accuracy_drop=1, probability=1, class_drop=0.05)
-    assert run_gate(file, held, reference, tolerance).passed
+    assert run_gate(file, validation, reference, tolerance).passed
     # As if a few slices were notumor, which Keras sees and the file calls meningioma.
     fooled = np.flatnonzero(reference.logits.argmax(axis=1) == 1)[:9]
-    logits, truth = reference.logits.copy(), held.labels.copy()
+    logits, truth = reference.logits.copy(), validation.labels.copy()
     truth[fooled] = 2
     logits[fooled, 2] = logits.max() + 5
     result = run_gate(
-        file, replace(held, labels=truth), replace(reference, logits=logits), tolerance
+        file, replace(validation, labels=truth), replace(reference, logits=logits), tolerance
     )
     (lost,) = result.failures
     assert "points of notumor's recall" in lost
@@ -298,10 +298,10 @@ def test_a_class_may_not_be_lost_for_another(exporter: Exporter, tiny_run: Run) 
 
 
 def test_gate_bootstraps_images_where_groups_are_unknown(exporter: Exporter, tiny_run: Run) -> None:
-    held, logits = tiny_run.validation(), exporter.reference.logits.copy()
+    validation, logits = tiny_run.validation_images(), exporter.reference.logits.copy()
     file = read_model(exporter.export(FORMATS["float32"]).path)
     logits[::2] = np.roll(logits[::2], 1, axis=1)  # as if Keras erred on every second one
-    unknown = replace(held, groups=("",) * len(held.labels))
+    unknown = replace(validation, groups=("",) * len(validation.labels))
     reference = replace(exporter.reference, logits=logits)
     result = run_gate(file, unknown, reference, FORMATS["float32"].tolerance)
     assert not result.passed
@@ -370,9 +370,9 @@ def test_options_that_are_none_are_refused(tiny_run: Run, words: list[str], says
 
 def test_the_gate_refuses_what_is_no_number() -> None:
     tolerance = FORMATS["float32"].tolerance
-    figures = {"n": 100, "agreement": np.nan, "difference": np.nan, "max_abs_probability": np.nan,
+    measured = {"n": 100, "agreement": np.nan, "difference": np.nan, "max_abs_probability": np.nan,
                "per_class": {"a": {"n": 50, "difference": np.nan}}}  # fmt: skip
-    assert len(_failures(figures, tolerance)) == 4
+    assert len(_failures(measured, tolerance)) == 4
     with pytest.raises(ModelError, match="no finite numbers for 1 of 2 slices"):
         ModelOutputs(np.array([[0, 1], [np.nan, 1]], np.float32))
 
@@ -383,7 +383,7 @@ def test_a_rejected_file_never_has_the_good_name(
     exporter = Exporter(tiny_run, ExportSettings(tmp_path, "tiny"))
     good = exporter.export(FORMATS["int8"])
     before = good.path.read_bytes()
-    monkeypatch.setattr(exporter, "_calibration", lambda: np.zeros((8, 32, 32), np.uint8))
+    monkeypatch.setattr(exporter, "_calibration_images", lambda: np.zeros((8, 32, 32), np.uint8))
     bad = exporter.export(FORMATS["int8"])
     assert not bad.gate.passed
     assert bad.path.name.endswith(REJECTED)
@@ -399,16 +399,16 @@ def test_calibration_is_even_and_repeatable() -> None:
     sources = tuple("ab"[i % 2] for i in range(n))
     pixels = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
     images = Images(pixels, labels, ("",) * n, sources)
-    chosen = choose_calibration(images, 40, seed=3)[:, 0, 0]
+    chosen = choose_calibration_images(images, 40, seed=3)[:, 0, 0]
     assert len(chosen) == len(set(chosen.tolist())) == 40
     assert (labels[chosen] == 1).sum() == 20
-    np.testing.assert_array_equal(chosen, choose_calibration(images, 40, seed=3)[:, 0, 0])
+    np.testing.assert_array_equal(chosen, choose_calibration_images(images, 40, seed=3)[:, 0, 0])
     # Ten groups of twenty: as many groups as there is room for, before a second slice of any.
     grouped = Images(pixels, labels * 0, tuple(f"g{i // 20}" for i in range(n)), ("",) * n)
-    seen = choose_calibration(grouped, 10)[:, 0, 0] // 20
+    seen = choose_calibration_images(grouped, 10)[:, 0, 0] // 20
     assert sorted(seen.tolist()) == list(range(10))
     with pytest.raises(DataError):
-        choose_calibration(Images(pixels[:0], labels[:0], (), ()), 4)
+        choose_calibration_images(Images(pixels[:0], labels[:0], (), ()), 4)
 
 
 def export(*words: object) -> subprocess.CompletedProcess[str]:
@@ -421,14 +421,14 @@ def test_usage(tiny_run: Run, tmp_path: Path) -> None:
     assert "--int8" in export("--help").stdout
     none = export(tiny_run.folder)
     assert (none.returncode, "name a format" in none.stderr) == (2, True)
-    for words, told in (
+    for words, message in (
         (("--onnx", "--seed", 5, "--calibration-images", 7), "--calibration-images, --seed: goes"),
         (("--diagnose", "--license", "X", "--sign", tiny_run.folder / "run.json"),
          "--license, --sign: goes"),
     ):  # fmt: skip
         unused = export(tiny_run.folder, *words)
         assert (unused.returncode, unused.stdout) == (2, "")
-        assert told in unused.stderr, "what nothing is done with is not passed over"
+        assert message in unused.stderr, "what nothing is done with is not passed over"
     assert export(tmp_path / "nowhere", "--int8").returncode == 2
     assert export(tiny_run.folder, "--int8", "--name", "a/b").returncode == 2
 

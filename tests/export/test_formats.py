@@ -30,8 +30,8 @@ def test_rows_can_be_told_apart() -> None:
 
 
 def test_without_a_format_all_are_named(tmp_path: Path) -> None:
-    told = str(CliRunner().invoke(command, [str(tmp_path)]).exception)
-    assert all(f"--{name}" in told for name in FORMATS)
+    message = str(CliRunner().invoke(command, [str(tmp_path)]).exception)
+    assert all(f"--{name}" in message for name in FORMATS)
 
 
 def test_the_documents_hold_the_table() -> None:

@@ -146,7 +146,7 @@ def test_unknown_schemes_and_wrong_inputs(files: dict[str, Path], tmp_path: Path
 
 
 def test_file_names_tell_the_truth(files: dict[str, Path], tmp_path: Path) -> None:
-    for name, called, right in (
+    for name, file_name, right in (
         ("int8", "tiny-float16.tflite", False),
         ("float16", "tiny-int8.tflite", False),
         ("int8", "tiny-int8.onnx", False),
@@ -158,7 +158,7 @@ def test_file_names_tell_the_truth(files: dict[str, Path], tmp_path: Path) -> No
         ("int8", "dynamic-int8.tflite", True),
         ("float32", "download", True),
     ):
-        path = tmp_path / called
+        path = tmp_path / file_name
         path.write_bytes(files[name].read_bytes())
         if right:
             verify_file(path)

@@ -67,10 +67,10 @@ def test_litert_measures_the_file(files: dict[str, Path], tmp_path: Path, name: 
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = json.loads(result.read_text())
-    assert told["signature"] == "serving_default"
-    assert told["latency"]["num_runs"] == 3
-    assert told["latency"]["min_ms"] > 0
+    reported = json.loads(result.read_text())
+    assert reported["signature"] == "serving_default"
+    assert reported["latency"]["num_runs"] == 3
+    assert reported["latency"]["min_ms"] > 0
 
 
 @pytest.mark.parametrize("name", TFLITE)
@@ -140,8 +140,8 @@ def test_onnx_runtime_reads_the_metadata(files: dict[str, Path], name: str) -> N
     import onnxruntime
 
     session = onnxruntime.InferenceSession(files[name], providers=["CPUExecutionProvider"])
-    told = session.get_modelmeta().custom_metadata_map
-    assert json.loads(told["model.json"])["labels"] == list(CLASSES)
+    reported = session.get_modelmeta().custom_metadata_map
+    assert json.loads(reported["model.json"])["labels"] == list(CLASSES)
 
 
 def test_opencv_says_what_onnx_runtime_says(files: dict[str, Path], slices: np.ndarray) -> None:

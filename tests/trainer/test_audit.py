@@ -313,20 +313,20 @@ def test_a_table_is_checked_against_the_pictures(clean: Path, tmp_path: Path) ->
     found = audit(clean, table)
     groups = found.result["groups"]
     assert (groups["given"], groups["merged"]) == (17, 16)
-    told = groups["table"]
-    assert told["clusters_split"]["count"] == 1
-    assert set(told["clusters_split"]["examples"][0]["paths"]) == {
+    measured = groups["table"]
+    assert measured["clusters_split"]["count"] == 1
+    assert set(measured["clusters_split"]["examples"][0]["paths"]) == {
         "Testing/glioma/copy.png", "Training/glioma/00.png"
     }  # fmt: skip
-    assert told["patients_on_both_sides"] == {
+    assert measured["patients_on_both_sides"] == {
         "count": 1, "examples": [{"name": "p1", "training": 1, "testing": 2}], "test_images": 2
     }  # fmt: skip
-    assert told["given_groups_on_both_sides"]["count"] == 0
+    assert measured["given_groups_on_both_sides"]["count"] == 0
     assert groups["on_both_sides"]["count"] == 1
-    assert told["patients_with_several_labels"]["examples"] == [
+    assert measured["patients_with_several_labels"]["examples"] == [
         {"patient": "p1", "labels": ["glioma", "notumor"]}
     ]
-    assert told["label_disagreements"]["examples"] == [
+    assert measured["label_disagreements"]["examples"] == [
         {"path": "Training/glioma/02.png", "folder": "glioma", "table": "notumor"}
     ]
     by_path = {row[0]: row for row in found.groups}
@@ -394,12 +394,12 @@ def test_a_statistic_that_tells_the_class_is_named() -> None:
     labels = [LABELS[i % 2] for i in range(200)]
     statistics = rng.normal(size=(200, 10)).astype(np.float32)
     statistics[:, 3] += [3 * (label == "glioma") for label in labels]
-    told = measure_shortcuts(statistics, labels, [str(i // 2) for i in range(200)])
-    assert told["above_chance"] == [FILE_STATISTICS[3], ALL] or told["above_chance"] == [
+    measured = measure_shortcuts(statistics, labels, [str(i // 2) for i in range(200)])
+    assert measured["above_chance"] == [FILE_STATISTICS[3], ALL] or measured["above_chance"] == [
         ALL, FILE_STATISTICS[3]
     ]  # fmt: skip
-    assert told["chance"] == 0.5
-    assert told["each"][FILE_STATISTICS[3]]["balanced_accuracy"] > 0.85
+    assert measured["chance"] == 0.5
+    assert measured["each"][FILE_STATISTICS[3]]["balanced_accuracy"] > 0.85
 
 
 @pytest.mark.parametrize("seed", range(4))

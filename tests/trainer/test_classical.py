@@ -45,23 +45,24 @@ def clouds(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_learns_and_survives_its_file(kind: str, classes: int, tmp_path: Path) -> None:
     features, labels, groups = clouds(classes)
-    train, held = slice(0, 160), slice(160, None)
+    train, validation = slice(0, 160), slice(160, None)
     model, chosen = fit_classical(
         ClassicalSettings(kind, ("hog",)), features[train], labels[train], groups[train]
     )
     assert chosen is None
-    logits, components = model.predict(features[held])
+    logits, components = model.predict(features[validation])
     assert logits.dtype == components.dtype == np.float32
     assert logits.shape == (80, classes)
-    assert (logits.argmax(axis=1) == labels[held]).mean() > 0.9
+    assert (logits.argmax(axis=1) == labels[validation]).mean() > 0.9
     assert components.shape[0] == 80
     digest = model.save(tmp_path / "model.skops")
-    again = ClassicalModel.load(tmp_path / "model.skops", digest, kind).predict(features[held])
+    again = ClassicalModel.load(tmp_path / "model.skops", digest, kind)
+    again = again.predict(features[validation])
     np.testing.assert_array_equal(again[0], logits)
     repeated, _ = fit_classical(
         ClassicalSettings(kind, ("hog",)), features[train], labels[train], groups[train]
     )
-    np.testing.assert_array_equal(repeated.predict(features[held])[0], logits)
+    np.testing.assert_array_equal(repeated.predict(features[validation])[0], logits)
 
 
 def test_logits_of_probabilities_are_their_logarithms() -> None:
@@ -221,9 +222,9 @@ def test_the_command_trains_a_complete_run(phantom_zip: Path, tmp_path: Path) ->
     assert {"model.skops", "metrics.json", "predictions.csv", "report.html", "run.json"} <= {
         path.name for path in first.folder.iterdir()
     }
-    held = first.validation()
-    seen = open_trained(first).predict(held.pixels)
-    assert (seen.logits.argmax(axis=1) == held.labels).mean() > 0.5
+    validation = first.validation_images()
+    seen = open_trained(first).predict(validation.pixels)
+    assert (seen.logits.argmax(axis=1) == validation.labels).mean() > 0.5
     words = ("--model", "knn", "--features", f"deep:{first.folder}")
     done = train(phantom_zip, "--out", tmp_path / "deep", *words)
     assert done.returncode == 2
@@ -257,7 +258,7 @@ def test_deep_features_come_from_a_network_that_saw_no_test_slice(
     assert done.returncode == 0, done.stderr
     run = Run.open(tmp_path / "deep")
     assert run.preprocess.size == 64, "slices as the network saw them"
-    assert open_trained(run).predict(run.validation().pixels).logits.shape[1] == 4
+    assert open_trained(run).predict(run.validation_images().pixels).logits.shape[1] == 4
     for name, extra in (("seed", ("--seed", 6)), ("protocol", ("--protocol", "grouped"))):
         done = train(phantom_zip, "--out", tmp_path / name, *words, *extra)
         assert done.returncode == 1

@@ -128,7 +128,7 @@ def small(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def told(data: Dataset) -> dict[str, str]:
+def problems_of(data: Dataset) -> dict[str, str]:
     return {each.words: each.reason for each in data.passed_over}
 
 
@@ -142,7 +142,7 @@ def test_hidden_folders_runs_and_pictures_elsewhere_are_no_classes(small: Path) 
     assert sorted(set(data.paths) - {p for p in data.paths if p.startswith("T")}) == [
         "more/a/x.png"
     ]
-    assert told(data) == {
+    assert problems_of(data) == {
         "audit/x.png, heatmaps/x.png": "in no class folder of Training or Testing",
         "runs/latest": "a run of btc-train, no class",
     }
@@ -163,7 +163,7 @@ def test_files_of_other_kinds_are_counted_and_pictures_read_by_content(small: Pa
     data = read_dataset(small, OPTIONS)
     assert {Path(p).name for p in data.paths} >= {"x.jfif", "noext", "x.dat"}
     assert len(data) == 9
-    assert told(data) == {
+    assert problems_of(data) == {
         "Training/a/x.dcm": "DICOM is not read for training: save its slices as PNG",
         "Training/a/1.txt, Training/a/2.txt, Training/a/3.txt and 2 more .txt":
             "not a picture that is read here",
@@ -236,7 +236,7 @@ def test_a_class_without_a_picture_is_told_by_name(
         return ", ".join(paths[:3]) + (f" and {more} more" if more > 0 else "")
 
     dicom = words("c/1.dcm", "c/2.dcm") + (" .dcm" if len(sides) == 2 else "")
-    assert told(data) == {
+    assert problems_of(data) == {
         words("c", "d"): NONE, words("e"): "an empty folder", dicom: DICOM,
         words("d/1.heic"): "not a picture that is read here",
     }  # fmt: skip
@@ -246,7 +246,7 @@ def test_a_class_that_lacks_one_side_is_told(small: Path) -> None:
     shutil.rmtree(small / "Testing" / "b")
     (small / "Testing" / "b").mkdir()
     (small / "Testing" / "b" / "x.dcm").write_bytes(b"x")
-    assert told(read_dataset(small, OPTIONS)) == {
+    assert problems_of(read_dataset(small, OPTIONS)) == {
         "Testing/b": "no picture that is read here", "Testing/b/x.dcm": DICOM
     }  # fmt: skip
 
@@ -259,7 +259,7 @@ def test_results_within_the_data_are_no_class(small: Path, zipped: bool) -> None
         (small / path).write_text("{}")
     data = read_dataset(packed(small) if zipped else small, OPTIONS)
     assert data.class_names == ("a", "b", "notes"), "a user's own folder may hold a metrics.json"
-    assert told(data) == {
+    assert problems_of(data) == {
         "results": "a folder of results, no class",
         "Training/notes/metrics.json": "not a picture that is read here",
     }
@@ -536,11 +536,11 @@ def test_a_source_is_tested_by_models_that_never_saw_it() -> None:
     assert split.test.tolist() == list(range(0, 120, 10))
     # Its groups' other slices are on no side: they would show the network the same patients.
     assert split.left_out == 12
-    learned = {data.groups[i] for i in split.train_and_validation}
-    assert not learned & {data.groups[i] for i in split.test}
+    training_groups = {data.groups[i] for i in split.train_and_validation}
+    assert not training_groups & {data.groups[i] for i in split.test}
     with pytest.raises(UsageError, match="sources in the data: here, there; did you mean 'here'"):
         split_dataset(data, "source:nowhere", seed=1)
-    with pytest.raises(DataError, match="give --groups"):
+    with pytest.raises(UsageError, match="give --groups"):
         split_dataset(fake_dataset(groups, [0] * 120), "source:x", seed=1)
 
 

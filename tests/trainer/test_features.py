@@ -264,8 +264,8 @@ def test_a_network_that_breaks_its_word_is_refused(value: np.ndarray) -> None:
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the slices that are computed."""
     seen: list[int] = []
-    real = features._measure
-    monkeypatch.setattr(features, "_measure", lambda i, w: seen.append(len(i)) or real(i, w))
+    real = features._compute_sets
+    monkeypatch.setattr(features, "_compute_sets", lambda i, w: seen.append(len(i)) or real(i, w))
     return seen
 
 

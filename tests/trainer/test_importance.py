@@ -125,10 +125,10 @@ def test_the_shortcut_is_the_plain_way(kind: str, classes: int) -> None:
         shuffled[:, columns] = features[order][:, columns]
         logits, components = model.predict(shuffled)
         np.testing.assert_allclose(change(columns, order), components, atol=1e-5)
-        called = classify(change(columns, order))
-        assert (called == logits.argmax(axis=1)).all()
-        expected = sk.balanced_accuracy_score(labels, called)
-        assert balanced_accuracy(called, labels) == pytest.approx(expected)
+        predicted = classify(change(columns, order))
+        assert (predicted == logits.argmax(axis=1)).all()
+        expected = sk.balanced_accuracy_score(labels, predicted)
+        assert balanced_accuracy(predicted, labels) == pytest.approx(expected)
 
 
 def test_the_figures_are_those_of_a_plain_loop(found: Importance) -> None:
@@ -139,8 +139,8 @@ def test_the_figures_are_those_of_a_plain_loop(found: Importance) -> None:
     for _ in range(module.SET_REPEATS):
         shuffled, columns = features.copy(), units_of(FEATURES, 1)["glcm"]
         shuffled[:, columns] = features[rng.permutation(150)][:, columns]
-        called = [model.predict(f)[0].argmax(axis=1) for f in (features, shuffled)]
-        before, after = (sk.balanced_accuracy_score(labels, c) for c in called)
+        predicted = [model.predict(f)[0].argmax(axis=1) for f in (features, shuffled)]
+        before, after = (sk.balanced_accuracy_score(labels, c) for c in predicted)
         drops.append(before - after)
     reported = found.facts["sets"]["glcm"]
     assert reported["drop"] == pytest.approx(np.mean(drops))
@@ -175,10 +175,10 @@ def test_the_pictures_are_the_extremes_one_a_group() -> None:
 def test_eta_squared_is_the_share_between_classes() -> None:
     features, labels = planted(80, 5)
     features[:, 0] = 0.1
-    shares = explained_by_class(features, labels)
-    assert shares[0] == 0
+    explained = explained_by_class(features, labels)
+    assert explained[0] == 0
     f = f_classif(features[:, 1:].astype(np.float64), labels)[0]
-    np.testing.assert_allclose(shares[1:], f / (f + (80 - 3) / (3 - 1)), rtol=1e-6)
+    np.testing.assert_allclose(explained[1:], f / (f + (80 - 3) / (3 - 1)), rtol=1e-6)
 
 
 def test_the_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,11 +242,11 @@ def test_folds_are_averaged() -> None:
 
 
 def page_of(folder: Path, settings: dict[str, Any], importance: Importance | None) -> str:
-    outcome = example()
-    metrics = metrics_of(outcome)
+    predictions = example()
+    metrics = metrics_of(predictions)
     metrics["importance"] = None if importance is None else importance.summary()
     write_report(
-        ReportData(folder, settings, [], outcome, metrics, examples_of(outcome), importance)
+        ReportData(folder, settings, [], predictions, metrics, examples_of(predictions), importance)
     )
     return (folder / "report.html").read_text("utf-8")
 
@@ -313,14 +313,14 @@ def test_the_command_measures_it_on_the_validation_side(phantom_zip: Path, tmp_p
         Run.open(tmp_path / name) for name in ("folds", "folds/fold-1", "folds/fold-2", "network")
     )
     reported = [run.metrics()["importance"] for run in (first, second)]
-    for run, figures_ in zip((first, second), reported, strict=True):
-        assert figures_["n"] == len(run.validation().labels)
-        assert {s["path"] for p in figures_["pictures"] for s in p["lowest"]}.isdisjoint(
+    for run, measured in zip((first, second), reported, strict=True):
+        assert measured["n"] == len(run.validation_images().labels)
+        assert {s["path"] for p in measured["pictures"] for s in p["lowest"]}.isdisjoint(
             run.measured_paths()
         )
-        calls = open_trained(run).predict(run.validation().pixels).logits.argmax(axis=1)
-        expected = sk.balanced_accuracy_score(run.validation().labels, calls)
-        assert figures_["balanced_accuracy"] == pytest.approx(expected)
+        predicted = open_trained(run).predict(run.validation_images().pixels).logits.argmax(axis=1)
+        expected = sk.balanced_accuracy_score(run.validation_images().labels, predicted)
+        assert measured["balanced_accuracy"] == pytest.approx(expected)
         assert "network" not in (run.folder / "report.html").read_text("utf-8")
     whole = pooled.metrics()["importance"]
     assert whole["folds"] == 2

@@ -27,13 +27,13 @@ PROBABILITIES = np.array(
 )  # fmt: skip
 
 
-def figures(**changes: object) -> dict:
+def metrics(**changes: object) -> dict:
     arguments: dict = {"protocol": "grouped", "split": "test"} | changes
     return compute_metrics(PROBABILITIES, LABELS, ("a", "b", "c"), list("uuvwxy"), **arguments)
 
 
 def test_by_hand() -> None:
-    m = figures()
+    m = metrics()
     assert m["confusion"] == [[2, 1, 0], [1, 1, 0], [0, 0, 1]]
     assert m["accuracy"] == pytest.approx(4 / 6)
     assert m["balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
@@ -58,7 +58,7 @@ def test_by_source_and_json() -> None:
     assert set(table["s"]["recall"]) == {"a"}
     assert table["s"]["recall"]["a"]["share"] == pytest.approx(2 / 3)
     assert per_source(LABELS, LABELS, ("a", "b", "c"), list("uvwxyz"), [""] * 6) is None
-    assert json.loads(dump_json(figures()))["n"] == 6
+    assert json.loads(dump_json(metrics()))["n"] == 6
 
 
 def test_absent_class_is_none_not_invented() -> None:
@@ -98,22 +98,22 @@ def test_an_interval_of_no_width_is_not_given() -> None:
 @given(st.integers(0, 10_000), st.integers(2, 5), st.integers(5, 60))
 def test_figures_are_those_of_scikit_learn(seed: int, classes: int, n: int) -> None:
     rng = np.random.default_rng(seed)
-    shares = rng.dirichlet(np.ones(classes), n)
+    by_class = rng.dirichlet(np.ones(classes), n)
     labels = rng.integers(classes, size=n)
     names = tuple(f"class {c}" for c in range(classes))
-    m = compute_metrics(shares, labels, names, [str(i // 3) for i in range(n)],
+    m = compute_metrics(by_class, labels, names, [str(i // 3) for i in range(n)],
                         protocol="p", split="s")  # fmt: skip
-    called, present = shares.argmax(axis=1), np.unique(labels)
-    assert m["accuracy"] == pytest.approx(sk.accuracy_score(labels, called))
-    recalls = sk.recall_score(labels, called, labels=present, average=None, zero_division=0)
+    predicted, present = by_class.argmax(axis=1), np.unique(labels)
+    assert m["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted))
+    recalls = sk.recall_score(labels, predicted, labels=present, average=None, zero_division=0)
     assert m["balanced_accuracy"] == pytest.approx(recalls.mean())
-    kappa = sk.cohen_kappa_score(labels, called)
+    kappa = sk.cohen_kappa_score(labels, predicted)
     assert m["kappa"] is None if np.isnan(kappa) else m["kappa"] == pytest.approx(kappa)
-    assert m["log_loss"] == pytest.approx(sk.log_loss(labels, shares, labels=range(classes)))
+    assert m["log_loss"] == pytest.approx(sk.log_loss(labels, by_class, labels=range(classes)))
     truth = np.eye(classes)[labels]
-    assert m["brier"] == pytest.approx(((shares - truth) ** 2).sum(axis=1).mean())
+    assert m["brier"] == pytest.approx(((by_class - truth) ** 2).sum(axis=1).mean())
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
-        labels, called, labels=range(classes), zero_division=np.nan
+        labels, predicted, labels=range(classes), zero_division=np.nan
     )
     for c, name in enumerate(names):
         row = m["per_class"][name]
@@ -122,10 +122,10 @@ def test_figures_are_those_of_scikit_learn(seed: int, classes: int, n: int) -> N
         if (labels == c).any():
             assert row["f1"] == pytest.approx(np.nan_to_num(f1[c]))
         if 0 < (labels == c).sum() < n:
-            assert row["auc"] == pytest.approx(sk.roc_auc_score(labels == c, shares[:, c]))
-            expected = sk.average_precision_score(labels == c, shares[:, c])
+            assert row["auc"] == pytest.approx(sk.roc_auc_score(labels == c, by_class[:, c]))
+            expected = sk.average_precision_score(labels == c, by_class[:, c])
             assert row["average_precision"] == pytest.approx(expected)
-            others = sk.recall_score(labels != c, called != c, zero_division=np.nan)
+            others = sk.recall_score(labels != c, predicted != c, zero_division=np.nan)
             assert row["specificity"] == pytest.approx(others)
         for key, interval in row["interval95"].items():
             assert interval is None or 0 <= interval[0] <= interval[1] <= 1, key
@@ -136,8 +136,8 @@ def test_intervals_hold_the_figure_and_narrow_with_more_groups() -> None:
     widths = []
     for n in (60, 1500):
         labels = rng.integers(4, size=n)
-        shares = 0.6 * np.eye(4)[(labels + (rng.random(n) < 0.2)) % 4] + 0.1
-        m = compute_metrics(shares, labels, tuple("abcd"), [str(i // 3) for i in range(n)],
+        by_class = 0.6 * np.eye(4)[(labels + (rng.random(n) < 0.2)) % 4] + 0.1
+        m = compute_metrics(by_class, labels, tuple("abcd"), [str(i // 3) for i in range(n)],
                             protocol="p", split="s")  # fmt: skip
         for key in ("accuracy", "balanced_accuracy", "kappa", "log_loss", "brier"):
             low, high = m["interval95"][key]
@@ -150,12 +150,12 @@ def test_a_study_is_the_mean_log_probability_of_its_slices() -> None:
     patients = ["p", "p", "", "q", "q", "q"]
     found = study_probabilities(PROBABILITIES, LABELS, patients, list("uuvwww"))
     assert found is not None
-    shares, labels, groups = found
+    by_class, labels, groups = found
     # q has slices of two labels (1 and 2): two studies; the slice without a patient has none.
     assert labels.tolist() == [0, 1, 2]
     assert groups == ["u", "w", "w"]
     by_hand = np.exp(np.log(PROBABILITIES[:2]).mean(axis=0))
-    np.testing.assert_allclose(shares[0], by_hand / by_hand.sum(), rtol=1e-6)
+    np.testing.assert_allclose(by_class[0], by_hand / by_hand.sum(), rtol=1e-6)
     assert study_probabilities(PROBABILITIES, LABELS, [""] * 6, list("uuvwww")) is None
 
 

@@ -16,14 +16,14 @@ from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 
 @pytest.mark.parametrize("kind", list(DRAWN))
-def test_the_bundled_model_refuses_drawn_strangers(kind: str) -> None:
+def test_the_bundled_model_refuses_drawn_ood_pictures(kind: str) -> None:
     answers = list(Classifier().classify_many(draw_ood_pictures(kind, 40, seed=7)))
     refused = [a.status.value == "unfamiliar" for a in answers]
     assert np.mean(refused) >= 0.9, kind
     assert all(a.label is None for a, r in zip(answers, refused, strict=True) if r)
 
 
-def test_strangers_repeat() -> None:
+def test_ood_pictures_repeat() -> None:
     for kind in DRAWN:
         one, two = draw_ood_pictures(kind, 2, seed=3), draw_ood_pictures(kind, 2, seed=3)
         assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True)), kind
@@ -48,10 +48,10 @@ def slices(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_fitted_check_keeps_held_out_slices_and_refuses_others() -> None:
     images, labels = slices(240, seed=1)
-    held, test = slices(200, seed=2)[0], slices(200, seed=3)[0]
-    held_features = features_of(held).features
-    assert held_features is not None
-    check = fit_ood_detector(features_of, images, labels, held_features, Preprocess(size=32))
+    validation, test = slices(200, seed=2)[0], slices(200, seed=3)[0]
+    validation_features = features_of(validation).features
+    assert validation_features is not None
+    check = fit_ood_detector(features_of, images, labels, validation_features, Preprocess(size=32))
     assert check is not None
 
     def refused(pictures: np.ndarray) -> float:
@@ -59,7 +59,7 @@ def test_fitted_check_keeps_held_out_slices_and_refuses_others() -> None:
         assert found is not None
         return float(check.is_ood(found).mean())
 
-    assert refused(held) == pytest.approx(REFUSED, abs=0.005)
+    assert refused(validation) == pytest.approx(REFUSED, abs=0.005)
     assert refused(test) < 3 * REFUSED
     assert refused(255 - test) > 0.95
     assert refused(np.ascontiguousarray(np.rot90(test, axes=(1, 2)))) > 0.8

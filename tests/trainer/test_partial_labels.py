@@ -64,12 +64,12 @@ def partial_zip(typed_pictures: list[np.ndarray], tmp_path_factory: pytest.TempP
 
 
 def test_a_folder_names_the_classes() -> None:
-    clear = ("notumor",)
-    assert allowed_classes("tumor", CLASSES, clear).tolist() == [True, True, False, True]
-    assert allowed_classes("glioma + Meningioma_tumor", CLASSES, clear).tolist() == [1, 1, 0, 0]
+    free = ("notumor",)
+    assert allowed_classes("tumor", CLASSES, free).tolist() == [True, True, False, True]
+    assert allowed_classes("glioma + Meningioma_tumor", CLASSES, free).tolist() == [1, 1, 0, 0]
     assert allowed_classes("Tumour", ("a", "b", "c"), ("b", "c")).tolist() == [1, 0, 0]
     with pytest.raises(DataError, match="schwannoma"):
-        allowed_classes("glioma+schwannoma", CLASSES, clear)
+        allowed_classes("glioma+schwannoma", CLASSES, free)
     with pytest.raises(DataError, match="--tumour-free"):
         allowed_classes("tumor", ("a", "b"), ())
 
@@ -91,9 +91,9 @@ def test_what_is_tested_is_never_learned(typed: Dataset, partial_zip: Path, prot
     split = split_dataset(typed, protocol, seed=1)
     train, test = divide(partial, typed, split, seed=1)
     assert not set(train) & set(test)
-    held = {typed.groups[i] for i in (*split.validation, *split.test)}
+    apart = {typed.groups[i] for i in (*split.validation, *split.test)}
     for i in train:
-        assert not partial.touches[i] & held, "a mirror image of a held-out slice is held out"
+        assert not partial.touches[i] & apart, "a mirror image of a held-out slice is held out"
     tested = {typed.groups[i] for i in split.test}
     for i in range(len(partial)):
         if partial.touches[i] & tested:
@@ -132,15 +132,15 @@ def test_the_command_learns_and_measures(
              "--folds", 2, "--epochs", 1, "--size", 32, "--out", tmp_path / "run"]  # fmt: skip
     done = subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    figures = json.loads((tmp_path / "run" / "metrics.json").read_text())["partial"]
+    measured = json.loads((tmp_path / "run" / "metrics.json").read_text())["partial"]
     with (tmp_path / "run" / "partial.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert figures["n"] == len(rows) == 36
+    assert measured["n"] == len(rows) == 36
     outside = [row["predicted"] == "notumor" for row in rows]
     assert [row["outside"] == "1" for row in rows] == outside
-    assert figures["outside"]["share"] == pytest.approx(np.mean(outside))
+    assert measured["outside"]["share"] == pytest.approx(np.mean(outside))
     answered = [o and row["status"] == "ok" for o, row in zip(outside, rows, strict=True)]
-    assert figures["outside_answered"]["share"] == pytest.approx(np.mean(answered))
+    assert measured["outside_answered"]["share"] == pytest.approx(np.mean(answered))
     settings = json.loads((tmp_path / "run" / "run.json").read_text())
     assert settings["partial"]["images"] == 36
     assert settings["training"]["recipe"]["partial_labels"] > 0
@@ -165,8 +165,8 @@ def test_files_that_are_not_read_are_told_for_both_kinds_of_data(
              "--out", tmp_path / "run"]  # fmt: skip
     done = CliRunner().invoke(train_command, [str(word) for word in words])
     assert done.exit_code == 0, done.output
-    told = [line for line in done.output.splitlines() if line.endswith("skipped")]
-    assert [line.partition(":")[0] for line in told] == [
+    skipped = [line for line in done.output.splitlines() if line.endswith("skipped")]
+    assert [line.partition(":")[0] for line in skipped] == [
         "Training/glioma/half.png", "tumor/bad?[31m.png", "tumor/notes.txt"
     ]  # fmt: skip
     settings = json.loads((tmp_path / "run" / "run.json").read_text())

@@ -21,7 +21,7 @@ from trainer.report.device_times import (
     COLOURS,
     MAX_BYTES,
     MAX_MODELS,
-    device_times_figure,
+    device_times_chart,
     read_device_times,
 )
 
@@ -52,8 +52,8 @@ def write(path: Path, result: Any) -> Path:
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    strange = row(f"{HOSTILE}\x1b[2J\n\udcff 日本", 2.0, accuracy=None, peak_mib=None)
-    return write(tmp_path / "hostile.json", result_of(row("x" * 5000, 1.0), strange))
+    hostile_row = row(f"{HOSTILE}\x1b[2J\n\udcff 日本", 2.0, accuracy=None, peak_mib=None)
+    return write(tmp_path / "hostile.json", result_of(row("x" * 5000, 1.0), hostile_row))
 
 
 def plot(*words: object) -> subprocess.CompletedProcess[str]:
@@ -79,12 +79,12 @@ def texts(axes: Any) -> list[str]:
 def test_what_the_benchmark_writes_is_read(tmp_path: Path) -> None:
     result = measure([bundled_model()], None, queries=10, seconds=0)
     times = read_device_times(write(tmp_path / "result.json", result))
-    (model,), (told,) = times.models, result["models"]
+    (model,), (message,) = times.models, result["models"]
     assert (times.cpu, times.queries, times.images) == (result["machine"]["cpu"], 10, "drawn noise")
-    assert (model.name, model.bytes, model.accuracy) == (told["name"], told["bytes"], None)
-    assert model.steps == tuple(told[f"{step}_ms"]["p50"] for step in COLOURS)
+    assert (model.name, model.bytes, model.accuracy) == (message["name"], message["bytes"], None)
+    assert model.steps == tuple(message[f"{step}_ms"]["p50"] for step in COLOURS)
     assert [model.p50, model.p90, model.p99] == [
-        told["total_ms"][key] for key in ("p50", "p90", "p99")
+        message["total_ms"][key] for key in ("p50", "p90", "p99")
     ]
     assert times.warnings == len(result["warnings"])
 
@@ -95,7 +95,7 @@ def test_bars_are_as_long_as_the_times(tmp_path: Path) -> None:
     two_ms = row("two", 2.0)
     two_ms["invoke_ms"]["p50"] = 1.5  # medians of steps need not add up to that of the whole
     path = write(tmp_path / "result.json", result_of(two_ms, stray))
-    (axes,) = device_times_figure([read_device_times(path)]).axes
+    (axes,) = device_times_chart([read_device_times(path)]).axes
     two, one = bars(axes)
     assert sum(width for width, _ in two) == pytest.approx(2)
     assert sum(width for width, _ in one) == pytest.approx(1)
@@ -115,7 +115,7 @@ def test_every_device_has_a_part_with_one_scale(tmp_path: Path) -> None:
         write(tmp_path / "fast.json", result_of(row("a", 1.0), row("b", 2.0))),
         write(tmp_path / "slow.json", slow),
     ]
-    fast, other = device_times_figure([read_device_times(path) for path in paths]).axes
+    fast, other = device_times_chart([read_device_times(path) for path in paths]).axes
     assert fast.get_xlim() == other.get_xlim()
     assert [len(bars(axes)) for axes in (fast, other)] == [2, 1]
     assert texts(other)[:2] == [
@@ -124,7 +124,7 @@ def test_every_device_has_a_part_with_one_scale(tmp_path: Path) -> None:
     assert texts(fast)[1] == "ms per image; warnings: none"
     many = read_device_times(write(paths[0], result_of(*[row("a", 1.0)] * MAX_MODELS)))
     with pytest.raises(DataError, match=r"101 models are too many .* at most 100"):
-        device_times_figure([many, read_device_times(paths[1])])
+        device_times_chart([many, read_device_times(paths[1])])
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".PNG"])
@@ -147,14 +147,14 @@ def test_the_command_draws(hostile: Path, tmp_path: Path, suffix: str) -> None:
 
 
 def test_hostile_names_are_cut_and_printable(hostile: Path) -> None:
-    (axes,) = device_times_figure([read_device_times(hostile)]).axes
+    (axes,) = device_times_chart([read_device_times(hostile)]).axes
     assert all(text.replace("\n", "").isprintable() for text in texts(axes))
     assert max(map(len, texts(axes)[2:])) < 80
     assert any(text.startswith(HOSTILE.replace("$", r"\$")[:20]) for text in texts(axes))
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (b"", "damaged, no JSON"),
         (b"\xff\xfe{", "damaged, no JSON"),
@@ -177,14 +177,14 @@ def test_hostile_names_are_cut_and_printable(hostile: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_result_is_one_error(
-    tmp_path: Path, change: bytes | dict[str, Any], told: str
+    tmp_path: Path, change: bytes | dict[str, Any], message: str
 ) -> None:
     path = tmp_path / "result.json"
     good = json.dumps(result_of(row("a", 1.0)) | change) if isinstance(change, dict) else ""
     path.write_bytes(change if isinstance(change, bytes) else good.encode())
     with pytest.raises(DataError) as caught:
         read_device_times(path)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).isprintable()
 
 
@@ -193,7 +193,7 @@ def test_exit_codes(hostile: Path, tmp_path: Path) -> None:
     damaged.write_text("{")
     with large.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    for words, code, told in (
+    for words, code, message in (
         ((damaged, "--out", tmp_path / "a.png"), 1, "damaged.json: damaged, no JSON"),
         ((hostile, large, "--out", tmp_path / "a.png"), 1, "over 16 MiB is no result"),
         ((hostile, "--out", tmp_path / "a.pdf"), 2, "--out writes .svg or .png, not '.pdf'"),
@@ -204,7 +204,7 @@ def test_exit_codes(hostile: Path, tmp_path: Path) -> None:
     ):
         done = plot(*words)
         assert (done.returncode, done.stdout) == (code, "")
-        assert told in done.stderr
+        assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "a.png").exists()
     kept = hostile.rename(tmp_path / "result.svg")

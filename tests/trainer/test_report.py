@@ -20,7 +20,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.utils import resample
 
 from benchmarks import card
-from benchmarks.common.words import figure_in_words, metric_in_words
+from benchmarks.common.formatting import metric_in_words, rate_in_words
 from edge_runtime.errors import DataError
 from edge_runtime.imaging.decode import load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess, steps_in_words
@@ -63,9 +63,9 @@ def example(seed: int = 0) -> Predictions:
         sources=tuple(f"source {g % 2}" if g % 5 else "" for g in groups),
         patients=tuple(f"P{g // 2}" if g % 3 else "" for g in groups),
     )
-    shares = rng.dirichlet(np.ones(3) * 0.5, N) * 0.5 + 0.5 * np.eye(3)[labels]
+    probabilities = rng.dirichlet(np.ones(3) * 0.5, N) * 0.5 + 0.5 * np.eye(3)[labels]
     wrong = rng.random(N) < 0.15
-    shares[wrong] = np.roll(shares[wrong], 1, axis=1)
+    probabilities[wrong] = np.roll(probabilities[wrong], 1, axis=1)
     extras = {
         "status": rng.choice(["ok", "uncertain", "unfamiliar"], N, p=[0.8, 0.15, 0.05]),
         "near_duplicate": (rng.random(N) < 0.4).astype(int),
@@ -75,7 +75,7 @@ def example(seed: int = 0) -> Predictions:
         "pointing_hit": np.where(labels == 1, (rng.random(N) < 0.6).astype(float), np.nan),
         "box_share": np.where(labels == 1, rng.uniform(0, 0.3, N), np.nan),
     }
-    return make_predictions(data, shares, "grouped", "test", extras)
+    return make_predictions(data, probabilities, "grouped", "test", extras)
 
 
 PREPROCESS = Preprocess(16, denoise="non-local-means", contrast="clahe")
@@ -92,10 +92,12 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    outcome = example()
-    outcome.write(folder / "predictions.csv")
-    rows = choose_examples(outcome.labels, outcome.predicted, outcome.numbers("confidence"),
-                        outcome.texts("group"))  # fmt: skip
+    predictions = example()
+    predictions.write(folder / "predictions.csv")
+    rows = choose_examples(
+        predictions.labels, predictions.predicted, predictions.numbers("confidence"),
+        predictions.texts("group"),
+    )  # fmt: skip
     rng = np.random.default_rng(0)
     boxes = np.tile([0.2, 0.3, 0.5, 0.6], (len(rows), 1))
     boxes[::2] = np.nan
@@ -110,7 +112,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"epoch": e, "loss": 1 / e, "val_loss": 1.1 / e, "accuracy": 0.5, "val_accuracy": 0.4}
         for e in range(1, 9)
     ]
-    write_report(ReportData(folder, SETTINGS, [history], outcome, metrics_of(outcome), examples))
+    metrics = metrics_of(predictions)
+    write_report(ReportData(folder, SETTINGS, [history], predictions, metrics, examples))
     return folder / "report.html"
 
 
@@ -143,24 +146,24 @@ class Figures(HTMLParser):
 
 def recompute(table: pd.DataFrame, prefix: str = "") -> dict[str, float]:
     """The figures of a predictions table by scikit-learn and pandas alone."""
-    shares = table[[f"p_{n}" for n in NAMES]].to_numpy()
+    probabilities = table[[f"p_{n}" for n in NAMES]].to_numpy()
     labels = table["label"].map(NAMES.index).to_numpy()
-    called = shares.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1)
     values = {
         "n": len(table),
         "groups": table["group"].nunique(),
-        "accuracy": sk.accuracy_score(labels, called),
-        "balanced_accuracy": sk.balanced_accuracy_score(labels, called),
-        "kappa": sk.cohen_kappa_score(labels, called),
-        "log_loss": sk.log_loss(labels, shares, labels=[0, 1, 2]),
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
+        "kappa": sk.cohen_kappa_score(labels, predicted),
+        "log_loss": sk.log_loss(labels, probabilities, labels=[0, 1, 2]),
         "brier": np.mean([3 * sk.mean_squared_error(np.eye(3)[t], s)
-                          for t, s in zip(labels, shares, strict=True)]),
+                          for t, s in zip(labels, probabilities, strict=True)]),
     }  # fmt: skip
-    confidence, right = shares.max(axis=1), called == labels
-    true, predicted = calibration_curve(right, confidence, n_bins=15)
+    confidence, right = probabilities.max(axis=1), predicted == labels
+    true, sure = calibration_curve(right, confidence, n_bins=15)
     counts, _ = np.histogram(confidence, np.linspace(0, 1, 16))
-    values["ece"] = (np.abs(true - predicted) * counts[counts > 0]).sum() / len(table)
-    precision, recall, f1, support = sk.precision_recall_fscore_support(labels, called)
+    values["ece"] = (np.abs(true - sure) * counts[counts > 0]).sum() / len(table)
+    precision, recall, f1, support = sk.precision_recall_fscore_support(labels, predicted)
     for c, name in enumerate(NAMES):
         one = f"per_class/{name}/"
         values |= {
@@ -168,9 +171,9 @@ def recompute(table: pd.DataFrame, prefix: str = "") -> dict[str, float]:
             one + "recall": recall[c],
             one + "f1": f1[c],
             one + "n": support[c],
-            one + "specificity": sk.recall_score(labels != c, called != c),
-            one + "auc": sk.roc_auc_score(labels == c, shares[:, c]),
-            one + "average_precision": sk.average_precision_score(labels == c, shares[:, c]),
+            one + "specificity": sk.recall_score(labels != c, predicted != c),
+            one + "auc": sk.roc_auc_score(labels == c, probabilities[:, c]),
+            one + "average_precision": sk.average_precision_score(labels == c, probabilities[:, c]),
         }
     return {prefix + key: float(value) for key, value in values.items()}
 
@@ -275,10 +278,12 @@ def test_the_page_needs_no_network_and_names_are_text(page: Path) -> None:
     assert "90 of 240 test slices" in " ".join(parsed.words.split())
 
 
-def examples_of(outcome: Predictions) -> Examples:
+def examples_of(predictions: Predictions) -> Examples:
     """Examples, all different, without heatmaps, boxes and whole slices."""
-    rows = choose_examples(outcome.labels, outcome.predicted, outcome.numbers("confidence"),
-                        outcome.texts("group"))  # fmt: skip
+    rows = choose_examples(
+        predictions.labels, predictions.predicted, predictions.numbers("confidence"),
+        predictions.texts("group"),
+    )  # fmt: skip
     k = len(rows)
     pixels = np.random.default_rng(2).integers(0, 256, (k, 24, 24), dtype=np.uint8)
     return Examples(rows, pixels, np.zeros((k, 1, 1), np.float32), np.full((k, 4), np.nan),
@@ -299,9 +304,9 @@ def test_each_case_shows_the_file_the_input_and_the_heatmap(page: Path) -> None:
 
 
 def test_what_is_not_known_is_not_shown(tmp_path: Path) -> None:
-    outcome = example()
-    examples = examples_of(outcome)
-    write_report(ReportData(tmp_path, SETTINGS, [], outcome, metrics_of(outcome), examples))
+    predictions = example()
+    examples = examples_of(predictions)
+    write_report(ReportData(tmp_path, SETTINGS, [], predictions, metrics_of(predictions), examples))
     text = (tmp_path / "report.html").read_text("utf-8")
     assert 'alt="heatmap' not in text
     assert 'alt="slice as its file' not in text
@@ -309,19 +314,20 @@ def test_what_is_not_known_is_not_shown(tmp_path: Path) -> None:
     assert "Where it looks" not in text
     # One slice whose file is at hand: before and after in its case, and as its class's example.
     examples.before[-1, 40:80, 40:80] = 200
-    write_report(ReportData(tmp_path, SETTINGS, [], outcome, metrics_of(outcome), examples))
+    write_report(ReportData(tmp_path, SETTINGS, [], predictions, metrics_of(predictions), examples))
     text = (tmp_path / "report.html").read_text("utf-8")
     assert text.count('alt="slice as its file has it"') == 2
     assert text.count('alt="slice as the model sees it"') == len(examples.rows) + 1
 
 
 def test_a_box_shows_without_a_heatmap(tmp_path: Path) -> None:
-    outcome = example()
+    predictions = example()
     pages = []
     for box in (np.nan, 0.2):
-        examples = examples_of(outcome)
+        examples = examples_of(predictions)
         examples.boxes[:] = [box, box, box + 0.3, box + 0.3]
-        write_report(ReportData(tmp_path, SETTINGS, [], outcome, metrics_of(outcome), examples))
+        metrics = metrics_of(predictions)
+        write_report(ReportData(tmp_path, SETTINGS, [], predictions, metrics, examples))
         pages.append(set(Figures((tmp_path / "report.html").read_text("utf-8")).loads))
     assert len(pages[0] - pages[1]) == len(examples.rows)
 
@@ -388,17 +394,17 @@ def test_a_gallery_survives_its_file_with_and_without_whole_slices(tmp_path: Pat
 def test_a_class_without_images_shows_a_dash(tmp_path: Path) -> None:
     whole = example()
     some = whole.take((whole.labels != 2) & (whole.numbers("near_duplicate") == 0), "source:one")
-    outcome = Predictions(
+    predictions = Predictions(
         some.table.drop(columns=["patient", "status"]), NAMES, "source:one", "test"
     )
     none = Examples(np.zeros(0, np.int64), np.zeros((0, 8, 8), np.uint8),
                    np.zeros((0, 8, 8), np.float32), np.zeros((0, 4)),
                    whole_pictures([]))  # fmt: skip
-    metrics = metrics_of(outcome)
+    metrics = metrics_of(predictions)
     assert metrics["per_class"][NAMES[2]]["recall"] is None
     assert metrics["per_study"] is None
     assert metrics["selective"] is None
-    write_report(ReportData(tmp_path, SETTINGS, [], outcome, metrics, none))
+    write_report(ReportData(tmp_path, SETTINGS, [], predictions, metrics, none))
     assert "–" in (tmp_path / "report.html").read_text("utf-8")
     assert not (tmp_path / "curves.png").exists()
 
@@ -406,27 +412,27 @@ def test_a_class_without_images_shows_a_dash(tmp_path: Path) -> None:
 def test_one_group_has_no_intervals_anywhere(tmp_path: Path) -> None:
     """Every reader bears it and says so: the page, the terminal, the benchmarks' tables."""
     whole = example(2)
-    outcome = Predictions(whole.table.assign(group="g"), NAMES, "grouped", "test")
+    predictions = Predictions(whole.table.assign(group="g"), NAMES, "grouped", "test")
     none = Examples(np.zeros(0, np.int64), np.zeros((0, 8, 8), np.uint8),
                    np.zeros((0, 8, 8), np.float32), np.zeros((0, 4)),
                    whole_pictures([]))  # fmt: skip
-    metrics = metrics_of(outcome) | {"partial": None}
+    metrics = metrics_of(predictions) | {"partial": None}
     assert metrics["interval95"]["accuracy"] is None
     share = {"n": 3, "share": 0.0, "interval95": None}
     partial = {"n": 3, "outside": share, "outside_answered": share, "answered": share}
-    told = " ".join(summary_lines(metrics | {"partial": partial}))
-    assert told.count("not estimable") >= 4
-    assert "cannot be told from so few groups" in told
-    write_report(ReportData(tmp_path, SETTINGS, [], outcome, metrics, none))
+    lines = " ".join(summary_lines(metrics | {"partial": partial}))
+    assert lines.count("not estimable") >= 4
+    assert "cannot be told from so few groups" in lines
+    write_report(ReportData(tmp_path, SETTINGS, [], predictions, metrics, none))
     assert "not estimable" in (tmp_path / "report.html").read_text("utf-8")
     assert "(not estimable)" in metric_in_words(metrics, "accuracy")
-    for cell in (card._share, figure_in_words):
+    for cell in (card._share, rate_in_words):
         assert "(not estimable)" in cell(metrics["unfamiliar"])
 
 
 def test_a_table_with_a_hole_is_refused(tmp_path: Path) -> None:
-    outcome = example(3)
-    table = outcome.table.copy()
+    predictions = example(3)
+    table = predictions.table.copy()
     table.loc[1, f"p_{NAMES[0]}"] = np.nan
     Predictions(table, NAMES, "grouped", "test").write(tmp_path / "p.csv")
     with pytest.raises(DataError, match="no number"):
@@ -434,10 +440,10 @@ def test_a_table_with_a_hole_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_written_table_gives_the_same_figures(tmp_path: Path) -> None:
-    outcome = example(3)
-    outcome.write(tmp_path / "p.csv")
+    predictions = example(3)
+    predictions.write(tmp_path / "p.csv")
     again = read_predictions(tmp_path / "p.csv", NAMES, "grouped", "test")
-    assert metrics_of(again) == metrics_of(outcome)
+    assert metrics_of(again) == metrics_of(predictions)
 
 
 def test_pooled_folds_are_one_table() -> None:

@@ -45,8 +45,8 @@ def test_a_box_follows_the_crop() -> None:
 @pytest.mark.parametrize("shape", [(120, 200), (200, 120)])
 def test_frames_of_oblong_heads_reach_beyond_the_slice(shape: tuple[int, int]) -> None:
     gray = np.full(shape, 80, np.uint8)
-    frame = crop_box(gray, Preprocess())
-    wide, tall = (frame[2] - frame[0]) * shape[1], (frame[3] - frame[1]) * shape[0]
+    crop = crop_box(gray, Preprocess())
+    wide, tall = (crop[2] - crop[0]) * shape[1], (crop[3] - crop[1]) * shape[0]
     assert wide == pytest.approx(tall), "the input is a square"
     assert crop_box(gray, Preprocess(crop="none")) == (0.0, 0.0, 1.0, 1.0)
 
@@ -57,11 +57,11 @@ def write_boxes(path: Path, *rows: str) -> Path:
 
 
 def test_boxes_of_a_table(tmp_path: Path) -> None:
-    frames = np.array([[0, 0, 1, 1], [0.5, 0.5, 1, 1], [0, 0, 1, 1]], np.float32)
+    crops = np.array([[0, 0, 1, 1], [0.5, 0.5, 1, 1], [0, 0, 1, 1]], np.float32)
     names = ["top/a.png", "b (1).png", "c.png"]
     table = write_boxes(tmp_path / "b.csv", "a.png,0.5,0.5,0.2,0.4", "b (1).png,0.75,0.75,0.1,0.1",
                         "a.png,0.8,0.5,0.2,0.2")  # fmt: skip
-    boxes = into_input(read_boxes(table, names), frames)
+    boxes = into_input(read_boxes(table, names), crops)
     np.testing.assert_allclose(boxes[0], [0.4, 0.3, 0.9, 0.7], atol=1e-6)
     np.testing.assert_allclose(boxes[1], [0.4, 0.4, 0.6, 0.6], atol=1e-6)
     assert np.isnan(boxes[2]).all()
@@ -165,13 +165,13 @@ def with_pictures(pictures: list[np.ndarray], labels: list[int]) -> Dataset:
 
 def test_nearest_neighbour_knows_mirror_images() -> None:
     pictures = [draw_phantom("glioma", np.random.default_rng(i)) for i in range(6)]
-    learned = with_pictures(pictures, [0, 1, 0, 1, 0, 1])
+    training = with_pictures(pictures, [0, 1, 0, 1, 0, 1])
     mirrored = [p[:, ::-1] for p in pictures]
     tested = with_pictures(mirrored, [0] * 6)
-    np.testing.assert_array_equal(nearest_neighbour(learned, tested), [0, 1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(nearest_neighbour(training, tested), [0, 1, 0, 1, 0, 1])
 
 
-def test_low_level_control_finds_a_giveaway() -> None:
+def test_low_level_baseline_finds_a_shortcut() -> None:
     from dataclasses import replace
 
     rng = np.random.default_rng(0)
@@ -180,8 +180,8 @@ def test_low_level_control_finds_a_giveaway() -> None:
     values[:, 3] += 4 * labels
     values[:, 7] = 5  # says nothing and has no spread
     data = replace(fake_dataset(list(range(200)), labels.tolist()), file_statistics=values)
-    called = low_level(data.take(range(150)), data.take(range(150, 200)))
-    assert (called == labels[150:]).mean() > 0.9
+    predicted = low_level(data.take(range(150)), data.take(range(150, 200)))
+    assert (predicted == labels[150:]).mean() > 0.9
 
 
 def test_cases_begin_with_the_most_confident_errors() -> None:

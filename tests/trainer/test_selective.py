@@ -30,21 +30,22 @@ def rows(*confidences: float) -> np.ndarray:
     return np.array([[c, 1 - c] for c in confidences])
 
 
-def is_answered(shares: np.ndarray, names: tuple[str, ...], thresholds: dict) -> np.ndarray:
+def is_answered(probabilities: np.ndarray, names: tuple[str, ...], thresholds: dict) -> np.ndarray:
     """By the device's own rule."""
     return np.array(
         [
             status_of(float(row.max()), thresholds[names[row.argmax()]], False) is Status.OK
-            for row in shares
+            for row in probabilities
         ]
     )
 
 
-def choose(shares: np.ndarray, labels: np.ndarray, target: float | None, **other) -> dict:
-    names = tuple("abcdefgh"[: shares.shape[1]])
+def choose(probabilities: np.ndarray, labels: np.ndarray, target: float | None, **other) -> dict:
+    names = tuple("abcdefgh"[: probabilities.shape[1]])
     groups = other.pop("groups", [str(i) for i in range(len(labels))])
     rates = LADDER if target is None else (target,)
-    return choose_thresholds(shares, labels, names, groups, dict.fromkeys(names, rates), **other)
+    targets = dict.fromkeys(names, rates)
+    return choose_thresholds(probabilities, labels, names, groups, targets, **other)
 
 
 def test_the_bound_is_that_of_the_binomial() -> None:
@@ -82,41 +83,41 @@ def test_one_right_answer_supports_nothing() -> None:
     )
 
 
-def test_a_class_that_was_never_called_is_never_answered() -> None:
+def test_a_class_that_was_never_predicted_is_never_answered() -> None:
     found = choose(rows(*[0.9] * 400), np.zeros(400, int), 0.02)
     assert found["a"].threshold == 0.0
     assert found["b"].threshold == 1.0
-    assert "no slice of the validation side is called that" in (found["b"].refusal("b") or "")
+    assert "no slice of the validation side is predicted so" in (found["b"].refusal("b") or "")
 
 
 def test_groups_count_not_slices() -> None:
-    shares, labels = rows(*np.linspace(0.99, 0.8, 400)), np.zeros(400, int)
-    assert choose(shares, labels, 0.02)["a"].answered
+    probabilities, labels = rows(*np.linspace(0.99, 0.8, 400)), np.zeros(400, int)
+    assert choose(probabilities, labels, 0.02)["a"].answered
     # Nothing is wrong, so nothing tells how slices of a group hang together: 40 units.
     groups = [str(i % 40) for i in range(400)]
-    grouped = choose(shares, labels, 0.02, groups=groups)["a"]
+    grouped = choose(probabilities, labels, 0.02, groups=groups)["a"]
     assert not grouped.answered
     assert (grouped.groups, grouped.effective) == (40, pytest.approx(40))
     assert grouped.bound == pytest.approx(1 - 0.1 ** (1 / 40))
-    assert choose(shares, labels, 0.06, groups=groups)["a"].answered
+    assert choose(probabilities, labels, 0.06, groups=groups)["a"].answered
 
 
 def test_slices_that_the_check_refuses_are_not_counted() -> None:
-    shares, labels = rows(*[0.9] * 400), (np.arange(400) % 4 == 0).astype(int)
-    assert not choose(shares, labels, 0.05)["a"].answered
-    found = choose(shares, labels, 0.05, ood=labels != 0)["a"]
+    probabilities, labels = rows(*[0.9] * 400), (np.arange(400) % 4 == 0).astype(int)
+    assert not choose(probabilities, labels, 0.05)["a"].answered
+    found = choose(probabilities, labels, 0.05, ood=labels != 0)["a"]
     assert (found.slices, found.answered) == (300, True)
 
 
 def test_equal_confidences_are_answered_together() -> None:
-    shares = rows(*[0.99] * 150, *[0.8] * 100)
+    probabilities = rows(*[0.99] * 150, *[0.8] * 100)
     labels = np.array([0] * 150 + [1] * 50 + [0] * 50)
-    assert choose(shares, labels, 0.03)["a"].threshold == pytest.approx(0.895)
+    assert choose(probabilities, labels, 0.03)["a"].threshold == pytest.approx(0.895)
 
 
 def test_the_lowest_error_that_is_supported() -> None:
-    shares, labels = rows(*np.linspace(0.99, 0.8, 100)), np.zeros(100, int)
-    found = choose(shares, labels, None)["a"]
+    probabilities, labels = rows(*np.linspace(0.99, 0.8, 100)), np.zeros(100, int)
+    found = choose(probabilities, labels, None)["a"]
     assert found.target == 0.03  # 100 slices without an error bound it by 2.3 %
     assert found.answered
     nothing = choose(rows(0.9), np.array([1]), None)["a"]
@@ -127,27 +128,29 @@ def test_the_lowest_error_that_is_supported() -> None:
 @given(st.integers(0, 10_000), st.integers(2, 4), st.integers(1, 300), st.floats(0.01, 0.5))
 def test_what_is_answered_keeps_the_bound(seed: int, classes: int, n: int, target: float) -> None:
     rng = np.random.default_rng(seed)
-    shares = rng.dirichlet(np.ones(classes) / 5, n).round(2)  # ties are common
-    labels = np.where(rng.random(n) < 0.8, shares.argmax(axis=1), rng.integers(classes, size=n))
-    found = choose(shares, labels, target, groups=[str(i // 3) for i in range(n)])
+    probabilities = rng.dirichlet(np.ones(classes) / 5, n).round(2)  # ties are common
+    best = probabilities.argmax(axis=1)
+    labels = np.where(rng.random(n) < 0.8, best, rng.integers(classes, size=n))
+    found = choose(probabilities, labels, target, groups=[str(i // 3) for i in range(n)])
     thresholds = {name: each.threshold for name, each in found.items()}
     names = tuple(found)
-    answered = is_answered(shares, names, thresholds)
-    called = shares.argmax(axis=1)
+    answered = is_answered(probabilities, names, thresholds)
+    predicted = probabilities.argmax(axis=1)
     for c, name in enumerate(names):
-        here = answered & (called == c)
-        assert here.any() == (found[name].answered and (called == c).any())
+        here = answered & (predicted == c)
+        assert here.any() == (found[name].answered and (predicted == c).any())
         if here.any():
             assert (labels[here] != c).mean() <= found[name].bound <= target
 
 
 def true_risk(threshold: float, most: float, level: bool) -> float:
-    """Of answers with `draw_calls`: the mean of most (1-u)^1.5 over u above the threshold's."""
+    """Of answers with `draw_predictions`: the mean of most (1-u)^1.5 over u above that of the
+    threshold."""
     u = max(0.0, 2 * threshold - 1)
     return most / 2.5 * (1 if level else (1 - u) ** 1.5)
 
 
-def draw_calls(
+def draw_predictions(
     rng: np.random.Generator, slices: int, size: int, alike: float, most: float, level: bool
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Probabilities of four classes, labels and groups. Confidences, and whether a call is wrong,
@@ -156,7 +159,7 @@ def draw_calls(
     from scipy.special import ndtr
 
     member = np.repeat(np.arange(slices // size), size)
-    called = rng.integers(4, size=slices // size)[member]
+    predicted = rng.integers(4, size=slices // size)[member]
 
     def uniform() -> np.ndarray:
         shared = rng.normal(size=slices // size)[member]
@@ -164,10 +167,10 @@ def draw_calls(
 
     u = uniform()
     rate = np.full(len(member), most / 2.5) if level else most * (1 - u) ** 1.5
-    labels = np.where(uniform() < rate, (called + 1) % 4, called)
-    shares = np.repeat((0.5 - 0.5 * u)[:, None] / 3, 4, axis=1)
-    shares[np.arange(len(member)), called] = 0.5 + 0.5 * u
-    return shares, labels, member.astype(str).tolist()
+    labels = np.where(uniform() < rate, (predicted + 1) % 4, predicted)
+    probabilities = np.repeat((0.5 - 0.5 * u)[:, None] / 3, 4, axis=1)
+    probabilities[np.arange(len(member)), predicted] = 0.5 + 0.5 * u
+    return probabilities, labels, member.astype(str).tolist()
 
 
 @pytest.mark.parametrize("size", [1, 5, 20])
@@ -180,35 +183,36 @@ def test_the_target_is_kept(size: int, alike: float, level: bool) -> None:
     for most in (0.15, 0.3) if not level else (0.135,):  # 0.135: a true rate of 5.4 % throughout
         beyond = 0
         for _ in range(trials):
-            shares, labels, groups = draw_calls(rng, 800, size, alike, most, level)
-            for each in choose(shares, labels, target, groups=groups).values():
+            probabilities, labels, groups = draw_predictions(rng, 800, size, alike, most, level)
+            for each in choose(probabilities, labels, target, groups=groups).values():
                 beyond += each.answered and true_risk(each.threshold, most, level) > target
         assert beyond / (4 * trials) <= 0.1
 
 
 def draw_unlike(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Four classes, each calling groups of its own: of 35 groups of six slices called `a` about one
-    is wrong as a whole; single slices of the others are, in 15 of 100."""
+    """Four classes, each predicted in groups of its own: of 35 groups of six slices predicted
+    `a` about one is wrong as a whole; single slices of the others are, in 15 of 100."""
     from scipy.special import ndtr
 
-    called = np.repeat([0, 1, 2, 3], [35 * 6, 300, 300, 300])
+    predicted = np.repeat([0, 1, 2, 3], [35 * 6, 300, 300, 300])
     member = np.concatenate([np.repeat(np.arange(35), 6), 35 + np.repeat(np.arange(180), 5)])
     shared = 0.995 * rng.normal(size=215)[member] + 0.1 * rng.normal(size=len(member))
     alone = rng.normal(size=len(member))
-    wrong = np.where(called == 0, ndtr(shared) < 0.03, ndtr(alone) < 0.15)
+    wrong = np.where(predicted == 0, ndtr(shared) < 0.03, ndtr(alone) < 0.15)
     u = rng.random(len(member))
-    shares = np.repeat((0.5 - 0.5 * u)[:, None] / 3, 4, axis=1)
-    shares[np.arange(len(member)), called] = 0.5 + 0.5 * u
-    return shares, np.where(wrong, (called + 1) % 4, called), member.astype(str).tolist()
+    probabilities = np.repeat((0.5 - 0.5 * u)[:, None] / 3, 4, axis=1)
+    probabilities[np.arange(len(member)), predicted] = 0.5 + 0.5 * u
+    labels = np.where(wrong, (predicted + 1) % 4, predicted)
+    return probabilities, labels, member.astype(str).tolist()
 
 
 def test_a_tumour_free_class_is_not_judged_by_how_others_err() -> None:
     """Errors of the others that come one by one do not make its own groups worth more."""
     rng, strict, plain = np.random.default_rng(3), 0, 0
     for _ in range(60):
-        shares, labels, groups = draw_unlike(rng)
+        probabilities, labels, groups = draw_unlike(rng)
         for known in ("a", ""):
-            found = choose(shares, labels, None, groups=groups, strict=known)["a"]
+            found = choose(probabilities, labels, None, groups=groups, strict=known)["a"]
             beyond = found.answered and found.target < 0.03
             strict, plain = strict + (beyond and known == "a"), plain + (beyond and known == "")
     assert strict / 60 <= 0.1 < plain / 60
@@ -219,10 +223,10 @@ def test_coverage_stays_useful(size: int, alike: float, least: float) -> None:
     """Of a model that errs on 1.2 % of its calls, target 5 %."""
     rng, answered = np.random.default_rng(8), []
     for _ in range(20):
-        shares, labels, groups = draw_calls(rng, 800, size, alike, 0.03, False)
-        found = choose(shares, labels, 0.05, groups=groups)
+        probabilities, labels, groups = draw_predictions(rng, 800, size, alike, 0.03, False)
+        found = choose(probabilities, labels, 0.05, groups=groups)
         thresholds = {name: each.threshold for name, each in found.items()}
-        answered.append(is_answered(shares, tuple(found), thresholds).mean())
+        answered.append(is_answered(probabilities, tuple(found), thresholds).mean())
     assert np.mean(answered) > least
 
 
@@ -232,8 +236,8 @@ def test_the_lowest_error_keeps_its_confidence(size: int, alike: float) -> None:
     """Although the slices that support it choose it."""
     rng, beyond = np.random.default_rng(9), 0
     for _ in range(40):
-        shares, labels, groups = draw_calls(rng, 800, size, alike, 0.2, False)
-        for each in choose(shares, labels, None, groups=groups).values():
+        probabilities, labels, groups = draw_predictions(rng, 800, size, alike, 0.2, False)
+        for each in choose(probabilities, labels, None, groups=groups).values():
             beyond += each.answered and true_risk(each.threshold, 0.2, False) > each.target
     assert beyond / 160 <= 0.1
 
@@ -304,8 +308,8 @@ def test_a_command_says_what_is_not_answered(phantom_zip: Path, tmp_path: Path) 
         assert "not answered" in line
     assert len(settings["not_answered"]) == sum(t == 1 for t in settings["thresholds"].values())
     assert "CLASS=lowest for the lowest" in done.output
-    told = json.loads((out / "metrics.json").read_text("utf-8"))["selective"]
-    assert (told["target_error"], told["confidence"]) == (asked, 0.6)
+    reported = json.loads((out / "metrics.json").read_text("utf-8"))["selective"]
+    assert (reported["target_error"], reported["confidence"]) == (asked, 0.6)
     page = (out / "report.html").read_text("utf-8")
     assert "asked for, %" in page
     assert settings["not_answered"][0] in page

@@ -75,16 +75,16 @@ def test_run_is_complete(finished: Path) -> None:
     assert metrics["protocol"] == "official"
     assert metrics["n"] == 24
     assert np.sum(metrics["confusion"]) == 24
-    calibration, held = opened.calibration(), opened.validation()
+    calibration, validation = opened.calibration_images(), opened.validation_images()
     together = {image.tobytes() for image in calibration.pixels} & {
-        image.tobytes() for image in held.pixels
+        image.tobytes() for image in validation.pixels
     }
     assert not together, "calibration images come from the training side only"
     with (finished / "predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     right = sum(row["label"] == row["predicted"] for row in rows)
     assert metrics["accuracy"] == pytest.approx(right / 24)
-    probabilities = opened.load_model().predict(held.pixels[:4, ..., None], verbose=0)
+    probabilities = opened.load_model().predict(validation.pixels[:4, ..., None], verbose=0)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 

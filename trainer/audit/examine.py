@@ -136,7 +136,7 @@ def examine(name: str, files: Files, table: GroupTable, progress: Progress | Non
 
 
 def answer(leak: dict[str, Any], near_duplicates: dict[str, Any]) -> str:
-    """The outcome in one sentence.
+    """The result in one sentence.
 
     Args:
         leak, near_duplicates: `leak` and `near_duplicates` of audit.json.

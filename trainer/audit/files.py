@@ -13,7 +13,7 @@ from edge_runtime.quiet import quiet_c_stderr
 from trainer.data.archive import ImageArchive
 from trainer.data.file_statistics import FILE_STATISTICS
 from trainer.data.layout import PassedOver, arrange
-from trainer.data.near_duplicates import SIDE
+from trainer.data.near_duplicates import THUMBNAIL_SIZE
 from trainer.data.reading import Picture, Progress, read_pictures
 
 TINY = 64  # pixels of the shorter side
@@ -123,7 +123,9 @@ def read_files(archive: ImageArchive, progress: Progress | None = None) -> Files
         sizes=np.array([f.size for f in facts], np.int32).reshape(n, 2),
         digests=tuple(f.digest for f in facts),
         pixels=tuple(f.pixels for f in facts),
-        thumbnails=np.array([f.thumbnail for f in facts], np.uint8).reshape(n, SIDE, SIDE),
+        thumbnails=np.array([f.thumbnail for f in facts], np.uint8).reshape(
+            n, THUMBNAIL_SIZE, THUMBNAIL_SIZE
+        ),
         file_statistics=np.array([f.file_statistics for f in facts], np.float32).reshape(
             n, len(FILE_STATISTICS)
         ),

@@ -20,7 +20,7 @@ from trainer.data.archive import ImageArchive
 from trainer.report.templates import page_environment
 from trainer.run import dump_json
 
-SIDE = 128  # pixels of the longer side of a picture on the page
+PICTURE_SIZE = 128  # pixels of the longer side of a picture on the page
 CONFLICTS = 8  # pairs with pictures
 ODD = 6  # pictures of each kind of oddity
 QUALITY = 80
@@ -93,7 +93,7 @@ def picture(archive: ImageArchive, path: str) -> str | None:
     except InputError:
         return None
     height, width = gray.shape
-    scale = SIDE / max(height, width)
+    scale = PICTURE_SIZE / max(height, width)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     small = cv2.resize(gray, size, interpolation=method)

@@ -37,23 +37,23 @@ def paste(donor: Gray, box: Box, host: Gray, rng: np.random.Generator) -> tuple[
     """
     import cv2
 
-    side = host.shape[0]
+    size = host.shape[0]
     zoom = rng.uniform(0.8, 1.3)
-    centre = (box[:2] + box[2:]) / 2 * side
-    half = np.maximum((box[2:] - box[:2]) / 2 * side, 3.0)
+    centre = (box[:2] + box[2:]) / 2 * size
+    half = np.maximum((box[2:] - box[:2]) / 2 * size, 3.0)
     goal = centre.copy()
     flip = rng.random() < 0.5
     if flip:
-        goal[0] = side - goal[0]
-    goal += rng.uniform(-0.06, 0.06, 2) * side
-    goal = np.clip(goal, 0.2 * side, 0.8 * side)
+        goal[0] = size - goal[0]
+    goal += rng.uniform(-0.06, 0.06, 2) * size
+    goal = np.clip(goal, 0.2 * size, 0.8 * size)
     across = -zoom if flip else zoom
     matrix = np.array(
         [[across, 0, goal[0] - across * centre[0]], [0, zoom, goal[1] - zoom * centre[1]]]
     )
-    moved = cv2.warpAffine(donor, matrix, (side, side), flags=cv2.INTER_LINEAR)
+    moved = cv2.warpAffine(donor, matrix, (size, size), flags=cv2.INTER_LINEAR)
     reach = half * zoom
-    inner = np.concatenate([goal - reach, goal + reach]) / side
+    inner = np.concatenate([goal - reach, goal + reach]) / size
     return _blend(host, moved, goal, reach, rng, match=True), np.clip(inner, 0, 1)
 
 
@@ -73,9 +73,9 @@ def erase(image: Gray, box: Box, rng: np.random.Generator) -> Gray | None:
     grow = 0.15 * (right - left) + 0.02
     if not (right + grow < 0.5 or left - grow > 0.5) or symmetry(image) < SYMMETRY:
         return None
-    side = image.shape[0]
-    centre = (box[:2] + box[2:]) / 2 * side
-    reach = (box[2:] - box[:2]) / 2 * side * 1.3 + 2
+    size = image.shape[0]
+    centre = (box[:2] + box[2:]) / 2 * size
+    reach = (box[2:] - box[:2]) / 2 * size * 1.3 + 2
     return _blend(image, np.ascontiguousarray(image[:, ::-1]), centre, reach, rng, match=False)
 
 
@@ -96,8 +96,8 @@ def _blend(
     match: bool,
 ) -> Gray:
     """`patch` over `host` within an ellipse whose edge is soft."""
-    side = host.shape[0]
-    rows, columns = np.ogrid[:side, :side]
+    size = host.shape[0]
+    rows, columns = np.ogrid[:size, :size]
     distance = np.sqrt(
         ((columns + 0.5 - centre[0]) / reach[0]) ** 2 + ((rows + 0.5 - centre[1]) / reach[1]) ** 2
     )

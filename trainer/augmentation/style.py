@@ -83,18 +83,18 @@ def _sharpen(image: Gray, rng: np.random.Generator) -> Any:
 def _coarsen(image: Gray, rng: np.random.Generator) -> Any:
     import cv2
 
-    side = image.shape[0]
-    small = int(side * rng.uniform(0.4, 0.9))
+    size = image.shape[0]
+    small = int(size * rng.uniform(0.4, 0.9))
     image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
-    return cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def _bias(image: Gray, rng: np.random.Generator) -> Any:
     import cv2
 
-    side = image.shape[0]
+    size = image.shape[0]
     coarse = rng.uniform(0.7, 1.3, (3, 3)).astype(np.float32)
-    field = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+    field = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
     return cv2.multiply(image, field, dtype=cv2.CV_8U)
 
 

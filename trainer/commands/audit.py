@@ -57,9 +57,10 @@ def audit_command(
 ) -> None:
     """Check DATA (a zip or folder) before anything is measured on it.
 
-    Finds test images that are copies of training images, also mirrored or turned ones, look-alikes
-    with different labels, damaged and odd files, and what gives the class away. Leaves a page, the
-    figures, a groups.csv for btc-train and, for data without one, a data.toml to put beside them.
+    Finds test images that are copies of training images, also mirrored or turned ones,
+    near-duplicates with different labels, damaged and odd files, and what gives the class away.
+    Leaves a page, the figures, a groups.csv for btc-train and, for data without one, a data.toml
+    to put beside them.
     A data.toml in the folder, or NAME.toml beside NAME.zip, names the groups; --groups overrides
     it. Research use only.
     """
@@ -164,8 +165,10 @@ def _print_audit(result: dict[str, Any], out: Path, card: bool) -> None:
 def _checks(result: dict[str, Any]) -> list[tuple[str, str]]:
     """One line for each check: its name and what was found."""
     copies, alike, groups = result["exact_copies"], result["near_duplicates"], result["groups"]
-    told = result["shortcuts"]
-    away = ", ".join(told["above_chance"]) or "nothing"
+    shortcuts = result["shortcuts"]
+    away = ", ".join(shortcuts["above_chance"]) or "nothing"
+    if shortcuts["reason"]:
+        away = f"not measured: {shortcuts['reason']}"
     oddities = [f"{kind['count']:,} {name.replace('_', ' ')}"
                 for name, kind in result["oddities"].items() if kind["count"]]  # fmt: skip
     rows = [
@@ -178,7 +181,10 @@ def _checks(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("conflicting labels", f"{result['conflicts']['count']:,} pairs"),
         ("odd files", ", ".join(oddities) or "none"),
         ("passed over", f"{sum(each['count'] for each in result['passed_over']):,} files"),
-        ("class given away by", f"not measured: {told['reason']}" if told["reason"] else away),
+        (
+            "class given away by",
+            away,
+        ),
     ]
     if groups["table"]:
         split = groups["table"]["clusters_split"]["count"]

@@ -39,9 +39,9 @@ def plot_command(files: tuple[Path, ...], out: Path) -> None:
         raise UsageError(f"--out {out} would replace a result")
 
     from trainer.report.charts import save_chart
-    from trainer.report.device_times import device_times_figure, read_device_times
+    from trainer.report.device_times import device_times_chart, read_device_times
 
-    save_chart(device_times_figure([read_device_times(file) for file in files]), out)
+    save_chart(device_times_chart([read_device_times(file) for file in files]), out)
     say(f"btc-plot: {out}")
 
 

@@ -53,9 +53,9 @@ def _print_metrics(metrics: dict[str, Any]) -> None:
     from trainer.report.html import HEADS, METRIC_NAMES, percent, summary_lines
 
     table = Table("class", *HEADS, "n")
-    for name, figures in metrics["per_class"].items():
-        cells = (percent(figures[m]) for m in METRIC_NAMES)
-        table.add_row(escape(printable(name)), *cells, str(figures["n"]))
+    for name, class_metrics in metrics["per_class"].items():
+        cells = (percent(class_metrics[m]) for m in METRIC_NAMES)
+        table.add_row(escape(printable(name)), *cells, str(class_metrics["n"]))
     # Without a terminal there is no width to fit in.
     wide = None if sys.stdout.isatty() else 120
     console = Console(file=sys.stdout, highlight=False, width=wide)

@@ -304,7 +304,7 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     if run is None:
         run = start_run(job)
     try:
-        with _watch(epochs) as callbacks:
+        with _callbacks(epochs) as callbacks:
             run_job(job, run, callbacks)
     except KeyboardInterrupt:
         after = "--resume goes on" if (out / "run.json").is_file() else "start it again"
@@ -352,7 +352,7 @@ def main() -> None:
 
 
 @contextmanager
-def _watch(epochs: int) -> Iterator[Any]:
+def _callbacks(epochs: int) -> Iterator[Any]:
     from trainer.fitting import Callbacks
 
     def problems(data: Dataset) -> None:
@@ -393,5 +393,5 @@ def _watch(epochs: int) -> Iterator[Any]:
             read=read,
             batch=batch,
             epoch=epoch_done,
-            features=add_bar(bars, "Features"),
+            extracting=add_bar(bars, "Features"),
         )

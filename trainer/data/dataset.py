@@ -246,8 +246,8 @@ def _preprocessed(picture: Picture, options: Preprocess) -> _Slice:
 
 def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple[str, ...]:
     known = tuple(wanted) if wanted is not None else tuple(sorted(found))
-    if strange := sorted(found - set(known)):
-        raise DataError(f"classes {strange} are not among the model's {list(known)}")
+    if unknown := sorted(found - set(known)):
+        raise DataError(f"classes {unknown} are not among the model's {list(known)}")
     if wrong := sorted(name for name in known if not is_label(name)):
         raise DataError(
             f"no model may have a class called {wrong[0]!a}: rename its folder, without "
@@ -277,13 +277,13 @@ def _tumour_free(known: Sequence[str], wanted: Sequence[str] | None) -> tuple[st
     if wanted is None:
         return tuple(name for name in known if name == NO_TUMOR)
     named = {normalise_label(name) for name in wanted}
-    if strange := sorted(named - set(known)):
-        near = did_you_mean(strange[0], known)
+    if unknown := sorted(named - set(known)):
+        near = did_you_mean(unknown[0], known)
         raise UsageError(
-            f"tumour-free classes {strange} are not in the data; it has {list(known)}{near}"
+            f"tumour-free classes {unknown} are not in the data; it has {list(known)}{near}"
         )
     if named >= set(known):
-        raise DataError("every class is called tumour-free: nothing is left to be found")
+        raise DataError("every class is named tumour-free: nothing is left to be found")
     return tuple(name for name in known if name in named)
 
 

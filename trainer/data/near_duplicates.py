@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 THRESHOLD = 0.98
-SIDE = 32
+THUMBNAIL_SIZE = 32
 KEPT = 8  # cosine coefficients kept along each axis
 ROWS, COLUMNS = 1024, 4096  # of one block of the comparison: bounds the memory
 BATCH = 16_384  # candidates compared in full at a time
@@ -61,22 +61,26 @@ class Pairs:
 
 
 def thumbnail(gray: npt.NDArray[np.uint8]) -> Thumbnails:
-    """A slice (uint8, H×W) as SIDE×SIDE area averages."""
+    """A slice (uint8, H×W) as 32×32 area averages."""
     import cv2
 
-    small: Thumbnails = cv2.resize(gray, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    small: Thumbnails = cv2.resize(
+        gray, (THUMBNAIL_SIZE, THUMBNAIL_SIZE), interpolation=cv2.INTER_AREA
+    )
     return small
 
 
 def unit_vectors(thumbnails: Thumbnails) -> Floats:
-    """Thumbnails (N×SIDE×SIDE) with mean 0 and length 1, so that a dot product is a correlation.
+    """Thumbnails (N×32×32) with mean 0 and length 1, so that a dot product is a correlation.
 
     Flat pictures have no direction; they become zero and correlate with nothing.
     """
-    flat = thumbnails.reshape(len(thumbnails), SIDE * SIDE).astype(np.float32)
+    flat = thumbnails.reshape(len(thumbnails), THUMBNAIL_SIZE * THUMBNAIL_SIZE).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
-    return np.where(length > 1.0, flat / np.maximum(length, 1.0), 0).reshape(-1, SIDE, SIDE)
+    return np.where(length > 1.0, flat / np.maximum(length, 1.0), 0).reshape(
+        -1, THUMBNAIL_SIZE, THUMBNAIL_SIZE
+    )
 
 
 def find_pairs(
@@ -85,8 +89,8 @@ def find_pairs(
     """All near-duplicates, block by block.
 
     Args:
-        thumbnails: N×SIDE×SIDE.
-        others: M×SIDE×SIDE to compare with, or None to compare `thumbnails` among themselves
+        thumbnails: N×32×32.
+        others: M×32×32 to compare with, or None to compare `thumbnails` among themselves
             (then `first` < `second`).
         threshold: of the correlation.
 
@@ -170,9 +174,9 @@ def _sketches(thumbnails: Thumbnails) -> Floats:
 
 
 def _cosines() -> npt.NDArray[np.float32]:
-    """The first KEPT rows of the orthonormal cosine transform (DCT-II) of length SIDE."""
-    k, i = np.arange(KEPT)[:, None], np.arange(SIDE)[None]
-    rows = np.sqrt(2 / SIDE) * np.cos(np.pi * k * (2 * i + 1) / (2 * SIDE))
+    """The first KEPT rows of the orthonormal cosine transform (DCT-II) of a thumbnail."""
+    k, i = np.arange(KEPT)[:, None], np.arange(THUMBNAIL_SIZE)[None]
+    rows = np.sqrt(2 / THUMBNAIL_SIZE) * np.cos(np.pi * k * (2 * i + 1) / (2 * THUMBNAIL_SIZE))
     rows[0] /= np.sqrt(2)
     cosines: Floats = rows.astype(np.float32)
     return cosines

@@ -74,7 +74,9 @@ class DecisionRule:
         if self.ood_detector is None:
             return np.zeros(len(outputs.logits), bool)
         if outputs.features is None:
-            raise ModelError("the model gives no features for its check for unfamiliar slices")
+            raise ModelError(
+                "the model gives no features for its check for out-of-distribution slices"
+            )
         return self.ood_detector.is_ood(outputs.features)
 
     def statuses(self, outputs: ModelOutputs, class_names: Sequence[str]) -> list[str]:

@@ -137,13 +137,13 @@ def mean_interval(values: npt.NDArray[Any], groups: Sequence[str], seed: int = 0
 
 
 def bca_intervals(
-    sums: Floats, figures: Callable[[Floats], dict[str, Floats]], seed: int = 0
+    sums: Floats, statistics: Callable[[Floats], dict[str, Floats]], seed: int = 0
 ) -> dict[str, Interval]:
     """BCa bootstrap intervals over groups of figures that follow from sums over the groups.
 
     Args:
         sums: G×K, what each group adds.
-        figures: from sums (…×K) to a value (…) by name; NaN where it is not defined.
+        statistics: from sums (…×K) to a value (…) by name; NaN where it is not defined.
 
     Returns:
         By the figures' names; None where fewer than FEWEST_GROUPS add anything, or where the
@@ -151,12 +151,12 @@ def bca_intervals(
     """
     sums = sums[np.abs(sums).sum(axis=1) > 0]
     count = len(sums)
-    whole = figures(sums.sum(axis=0))
+    whole = statistics(sums.sum(axis=0))
     if count < FEWEST_GROUPS:
         return dict.fromkeys(whole)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
-    resampled, left_out = figures(drawn @ sums), figures(sums.sum(axis=0) - sums)
+    resampled, left_out = statistics(drawn @ sums), statistics(sums.sum(axis=0) - sums)
     return {
         name: _bca(float(value), resampled[name], left_out[name]) for name, value in whole.items()
     }

@@ -188,11 +188,11 @@ def _intervals(
     size = len(class_names)
     sums = _confusions(labels, predicted, member, size).reshape(-1, size * size)
 
-    def figures(summed: Floats) -> dict[str, Floats]:
+    def statistics(summed: Floats) -> dict[str, Floats]:
         overall, per_class = _from_confusion(summed.reshape(*summed.shape[:-1], size, size))
         return {"kappa": overall["kappa"]} | {str(c): per_class["f1"][..., c] for c in classes}
 
-    drawn = bca_intervals(sums, figures, seed)
+    drawn = bca_intervals(sums, statistics, seed)
     for c in classes:
         few = np.unique(member[labels == c]).size < FEWEST_GROUPS
         each[c]["f1"] = None if few else drawn[str(c)]

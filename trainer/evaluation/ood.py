@@ -14,10 +14,10 @@ from trainer.models.outputs import Predict
 
 REFUSED = 0.05  # share of validation slices that the threshold refuses
 EACH = 0.03  # and that either of the two terms would refuse at equal levels
-Images = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8]
 
 
-def turned_copies(images: Images, options: Preprocess, seed: int = 0) -> Images:
+def turned_copies(images: Pixels, options: Preprocess, seed: int = 0) -> Pixels:
     """Two copies of each slice that no scanner makes: a quarter turn either way, and one of 35 to
     145 degrees either way.
 
@@ -49,7 +49,7 @@ def turned_copies(images: Images, options: Preprocess, seed: int = 0) -> Images:
 
 def fit_ood_detector(
     predict: Predict,
-    images: Images,
+    images: Pixels,
     labels: npt.NDArray[np.int64],
     validation: Floats,
     options: Preprocess,

@@ -74,16 +74,16 @@ def grad_cam(
     return np.concatenate(parts)
 
 
-def peaks(heat: Floats, side: int = 64) -> npt.NDArray[np.float64]:
+def peaks(heat: Floats, size: int = 64) -> npt.NDArray[np.float64]:
     """Where each heatmap (N×H×W) is highest after smooth enlargement: N×2 of x and y, as
     fractions of the input's side."""
     import cv2
 
     places = np.empty((len(heat), 2))
     for i, coarse in enumerate(heat):
-        fine = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
-        y, x = divmod(int(fine.argmax()), side)
-        places[i] = (x + 0.5) / side, (y + 0.5) / side
+        fine = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+        y, x = divmod(int(fine.argmax()), size)
+        places[i] = (x + 0.5) / size, (y + 0.5) / size
     return places
 
 

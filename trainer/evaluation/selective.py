@@ -216,7 +216,7 @@ class Chosen:
         if self.answered:
             return None
         if self.bound is None:
-            return f"{label}: not answered: no slice of the validation side is called that"
+            return f"{label}: not answered: no slice of the validation side is predicted so"
         size = f"{self.groups} group{'s' * (self.groups > 1)}"
         size += f" ({self.slices} slice{'s' * (self.slices > 1)})"
         return (

@@ -156,7 +156,7 @@ class Extractor:
                 self._progress(done, total)
         for start in range(0, len(deep or ()), DEEP_BATCH):
             some = (deep or [])[start : start + DEEP_BATCH]
-            features = self._look(images[some])
+            features = self._deep_features(images[some])
             table[some, self._columns[DEEP]] = features
             if self._cache:
                 own = [keys[DEEP][row] for row in some]
@@ -205,7 +205,7 @@ class Extractor:
         step = max(1, min(BATCH, BATCH_BYTES // self._size**2))
         starts = range(0, len(rows), step)
         jobs = (
-            partial(_measure, images[some], [lacking[row] for row in some])
+            partial(_compute_sets, images[some], [lacking[row] for row in some])
             for some in (rows[start : start + step] for start in starts)
         )
         if len(rows) < FEW or self._workers == 1:
@@ -225,7 +225,7 @@ class Extractor:
                 warnings.simplefilter("ignore")  # that an interruption wastes work is no news
                 results.close()
 
-    def _look(self, images: Pixels) -> Floats:
+    def _deep_features(self, images: Pixels) -> Floats:
         """The network's features of slices, checked."""
         assert self._deep is not None
         features = np.asarray(self._deep(images), np.float32)
@@ -239,7 +239,7 @@ class Extractor:
         return features
 
 
-def _measure(images: Pixels, wanted: Sequence[Sequence[str]]) -> list[list[Floats]]:
+def _compute_sets(images: Pixels, wanted: Sequence[Sequence[str]]) -> list[list[Floats]]:
     """For each slice the values of the sets wanted of it; what a worker process does."""
     return [
         [SETS[name].compute(image) for name in names]

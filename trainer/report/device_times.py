@@ -151,7 +151,7 @@ class _Field:
         return None if self._value is None else self.number()
 
 
-def device_times_figure(results: Sequence[DeviceTimes]) -> Figure:
+def device_times_chart(results: Sequence[DeviceTimes]) -> Figure:
     """A bar for each model: the median of a whole query, split as the medians of its steps are; a
     whisker to p90 and p99; the figures beside it and the name above. Each device has a part of the
     picture, all with one scale.
@@ -206,8 +206,8 @@ def _draw_model(axes: Axes, model: ModelTimes, place: float, limit: float) -> No
     axes.plot([model.p50, end], [place, place], color=INK, lw=1.2)
     axes.plot([min(model.p90, limit)], [place], "|", color=INK, ms=10)
     axes.plot([end], [place], ">" if model.p99 > limit else "|", color=INK, ms=5)
-    figures = f"{_ms(model.p50)} ms (p90 {_ms(model.p90)}, p99 {_ms(model.p99)})"
-    axes.annotate(figures, (end, place), (6, 0), textcoords="offset points", va="center", size=8)
+    times = f"{_ms(model.p50)} ms (p90 {_ms(model.p90)}, p99 {_ms(model.p99)})"
+    axes.annotate(times, (end, place), (6, 0), textcoords="offset points", va="center", size=8)
     above: dict[str, Any] = {"y": place - 0.36, "va": "center", "size": 9}
     axes.text(0, s=plain(short(model.name, 60)), weight="bold", **above)
     facts = [f"{model.bytes / 1024:.0f} KiB"]

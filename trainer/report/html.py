@@ -103,10 +103,11 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
         for name, part in (answered.get("per_class") or {}).items():
             asked = f", {percent(targets[name])} % asked for" if name in targets else ""
             if part["error"]["n"]:
+                spread = in_words(part["error"]["interval95"], percent)
                 lines.append(
                     f"{name}: answers {percent(part['coverage']['share'])} % of "
-                    f"{part['coverage']['n']} calls, {percent(part['error']['share'])} % of them "
-                    f"wrong ({in_words(part['error']['interval95'], percent)}{asked})."
+                    f"{part['coverage']['n']} predictions, "
+                    f"{percent(part['error']['share'])} % of them wrong ({spread}{asked})."
                 )
     if partial := metrics.get("partial"):
         spread = in_words(partial["outside"]["interval95"], percent)

@@ -1,5 +1,5 @@
 """Changes of stated strength that a slice may undergo on its way: another window, another export,
-another frame. A model should answer as before.
+another margin. A model should answer as before.
 
 They act on the whole picture, before preprocessing, and are the same every time.
 """

@@ -1,7 +1,7 @@
 """Pictures that are no upright brain slice: what a model ought to refuse.
 
-They measure the check for unfamiliar inputs and are never fitted on. Drawn ones need nothing;
-changed ones are made from real slices.
+They measure the check for out-of-distribution inputs and are never fitted on. Drawn ones need
+nothing; changed ones are made from real slices.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import numpy.typing as npt
 
 Gray = npt.NDArray[np.uint8]
 Draw = Callable[[np.random.Generator], Gray]
-SIDE = 224
+SIZE = 224
 
 
 def _noise(rng: np.random.Generator) -> Gray:
-    values = rng.normal(128, rng.uniform(20, 80), (SIDE, SIDE))
+    values = rng.normal(128, rng.uniform(20, 80), (SIZE, SIZE))
     picture: Gray = np.clip(values, 0, 255).astype(np.uint8)
     return picture
 
 
 def _speckle(rng: np.random.Generator) -> Gray:
-    return rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
+    return rng.integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
 
 
 def _cloud(rng: np.random.Generator) -> Gray:
     """Noise with a spectrum that falls with frequency, as natural pictures have."""
-    across, down = np.meshgrid(np.fft.fftfreq(SIDE), np.fft.fftfreq(SIDE))
+    across, down = np.meshgrid(np.fft.fftfreq(SIZE), np.fft.fftfreq(SIZE))
     frequency = np.hypot(across, down)
     frequency[0, 0] = 1
-    spectrum = np.fft.fft2(rng.standard_normal((SIDE, SIDE))) / frequency ** rng.uniform(0.8, 2)
+    spectrum = np.fft.fft2(rng.standard_normal((SIZE, SIZE))) / frequency ** rng.uniform(0.8, 2)
     values = np.real(np.fft.ifft2(spectrum))
     values = (values - values.min()) / (values.max() - values.min())
     picture: Gray = np.rint(255 * values).astype(np.uint8)
@@ -39,7 +39,7 @@ def _cloud(rng: np.random.Generator) -> Gray:
 
 
 def _stripes(rng: np.random.Generator) -> Gray:
-    y, x = np.mgrid[:SIDE, :SIDE]
+    y, x = np.mgrid[:SIZE, :SIZE]
     angle = rng.uniform(0, np.pi)
     wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * rng.uniform(0.05, 0.8))
     picture: Gray = ((wave > 0) * rng.integers(80, 255)).astype(np.uint8)
@@ -47,7 +47,7 @@ def _stripes(rng: np.random.Generator) -> Gray:
 
 
 def _checks(rng: np.random.Generator) -> Gray:
-    y, x = np.mgrid[:SIDE, :SIDE]
+    y, x = np.mgrid[:SIZE, :SIZE]
     size = int(rng.integers(4, 60))
     picture: Gray = (((x // size + y // size) % 2) * rng.integers(80, 255)).astype(np.uint8)
     return picture
@@ -56,9 +56,9 @@ def _checks(rng: np.random.Generator) -> Gray:
 def _shapes(rng: np.random.Generator) -> Gray:
     import cv2
 
-    picture = np.full((SIDE, SIDE), rng.integers(0, 80), np.uint8)
+    picture = np.full((SIZE, SIZE), rng.integers(0, 80), np.uint8)
     for _ in range(int(rng.integers(3, 15))):
-        one, two = ([int(v) for v in rng.integers(0, SIDE, 2)] for _ in range(2))
+        one, two = ([int(v) for v in rng.integers(0, SIZE, 2)] for _ in range(2))
         level = int(rng.integers(60, 255))
         if rng.random() < 0.5:
             cv2.circle(picture, one, int(rng.integers(5, 60)), level, -1)
@@ -70,15 +70,15 @@ def _shapes(rng: np.random.Generator) -> Gray:
 def _text(rng: np.random.Generator) -> Gray:
     import cv2
 
-    picture = np.full((SIDE, SIDE), 255, np.uint8)
-    for y in range(20, SIDE, int(rng.integers(14, 30))):
+    picture = np.full((SIZE, SIZE), 255, np.uint8)
+    for y in range(20, SIZE, int(rng.integers(14, 30))):
         line = "".join(rng.choice(list("abcdefghij klmno"), 25))
         cv2.putText(picture, line, (5, y), cv2.FONT_HERSHEY_SIMPLEX, rng.uniform(0.3, 0.7), 0, 1)
     return picture if rng.random() < 0.5 else 255 - picture
 
 
 def _blank(rng: np.random.Generator) -> Gray:
-    picture = np.full((SIDE, SIDE), rng.choice([0, 1, 30, 128, 254]), np.uint8)
+    picture = np.full((SIZE, SIZE), rng.choice([0, 1, 30, 128, 254]), np.uint8)
     if rng.random() < 0.5:
         picture += rng.integers(0, 2, picture.shape, dtype=np.uint8)  # a dead camera's flicker
     return picture

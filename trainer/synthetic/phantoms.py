@@ -18,12 +18,12 @@ import numpy.typing as npt
 from edge_runtime.files import replacing
 
 CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
-SIDE = 160
+SIZE = 160
 Picture = npt.NDArray[np.float32]
 
 
 def draw_phantom(label: str, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """A slice of SIDE×SIDE gray levels that shows `label`.
+    """A slice of SIZE×SIZE gray levels that shows `label`.
 
     Raises:
         ValueError: not one of CLASSES.
@@ -32,8 +32,8 @@ def draw_phantom(label: str, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
 
     if label not in CLASSES:
         raise ValueError(f"no phantom for {label!r}")
-    picture = np.zeros((SIDE, SIDE), np.float32)
-    centre = np.array([SIDE / 2, SIDE / 2]) + rng.uniform(-5, 5, 2)
+    picture = np.zeros((SIZE, SIZE), np.float32)
+    centre = np.array([SIZE / 2, SIZE / 2]) + rng.uniform(-5, 5, 2)
     half = np.array([rng.uniform(48, 58), rng.uniform(58, 68)])
     tilt = float(rng.uniform(-8, 8))
     brain = float(rng.uniform(70, 110))
@@ -45,11 +45,11 @@ def draw_phantom(label: str, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         _ellipse(picture, place, np.array([4, rng.uniform(12, 18)]), side * 12.0, brain * 0.45)
     inside = np.zeros_like(picture)
     _ellipse(inside, centre, half - 9, tilt, 1.0)
-    folds = cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE), dtype=np.float32), (0, 0), 2.5)
+    folds = cv2.GaussianBlur(rng.standard_normal((SIZE, SIZE), dtype=np.float32), (0, 0), 2.5)
     picture += inside * folds * 60
     _draw_tumor(picture, label, centre, half, brain, rng)
     picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.6, 1.1)))
-    picture += rng.standard_normal((SIDE, SIDE), dtype=np.float32) * rng.uniform(1, 4)
+    picture += rng.standard_normal((SIZE, SIZE), dtype=np.float32) * rng.uniform(1, 4)
     gray: npt.NDArray[np.uint8] = np.clip(picture, 0, 255).astype(np.uint8)
     return gray
 

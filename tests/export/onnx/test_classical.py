@@ -38,7 +38,7 @@ def make_run(
 ) -> Run:
     """A run of a classical model over the slices of another run, with labels below `classes`."""
     folder.mkdir()
-    learned, held = like.calibration(), like.validation()
+    training, validation = like.calibration_images(), like.validation_images()
     network = digest = None
     if "deep" in sets:
         import hashlib
@@ -47,17 +47,17 @@ def make_run(
         shutil.copy(like.folder / "model.keras", folder / "deep.keras")
         digest = hashlib.sha256((folder / "deep.keras").read_bytes()).hexdigest()
     extractor = make_extractor(list(sets), 32, network, digest)
-    mine = learned.labels < classes
+    mine = training.labels < classes
     model, _ = fit_classical(
         ClassicalSettings(kind, sets),
-        extractor(learned.pixels[mine]),
-        learned.labels[mine],
+        extractor(training.pixels[mine]),
+        training.labels[mine],
         [f"g{i}" for i in range(mine.sum())],
     )
     sha256 = model.save(folder / "model.skops")
-    known = held.labels < classes
-    logits, _ = model.predict(extractor(held.pixels[known]))
-    temperature = fit_temperature(logits, held.labels[known])
+    known = validation.labels < classes
+    logits, _ = model.predict(extractor(validation.pixels[known]))
+    temperature = fit_temperature(logits, validation.labels[known])
     features = {"sets": list(sets), "length": len(extractor.names), "deep_sha256": digest}
     run = Run(
         folder,
@@ -66,8 +66,8 @@ def make_run(
         | {"labels": list(CLASSES[:classes])},
     )
     run.save_settings()
-    save_images(folder / "calibration.npz", learned.pixels[mine], learned.labels[mine])
-    save_images(folder / "validation.npz", held.pixels[known], held.labels[known])
+    save_images(folder / "calibration.npz", training.pixels[mine], training.labels[mine])
+    save_images(folder / "validation.npz", validation.pixels[known], validation.labels[known])
     shutil.copy(like.folder / "metrics.json", folder)
     return run
 
@@ -113,14 +113,14 @@ def test_each_model_passes_and_says_what_it_is(
     assert info.input["shape"] == ([1, 32, 32, 1] if deep else [1, length])
     assert info.outputs == {"logits": 0, "features": 1}
     assert info.ood is not None
-    assert {figure["measured_on"] for figure in info.metrics} == {"the scikit-learn model"}
+    assert {metric["measured_on"] for metric in info.metrics} == {"the scikit-learn model"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_says_what_scikit_learn_says(
     runs: dict[str, Run], exported: dict[str, Exported], name: str
 ) -> None:
-    pixels = runs[name].validation().pixels
+    pixels = runs[name].validation_images().pixels
     file = read_model(exported[name].path)
     expected, seen = open_trained(runs[name]).predict(pixels), predict_file(file, pixels)
     near = 1e-3 if KINDS[runs[name].settings["model"]].floor else 1e-4
@@ -160,11 +160,11 @@ def test_the_steps_of_a_tree_are_those_of_scikit_learn(
     pipeline = trained.model.pipeline
     data = convert_classical(trained.model, 4)
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    for pixels in run.validation().pixels[:20]:
+    for pixels in run.validation_images().pixels[:20]:
         features = trained.extractor(pixels[None])
         logits, components = session.run(None, {"features": features})
-        shares = pipeline[-1].predict_proba(components)
-        np.testing.assert_allclose(logits, np.log(np.maximum(shares, 1e-3)), atol=1e-5)
+        votes = pipeline[-1].predict_proba(components)
+        np.testing.assert_allclose(logits, np.log(np.maximum(votes, 1e-3)), atol=1e-5)
 
 
 def test_broken_exports_are_caught(runs: dict[str, Run], exported: dict[str, Exported]) -> None:
@@ -174,7 +174,7 @@ def test_broken_exports_are_caught(runs: dict[str, Run], exported: dict[str, Exp
         good = read_model(exported[name].path)
         labels = (*good.info.labels[1:], good.info.labels[0])
         shuffled = parse_model(pack_model(good.graph, replace(good.info, labels=labels), "onnx"))
-        result = run_gate(shuffled, run.validation(), exporter.reference, form.tolerance)
+        result = run_gate(shuffled, run.validation_images(), exporter.reference, form.tolerance)
         assert "agrees with the trained model" in "; ".join(result.failures)
         # Other features than it learned from, and another number of them.
         wrong = replace(good.info, features={"sets": ["glcm", "hog"], "length": 1}).to_json()
@@ -191,7 +191,7 @@ def test_features_in_another_order_are_caught(
     file = parse_model(pack_model(good.graph, turned, "onnx"))
     run = runs["svm"]
     reference = Exporter(run, ExportSettings(run.folder, "tiny")).reference
-    assert not run_gate(file, run.validation(), reference, FORMATS["onnx"].tolerance).passed
+    assert not run_gate(file, run.validation_images(), reference, FORMATS["onnx"].tolerance).passed
 
 
 def test_an_altered_file_is_refused(exported: dict[str, Exported], tmp_path: Path) -> None:

@@ -98,7 +98,9 @@ def eight_bits(tiny_run: Run, files: dict[str, Path]) -> ModelFile:
             "quantize_static",
             lambda *words, **options: real(*words, **options | {"reduce_range": False}),
         )
-        graph = quantize_onnx(read_model(files["onnx"]).graph, tiny_run.calibration().pixels[:64])
+        graph = quantize_onnx(
+            read_model(files["onnx"]).graph, tiny_run.calibration_images().pixels[:64]
+        )
     info = read_model(files["onnx-int8"]).info
     return parse_model(pack_model(graph, replace(info, thresholds=None), "onnx"))
 
@@ -109,11 +111,11 @@ def test_the_gate_rejects_weights_of_eight_bits(
     """Wherever the gate runs: on a processor with VNNI the measured figures are all good."""
     reference = Exporter(tiny_run, ExportSettings(tmp_path, "tiny")).reference
     tolerance = FORMATS["onnx-int8"].tolerance
-    held = tiny_run.validation()
-    bad = run_gate(eight_bits, held, reference, tolerance)
+    validation = tiny_run.validation_images()
+    bad = run_gate(eight_bits, validation, reference, tolerance)
     assert not bad.passed
     assert "its answers depend on the processor" in bad.failures[-1]
-    assert run_gate(read_model(files["onnx-int8"]), held, reference, tolerance).passed
+    assert run_gate(read_model(files["onnx-int8"]), validation, reference, tolerance).passed
 
 
 def test_verify_refuses_weights_of_eight_bits(eight_bits: ModelFile, tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ def test_every_format_says_the_same_as_on_another_processor(
     """In each runtime; the file with weights of eight bits shows that the emulation can tell."""
     old = tmp_path / "old-onnx-int8.onnx"
     old.write_bytes(pack_model(eight_bits.graph, eight_bits.info, "onnx"))
-    pixels = tiny_run.validation().pixels[:24]
+    pixels = tiny_run.validation_images().pixels[:24]
     paths = {**files, "old": old}
     keys = [
         (name, runtime)

@@ -28,11 +28,11 @@ def share_in_words(
     return f"{percent(share)}{unit} ({in_words(interval, percent)})"
 
 
-def figure_in_words(figure: dict[str, Any] | None, unit: str = "", *, signed: bool = False) -> str:
-    """Likewise, of a figure with `share` and `interval95`."""
-    if figure is None:
+def rate_in_words(rate: dict[str, Any] | None, unit: str = "", *, signed: bool = False) -> str:
+    """Likewise, of a rate: `share` and `interval95`."""
+    if rate is None:
         return NOTHING
-    return share_in_words(figure["share"], figure["interval95"], unit, signed=signed)
+    return share_in_words(rate["share"], rate["interval95"], unit, signed=signed)
 
 
 def metric_in_words(metrics: dict[str, Any] | None, key: str, unit: str = "") -> str:
@@ -43,7 +43,7 @@ def metric_in_words(metrics: dict[str, Any] | None, key: str, unit: str = "") ->
 
 
 def accuracy_of(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The accuracy of metrics.json as a figure, and beside it the balanced one."""
+    """The accuracy of metrics.json as a rate, and beside it the balanced one."""
     return {
         "n": metrics["n"],
         "share": metrics["accuracy"],
