@@ -204,7 +204,7 @@ def _verify(file: Path, signature: Path | None, public_key: Path | None) -> None
         if not beside.exists():
             raise UsageError(f"no {beside.name} beside it: name the signature with --signature")
         signature = beside
-    for what, finding in verify_file(file, signature, public_key):
+    for what, finding in verify_file(file, signature, public_key).findings:
         click.echo(printable(f"{what:<14} {finding}"))
     next_command(["btc-edge", "benchmark", "--model", file])
 
