@@ -95,7 +95,8 @@ class Classifier:
             raise UsageError(f"plane {plane!r} is none of {', '.join(PLANES)}")
         self._min_confidence, self._plane, self._volume = min_confidence, plane, volume
         self._memory = Budget(limits.max_memory)  # a file that needs more is alone
-        self._ood_detector = OodDetector.from_json(self.info.ood) if self.info.ood else None
+        ood = self.info.ood
+        self._ood_detector = None if ood is None else OodDetector.from_json(ood)
         self._idle: list[Graph] = []  # two threads must never share an interpreter
         with self._graph() as graph:
             self._check_features(graph)
@@ -338,4 +339,4 @@ def _name(source: ImageSource) -> str:
         return "array"
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "bytes"
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "stream"
+    return os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else "stream"
