@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edge_runtime.batch import Budget, Share, Unusable, each_in_order, give_back
+from edge_runtime.batch import Budget, Share, Unusable, each_in_order
 from edge_runtime.decision.ood import OodDetector
 from edge_runtime.decision.prediction import (
     Prediction,
@@ -36,6 +36,7 @@ from edge_runtime.imaging.readers import (
     slices_of,
 )
 from edge_runtime.imaging.stack import Slice
+from edge_runtime.memory import give_back
 from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.load import read_model

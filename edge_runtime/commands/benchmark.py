@@ -7,14 +7,9 @@ from typing import Any
 
 import click
 
+from edge_runtime.commands.click_types import Choice, FiniteRange
 from edge_runtime.commands.entry import next_command, to_the_reader
-from edge_runtime.commands.options import (
-    Choice,
-    FiniteRange,
-    allow_unsigned_option,
-    backend_option,
-    is_given,
-)
+from edge_runtime.commands.options import allow_unsigned_option, backend_option, is_given
 from edge_runtime.errors import ExitCode, UsageError
 
 EXIT_CODES = (

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_runtime.commands.click_types import Choice
 from edge_runtime.commands.entry import next_command, to_the_reader
-from edge_runtime.commands.options import Choice, allow_unsigned_option, model_option
+from edge_runtime.commands.options import allow_unsigned_option, model_option
 from edge_runtime.errors import printable
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from edge_runtime.commands.click_types import Choice
 from edge_runtime.commands.entry import next_command, to_the_reader
-from edge_runtime.commands.options import Choice
 from edge_runtime.errors import printable
 
 EXIT_CODES = (

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Gray = npt.NDArray[np.uint8]
-    Frame = tuple[float, float, float, float]
+    Box = tuple[float, float, float, float]
 
-WHOLE: Frame = (0.0, 0.0, 1.0, 1.0)
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 LONGEST = 2048  # pixels of an overlay's longer side; the maps have some dozen cells
 
 
 def overlay(
-    gray: Gray, heat: npt.NDArray[np.floating[Any]], frame: Frame = WHOLE
+    gray: Gray, heat: npt.NDArray[np.floating[Any]], crop_box: Box = WHOLE
 ) -> npt.NDArray[np.uint8]:
     """A slice with a coarse heatmap in colour (inferno: bright where most speaks for the class).
 
@@ -30,7 +30,7 @@ def overlay(
     Args:
         gray: the slice, H×W.
         heat: the map, h×w.
-        frame: where the map lies in the slice, see `preprocess.crop_box`; outside it the slice
+        crop_box: where the map lies in the slice, see `preprocess.crop_box`; outside it the slice
             stays gray.
 
     Returns:
@@ -42,7 +42,7 @@ def overlay(
         height, width = (max(1, round(n * LONGEST / max(gray.shape))) for n in gray.shape)
         gray = np.asarray(cv2.resize(gray, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     (height, width), (tall, wide) = gray.shape, heat.shape
-    left, top, right, bottom = frame
+    left, top, right, bottom = crop_box
     # From the centre of a pixel to the coordinates of the map, whose cells have centres too.
     x, y = wide / (width * (right - left)), tall / (height * (bottom - top))
     shift = (x / 2 - left * width * x - 0.5, y / 2 - top * height * y - 0.5)

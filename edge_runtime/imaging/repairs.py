@@ -1,8 +1,8 @@
 """Pictures that OpenCV reads wrongly or not at all although they are valid, in some of its versions
 or in all, written anew so that it reads them right.
 
-The rows of `kinds.KINDS` name these functions; each is given the bytes of a picture whose header has
-been read."""
+The rows of `kinds.KINDS` name these functions; each is given the bytes of a picture whose header
+has been read."""
 
 from __future__ import annotations
 

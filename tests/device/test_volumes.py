@@ -985,7 +985,7 @@ def test_decoding_takes_no_more_than_the_header_told(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     code = (
         "import sys, json, pathlib\n"
-        "from edge_runtime.batch import give_back\n"
+        "from edge_runtime.memory import give_back\n"
         "from edge_runtime.imaging.readers import numbered, open_slices\n"
         "def kib(what):\n"
         "    with open('/proc/self/status') as status:\n"
