@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from edge_runtime.child import python_command
+from edge_runtime.commands.info import info
 from edge_runtime.errors import ModelError, UsageError
 from edge_runtime.model import signature as signature_module
 from edge_runtime.model import untrusted
@@ -307,3 +309,16 @@ def test_what_has_no_name_is_named(tmp_path: Path) -> None:
         done = edge("verify", word)
         assert done.returncode == 3
         assert done.stderr.startswith("btc-edge: model .: ")
+
+
+def test_verify_is_not_the_next_command_of_a_model_that_it_refuses(
+    signed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "raw.tflite"
+    raw.write_bytes(read_model().graph)
+    told: list[list[object]] = []
+    monkeypatch.setattr("edge_runtime.commands.info.next_command", told.append)
+    for words in (["--model", raw, "--allow-unsigned"], ["--model", signed]):
+        done = CliRunner().invoke(info, list(map(str, words)))
+        assert done.exit_code == 0, done.output
+    assert told == [["btc-edge", "verify", signed]]
