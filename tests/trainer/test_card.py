@@ -253,7 +253,8 @@ def test_a_resumed_training_takes_the_tables_that_it_began_with(
     copy.mkdir()
     for name in ("slices.zip", "groups.csv", "boxes.csv"):
         (copy / name).write_bytes((described / name).read_bytes())
-    (copy / "data.toml").write_text('images = "slices.zip"\ngroups = "groups.csv"\n')
+    began = 'images = "slices.zip"\ngroups = "groups.csv"\n' + ABOUT.replace("BY 4.0", "BY 3.0")
+    (copy / "data.toml").write_text(began)
     out = tmp_path / "run"
 
     def stop(*_words: object, **_options: object) -> None:
@@ -263,15 +264,29 @@ def test_a_resumed_training_takes_the_tables_that_it_began_with(
         patched.setattr("trainer.train_job.fit_classical_model", stop)
         assert call(train_command, copy, "--out", out, *KNN).exit_code == 130
     text = (described / "data.toml").read_text().replace("notumor", "glioma")
-    (copy / "data.toml").write_text(text)
+    (copy / "data.toml").write_text(text + 'url = "https://b"\n')
     done = call(train_command, copy, "--out", out, "--resume")
     assert done.exit_code == 0, done.output
+    assert "the card's license, url: not what the run was started with" in done.stderr
     assert f"groups: {copy / 'groups.csv'} (data.toml)" in done.stderr
     assert "boxes:" not in done.stderr
     assert "tumour_free" not in done.stderr
     settings = json.loads((out / "run.json").read_text())
     assert settings["tumour_free"] is None
-    assert settings["data"]["license"] == "CC BY 4.0"
+    assert settings["data"]["license"] == "CC BY 3.0"
+    assert settings["data"]["url"] is None
+
+    taken_up_without = tmp_path / "without"
+    with monkeypatch.context() as patched:
+        patched.setattr("trainer.train_job.fit_classical_model", stop)
+        assert call(train_command, described, "--out", taken_up_without, *KNN).exit_code == 130
+    tables = [word for name in ("groups", "boxes")
+              for word in (f"--{name}", described / f"{name}.csv")]  # fmt: skip
+    done = call(train_command, described / "slices.zip", "--no-card", *tables, "--out",
+                taken_up_without, "--resume")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    data = json.loads((taken_up_without / "run.json").read_text())["data"]
+    assert [data[key] for key in ("title", "license")] == ["Phantoms", "CC BY 4.0"]
 
 
 def test_an_evaluation_takes_groups_and_boxes(described: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -292,12 +291,12 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     data, options, card = with_card(data, options, from_card(out if options["resume"] else None))
     if options["partial_groups"] and not options["partial"]:
         raise UsageError("--partial-groups is the table of --partial, which is not given")
+    about = {} if card is None else card.about
     if options["resume"]:
-        run, job = resumed_job(data, out, options, given)
+        run, job = resumed_job(data, out, options, given, about)
     else:
-        run, job = None, make_job(data, out, options, given)
+        run, job = None, make_job(data, out, options, given, about)
         check_start(job)  # before seconds of importing, which may fail and must leave no run
-    job = job if card is None else replace(job, about=card.about)
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     if epochs or job.deep is not None:
         import_tensorflow()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.models.pretrained import load_pretrained
+from trainer.models.pretrained import DEPTHWISE, read_pretrained
 
 if TYPE_CHECKING:
     import keras
@@ -46,7 +46,7 @@ def build_network(name: str, size: int, classes: int, pretrained: bool = True) -
         name: `edge` or `classic`.
         size: side of the input in pixels.
         classes: number of classes.
-        pretrained: begin `edge` with the weights of `load_pretrained`, not with random ones; its
+        pretrained: begin `edge` with the weights of `read_pretrained`, not with random ones; its
             first layers then keep them.
 
     Returns:
@@ -55,6 +55,7 @@ def build_network(name: str, size: int, classes: int, pretrained: bool = True) -
 
     Raises:
         UsageError: the pretrained weights are wanted and not installed.
+        DataError: they are damaged or of another version.
     """
     import keras
 
@@ -64,10 +65,24 @@ def build_network(name: str, size: int, classes: int, pretrained: bool = True) -
     outputs = keras.layers.Softmax(name="softmax")(logits)
     model = keras.Model(inputs, outputs, name=name)
     if name == "edge" and pretrained:
-        for layer, weights in load_pretrained().items():
+        for layer, weights in read_pretrained(pretrained_shapes()).items():
             model.get_layer(layer).set_weights(weights)
             model.get_layer(layer).trainable = not layer.startswith(FROZEN)
     return model
+
+
+def pretrained_shapes() -> dict[str, tuple[int, int, int, int]]:
+    """The shapes of the kernels of `edge`, by layer, without the last layer's: height, width and
+    channels in and out, of a depthwise layer in and 1."""
+    shapes, width = {"stem": (3, 3, 1, STEM)}, STEM
+    for number, block in enumerate(BLOCKS):
+        wide = width * block.expand
+        if block.expand > 1:
+            shapes[f"block{number}_expand"] = (1, 1, width, wide)
+        shapes[f"block{number}{DEPTHWISE}"] = (block.kernel, block.kernel, wide, 1)
+        shapes[f"block{number}_project"] = (1, 1, wide, block.filters)
+        width = block.filters
+    return shapes
 
 
 def as_input(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -93,7 +108,7 @@ def _edge(x: Any, classes: int) -> Any:
             y = layers.Conv2D(width * block.expand, 1, name=f"block{number}_expand")(y)
             y = layers.ReLU(6.0)(y)
         y = layers.DepthwiseConv2D(
-            block.kernel, block.stride, padding="same", name=f"block{number}_depthwise"
+            block.kernel, block.stride, padding="same", name=f"block{number}{DEPTHWISE}"
         )(y)
         y = layers.ReLU(6.0)(y)
         y = layers.Conv2D(block.filters, 1, name=f"block{number}_project")(y)
