@@ -13,7 +13,6 @@ import numpy as np
 
 from edge_runtime.errors import DataError
 
-
 # What NumPy raises on files of all sorts; TypeError: one array, which is no file of several.
 _DAMAGED = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError),
