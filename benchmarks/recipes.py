@@ -1,7 +1,7 @@
 """What each part of a recipe is worth, on validation slices alone.
 
     python -m benchmarks.recipes DATA --groups CSV --boxes CSV --partial ZIP --partial-groups CSV \\
-        --vary "" --vary "paste=0,erase=0,patch=0" --vary partial=0 --epochs 8
+        --vary "" --vary "paste=0,erase=0,patch=0" --vary partial_labels=0 --epochs 8
 
 Trains the recipe `robust` once for each --vary, with the fields it names changed, on the training
 side of the first fold, and measures on the validation side of that fold and on a quarter of the

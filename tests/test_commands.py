@@ -227,6 +227,8 @@ def test_the_next_command_is_told_to_people(data: Path, tmp_path: Path) -> None:
     assert "next:" not in shown
     done = tool("btc-audit", data, "--out", out)
     assert "next:" not in done.stdout + done.stderr
+    last = on_a_terminal("btc-audit", data, "--no-card", "--out", out, "--format", "json")[2]
+    assert last.endswith(" --no-card"), "the card would be read after all"
 
     run = tmp_path / "run"
     words = ("--model", "knn", "--features", "histogram", "--size", "32", "--no-cache")
