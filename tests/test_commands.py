@@ -14,7 +14,7 @@ import click
 import pytest
 
 import edge_runtime
-from edge_runtime.commands.options import OTHER, Choice, Commands, GroupedCommand, Option
+from edge_runtime.commands.options import OTHER, Choice, Command, Commands, GroupedCommand, Option
 from edge_runtime.errors import did_you_mean
 from edge_runtime.model.load import bundled_model
 from export.commands.export import command as export_command
@@ -205,6 +205,28 @@ def test_a_former_word_is_taken_and_not_told() -> None:
     assert "'seed'" not in caught.value.message
     for words in (("--help",), ("--help-all",)):
         assert "seed]" not in tool("btc-train", *words).stdout
+
+
+def test_a_hidden_former_name_is_not_offered() -> None:
+    for name, command in GROUPED.items():
+        with pytest.raises(click.NoSuchOption) as caught:
+            command.make_context(name, ["--max-eror", "0.1"])
+        assert "--max-error" not in caught.value.format_message()
+        assert "--max-error" in {word for p in command.params for word in p.opts}, "it is taken"
+    command = Command("one", params=[click.Option(["--first"]), click.Option(["-s"])])
+    for word, near in (("--frist", ["--first"]), ("-x", []), ("--zzz", [])):
+        with pytest.raises(click.NoSuchOption) as caught:
+            command.make_context("one", [word])
+        assert (caught.value.possibilities or []) == near
+
+
+def test_every_kind_and_network_is_a_choice() -> None:
+    from trainer.models.kinds import KINDS
+    from trainer.models.networks import NETWORKS
+
+    choices = {p.name: p.type for p in GROUPED["btc-train"].params}
+    assert list(choices["model"].choices) == ["cnn", *KINDS]  # type: ignore[attr-defined]
+    assert list(choices["network"].choices) == list(NETWORKS)  # type: ignore[attr-defined]
 
 
 def test_completion_is_not_told_of_typos() -> None:

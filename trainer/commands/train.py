@@ -25,6 +25,8 @@ from trainer.commands.terminal import (
     say,
     say_problem,
 )
+from trainer.models.kinds import CLASSICAL_SIZE, KINDS
+from trainer.models.networks import NETWORKS
 from trainer.models.recipes import DEFAULT_RECIPE, RECIPES, recipes_in_words
 
 if TYPE_CHECKING:
@@ -134,7 +136,7 @@ def _window(
     "--model",
     group="Model",
     common=True,
-    type=Choice(["cnn", "svm", "random-forest", "logistic", "knn"]),
+    type=Choice(["cnn", *KINDS]),
     default="cnn",
     show_default=True,
     help="cnn: the network; the others are classifiers over --features of a slice.",
@@ -150,10 +152,10 @@ def _window(
 @option(
     "--network",
     group="Network",
-    type=Choice(["edge", "classic"], former={"seed": "classic"}),
+    type=Choice(list(NETWORKS), former={"seed": "classic"}),
     default="edge",
     show_default=True,
-    help="edge: small and quick, and tells where it looks; classic: convolutions and dense layers.",
+    help="; ".join(f"{name}: {network.about}" for name, network in NETWORKS.items()) + ".",
 )
 @option(
     "--epochs",
@@ -195,7 +197,7 @@ def _window(
     group="Classical models",
     metavar="SET,…|deep:RUN",
     help="Of a classifier: sets out of --list-features, and deep:RUN, the penultimate features "
-    "of a trained network.  [default: histogram,glcm,lbp,hog]",
+    "of a trained network.  [default: those that a device computes too]",
 )
 @option(
     "--list-features",
@@ -232,7 +234,9 @@ def _window(
     "--size",
     group="Pixels",
     type=click.IntRange(32, 512),
-    help="Side of the model's input in pixels. Default: 96 for edge, 128 for the others.",
+    help="Side of the model's input in pixels. Default: "
+    + "".join(f"{network.size} for {name}, " for name, network in NETWORKS.items())
+    + f"{CLASSICAL_SIZE} for a classifier.",
 )
 @option(
     "--crop",
@@ -323,7 +327,6 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
 def _list_features(context: click.Context) -> None:
     """Name, length, range, source and place of each set."""
     from edge_runtime.imaging.handcrafted import DEVICE_SETS
-    from trainer.commands.train_options import CLASSICAL_SIZE
     from trainer.features.extractor import SETS
 
     for each in SETS.values():

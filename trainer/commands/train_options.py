@@ -16,7 +16,8 @@ from trainer.evaluation.selective import Targets, asked_targets
 from trainer.features.cache import FeatureCache, default_folder
 from trainer.features.extractor import DEEP, check_sets
 from trainer.models.classical import ClassicalSettings
-from trainer.models.networks import SIZES
+from trainer.models.kinds import CLASSICAL_SIZE, KINDS
+from trainer.models.networks import NETWORKS
 from trainer.models.recipes import RECIPES
 from trainer.models.training import TrainSettings
 from trainer.provenance import INPUTS, known_inputs
@@ -35,7 +36,6 @@ RESUMED_WITH = {
 TARGETS = ("target_error", "max_error", "confidence")  # one value together
 SLICE_OPTIONS = ("size", "crop", "window", "denoise", "contrast")
 DEFAULT_FEATURES = ",".join(DEVICE_SETS)
-CLASSICAL_SIZE = 128  # pixels
 
 
 FROM_CARD = ("groups", "boxes", "partial", "partial_groups", "tumour_free")
@@ -87,7 +87,7 @@ def make_job(
     _refuse(
         given & set(CLASSICAL_ONLY if network else NETWORK_ONLY),
         f"{'goes' if network else 'does not go'} with --model "
-        f"{'svm, random-forest, logistic or knn' if network else options['model']}",
+        f"{' or '.join(KINDS) if network else options['model']}",
     )
     job = Job(
         data=data,
@@ -105,7 +105,7 @@ def make_job(
         about=about,
     )
     if network:
-        size = options["size"] or SIZES[options["network"]]
+        size = options["size"] or NETWORKS[options["network"]].size
         return replace(job, preprocess=_preprocess(options, size), settings=_network(options))
     return _classical(job, options, given)
 

@@ -16,7 +16,6 @@ from edge_runtime.errors import DataError, UsageError
 from trainer.data.npz import opened_npz
 
 PACKAGE = "btc_edge_pretrained"
-DEPTHWISE = "_depthwise"  # how the name of such a layer ends; its kernel gives a map per input
 WRONG = "the weights of btc-edge-pretrained are damaged or of another version: install it anew"
 
 
@@ -52,13 +51,12 @@ def pretrained_sha256() -> str:
 
 
 def read_pretrained(
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[tuple[int, ...], int]],
 ) -> dict[str, list[npt.NDArray[np.float32]]]:
     """Kernel and bias of each layer, by the layer's name.
 
     Args:
-        shapes: of the kernels, by layer; a bias has the length of what its layer gives. The file
-            must hold exactly these.
+        shapes: by layer the kernel's shape and the bias's length. The file must hold exactly these.
 
     Raises:
         UsageError: the weights are not installed.
@@ -71,8 +69,7 @@ def read_pretrained(
         }
         others = len(stored.files) - 2 * len(shapes)
     for name, (kernel, bias) in weights.items():
-        out = shapes[name][2] if name.endswith(DEPTHWISE) else shapes[name][3]
-        if kernel.shape != shapes[name] or bias.shape != (out,):
+        if (kernel.shape, bias.shape) != (shapes[name][0], (shapes[name][1],)):
             raise DataError(WRONG)
         if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
             raise DataError(WRONG)

@@ -89,7 +89,7 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
             f"({spread}), balanced {percent(baseline['balanced_accuracy'])} %."
         )
     if metrics.get("baselines"):
-        lines.append(verdict(metrics))
+        lines.append(beside_baselines(metrics))
     answered, refused = metrics.get("selective"), metrics.get("unfamiliar")
     if answered and refused:
         wrong = f", of which {percent(answered['error']['share'])} % wrong"
@@ -119,7 +119,7 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
     return lines
 
 
-def verdict(metrics: dict[str, Any]) -> str:
+def beside_baselines(metrics: dict[str, Any]) -> str:
     """What the baselines say of the model, in one sentence."""
     baselines = metrics.get("baselines") or {}
     if not baselines:
@@ -159,7 +159,7 @@ def write_report(report: ReportData) -> None:
             summary=summary_line(metrics),
             model=model_name(report.settings),
             noun=noun,
-            verdict=verdict(metrics),
+            beside_baselines=beside_baselines(metrics),
             intended_use=INTENDED_USE,
             metric_names=list(zip(METRIC_NAMES, HEADS, strict=True)),
             baselines=BASELINES,
