@@ -22,7 +22,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common.command import FOLDER, out_option, publish
+from benchmarks.common.command import EXISTING, FOLDER, out_option, publish
 from benchmarks.common.process import clean_environment
 from benchmarks.common.runners import (
     FLOAT_STEP,
@@ -34,6 +34,7 @@ from benchmarks.common.runners import (
     read_slices,
     step_of,
 )
+from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.imaging.preprocess import preprocess
@@ -132,17 +133,6 @@ def compare(here: Floats, there: Floats, step: float) -> dict[str, Any]:
     }
 
 
-def features_here() -> str:
-    """What this processor can, of what the kernels are chosen by."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "unknown"
-    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
-    known = ("sse4_2", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
-    return ", ".join(flag for flag in known if flag in flags) or "none of those known"
-
-
 def as_markdown(result: dict[str, Any]) -> str:
     """The table of the results."""
     lines = [
@@ -166,7 +156,7 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("models", type=FOLDER)
-@click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("data", type=EXISTING)
 @click.option("--images", type=click.IntRange(1), default=50, show_default=True)
 @click.option(
     "--runtime",
@@ -200,7 +190,8 @@ def main(models: Path, data: Path, images: int, chosen: tuple[str, ...], out: Pa
             for i, logits in zip(able, there, strict=True)
         ]
     rows.sort(key=lambda row: (row["file"], row["runtime"]))
-    result = {"n": len(grays), "features": features_here(), "rows": rows}
+    features = ", ".join(machine_facts()["flags"]) or "none of those known"
+    result = {"n": len(grays), "features": features, "rows": rows}
     publish(out, "processors", result, as_markdown(result))
 
 

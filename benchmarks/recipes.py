@@ -1,7 +1,7 @@
 """What each part of a recipe is worth, on validation slices alone.
 
     python -m benchmarks.recipes DATA --groups CSV --boxes CSV --partial ZIP --partial-groups CSV \\
-        --vary "" --vary "paste=0,erase=0,patch=0" --vary partial=0 --epochs 8
+        --vary "" --vary "paste=0,erase=0,patch=0" --vary partial_labels=0 --epochs 8
 
 Trains the recipe `robust` once for each --vary, with the fields it names changed, on the training
 side of the first fold, and measures on the validation side of that fold and on a quarter of the
@@ -35,7 +35,7 @@ from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.partial_labels import PartialLabels, divide, read_partial_labels
 from trainer.data.split import fold_splits
 from trainer.models.checkpoint import Checkpoint
-from trainer.models.networks import SIZES
+from trainer.models.networks import NETWORKS
 from trainer.models.outputs import predictor
 from trainer.models.recipes import RECIPES, Recipe
 from trainer.models.sampler import make_samples
@@ -87,7 +87,7 @@ def read_sides(
     data: Path, groups: Path | None, boxes: Path | None, partial: Path, partial_groups: Path | None
 ) -> Sides:
     """The first fold's training and validation sides; its test side is dropped at once."""
-    options = Preprocess(size=SIZES["edge"])
+    options = Preprocess(size=NETWORKS["edge"].size)
     slices = read_dataset(data, options, groups_csv=groups, boxes_csv=boxes)
     split = fold_splits(slices, 5, 1)[0]
     beside = read_partial_labels(partial, options, slices, groups_csv=partial_groups)

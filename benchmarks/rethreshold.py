@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.common.command import EXISTING, RESULTS, publish
 from benchmarks.common.formatting import rate_in_words
-from edge_runtime.commands.click_types import FiniteRange
+from edge_runtime.commands.click_types import Command, FiniteRange
 from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_bytes
@@ -130,7 +130,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("data", type=EXISTING)
 @click.option("--groups", type=EXISTING)

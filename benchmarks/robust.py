@@ -22,6 +22,7 @@ import numpy.typing as npt
 from benchmarks.common.command import EXISTING, out_option, publish
 from benchmarks.common.formatting import accuracy_of, rate_in_words
 from edge_runtime.commands.entry import run_command
+from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
@@ -119,10 +120,18 @@ def corrupted_fold(run: Run, archive: ImageArchive) -> dict[str, npt.NDArray[np.
 
 
 def measure(folds: Run, shift: Run, official: Run, archive: ImageArchive) -> dict[str, Any]:
-    """Every figure of robust.json."""
+    """Every figure of robust.json.
+
+    Raises:
+        UsageError: `folds` is no cross-validation. DataError: a run is not finished.
+    """
+    if not folds.settings.get("folds"):
+        raise UsageError(
+            f"FOLDS {folds.folder} is no cross-validation: btc-train --protocol grouped --folds 5"
+        )
     studies = folds.metrics()["per_study"]
     pooled, moved = predictions_of(folds), predictions_of(shift)
-    parts = [Run.open(folder) for folder in sorted(folds.folder.glob("fold-*"))]
+    parts = [Run.open(folder) for folder in folds.model_folders]
     each = [corrupted_fold(part, archive) for part in parts]
     groups = [g for part in parts for g in predictions_of(part).texts("group")]
     names = [name for name in each[0] if all(name in hits for hits in each)]

@@ -29,12 +29,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`.
 
     When the body raises (Ctrl-C included), `path` is as it was and the temporary file is gone.
-    An `OSError` of a full disk names `path`.
+    An `OSError` of a full disk, or of a folder that takes no files, names `path`.
     The temporary name keeps the suffix, since writers such as Keras choose the format by it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = _new_beside(target)
+    try:
+        part = _new_beside(target)
+    except OSError as error:
+        error.filename = str(target)
+        raise
     try:
         yield part
         with open(part, "rb+") as stream:

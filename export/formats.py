@@ -117,7 +117,7 @@ def formats_of(kind: str) -> dict[str, Format]:
     Args:
         kind: `cnn` or a classical model, see `trainer.run.Run.kind`.
     """
-    from trainer.models.classical import KINDS
+    from trainer.models.kinds import KINDS
     from trainer.run import CNN
 
     if kind == CNN:

@@ -138,7 +138,7 @@ class ExportClassical:
 
     def __init__(self, run: Run) -> None:
         sets = list((run.settings.get("features") or {}).get("sets", ()))
-        check_sets(sets)
+        check_device_sets(sets)
         self._trained = open_trained(run)
         assert self._trained.classical is not None  # since run.json names no network
         self._parts = self._trained.classical
@@ -174,7 +174,7 @@ def _described(data: bytes, form: Format, outputs: dict[str, int]) -> ConvertedG
     return ConvertedGraph(data, outputs, graph.ops, graph.macs)
 
 
-def check_sets(sets: list[str]) -> None:
+def check_device_sets(sets: list[str]) -> None:
     """Refuse what a device cannot compute.
 
     Raises:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import zipfile
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import benchmarks
 from benchmarks.common.command import out_option, publish
 from benchmarks.common.formatting import NOTHING, metric_in_words, rate_in_words, share_in_words
+from benchmarks.common.runners import read_slices
 from benchmarks.common.turns import time_in_turns
+from edge_runtime.errors import BtcError, DataError, UsageError
+from trainer.models.recipes import RECIPES
+from trainer.synthetic.phantoms import write_phantoms
 
 FOLDER = Path(benchmarks.__file__).parent
 RESULTS = FOLDER / "results"
@@ -78,3 +86,55 @@ def test_figures_in_words() -> None:
     metrics = {"accuracy": 0.5, "recall": None, "interval95": {"accuracy": [0.4, 0.6]}}
     assert metric_in_words(metrics, "accuracy") == "50.0 (40.0–60.0)"
     assert metric_in_words(metrics, "recall") == metric_in_words(None, "recall") == NOTHING
+
+
+def test_slices_are_drawn_from_folders_as_from_zips(tmp_path: Path) -> None:
+    packed_slices, folder = tmp_path / "slices.zip", tmp_path / "slices"
+    write_phantoms(packed_slices, per_class=2, testing=0.5, seed=3)
+    with zipfile.ZipFile(packed_slices) as archive:
+        archive.extractall(folder)
+    drawn = [read_slices(place, 3, seed=2) for place in (packed_slices, folder)]
+    assert len(drawn[0]) == 3
+    for packed, plain in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(packed, plain)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no image"):
+        read_slices(tmp_path / "empty", 3)
+
+
+def test_a_run_without_folds_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).with_name("former") / "classical", run)
+    done = CliRunner().invoke(module("robust").main, list(map(str, (run, run, run, run))))
+    assert isinstance(done.exception, UsageError)
+    assert "is no cross-validation" in str(done.exception)
+
+
+def test_what_the_words_of_a_benchmark_vary_is_of_a_recipe() -> None:
+    recipes = module("recipes")
+    named = re.findall(r"--vary \"?([\w=,]+)", recipes.__doc__)
+    assert named
+    for changes in named:
+        assert recipes.vary(changes) != RECIPES["robust"], changes
+
+
+def test_a_card_beside_the_data_adds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a benchmark that names its tables, or the demo, which has none."""
+    calls: list[list[str]] = []
+
+    def record(*words: object, **_options: object) -> None:
+        calls.append(list(map(str, words)))
+        if "btc-export" in calls[-1]:
+            raise BtcError("enough")
+
+    compare = module("models")
+    monkeypatch.setattr(compare, "run_tool", lambda words: record(*words))
+    compare.train_missing(compare.NETWORK, tmp_path / "runs", tmp_path, ["--groups", "g.csv"], 1)
+    demo = module("demo")
+    monkeypatch.setattr(demo.Stage, "run", lambda _, *words, **options: record(*words, **options))
+    CliRunner().invoke(demo.main, ["--out", str(tmp_path / "demo")])
+    trained = [words for words in calls if "btc-train" in words]
+    assert len(trained) == 3
+    assert all("--no-card" in words for words in trained)

@@ -14,7 +14,14 @@ import click
 import pytest
 
 import edge_runtime
-from edge_runtime.commands.click_types import OTHER, Choice, Commands, GroupedCommand, Option
+from edge_runtime.commands.click_types import (
+    OTHER,
+    Choice,
+    Command,
+    Commands,
+    GroupedCommand,
+    Option,
+)
 from edge_runtime.errors import did_you_mean
 from edge_runtime.model.load import bundled_model
 from export.commands.export import command as export_command
@@ -207,6 +214,28 @@ def test_a_former_word_is_taken_and_not_told() -> None:
         assert "seed]" not in tool("btc-train", *words).stdout
 
 
+def test_a_hidden_former_name_is_not_offered() -> None:
+    for name, command in GROUPED.items():
+        with pytest.raises(click.NoSuchOption) as caught:
+            command.make_context(name, ["--max-eror", "0.1"])
+        assert "--max-error" not in caught.value.format_message()
+        assert "--max-error" in {word for p in command.params for word in p.opts}, "it is taken"
+    command = Command("one", params=[click.Option(["--first"]), click.Option(["-s"])])
+    for word, near in (("--frist", ["--first"]), ("-x", []), ("--zzz", [])):
+        with pytest.raises(click.NoSuchOption) as caught:
+            command.make_context("one", [word])
+        assert (caught.value.possibilities or []) == near
+
+
+def test_every_kind_and_network_is_a_choice() -> None:
+    from trainer.models.kinds import KINDS
+    from trainer.models.networks import NETWORKS
+
+    choices = {p.name: p.type for p in GROUPED["btc-train"].params}
+    assert list(choices["model"].choices) == ["cnn", *KINDS]  # type: ignore[attr-defined]
+    assert list(choices["network"].choices) == list(NETWORKS)  # type: ignore[attr-defined]
+
+
 def test_completion_is_not_told_of_typos() -> None:
     group = Commands("tool", commands={"one": click.Command("one")})
     with group.make_context("tool", ["two"], resilient_parsing=True) as context:
@@ -227,6 +256,8 @@ def test_the_next_command_is_told_to_people(data: Path, tmp_path: Path) -> None:
     assert "next:" not in shown
     done = tool("btc-audit", data, "--out", out)
     assert "next:" not in done.stdout + done.stderr
+    last = on_a_terminal("btc-audit", data, "--no-card", "--out", out, "--format", "json")[2]
+    assert last.endswith(" --no-card"), "the card would be read after all"
 
     run = tmp_path / "run"
     words = ("--model", "knn", "--features", "histogram", "--size", "32", "--no-cache")

@@ -23,7 +23,8 @@ from trainer.finalize import finalize_folds, finalize_run
 from trainer.fitting import Callbacks, fit_classical_model, fit_network_model
 from trainer.models.checkpoint import Checkpoint
 from trainer.models.classical import ClassicalSettings
-from trainer.models.pretrained import check_pretrained
+from trainer.models.networks import pretrained_shapes
+from trainer.models.pretrained import pretrained_sha256, read_pretrained
 from trainer.models.training import Diverged, TrainSettings
 from trainer.provenance import (
     INPUTS,
@@ -61,7 +62,8 @@ class Job:
         settings: of a network or of a classical model.
         deep: the run whose network gives the feature set `deep`.
         cache: where features are kept, or None.
-        about: what a data card says of the data, see `DataCard.about`.
+        about: what a data card says of the data, see `DataCard.about`; a run that goes on keeps
+            what it was started with.
     """
 
     data: Path
@@ -117,20 +119,25 @@ def check_start(job: Job) -> None:
     Raises:
         UsageError: the folder holds something already, options do not go together, or the weights
             that the network starts from are not installed.
+        DataError: those weights are damaged, or of another version.
     """
     if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
         raise UsageError(f"{job.out} is not empty; name another --out, or --resume it")
     if job.folds and job.protocol != "grouped":
         raise UsageError("--folds is a cross-validation over groups: add --protocol grouped")
-    if isinstance(job.settings, TrainSettings) and job.settings.pretrained:
-        check_pretrained()
+    if _starts_pretrained(job.settings):
+        read_pretrained(pretrained_shapes())
+
+
+def _starts_pretrained(settings: TrainSettings | ClassicalSettings) -> bool:
+    return isinstance(settings, TrainSettings) and settings.pretrained
 
 
 def start_run(job: Job) -> Run:
     """Make the run folder with its run.json; nothing is overwritten.
 
     Raises:
-        UsageError: see `check_start`.
+        UsageError, DataError: see `check_start`.
     """
     check_start(job)
     run = _Fresh(job.out, _new_run(job, job.out).settings)
@@ -157,6 +164,7 @@ def _new_run(job: Job, folder: Path) -> Run:
             "protocol": job.protocol,
             "preprocess": job.preprocess.to_json(),
             "training": asdict(settings),
+            "pretrained_sha256": pretrained_sha256() if _starts_pretrained(settings) else None,
             "seed": settings.seed,
             "targets": job.targets.to_json(),
             "tumour_free": None if job.tumour_free is None else list(job.tumour_free),
@@ -185,6 +193,7 @@ def resume_job(job: Job) -> tuple[Run, Job]:
     Raises:
         UsageError: a finished training, an input more or fewer than it was started with, or the
             weights that the network starts from are needed and not installed.
+        DataError: no run there, or those weights are damaged or of another version.
     """
     run = Run.open(job.out)
     if run.settings["status"] == "finished":
@@ -196,7 +205,7 @@ def resume_job(job: Job) -> tuple[Run, Job]:
         if name in known and not given and known[name] is not None:
             raise UsageError(f"the run was started with {INPUTS[name].option}; give the same again")
     kind = TrainSettings if run.kind == CNN else ClassicalSettings
-    named = run.settings.get("tumour_free")
+    named, about = run.settings.get("tumour_free"), _known_about(run)
     started = replace(
         job,
         protocol=run.settings["protocol"],
@@ -207,11 +216,21 @@ def resume_job(job: Job) -> tuple[Run, Job]:
         folds=run.settings.get("folds"),
         preprocess=run.preprocess,
         settings=kind.from_json(run.settings["training"]),
+        about=job.about if about is None else about,
     )
-    wanted = isinstance(started.settings, TrainSettings) and started.settings.pretrained
-    if wanted and not all(_begun(folder) for folder in run.model_folders):
-        check_pretrained()
+    to_begin = not all(_begun(folder) for folder in run.model_folders)
+    if to_begin and _starts_pretrained(started.settings):
+        read_pretrained(pretrained_shapes())
     return run, started
+
+
+def _known_about(run: Run) -> dict[str, str] | None:
+    """What a run says of its data, see `DataCard.about`; None where it has not read them yet. A
+    cross-validation that was stopped has said it in its folds only."""
+    for folder in (run.folder, *run.model_folders):
+        if (folder / "run.json").is_file() and (data := Run.open(folder).settings["data"]):
+            return {key: data[key] for key in ABOUT if data.get(key) is not None}
+    return None
 
 
 def _begun(folder: Path) -> bool:

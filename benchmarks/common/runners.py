@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import DataError
-from edge_runtime.imaging.decode import load_gray
-from edge_runtime.imaging.kinds import PICTURE_SUFFIXES
+from edge_runtime.imaging.decode import decode
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.file_format import ModelFile
 from export.tflite.flatbuffer import read_tflite
+from trainer.data.archive import open_archive
 
 Floats = npt.NDArray[np.float32]
 Runner = Callable[[npt.NDArray[np.uint8]], Floats]
@@ -90,14 +89,14 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def read_slices(data: Path, count: int, seed: int = 0) -> list[npt.NDArray[np.uint8]]:
-    """Gray slices drawn from a zip.
+    """Gray slices drawn from a zip or folder.
 
     Raises:
-        DataError: no image in it.
+        DataError: no image in it, or a hostile archive. InputError: one cannot be read.
     """
-    with zipfile.ZipFile(data) as archive:
-        names = sorted(n for n in archive.namelist() if n.lower().endswith(PICTURE_SUFFIXES))
-        if not names:
-            raise DataError(f"{data.name}: no image")
-        order = np.random.default_rng(seed).permutation(len(names))[:count]
-        return [load_gray(archive.read(names[i])) for i in sorted(order.tolist())]
+    archive = open_archive(data)
+    names = archive.names()
+    if not names:
+        raise DataError(f"{data.name}: no image")
+    order = np.random.default_rng(seed).permutation(len(names))[:count]
+    return [decode(archive.read(names[i])) for i in sorted(order.tolist())]

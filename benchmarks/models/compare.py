@@ -79,7 +79,7 @@ def train_missing(
         if started and Run.open(out).settings["status"] == "finished":
             continue
         words: list[str | Path] = ["btc-train", data, *tables, "--out", out, "--seed", str(seed)]
-        words += ["--protocol", *protocol]
+        words += ["--protocol", *protocol, "--no-card"]  # with these tables alone
         if contender.features:
             deep = f"deep:{runs / NETWORK.name / part}"
             words += ["--model", contender.model]

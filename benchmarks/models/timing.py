@@ -15,7 +15,7 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import preprocess
-from export.models import check_sets
+from export.models import check_device_sets
 from trainer.data.archive import open_archive
 from trainer.models.outputs import open_trained
 from trainer.run import CNN, Run
@@ -29,7 +29,7 @@ def device_file(folder: Path) -> Path | None:
     run = Run.open(folder)
     if run.kind != CNN:
         try:
-            check_sets(run.settings["features"]["sets"])
+            check_device_sets(run.settings["features"]["sets"])
         except UsageError:
             return None
     path = folder / "export" / "brain-mri-onnx.onnx"

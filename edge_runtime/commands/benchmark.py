@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edge_runtime.commands.click_types import Choice, FiniteRange
+from edge_runtime.commands.click_types import Choice, Command, FiniteRange
 from edge_runtime.commands.entry import next_command, to_the_reader
 from edge_runtime.commands.options import allow_unsigned_option, backend_option, is_given
 from edge_runtime.errors import ExitCode, UsageError
@@ -27,7 +27,7 @@ def _thread_counts(_context: click.Context, _option: click.Parameter, text: str)
     return tuple(dict.fromkeys(map(int, words)))
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(cls=Command, epilog=EXIT_CODES)
 @click.option(
     "--model",
     "models",

@@ -74,7 +74,23 @@ class Option(click.Option):
         self.common = common
 
 
-class GroupedCommand(click.Command):
+class Command(click.Command):
+    """A command that answers a typo with the options of today, not with their hidden former
+    names."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from difflib import get_close_matches  # only for a message
+
+            shown = [p for p in self.params if not getattr(p, "hidden", False)]
+            words = [word for p in shown for word in p.opts if word.startswith("--")]
+            near = get_close_matches(error.option_name, words) if error.possibilities else []
+            raise click.NoSuchOption(error.option_name, possibilities=near, ctx=ctx) from None
+
+
+class GroupedCommand(Command):
     """A command of many options: `--help` shows those that most people need, `--help-all` all of
     them by group."""
 

@@ -112,7 +112,9 @@ def read_source(source: Encoded, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
 
 def _check_size(size: int, limits: ImageLimits) -> None:
     if size > limits.max_bytes:
-        raise InputError(f"larger than the limit of {limits.max_bytes // MIB} MiB")
+        most = limits.max_bytes
+        words = f"{most // MIB} MiB" if most >= MIB else f"{most >> 10} KiB"
+        raise InputError(f"larger than the limit of {words}")
 
 
 def _read_all(read: Callable[[int], Any], first: int, limits: ImageLimits) -> bytes:

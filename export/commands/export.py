@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from export.exporter import Exported, Exporter
 
 EXIT_CODES = (
-    "\b\nExit codes: 0 every file passed, 1 a file is outside its tolerance or there is no run, "
-    "2 usage or a missing package, 3 the run has no finished model, a conversion failed or a "
-    "verified file is not in order, 130 interrupted."
+    "\b\nExit codes: 0 every file passed, 1 a file is outside its tolerance or RUN holds no run, "
+    "2 usage, no folder RUN or a missing package, 3 the run has no finished model, a conversion "
+    "failed or a verified file is not in order, 130 interrupted."
 )
 _OF_VERIFY = ("verify", "signature", "public_key")
 _OF_CALIBRATION = ("calibration_images", "calibration", "seed")
@@ -65,7 +65,7 @@ def _format_options(function: Callable[..., Any]) -> Callable[..., Any]:
     "--c-array",
     group="Files",
     is_flag=True,
-    help="Also write the int8 graph as C, for controllers.",
+    help="Also write the int8 graph as C++, for controllers.",
 )
 @option("--diagnose", group="Files", is_flag=True, help="Tell what each layer loses as int8.")
 @identity_options(None, "the run's")

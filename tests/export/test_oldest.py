@@ -15,7 +15,7 @@ from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS, formats_of
 from tests.device.test_environments import ROOT, find_python, outside, run, wheel  # noqa: F401
 from tests.export.onnx.test_classical import make_run
-from trainer.models.classical import KINDS
+from trainer.models.kinds import KINDS
 from trainer.run import Run
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 

@@ -17,13 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.errors import DataError
+from edge_runtime.errors import DataError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.model.metadata import INTENDED_USE
 from tests.trainer.test_near_duplicates import as_jpeg, draw_slice
 from trainer.audit.examine import Audit, answer, audit, share
 from trainer.audit.files import ODDITIES, Files, read_files
+from trainer.audit.groups import as_csv
 from trainer.audit.near_duplicates import INVERSE, LISTED, Best, find_near_duplicates
-from trainer.audit.page import as_csv, as_html, picture, shown, write_audit
+from trainer.audit.page import as_html, check_out, picture, shown, write_audit
 from trainer.audit.shortcuts import ALL, measure_shortcuts, standard_error
 from trainer.data.archive import open_archive
 from trainer.data.dataset import read_dataset
@@ -464,7 +466,7 @@ def test_page_is_self_contained_and_escapes_names(leaking: tuple[Path, Audit]) -
     assert not re.search(r"<(script|b>|i>bl)", page)
     text = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"(?s)<style>.*?</style>", "", page)))
     assert ODD_NAMES[0] in text
-    assert "Research use only; not for diagnosis." in text
+    assert INTENDED_USE in text
     body = text[text.index("Audit of data", text.index("Audit of data") + 1) :]
     assert body.index(found.result["answer"]) < 40, "the answer comes first"
     plain = re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", page)
@@ -537,6 +539,28 @@ def test_command_refuses_what_it_cannot_use(clean: Path, tmp_path: Path) -> None
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert done.stderr.startswith("btc-audit: ")
     assert table.read_text().splitlines() == ["path,group", "x.png,g"]
+
+
+def test_a_table_that_is_no_audits_is_not_replaced(clean: Path, tmp_path: Path) -> None:
+    table, former = clean / "groups.csv", tmp_path / "audit" / "audit.json"
+    table.write_text("path,group\nTraining/glioma/00.png,mine\n")
+    done = run("data", "--no-card", "--out", "data", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "data holds a groups.csv that no audit left as it is" in done.stderr
+    assert table.read_text() == "path,group\nTraining/glioma/00.png,mine\n"
+    assert not (clean / "audit.json").exists()
+
+    assert run("data", cwd=tmp_path).returncode == 0
+    own = tmp_path / "audit" / "groups.csv"
+    check_out(own.parent)
+    content = json.loads(former.read_text())
+    del content["groups_csv_sha256"]  # as version 0.1.0 wrote it
+    former.write_text(json.dumps(content))
+    check_out(own.parent)
+    for other in ("[]", "{", json.dumps(content | {"groups_csv_sha256": "0"})):
+        former.write_text(other)
+        with pytest.raises(UsageError, match=r"holds a groups\.csv"):
+            check_out(own.parent)
 
 
 def test_names_of_files_do_not_steer_the_terminal(clean: Path, tmp_path: Path) -> None:

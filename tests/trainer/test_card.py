@@ -107,6 +107,37 @@ def test_the_card_of_a_zip(folder: Path) -> None:
         find_card(two)
 
 
+def test_toml_files_of_other_programs_lie_beside_a_zip(folder: Path) -> None:
+    for name in ("tool.zip", "data.zip", "other.zip"):
+        zipfile.ZipFile(folder / name, "w").close()
+    tool, data, other = (folder / f"{name}.zip" for name in ("tool", "data", "other"))
+    (folder / "tool.toml").write_text("[tool]\nx = 1\n")
+    for foreign in ("[project]\nname = 1\n", "images = 3\nx = 1\n", "groups = 'x'\n", "# no\n"):
+        (folder / "data.toml").write_text(foreign)
+        assert find_card(other) is None
+        assert find_card(tool) is None
+    (folder / "data.toml").write_text('images = "tool.zip"\ntitle = "A"\n')
+    card = find_card(tool)
+    assert card is not None, "tool.toml is not in the way of it"
+    assert dict(card.about) == {"title": "A"}
+    assert find_card(data) is None, "its NAME.toml is the card of tool.zip"
+    (folder / "data.toml").write_text('title = "B"\n')
+    card = find_card(data)
+    assert card is not None
+    assert card.files == {"images": data}
+    for wrong in ('images = "tol.zip"\n', 'images = "tool.zip"\ngrups = "x"\n'):
+        (folder / "data.toml").write_text(wrong)
+        with pytest.raises(DataError, match=r"no such file|did you mean"):
+            find_card(tool)
+
+
+def test_a_byte_order_mark_is_passed_over(folder: Path) -> None:
+    (folder / "data.toml").write_bytes(b"\xef\xbb\xbf" + 'title = "A\u00a0ü"\r\n'.encode())
+    card = find_card(folder)
+    assert card is not None
+    assert dict(card.about) == {"title": "A\u00a0ü"}
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
 def test_a_link_is_what_it_leads_to(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "far.csv"
@@ -144,6 +175,11 @@ WRONG = {
     'groups = "\\\\\\\\host\\\\share"': "not inside the card's folder",
     'groups = "C:groups.csv"': "not inside the card's folder",
     'images = "~/.."': "not inside the card's folder",
+    'title = "a\\u001b[2Jb"': r"title has a character that does not show, '\\x1b'",
+    'license = "a\\nb"': r"license has a character that does not show, '\\n'",
+    'url = "a\\u202eb"': r"url has a character that does not show, '\\u202e'",
+    'notes = "a\\nb\\u0007"': r"notes has a character that does not show, '\\x07'",
+    'images = "images"\npartial = "."': "partial is the card's own folder: keep its slices in",
     "groups": "not a TOML file: ",
     "x = " + "[" * 5000: "not a TOML file: ",
     "x = " + "9" * 5000: "not a TOML file: ",
@@ -170,7 +206,7 @@ def test_a_card_that_cannot_be_read(folder: Path) -> None:
     with pytest.raises(DataError, match="not a TOML file"):
         find_card(folder)
     card.write_bytes(b"# " + b"x" * MAX_BYTES)
-    with pytest.raises(DataError, match="larger than"):
+    with pytest.raises(DataError, match="larger than the limit of 64 KiB"):
         find_card(folder)
     card.unlink()
     card.mkdir()
@@ -185,14 +221,6 @@ def test_a_card_that_cannot_be_read(folder: Path) -> None:
         card.symlink_to(folder / "nowhere")
         with pytest.raises(DataError, match="no such file"):
             find_card(folder)
-
-
-def test_a_python_without_a_reader_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tomllib", None)
-    assert find_card(folder) is None
-    (folder / "data.toml").write_text("")
-    with pytest.raises(UsageError, match=r"Python 3\.11 or newer"):
-        find_card(folder)
 
 
 def test_a_training_takes_what_the_card_names(described: Path, tmp_path: Path) -> None:
@@ -253,7 +281,8 @@ def test_a_resumed_training_takes_the_tables_that_it_began_with(
     copy.mkdir()
     for name in ("slices.zip", "groups.csv", "boxes.csv"):
         (copy / name).write_bytes((described / name).read_bytes())
-    (copy / "data.toml").write_text('images = "slices.zip"\ngroups = "groups.csv"\n')
+    began = 'images = "slices.zip"\ngroups = "groups.csv"\n' + ABOUT.replace("BY 4.0", "BY 3.0")
+    (copy / "data.toml").write_text(began)
     out = tmp_path / "run"
 
     def stop(*_words: object, **_options: object) -> None:
@@ -263,15 +292,29 @@ def test_a_resumed_training_takes_the_tables_that_it_began_with(
         patched.setattr("trainer.train_job.fit_classical_model", stop)
         assert call(train_command, copy, "--out", out, *KNN).exit_code == 130
     text = (described / "data.toml").read_text().replace("notumor", "glioma")
-    (copy / "data.toml").write_text(text)
+    (copy / "data.toml").write_text(text + 'url = "https://b"\n')
     done = call(train_command, copy, "--out", out, "--resume")
     assert done.exit_code == 0, done.output
+    assert "the card's license, url: not what the run was started with" in done.stderr
     assert f"groups: {copy / 'groups.csv'} (data.toml)" in done.stderr
     assert "boxes:" not in done.stderr
     assert "tumour_free" not in done.stderr
     settings = json.loads((out / "run.json").read_text())
     assert settings["tumour_free"] is None
-    assert settings["data"]["license"] == "CC BY 4.0"
+    assert settings["data"]["license"] == "CC BY 3.0"
+    assert settings["data"]["url"] is None
+
+    taken_up_without = tmp_path / "without"
+    with monkeypatch.context() as patched:
+        patched.setattr("trainer.train_job.fit_classical_model", stop)
+        assert call(train_command, described, "--out", taken_up_without, *KNN).exit_code == 130
+    tables = [word for name in ("groups", "boxes")
+              for word in (f"--{name}", described / f"{name}.csv")]  # fmt: skip
+    done = call(train_command, described / "slices.zip", "--no-card", *tables, "--out",
+                taken_up_without, "--resume")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    data = json.loads((taken_up_without / "run.json").read_text())["data"]
+    assert [data[key] for key in ("title", "license")] == ["Phantoms", "CC BY 4.0"]
 
 
 def test_an_evaluation_takes_groups_and_boxes(described: Path) -> None:

@@ -23,7 +23,8 @@ from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
 from trainer.fitting import network_for
 from trainer.models import classical
-from trainer.models.classical import KINDS, ClassicalModel, ClassicalSettings, fit_classical
+from trainer.models.classical import ClassicalModel, ClassicalSettings, fit_classical
+from trainer.models.kinds import KINDS
 from trainer.models.outputs import open_trained
 from trainer.run import Run
 

@@ -303,10 +303,10 @@ def test_recipes_are_named_in_the_command() -> None:
 
 def test_start_weights_are_those_that_the_network_takes() -> None:
     from pretrained.make_weights import fold
-    from trainer.models.networks import build_network
-    from trainer.models.pretrained import load_pretrained
+    from trainer.models.networks import build_network, pretrained_shapes
+    from trainer.models.pretrained import read_pretrained
 
-    start = load_pretrained()
+    start = read_pretrained(pretrained_shapes())
     network = build_network("edge", 64, 4)
     named = {layer.name for layer in network.layers if layer.weights}
     assert set(start) == named - {"class_maps"}

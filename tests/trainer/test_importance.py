@@ -35,7 +35,8 @@ from trainer.evaluation.importance import (
 )
 from trainer.evaluation.metrics import balanced_accuracy
 from trainer.evaluation.predictions import metrics_of
-from trainer.models.classical import KINDS, ClassicalModel, ClassicalSettings, fit_classical
+from trainer.models.classical import ClassicalModel, ClassicalSettings, fit_classical
+from trainer.models.kinds import KINDS
 from trainer.models.outputs import open_trained
 from trainer.report.display_names import model_name, model_noun
 from trainer.report.html import ReportData, write_report

@@ -207,6 +207,12 @@ def test_exit_codes(hostile: Path, tmp_path: Path) -> None:
         assert message in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "a.png").exists()
+    if Path("/proc/self").exists():
+        done = plot(hostile, "--out", "/proc/o.svg")
+        assert (done.returncode, done.stderr) == (
+            1,
+            "btc-plot: /proc/o.svg: No such file or directory\n",
+        )
     kept = hostile.rename(tmp_path / "result.svg")
     before = kept.read_bytes()
     assert plot(kept, "--out", kept).returncode == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
 import re
 import shutil
@@ -26,7 +28,8 @@ from trainer.data.split import split_dataset
 from trainer.evaluation.selective import Targets
 from trainer.fitting import Callbacks, network_for
 from trainer.models.classical import ClassicalSettings
-from trainer.models.pretrained import load_pretrained
+from trainer.models.networks import pretrained_shapes
+from trainer.models.pretrained import read_pretrained
 from trainer.models.recipes import RECIPES
 from trainer.models.training import TrainSettings
 from trainer.run import Run
@@ -382,18 +385,71 @@ def test_a_start_without_the_pretrained_weights_is_refused_before_anything_is_re
     check_start(Job(inputs.data, out, settings=ClassicalSettings("knn", ("histogram",))))
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04damaged"])
-def test_damaged_pretrained_weights_are_said_to_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
-) -> None:
-    package = tmp_path / "btc_edge_damaged_weights"
+def install_weights(folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    """Put other weights in the place of those that are installed."""
+    package = folder / f"btc_edge_other_{abs(hash(content))}"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "weights.npz").write_bytes(content)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr("trainer.models.pretrained.PACKAGE", package.name)
-    with pytest.raises(DataError, match="damaged: install it anew"):
-        load_pretrained()
+
+
+def packed(arrays: dict[str, np.ndarray]) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
+
+
+def wrong_weights() -> dict[str, bytes]:
+    good = {
+        f"{name}.{part}": array
+        for name, pair in read_pretrained(pretrained_shapes()).items()
+        for part, array in zip(("kernel", "bias"), pair, strict=True)
+    }
+    bias = good["stem.bias"]
+    small = {name: array for name, array in good.items() if name.startswith(("stem", "block0"))}
+    broken = bytearray(packed(small))
+    broken[len(broken) // 3 :: 7] = b"x" * len(broken[len(broken) // 3 :: 7])
+    plain = io.BytesIO()
+    np.save(plain, bias)
+    return {
+        "empty": b"",
+        "no zip": b"PK\x03\x04damaged",
+        "altered": bytes(broken),
+        "one array": plain.getvalue(),
+        "no arrays": packed({}),
+        "few layers": packed(small),
+        "a layer more": packed(good | {"head.kernel": bias, "head.bias": bias}),
+        "another kernel": packed(good | {"stem.kernel": good["stem.kernel"][:, :, :, :-1]}),
+        "another bias": packed(good | {"stem.bias": bias[:-1]}),
+        "texts": packed(good | {"stem.bias": np.array(["x"] * len(bias))}),
+        "no number": packed(good | {"stem.bias": bias * np.nan}),
+    }
+
+
+def test_wrong_pretrained_weights_are_refused_before_anything_is_read(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, begun = tmp_path / "run", tmp_path / "begun"
+    start_run(Job(inputs.data, begun))
+    monkeypatch.setattr(pipeline, "read_dataset", None)
+    for name, content in wrong_weights().items():
+        with monkeypatch.context() as patch:
+            install_weights(tmp_path, patch, content)
+            for words in (("--out", out), ("--out", begun, "--resume")):
+                assert "damaged or of another version: install" in refused(inputs.data, *words), (
+                    name
+                )
+    assert not out.exists()
+
+
+def test_a_run_names_the_weights_that_it_started_from(tmp_path: Path, inputs: Inputs) -> None:
+    run = start_run(Job(inputs.data, tmp_path / "edge"))
+    weights = Path(__file__).parents[2] / "pretrained/btc_edge_pretrained/weights.npz"
+    assert run.settings["pretrained_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    plain = start_run(Job(inputs.data, tmp_path / "classic", settings=TrainSettings("classic")))
+    assert plain.settings["pretrained_sha256"] is None
 
 
 @pytest.mark.parametrize("folds", [(), ("--protocol", "grouped", "--folds", 2)])

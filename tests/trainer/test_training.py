@@ -233,9 +233,9 @@ def test_other_data_is_not_resumed_and_nothing_is_overwritten(
 
 
 def test_edge_network_is_within_the_device_budget() -> None:
-    from trainer.models.networks import SIZES, build_network
+    from trainer.models.networks import NETWORKS, build_network
 
-    network = build_network("edge", SIZES["edge"], 4)
+    network = build_network("edge", NETWORKS["edge"].size, 4)
     macs = 0
     for layer in network.layers:
         if type(layer).__name__ in ("Conv2D", "DepthwiseConv2D"):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from trainer.audit.files import NOT_MRI, ODDITIES, Files, read_files
-from trainer.audit.groups import LISTED, capped, group_facts
+from trainer.audit.groups import LISTED, as_csv, capped, digest_of, group_facts
 from trainer.audit.near_duplicates import (
     Best,
     NearDuplicates,
@@ -33,7 +33,6 @@ from trainer.data.reading import Progress, nothing_readable
 SCHEMA = 2
 PER_TURN = 4  # leaking pairs listed for each turn
 SIZES = 20  # picture sizes listed
-GROUP_COLUMNS = ("path", "label", "source", "patient", "group")
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,7 @@ def examine(name: str, files: Files, table: GroupTable, progress: Progress | Non
     }
     known = (column(table, files.paths, "source"), column(table, files.paths, "patient"))
     rows = list(zip(files.paths, files.labels, *known, merged, strict=True))
+    result["groups_csv_sha256"] = digest_of(as_csv(rows).encode("utf-8", "surrogatepass"))
     return Audit(result, rows, files.passed_over)
 
 

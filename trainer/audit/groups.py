@@ -1,7 +1,11 @@
-"""What a table of groups says of a data set, and what the pictures say against it."""
+"""What a table of groups says of a data set, what the pictures say against it, and the table that
+an audit leaves."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.labels import normalise_label
+from edge_runtime.tables import guard
 from trainer.audit.files import Files
 from trainer.data.groups import GroupTable, column
 
 LISTED = 100
+GROUP_COLUMNS = ("path", "label", "source", "patient", "group")  # of groups.csv
 Clusters = npt.NDArray[np.int64]
 
 
@@ -52,6 +58,25 @@ def group_facts(
             ),
         }
     return facts
+
+
+def as_csv(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows of GROUP_COLUMNS as CSV with LF line ends.
+
+    Every text is quoted: Python's writer leaves a carriage return in a file name bare.
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(GROUP_COLUMNS)
+    careful = any("\r" in value for row in rows for value in row)
+    quoting: Any = csv.QUOTE_ALL if careful else csv.QUOTE_MINIMAL
+    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
+    writer.writerows([guard(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def digest_of(table: bytes) -> str:
+    """The digest by which an audit knows its own groups.csv again."""
+    return hashlib.sha256(table).hexdigest()
 
 
 def _on_both_sides(files: Files, owners: Sequence[str]) -> dict[str, Any]:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edge_runtime.errors import InputError
+from edge_runtime.errors import InputError, UsageError
 from edge_runtime.files import write_text
 from edge_runtime.imaging.decode import decode
-from edge_runtime.tables import guard
-from trainer.audit.examine import GROUP_COLUMNS, Audit, share
+from edge_runtime.model.metadata import INTENDED_USE
+from trainer.audit.examine import Audit, share
+from trainer.audit.groups import GROUP_COLUMNS, as_csv, digest_of
 from trainer.data.archive import ImageArchive
-from trainer.report.templates import page_environment
+from trainer.report.templates import inline_picture, page_environment
 from trainer.run import dump_json
 
 PICTURE_SIZE = 128  # pixels of the longer side of a picture on the page
 CONFLICTS = 8  # pairs with pictures
 ODD = 6  # pictures of each kind of oddity
-QUALITY = 80
 NAMES = {
     "tiny": "Tiny",
     "not_square": "Not square",
@@ -45,18 +43,30 @@ def write_audit(found: Audit, archive: ImageArchive, out: Path) -> None:
     write_text(out / "audit.json", dump_json(found.result))
 
 
-def as_csv(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of GROUP_COLUMNS as CSV with LF line ends.
+def check_out(out: Path) -> None:
+    """Refuse a folder whose groups.csv is not what an earlier audit left there: it may be the
+    data's own table, or one that was corrected by hand.
 
-    Every text is quoted: Python's writer leaves a carriage return in a file name bare.
+    Raises:
+        UsageError: there is such a table.
     """
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(GROUP_COLUMNS)
-    careful = any("\r" in value for row in rows for value in row)
-    quoting: Any = csv.QUOTE_ALL if careful else csv.QUOTE_MINIMAL
-    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
-    writer.writerows([guard(value) for value in row] for row in rows)
-    return text.getvalue()
+    table = out / "groups.csv"
+    if not table.exists():
+        return
+    try:
+        before = json.loads((out / "audit.json").read_text("utf-8"))
+        content = table.read_bytes()
+        # Version 0.1.0 kept no digest.
+        kept = before.get("groups_csv_sha256")
+        header = f"{','.join(GROUP_COLUMNS)}\n".encode()
+        own = content.startswith(header) if kept is None else digest_of(content) == kept
+    except (OSError, ValueError, AttributeError):  # AttributeError: JSON, but no object
+        own = False
+    if not own:
+        raise UsageError(
+            f"--out {out} holds a groups.csv that no audit left as it is, and would replace it; "
+            "name another folder"
+        )
 
 
 def as_html(result: dict[str, Any], pictures: dict[str, str]) -> str:
@@ -70,7 +80,7 @@ def as_html(result: dict[str, Any], pictures: dict[str, str]) -> str:
     pages.filters["thousands"] = lambda value: f"{value:,}"
     page: str = pages.get_template("audit.html").render(
         audit=result, pictures=pictures, conflict_pairs=CONFLICTS, odd_pictures=ODD, names=NAMES,
-        share=share,
+        share=share, intended_use=INTENDED_USE,
     )  # fmt: skip
     return page.lstrip()
 
@@ -96,9 +106,8 @@ def picture(archive: ImageArchive, path: str) -> str | None:
     scale = PICTURE_SIZE / max(height, width)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    small = cv2.resize(gray, size, interpolation=method)
-    encoded: np.ndarray = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+    small: np.ndarray = cv2.resize(gray, size, interpolation=method)
+    return inline_picture(small)
 
 
 def _paths(examples: Iterable[Any]) -> Iterator[str]:

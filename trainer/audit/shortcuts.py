@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from trainer.data.file_statistics import FILE_STATISTICS
 from trainer.data.split import group_folds
+from trainer.evaluation.metrics import balanced_accuracy
 
 ALL = "all ten together"
 FOLDS = 5
@@ -41,8 +42,6 @@ def measure_shortcuts(
         `above_chance`), `above_chance` (names, best first) and `reason`, None unless there are
         too few classes or groups to measure anything; then the figures are missing.
     """
-    from sklearn.metrics import balanced_accuracy_score
-
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(labels))[:ENOUGH])
     names, codes = np.unique(np.asarray(labels)[chosen], return_inverse=True)
@@ -62,7 +61,7 @@ def measure_shortcuts(
     columns = {name: values[:, [i]] for i, name in enumerate(FILE_STATISTICS)} | {ALL: values}
     for name, column in columns.items():
         predicted = _predict(column, codes, folds)
-        score = float(balanced_accuracy_score(codes, predicted))
+        score = balanced_accuracy(predicted, codes)
         error = standard_error(predicted == codes, codes, group)
         above = score > 1 / len(names) + max(MARGIN, ERRORS * error)
         result["each"][name] = {

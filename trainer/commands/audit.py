@@ -39,7 +39,8 @@ EXIT_CODES = (
     type=FOLDER,
     default=Path("audit"),
     show_default=True,
-    help="Folder for audit.html, audit.json, groups.csv and data.toml.",
+    help="Folder for audit.html, audit.json, groups.csv and data.toml; a groups.csv that is not "
+    "an audit's is not replaced.",
 )
 @click.option(
     "--format", "style", type=Choice(["table", "json"]), default="table", show_default=True
@@ -66,7 +67,7 @@ def audit_command(
     it. Research use only.
     """
     from trainer.audit.examine import audit
-    from trainer.audit.page import write_audit
+    from trainer.audit.page import check_out, write_audit
     from trainer.data.archive import open_archive
     from trainer.data.card import NAME
     from trainer.run import dump_json
@@ -76,6 +77,7 @@ def audit_command(
     groups = asked["groups"]
     if groups and (out / "groups.csv").exists() and groups.samefile(out / "groups.csv"):
         raise UsageError(f"--out {out} would replace the table of groups, {groups}")
+    check_out(out)
     out.mkdir(parents=True, exist_ok=True)  # before minutes of work
     with progress_bars() as bars:
         found = audit(
@@ -98,7 +100,8 @@ def audit_command(
             click.echo(dump_json(found.result, ascii_only=True), nl=False)
         else:
             _print_audit(found.result, out, written)
-    next_command(["btc-train", named, "--groups", out / "groups.csv", *protocol_option(found)])
+    also = (*protocol_option(found), *["--no-card"] * no_card)
+    next_command(["btc-train", named, "--groups", out / "groups.csv", *also])
     failed = found.leaks or found.untrainable
     context.exit(int(ExitCode.FAILED if failed else ExitCode.OK))
 
@@ -142,6 +145,8 @@ def _print_audit(result: dict[str, Any], out: Path, card: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from edge_runtime.model.metadata import INTENDED_USE
+
     console = Console(file=sys.stdout)
     table = Table("check", "found", box=None, padding=(0, 3, 0, 0))
     for check, found in _checks(result):
@@ -159,7 +164,7 @@ def _print_audit(result: dict[str, Any], out: Path, card: bool) -> None:
         console.print(classes, highlight=False, markup=False)
     files = "audit.html, audit.json, groups.csv" + ", data.toml" * card
     click.echo(printable(f"Audit: {out}  ({files})"))
-    click.echo("Research use only; not for diagnosis.")
+    click.echo(INTENDED_USE)
     click.echo(result["answer"])
 
 

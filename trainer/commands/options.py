@@ -40,7 +40,7 @@ def with_card(
         The zip or folder of images, all options, and the card; None where there is none.
 
     Raises:
-        DataError: a wrong card. UsageError: this Python cannot read it.
+        DataError: a wrong card.
     """
     from trainer.data.card import find_card
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,8 @@ from trainer.commands.terminal import (
     say,
     say_problem,
 )
+from trainer.models.kinds import CLASSICAL_SIZE, KINDS
+from trainer.models.networks import NETWORKS
 from trainer.models.recipes import DEFAULT_RECIPE, RECIPES, recipes_in_words
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _window(
     "--model",
     group="Model",
     common=True,
-    type=Choice(["cnn", "svm", "random-forest", "logistic", "knn"]),
+    type=Choice(["cnn", *KINDS]),
     default="cnn",
     show_default=True,
     help="cnn: the network; the others are classifiers over --features of a slice.",
@@ -152,10 +153,10 @@ def _window(
 @option(
     "--network",
     group="Network",
-    type=Choice(["edge", "classic"], former={"seed": "classic"}),
+    type=Choice(list(NETWORKS), former={"seed": "classic"}),
     default="edge",
     show_default=True,
-    help="edge: small and quick, and tells where it looks; classic: convolutions and dense layers.",
+    help="; ".join(f"{name}: {network.about}" for name, network in NETWORKS.items()) + ".",
 )
 @option(
     "--epochs",
@@ -197,7 +198,7 @@ def _window(
     group="Classical models",
     metavar="SET,…|deep:RUN",
     help="Of a classifier: sets out of --list-features, and deep:RUN, the penultimate features "
-    "of a trained network.  [default: histogram,glcm,lbp,hog]",
+    "of a trained network.  [default: those that a device computes too]",
 )
 @option(
     "--list-features",
@@ -234,7 +235,9 @@ def _window(
     "--size",
     group="Pixels",
     type=click.IntRange(32, 512),
-    help="Side of the model's input in pixels. Default: 96 for edge, 128 for the others.",
+    help="Side of the model's input in pixels. Default: "
+    + "".join(f"{network.size} for {name}, " for name, network in NETWORKS.items())
+    + f"{CLASSICAL_SIZE} for a classifier.",
 )
 @option(
     "--crop",
@@ -293,12 +296,12 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     data, options, card = with_card(data, options, from_card(out if options["resume"] else None))
     if options["partial_groups"] and not options["partial"]:
         raise UsageError("--partial-groups is the table of --partial, which is not given")
+    about = {} if card is None else card.about
     if options["resume"]:
-        run, job = resumed_job(data, out, options, given)
+        run, job = resumed_job(data, out, options, given, about)
     else:
-        run, job = None, make_job(data, out, options, given)
+        run, job = None, make_job(data, out, options, given, about)
         check_start(job)  # before seconds of importing, which may fail and must leave no run
-    job = job if card is None else replace(job, about=card.about)
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     if epochs or job.deep is not None:
         import_tensorflow()
@@ -325,7 +328,6 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
 def _list_features(context: click.Context) -> None:
     """Name, length, range, source and place of each set."""
     from edge_runtime.imaging.handcrafted import DEVICE_SETS
-    from trainer.commands.train_options import CLASSICAL_SIZE
     from trainer.features.extractor import SETS
 
     for each in SETS.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from trainer.evaluation.selective import Targets, asked_targets
 from trainer.features.cache import FeatureCache, default_folder
 from trainer.features.extractor import DEEP, check_sets
 from trainer.models.classical import ClassicalSettings
-from trainer.models.networks import SIZES
+from trainer.models.kinds import CLASSICAL_SIZE, KINDS
+from trainer.models.networks import NETWORKS
 from trainer.models.recipes import RECIPES
 from trainer.models.training import TrainSettings
 from trainer.provenance import INPUTS, known_inputs
@@ -34,7 +36,6 @@ RESUMED_WITH = {
 TARGETS = ("target_error", "max_error", "confidence")  # one value together
 SLICE_OPTIONS = ("size", "crop", "window", "denoise", "contrast")
 DEFAULT_FEATURES = ",".join(DEVICE_SETS)
-CLASSICAL_SIZE = 128  # pixels
 
 
 FROM_CARD = ("groups", "boxes", "partial", "partial_groups", "tumour_free")
@@ -68,12 +69,15 @@ def after_training(run: Run) -> list[str | Path] | None:
     return ["btc-export", folder, "--onnx"]
 
 
-def make_job(data: Path, out: Path, options: dict[str, Any], given: set[str]) -> Job:
+def make_job(
+    data: Path, out: Path, options: dict[str, Any], given: set[str], about: Mapping[str, str]
+) -> Job:
     """The job that the command line asks for.
 
     Args:
         options: every option by its name.
         given: the names of those that were given, not left at their defaults.
+        about: what a data card says, see `DataCard.about`.
 
     Raises:
         UsageError: options that do not go together. DataError: no run where deep features should
@@ -83,7 +87,7 @@ def make_job(data: Path, out: Path, options: dict[str, Any], given: set[str]) ->
     _refuse(
         given & set(CLASSICAL_ONLY if network else NETWORK_ONLY),
         f"{'goes' if network else 'does not go'} with --model "
-        f"{'svm, random-forest, logistic or knn' if network else options['model']}",
+        f"{' or '.join(KINDS) if network else options['model']}",
     )
     job = Job(
         data=data,
@@ -98,18 +102,22 @@ def make_job(data: Path, out: Path, options: dict[str, Any], given: set[str]) ->
         partial=options["partial"],
         partial_groups_csv=options["partial_groups"],
         tumour_free=_tumour_free(options),
+        about=about,
     )
     if network:
-        size = options["size"] or SIZES[options["network"]]
+        size = options["size"] or NETWORKS[options["network"]].size
         return replace(job, preprocess=_preprocess(options, size), settings=_network(options))
     return _classical(job, options, given)
 
 
-def resumed_job(data: Path, out: Path, options: dict[str, Any], given: set[str]) -> tuple[Run, Job]:
+def resumed_job(
+    data: Path, out: Path, options: dict[str, Any], given: set[str], about: Mapping[str, str]
+) -> tuple[Run, Job]:
     """The run in `out` and its job, for `--resume`: options that were not given take the run's.
+    So does what a card says of the data; a line tells where it has come to say another thing.
 
     Args:
-        options, given: as for `make_job`.
+        options, given, about: as for `make_job`.
 
     Raises:
         UsageError: a finished training, or a given option or input that is not the run's.
@@ -124,8 +132,11 @@ def resumed_job(data: Path, out: Path, options: dict[str, Any], given: set[str])
         partial=options["partial"],
         partial_groups_csv=options["partial_groups"],
         deep=deep,
+        about=about,
     )
     run, started = resume_job(job)
+    if changed := [key for key, text in about.items() if text != started.about.get(key)]:
+        say(f"the card's {', '.join(changed)}: not what the run was started with, which it keeps")
     known = started_options(run)
     asked = options | {"features": names, "tumour_free": _tumour_free(options)}
     asked |= dict.fromkeys(TARGETS, asked_targets(options, known["target_error"]))

@@ -1,7 +1,8 @@
 """The data card: a small TOML file that says what belongs to a data set.
 
 A folder's card is its `data.toml`. A zip's card lies beside it: `NAME.toml` beside `NAME.zip`, or
-else a `data.toml` whose `images` is that zip.
+else a `data.toml` whose `images` is that zip. Other programs write TOML files too: beside a zip,
+one without any of a card's keys, or a `data.toml` that does not name the zip, is passed over.
 
     title = "Brain tumour slices"
     images = "slices.zip"                 # zip or folder; without it the card's folder, or NAME.zip
@@ -24,6 +25,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,7 +35,6 @@ from typing import Any
 from edge_runtime.errors import (
     DataError,
     InputError,
-    UsageError,
     did_you_mean,
     one_line,
     printable,
@@ -43,8 +45,10 @@ NAME = "data.toml"
 TABLES = ("groups", "boxes", "partial_groups")
 SETS = ("images", "partial")  # zips or folders
 ABOUT = ("title", "license", "citation", "url")
-KEYS = ("images", *TABLES, "partial", "tumour_free", *ABOUT, "notes")
+# By their order in a message.
+KEYS = dict.fromkeys(("images", *TABLES, "partial", "tumour_free", *ABOUT, "notes")).keys()
 MAX_BYTES = 64 << 10
+CONTROLS = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's categories: controls and line breaks
 HINT = "mend it, or pass it over with --no-card"
 
 
@@ -68,22 +72,32 @@ class DataCard:
 def find_card(data: Path) -> DataCard | None:
     """The card of a zip or folder, with `images` among its files; None where there is none.
 
+    A file beside a zip may be another program's: a NAME.toml without any key of a card, and a
+    data.toml that does not name the zip, are none of its cards.
+
     Raises:
         DataError: a wrong card, or a file that it names is not there.
-        UsageError: this Python cannot read it.
     """
     if data.is_dir():
-        card = _read(data / NAME)
-        return None if card is None else _with_images(card, data)
-    card = _read(data.with_suffix(".toml"))
-    if card is not None:
-        own = _with_images(card, data)
-        if not own.files["images"].samefile(data):
-            raise _wrong(card.path, f"images is {own.files['images'].name}, not {data.name}")
-        return own
-    card = _read(data.with_name(NAME))
-    named = None if card is None else card.files.get("images")
-    return card if named is not None and named.samefile(data) else None
+        content = _parse(data / NAME)
+        return None if content is None else _card(data / NAME, content, data)
+    own = data.with_suffix(".toml")
+    content = _parse(own)
+    # data.toml beside data.zip may be the card of a third.
+    if (
+        content is not None
+        and KEYS & content.keys()
+        and not (own.name == NAME and "images" in content)
+    ):
+        card = _card(own, content, data)
+        if not card.files["images"].samefile(data):
+            raise _wrong(own, f"images is {card.files['images'].name}, not {data.name}")
+        return card
+    shared = data.with_name(NAME)
+    content = _parse(shared)
+    if content is None or not _names(shared, content, data):
+        return None
+    return _card(shared, content, data)
 
 
 def card_text(
@@ -132,35 +146,52 @@ def card_text(
     return "\n".join(lines) + "\n"
 
 
-def _read(path: Path) -> DataCard | None:
-    if not os.path.lexists(path):  # a link that leads nowhere is a wrong card
-        return None
-    content = _parse(path)
+def _names(path: Path, content: Mapping[str, Any], data: Path) -> bool:
+    """Whether a card beside several zips is that of `data`.
+
+    Raises:
+        DataError: it may be: all of it is a card's, but what `images` names is not there.
+    """
+    if "images" not in content:
+        return False
+    try:
+        return _file(path, content, "images").samefile(data)
+    except DataError:
+        if content.keys() <= KEYS:
+            raise
+        return False
+
+
+def _card(path: Path, content: Mapping[str, Any], data: Path) -> DataCard:
+    """What a card says; where it does not name its images, they are `data`."""
     for key in content:
         if key not in KEYS:
             near = did_you_mean(key, KEYS) or f"; there are {', '.join(KEYS)}"
             raise _wrong(path, f"unknown key {key[:60]!r}{near}")
     if "partial_groups" in content and "partial" not in content:
         raise _wrong(path, "partial_groups is the table of partial, which is not there")
-    for key in (*ABOUT, "notes"):
-        _text(path, content, key)
-    return DataCard(
-        path,
-        {key: _file(path, content, key) for key in (*SETS, *TABLES) if key in content},
-        _tumour_free(path, content),
-        {key: content[key] for key in ABOUT if key in content},
-    )
+    words = {key: _words(path, content, key) for key in (*ABOUT, "notes") if key in content}
+    files = {"images": data}
+    files |= {key: _file(path, content, key) for key in (*SETS, *TABLES) if key in content}
+    if "partial" in files and files["partial"].samefile(path.parent):
+        raise _wrong(path, "partial is the card's own folder: keep its slices in one below it")
+    about = {key: words[key] for key in ABOUT if key in words}
+    return DataCard(path, files, _tumour_free(path, content), about)
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    try:
+def _parse(path: Path) -> dict[str, Any] | None:
+    """A TOML file's content; None where there is no file."""
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        raise UsageError(
-            f"{path.name}: a data card is read by Python 3.11 or newer; pass it over with --no-card"
-        ) from None
+    else:
+        import tomli as tomllib
+
+    if not os.path.lexists(path):  # a link that leads nowhere is a wrong card
+        return None
     try:
-        return tomllib.loads(read_file(path, ImageLimits(max_bytes=MAX_BYTES)).decode("utf-8"))
+        # Windows editors begin a file with a byte order mark, which TOML does not know.
+        text = read_file(path, ImageLimits(max_bytes=MAX_BYTES)).decode("utf-8-sig")
+        return tomllib.loads(text)
     except InputError as error:
         raise _wrong(path, one_line(error)) from None
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, no TOML, a huge number
@@ -171,6 +202,15 @@ def _text(path: Path, content: Mapping[str, Any], key: str) -> str:
     value = content.get(key, "")
     if not isinstance(value, str):
         raise _wrong(path, f"{key} is no text")
+    return value
+
+
+def _words(path: Path, content: Mapping[str, Any], key: str) -> str:
+    """A text that pages show: nothing in it may steer a terminal; notes alone have lines."""
+    value = _text(path, content, key)
+    line = value.replace("\n", "") if key == "notes" else value
+    if hidden := [c for c in line if unicodedata.category(c) in CONTROLS]:
+        raise _wrong(path, f"{key} has a character that does not show, {hidden[0]!a}")
     return value
 
 
@@ -197,10 +237,6 @@ def _file(path: Path, content: Mapping[str, Any], key: str) -> Path:
         kind = "file or folder" if key in SETS else "file"
         raise _wrong(path, f"{key} {name[:200]!r}: there is no such {kind}")
     return place
-
-
-def _with_images(card: DataCard, data: Path) -> DataCard:
-    return DataCard(card.path, {"images": data} | dict(card.files), card.tumour_free, card.about)
 
 
 def _wrong(path: Path, why: str) -> DataError:

@@ -145,43 +145,62 @@ def read_dataset(
     if not slices:
         raise nothing_readable(Path(path).name, problems, passed_over)
     known = _classes({s.label for s in slices}, class_names, least_classes)
-    paths = tuple(s.path for s in slices)
-    table = read_groups(groups_csv, set(paths)) if groups_csv else {}
-    given, sources, patients = (column(table, paths, c) for c in ("group", "source", "patient"))
-    thumbnails = np.stack([s.thumbnail for s in slices])
-    crop_boxes = np.array([s.crop_box for s in slices], dtype=np.float32)
-    boxes = np.full((len(slices), 4), np.nan)
-    tables: dict[str, str] = {}
-    if groups_csv is not None:
-        tables["groups"] = _digest(zip(paths, given, sources, patients, strict=True))
-    if boxes_csv is not None:
-        boxes = read_boxes(boxes_csv, paths)
-        tables["boxes"] = _digest(
-            (path, *map(repr, box.tolist())) for path, box in zip(paths, boxes, strict=True)
-        )
-        boxes = into_input(boxes, crop_boxes)
-    return Dataset(
+    data = Dataset(
         images=np.stack([s.image for s in slices]),
         labels=np.array([known.index(s.label) for s in slices], dtype=np.int64),
         class_names=known,
-        paths=paths,
+        paths=tuple(s.path for s in slices),
         splits=tuple(s.split for s in slices),
-        groups=group_slices(given, [s.pixels for s in slices], clusters(thumbnails)),
-        sources=sources,
-        patients=patients,
+        groups=("",) * len(slices),
+        sources=("",) * len(slices),
+        patients=("",) * len(slices),
         problems=tuple(problems),
         sha256=_digest((s.path, s.label, s.split, s.digest) for s in slices),
-        thumbnails=thumbnails,
+        thumbnails=np.stack([s.thumbnail for s in slices]),
         file_statistics=np.stack([s.file_statistics for s in slices]),
-        crop_boxes=crop_boxes,
-        boxes=boxes,
-        grouped=any(given),
+        crop_boxes=np.array([s.crop_box for s in slices], dtype=np.float32),
+        boxes=np.full((len(slices), 4), np.nan),
         tumour_free=_tumour_free(known, tumour_free),
         passed_over=passed_over,
-        tables=tables,
         origin=Path(path),
-        warnings=(*_lost_classes(known, problems), *ungrouped_warning(groups_csv, table)),
+        warnings=tuple(_lost_classes(known, problems)),
     )
+    data = _with_groups(data, [s.pixels for s in slices], groups_csv)
+    return data if boxes_csv is None else _with_boxes(data, boxes_csv)
+
+
+def _with_groups(
+    data: Dataset, pixels: Sequence[str], groups_csv: str | os.PathLike[str] | None
+) -> Dataset:
+    """The data with what a table says of groups, sources and patients, joined by looks.
+
+    Args:
+        pixels: a digest of each slice's pixels.
+    """
+    table = read_groups(groups_csv, set(data.paths)) if groups_csv else {}
+    given, sources, patients = (
+        column(table, data.paths, c) for c in ("group", "source", "patient")
+    )
+    tables = dict(data.tables)
+    if groups_csv is not None:
+        tables["groups"] = _digest(zip(data.paths, given, sources, patients, strict=True))
+    return replace(
+        data,
+        groups=group_slices(given, pixels, clusters(data.thumbnails)),
+        sources=sources,
+        patients=patients,
+        grouped=any(given),
+        tables=tables,
+        warnings=(*data.warnings, *ungrouped_warning(groups_csv, table)),
+    )
+
+
+def _with_boxes(data: Dataset, boxes_csv: str | os.PathLike[str]) -> Dataset:
+    """The data with the tumours' boxes of a table, which are those of whole pictures there."""
+    boxes = read_boxes(boxes_csv, data.paths)
+    rows = ((path, *map(repr, box.tolist())) for path, box in zip(data.paths, boxes, strict=True))
+    tables = {**data.tables, "boxes": _digest(rows)}
+    return replace(data, boxes=into_input(boxes, data.crop_boxes), tables=tables)
 
 
 def originals(

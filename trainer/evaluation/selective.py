@@ -226,7 +226,7 @@ class Chosen:
 
 
 HINT = (
-    f"--target-error CLASS=RATE asks for another rate, CLASS={LOWEST} for the lowest that the "
+    f"--target-error CLASS=SHARE asks for another share, CLASS={LOWEST} for the lowest that the "
     f"validation side supports, up to {100 * LADDER[-1]:g} % and "
     f"{100 * LADDER_TUMOUR_FREE[-1]:g} % of a tumour-free class"
 )

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, one_line
 from edge_runtime.files import replacing
+from trainer.models.kinds import KINDS
 
 if TYPE_CHECKING:
-    from sklearn.base import ClassifierMixin
     from sklearn.pipeline import Pipeline
 
 COMPONENTS = 128  # of the projection; fewer where there are fewer features or slices
@@ -28,72 +28,6 @@ SEARCH_FOLDS = 3
 Floats = npt.NDArray[np.float32]
 # The only types beside scikit-learn's own that skops may build; its arrays are checked on reading.
 TREE = "sklearn.tree._tree.Tree"
-
-
-class Kind(NamedTuple):
-    """A classifier that `--model` names.
-
-    Attributes:
-        about: what it is, and where it comes from.
-        build: seed -> an unfitted classifier.
-        floor: the lowest probability that its logarithm is taken of; 0 where the classifier gives
-            a margin for each class, which is a logit as it is.
-        grid: what `--search` tries, by the pipeline's parameter names.
-    """
-
-    about: str
-    build: Callable[[int], ClassifierMixin]
-    floor: float
-    grid: dict[str, list[Any]]
-
-
-def _svm(seed: int) -> ClassifierMixin:
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.svm import SVC
-
-    # One machine a class: its margins are worth more as logits than the votes of pairs.
-    return OneVsRestClassifier(SVC(C=10.0, class_weight="balanced"))
-
-
-def _random_forest(seed: int) -> ClassifierMixin:
-    from sklearn.ensemble import RandomForestClassifier
-
-    return RandomForestClassifier(
-        200, min_samples_leaf=2, class_weight="balanced_subsample", random_state=seed, n_jobs=-1
-    )
-
-
-def _logistic(seed: int) -> ClassifierMixin:
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
-
-
-def _knn(seed: int) -> ClassifierMixin:
-    from sklearn.neighbors import KNeighborsClassifier
-
-    # By brute force: in so many dimensions a tree finds nothing sooner.
-    return KNeighborsClassifier(15, algorithm="brute")
-
-
-KINDS: dict[str, Kind] = {
-    "svm": Kind(
-        "support vector machines with a Gaussian kernel, one a class (Cortes and Vapnik, 1995)",
-        _svm, 0.0, {"classify__estimator__C": [1.0, 3.0, 10.0, 30.0]},
-    ),
-    "random-forest": Kind(
-        "random forest of 200 trees (Breiman, 2001)",
-        _random_forest, 1e-3, {"classify__min_samples_leaf": [1, 2, 5]},
-    ),
-    "logistic": Kind(
-        "multinomial logistic regression (Cox, 1958)",
-        _logistic, 0.0, {"classify__C": [1e-3, 1e-2, 1e-1, 1.0]},
-    ),
-    "knn": Kind(
-        "the most common class among the nearest neighbours (Cover and Hart, 1967)",
-        _knn, 1e-2, {"classify__n_neighbors": [5, 15, 31]},
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

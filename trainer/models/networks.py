@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
-
-from trainer.models.pretrained import load_pretrained
 
 if TYPE_CHECKING:
     import keras
-
-SIZES = {"edge": 96, "classic": 128}  # side of the input that each was made for, in pixels
+    import numpy as np
+    import numpy.typing as npt
 
 
 class Block(NamedTuple):
@@ -43,10 +39,10 @@ def build_network(name: str, size: int, classes: int, pretrained: bool = True) -
     """A network before its training.
 
     Args:
-        name: `edge` or `classic`.
+        name: one of NETWORKS.
         size: side of the input in pixels.
         classes: number of classes.
-        pretrained: begin `edge` with the weights of `load_pretrained`, not with random ones; its
+        pretrained: begin `edge` with the weights of `read_pretrained`, not with random ones; its
             first layers then keep them.
 
     Returns:
@@ -55,24 +51,42 @@ def build_network(name: str, size: int, classes: int, pretrained: bool = True) -
 
     Raises:
         UsageError: the pretrained weights are wanted and not installed.
+        DataError: they are damaged or of another version.
     """
     import keras
 
+    from trainer.models.pretrained import read_pretrained
+
     inputs = keras.Input((size, size, 1), name="pixels")
     scaled = keras.layers.Rescaling(1 / 255, name="scale")(inputs)
-    logits = (_edge if name == "edge" else _classic)(scaled, classes)
+    logits = NETWORKS[name].build(scaled, classes)
     outputs = keras.layers.Softmax(name="softmax")(logits)
     model = keras.Model(inputs, outputs, name=name)
     if name == "edge" and pretrained:
-        for layer, weights in load_pretrained().items():
+        for layer, weights in read_pretrained(pretrained_shapes()).items():
             model.get_layer(layer).set_weights(weights)
             model.get_layer(layer).trainable = not layer.startswith(FROZEN)
     return model
 
 
+def pretrained_shapes() -> dict[str, tuple[tuple[int, int, int, int], int]]:
+    """The layers of `edge` but the last: by name the kernel's shape (height, width, channels in,
+    channels out; of a depthwise layer 1) and the bias's length."""
+    shapes = {"stem": ((3, 3, 1, STEM), STEM)}
+    width = STEM
+    for number, block in enumerate(BLOCKS):
+        wide, side = width * block.expand, block.kernel
+        if block.expand > 1:
+            shapes[f"block{number}_expand"] = (1, 1, width, wide), wide
+        shapes[f"block{number}_depthwise"] = (side, side, wide, 1), wide
+        shapes[f"block{number}_project"] = (1, 1, wide, block.filters), block.filters
+        width = block.filters
+    return shapes
+
+
 def as_input(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Slices (uint8 N×S×S) as the networks take them (N×S×S×1)."""
-    return images[..., None].astype(np.float32)
+    return images[..., None].astype("float32")
 
 
 def _edge(x: Any, classes: int) -> Any:
@@ -116,3 +130,23 @@ def _classic(x: Any, classes: int) -> Any:
     x = layers.Dense(128, activation="relu")(x)
     x = layers.Dropout(0.4)(x)
     return layers.Dense(classes, name="logits")(x)
+
+
+class Network(NamedTuple):
+    """A network that `--network` names.
+
+    Attributes:
+        about: what it is, in the words of `btc-train --help`.
+        build: (scaled pixels, classes) -> the layer `logits`.
+        size: side of the input that it was made for, in pixels.
+    """
+
+    about: str
+    build: Callable[[Any, int], Any]
+    size: int
+
+
+NETWORKS = {
+    "edge": Network("small and quick, and tells where it looks", _edge, 96),
+    "classic": Network("convolutions and dense layers", _classic, 128),
+}

@@ -5,14 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.features.extractor import DEEP
+from trainer.models.kinds import KINDS
 from trainer.run import CNN
-
-KINDS = {
-    "svm": "SVM",
-    "random-forest": "random forest",
-    "logistic": "logistic regression",
-    "knn": "nearest neighbours",
-}
 
 
 def model_noun(settings: dict[str, Any]) -> str:
@@ -35,4 +29,5 @@ def model_name(settings: dict[str, Any]) -> str:
     kind = str(settings["model"])
     sets = (settings.get("features") or {}).get("sets") or []
     named = ["deep features" if name == DEEP else str(name) for name in sets]
-    return KINDS.get(kind, kind) + (f" on {', '.join(named)}" if named else "")
+    title = KINDS[kind].title if kind in KINDS else kind
+    return title + (f" on {', '.join(named)}" if named else "")

@@ -6,7 +6,6 @@ the page keeps that place beside the figure (`<data data-key=… value=…>`).
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.saliency import METHODS
 from trainer.report import charts
 from trainer.report.display_names import model_name, model_noun
-from trainer.report.templates import page_environment
+from trainer.report.templates import inline_picture, page_environment
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -90,7 +89,7 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
             f"({spread}), balanced {percent(baseline['balanced_accuracy'])} %."
         )
     if metrics.get("baselines"):
-        lines.append(verdict(metrics))
+        lines.append(beside_baselines(metrics))
     answered, refused = metrics.get("selective"), metrics.get("unfamiliar")
     if answered and refused:
         wrong = f", of which {percent(answered['error']['share'])} % wrong"
@@ -120,7 +119,7 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
     return lines
 
 
-def verdict(metrics: dict[str, Any]) -> str:
+def beside_baselines(metrics: dict[str, Any]) -> str:
     """What the baselines say of the model, in one sentence."""
     baselines = metrics.get("baselines") or {}
     if not baselines:
@@ -160,7 +159,7 @@ def write_report(report: ReportData) -> None:
             summary=summary_line(metrics),
             model=model_name(report.settings),
             noun=noun,
-            verdict=verdict(metrics),
+            beside_baselines=beside_baselines(metrics),
             intended_use=INTENDED_USE,
             metric_names=list(zip(METRIC_NAMES, HEADS, strict=True)),
             baselines=BASELINES,
@@ -238,15 +237,15 @@ def _examples(report: ReportData) -> list[dict[str, Any]]:
         plain, box = _as_colour(kept.pixels[i]), kept.boxes[i]
         heat = None
         if kept.heat.shape[1:] != (1, 1):  # what stands for no heatmap
-            heat = _inline_picture(_with_box(overlay(kept.pixels[i], kept.heat[i]), box))
+            heat = inline_picture(_with_box(overlay(kept.pixels[i], kept.heat[i]), box))
         before = kept.before[i]
         examples.append(
             {
                 "wrong": facts["label"] != facts["predicted"],
                 "status": facts.get("status", ""),
                 **{key: facts[key] for key in ("path", "label", "predicted", "confidence")},
-                "before": _inline_picture(_as_colour(before)) if before.any() else None,
-                "slice": _inline_picture(_with_box(plain, box) if heat is None else plain),
+                "before": inline_picture(_as_colour(before)) if before.any() else None,
+                "slice": inline_picture(_with_box(plain, box) if heat is None else plain),
                 "heat": heat,
             }
         )
@@ -270,7 +269,7 @@ def _ends(importance: Importance | None) -> list[dict[str, Any]]:
     pictures = iter(importance.pixels)
 
     def shown(slices: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [s | {"slice": _inline_picture(_as_colour(next(pictures)))} for s in slices]
+        return [s | {"slice": inline_picture(_as_colour(next(pictures)))} for s in slices]
 
     return [
         part | {"lowest": shown(part["lowest"]), "highest": shown(part["highest"])}
@@ -296,13 +295,6 @@ def _with_box(
         picture.copy(), (left, top), (right, bottom), (255, 255, 120), 1
     )
     return boxed
-
-
-def _inline_picture(picture: npt.NDArray[np.uint8]) -> str:
-    import cv2
-
-    encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
 def _plain(settings: dict[str, Any], before: str = "") -> list[tuple[str, str]]:

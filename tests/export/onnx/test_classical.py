@@ -24,7 +24,8 @@ from export.gate import run_gate
 from export.verify import verify_file
 from tests.export.conftest import save_images
 from trainer.evaluation.temperature import fit_temperature
-from trainer.models.classical import KINDS, ClassicalModel, ClassicalSettings, fit_classical
+from trainer.models.classical import ClassicalModel, ClassicalSettings, fit_classical
+from trainer.models.kinds import KINDS
 from trainer.models.outputs import make_extractor, open_trained, predict_file
 from trainer.run import Run, dump_json
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
