@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks.common.command import EXISTING, RESULTS, publish
 from benchmarks.common.formatting import rate_in_words
+from edge_runtime.commands.click_types import FiniteRange
 from edge_runtime.commands.entry import run_command
-from edge_runtime.commands.options import FiniteRange
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_bytes
 from edge_runtime.model.file_format import ModelFile, pack_model, parse_model

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.version import __version__
+
 if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier
     from edge_runtime.decision.prediction import Prediction
     from edge_runtime.errors import BtcError, InputError, ModelError
 
-__version__ = "0.1.0"
 __all__ = ["BtcError", "Classifier", "InputError", "ModelError", "Prediction", "__version__"]
 
 _HOMES = {

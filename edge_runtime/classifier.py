@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edge_runtime.batch import Budget, Reservation, Unusable, each_in_order, give_back
+from edge_runtime.batch import Budget, Reservation, Unusable, each_in_order
 from edge_runtime.decision.ood import OodDetector
 from edge_runtime.decision.prediction import (
     Prediction,
@@ -36,6 +36,7 @@ from edge_runtime.imaging.readers import (
     slices_of,
 )
 from edge_runtime.imaging.stack import Slice
+from edge_runtime.memory import give_back
 from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.load import read_model
@@ -95,7 +96,8 @@ class Classifier:
             raise UsageError(f"plane {plane!r} is none of {', '.join(PLANES)}")
         self._min_confidence, self._plane, self._volume = min_confidence, plane, volume
         self._memory = Budget(limits.max_memory)  # a file that needs more is alone
-        self._ood_detector = OodDetector.from_json(self.info.ood) if self.info.ood else None
+        ood = self.info.ood
+        self._ood_detector = None if ood is None else OodDetector.from_json(ood)
         self._idle: list[Graph] = []  # two threads must never share an interpreter
         with self._graph() as graph:
             self._check_features(graph)
@@ -366,4 +368,4 @@ def _name(source: ImageSource) -> str:
         return "array"
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "bytes"
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "stream"
+    return os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else "stream"

@@ -12,7 +12,7 @@ from pathlib import Path
 import edge_runtime.verify
 from edge_runtime.errors import ModelError, one_line
 from edge_runtime.model.file_format import ModelFile
-from edge_runtime.verify import Findings
+from edge_runtime.verify import Findings, Verified
 from export.formats import FORMATS, Format
 from export.onnx.network import OPSET
 from export.onnx.protobuf import read_onnx
@@ -25,7 +25,7 @@ MAX_IR_VERSION = 9  # of ONNX; 8 goes with OPSET, ONNX Runtime 1.17 reads up to 
 
 def verify_file(
     path: Path, signature: Path | None = None, public_key: Path | None = None
-) -> Findings:
+) -> Verified:
     """Check a model file as a device does (`edge_runtime.verify.verify_file`), and that its graph
     is what its metadata and its name say.
 

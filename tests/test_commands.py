@@ -14,7 +14,7 @@ import click
 import pytest
 
 import edge_runtime
-from edge_runtime.commands.options import OTHER, Choice, Commands, GroupedCommand, Option
+from edge_runtime.commands.click_types import OTHER, Choice, Commands, GroupedCommand, Option
 from edge_runtime.errors import did_you_mean
 from edge_runtime.model.load import bundled_model
 from export.commands.export import command as export_command
@@ -155,7 +155,7 @@ def test_a_typo_is_answered_with_the_nearest(
     assert done.stdout == ""
     (said,) = done.stderr.splitlines()
     assert said.startswith(f"{words[0]}: ")
-    assert nearest in said.lower().partition("did you mean")[2]
+    assert nearest in said.lower().partition("; did you mean ")[2]
     assert not (tmp_path / "run").exists()
 
 

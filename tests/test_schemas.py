@@ -15,14 +15,15 @@ import cv2
 import pytest
 from jsonschema import Draft202012Validator
 
-from edge_runtime.model.load import read_model
+from edge_runtime.model.load import bundled_model, read_model
 from export.formats import FORMATS
-from tests.device.conftest import draw_slice
+from export.signing import sign_file
+from tests.device.conftest import draw_slice, write_keys
 from trainer.former import metrics_of_today, settings_of_today
 from trainer.synthetic.phantoms import write_phantoms
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
-NAMES = ("answer", "audit", "benchmark", "export", "metrics", "model", "run")
+NAMES = ("answer", "audit", "benchmark", "export", "metrics", "model", "run", "verify")
 FORMER = Path(__file__).with_name("former")
 BIN = Path(sys.executable).parent
 SIZE = ("--size", "32")
@@ -90,6 +91,19 @@ def benchmarks(data: Path) -> list[Any]:
     return [json.loads(btc("edge", "benchmark", *quick, *more)) for more in ((), labelled)]
 
 
+def checks(data: Path) -> list[Any]:
+    """Without a signature, with one that is not checked, and with one that is."""
+    keys, model = write_keys(data), data / "model.tflite"
+    words = ("edge", "verify", model, "--format", "json")
+    model.write_bytes(bundled_model().read_bytes())
+    documents = [json.loads(btc(*words))]
+    sign_file(model, keys / "our.pem")
+    documents.append(json.loads(btc(*words)))
+    documents.append(json.loads(btc(*words, "--public-key", keys / "our.pub.pem")))
+    assert [document["signed"] for document in documents] == [False, None, True]
+    return documents
+
+
 def audits(data: Path) -> list[Any]:
     words = ("audit", data / "phantoms.zip", "--out", data / "audit", "--format", "json")
     shown = json.loads(btc(*words, "--groups", data / "groups.csv", codes=(0, 1)))
@@ -99,6 +113,7 @@ def audits(data: Path) -> list[Any]:
 
 WRITTEN: dict[str, Callable[[Path], list[Any]]] = {
     "answer": answers, "model": models, "benchmark": benchmarks, "audit": audits,
+    "verify": checks,
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge_runtime.child import python_command
 from edge_runtime.errors import BtcError
 
 LAUNCH = """
@@ -36,7 +37,7 @@ def launch(
     Raises:
         BtcError: it ended otherwise.
     """
-    words = [sys.executable, "-c", LAUNCH, *map(str, command)]
+    words = [*python_command(LAUNCH), *map(str, command)]
     done = subprocess.run(
         words, input=stdin, capture_output=True, text=True, cwd=folder, env=clean_environment()
     )

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from edge_runtime.child import end_with_parent, python_command
 from edge_runtime.errors import ModelError, one_line
 
 SECONDS = 120  # no model takes that long; a hanging interpreter must not hang the benchmark
@@ -30,8 +31,8 @@ def measure_load(path: Path, backend: str, threads: int, unsigned: bool = False)
     Raises:
         ModelError: the model cannot be used, or the process died or hung on it.
     """
-    code = "from edge_runtime.benchmark.load import child; child()"
-    words = [sys.executable, "-c", code, str(path), backend, str(threads), str(int(unsigned))]
+    start = python_command("from edge_runtime.benchmark.load import child; child()")
+    words = [*start, str(path), backend, str(threads), str(int(unsigned))]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
@@ -48,6 +49,7 @@ def measure_load(path: Path, backend: str, threads: int, unsigned: bool = False)
 
 def child() -> None:
     """Load the model named in argv, answer once, and print the time and the peak memory."""
+    end_with_parent()
     import cv2  # noqa: F401 - a device has it loaded, so it is not part of the load time
     import numpy as np
 

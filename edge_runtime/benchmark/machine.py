@@ -6,11 +6,12 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from edge_runtime.version import __version__
 
 CPU_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "avxvnni", "neon", "asimd", "asimddp", "i8mm")
 PROC, SYS = Path("/proc"), Path("/sys")
@@ -45,7 +46,7 @@ def machine_facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "opencv": cv2.__version__,
-        "btc-edge": _own_version(),
+        "btc-edge": __version__,
     }
 
 
@@ -98,13 +99,6 @@ def noise_warnings(
     if before is not None and after is not None and after - before > MAX_WARMING:
         warnings.append(f"it warmed from {before:.0f} to {after:.0f} °C")
     return [f"noisy machine: {warning}" for warning in warnings]
-
-
-def _own_version() -> str | None:
-    try:
-        return version("btc-edge")
-    except PackageNotFoundError:  # run from its source, not installed
-        return None
 
 
 def _memory_mib() -> int | None:

@@ -102,27 +102,43 @@ def measure(
         raise UsageError(f"no image lies in a folder named after a label ({', '.join(labels)})")
     subjects = _open_all(models, files, threads, backend, allow_unsigned)
     reference = subjects[first * len(threads)]
-    before = temperature()
     least = max(queries, len(samples.data)) if samples.labelled else queries
+    before = temperature()
     done = run_rounds(subjects, samples, least, seconds)
-    after = temperature()
-    machine["temperature_c"] = {"before": before, "after": after}
+    machine["temperature_c"] = {"before": before, "after": temperature()}
+    rules = {
+        "stream": "single",
+        "queries": done,
+        "min_queries": queries,
+        "min_seconds": seconds,
+        "warm_up": WARM_UP,
+        "images": len(samples.data) if images else "drawn noise",
+        "labelled": samples.labelled,
+        "interleaved": True,
+        "reference": reference.name,
+    }
+    return _result(machine, rules, subjects, reference, samples)
+
+
+def _result(
+    machine: dict[str, Any],
+    rules: dict[str, Any],
+    subjects: Sequence[Subject],
+    reference: Subject,
+    samples: Samples,
+) -> dict[str, Any]:
+    """The shape of the device benchmark, once all have been asked."""
+    celsius = machine["temperature_c"]
     noise = noise_warnings(
-        reference.times["invoke"], machine["load_average"], machine["cores"], before, after
+        reference.times["invoke"],
+        machine["load_average"],
+        machine["cores"],
+        celsius["before"],
+        celsius["after"],
     )
     return {
         "machine": machine,
-        "rules": {
-            "stream": "single",
-            "queries": done,
-            "min_queries": queries,
-            "min_seconds": seconds,
-            "warm_up": WARM_UP,
-            "images": len(samples.data) if images else "drawn noise",
-            "labelled": samples.labelled,
-            "interleaved": True,
-            "reference": reference.name,
-        },
+        "rules": rules,
         "models": [_row(subject, reference, samples.truths) for subject in subjects],
         "pairs": [_pair(reference, other) for other in subjects if other is not reference],
         "warnings": [*samples.warnings, *noise],

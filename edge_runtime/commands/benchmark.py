@@ -7,19 +7,16 @@ from typing import Any
 
 import click
 
+from edge_runtime.commands.click_types import Choice, FiniteRange
 from edge_runtime.commands.entry import next_command, to_the_reader
-from edge_runtime.commands.options import (
-    Choice,
-    FiniteRange,
-    allow_unsigned_option,
-    backend_option,
-)
+from edge_runtime.commands.options import allow_unsigned_option, backend_option, is_given
 from edge_runtime.errors import ExitCode, UsageError
 
 EXIT_CODES = (
     "\b\nExit codes: 0 measured, 1 a --fail-if was met, 2 usage, 3 a model cannot be used, "
     "130 interrupted."
 )
+_MEASURED = ("queries", "seconds", "threads", "backend", "allow_unsigned")  # what `measure` takes
 
 
 def _thread_counts(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
@@ -93,20 +90,16 @@ def _thread_counts(_context: click.Context, _option: click.Parameter, text: str)
     show_default=True,
 )
 @click.option("--plot", hidden=True)
+@click.pass_context
 def benchmark(
+    context: click.Context,
+    /,
     models: tuple[Path, ...],
     images: Path | None,
-    queries: int,
-    seconds: float,
-    threads: tuple[int, ...],
-    backend: str,
-    allow_unsigned: bool,
     conditions: tuple[str, ...],
     wants_pick: bool,
-    min_relative_accuracy: float,
-    keep: float | None,
     style: str,
-    plot: str | None,
+    **options: Any,
 ) -> None:
     """Measure latency, memory and (on labelled images) accuracy on this device.
 
@@ -117,29 +110,14 @@ def benchmark(
     from edge_runtime.benchmark.rules import parse_rule, pick, violations
 
     rules = [parse_rule(text) for text in conditions]
-    if plot is not None:
-        raise UsageError(
-            "--plot is done on a workstation: save --format json > FILE here, and run "
-            "btc-plot FILE --out times.svg there"
-        )
-    if wants_pick and images is None:
-        raise UsageError("--pick compares accuracies: add --images with folders named after labels")
-
+    enough = _accuracy_that_is_enough(context)
+    _refuse_what_cannot_be_done(options["plot"], wants_pick, images)
     from edge_runtime.benchmark.measure import measure
     from edge_runtime.model.load import bundled_model
 
-    result = measure(
-        models or (bundled_model(),),
-        images,
-        queries=queries,
-        seconds=seconds,
-        threads=threads,
-        backend=backend,
-        need_labels=wants_pick,
-        allow_unsigned=allow_unsigned,
-    )
+    measured = {name: options[name] for name in _MEASURED}
+    result = measure(models or (bundled_model(),), images, need_labels=wants_pick, **measured)
     if wants_pick:
-        enough = min_relative_accuracy if keep is None else keep
         result["pick"], doubts = pick(result, enough)
         result["warnings"] += doubts
     with to_the_reader():
@@ -148,17 +126,50 @@ def benchmark(
         for line in broken:
             click.echo(f"btc-edge: {line}", err=True)
         raise SystemExit(ExitCode.FAILED)
-    if style == "table" and not allow_unsigned:
-        _name_next(result, models, images)
+    if style == "table" and not options["allow_unsigned"]:
+        _name_next(result, models, images, options["threads"], options["backend"])
 
 
-def _name_next(result: dict[str, Any], models: tuple[Path, ...], images: Path | None) -> None:
-    """The command that goes on from here: with images, with a pick, or with what was picked."""
-    named = [word for model in models for word in ("--model", model)]
+def _accuracy_that_is_enough(context: click.Context) -> float:
+    """By --min-relative-accuracy, or by the name that it had in 0.1.0."""
+    keep: float | None = context.params["keep"]
+    if keep is None:
+        return float(context.params["min_relative_accuracy"])
+    if is_given(context, "min_relative_accuracy"):
+        raise UsageError("--keep is the former name of --min-relative-accuracy: give one of them")
+    return keep
+
+
+def _refuse_what_cannot_be_done(plot: str | None, wants_pick: bool, images: Path | None) -> None:
+    if plot is not None:
+        raise UsageError(
+            "--plot is done on a workstation: save --format json > FILE here, and run "
+            "btc-plot FILE --out times.svg there"
+        )
+    if wants_pick and images is None:
+        raise UsageError("--pick compares accuracies: add --images with folders named after labels")
+
+
+def _name_next(
+    result: dict[str, Any],
+    models: tuple[Path, ...],
+    images: Path | None,
+    threads: tuple[int, ...],
+    backend: str,
+) -> None:
+    """The command that goes on from here: with images, with a pick, or with what was picked; with
+    the interpreter and the threads of this one."""
+    chosen = [] if backend == "auto" else ["--backend", backend]
+    named = [word for model in models for word in ("--model", model)] + chosen
+    if threads != (1,):
+        named += ["--threads", ",".join(map(str, threads))]
     if "pick" in result:
         picked = [model for model in models if model.name == result["pick"]["file"]]
+        best = result["pick"]["threads"]
+        if best != 1:
+            chosen += ["--threads", str(best)]
         if len(picked) == 1:
-            next_command(["btc-edge", "classify", "--model", picked[0], "PATH..."])
+            next_command(["btc-edge", "classify", "--model", picked[0], *chosen, "PATH..."])
     elif images is None:
         next_command(["btc-edge", "benchmark", *named, "--images", "FOLDER"])
     elif len(models) > 1 and result["rules"]["labelled"]:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_runtime.commands.click_types import Choice, FiniteRange
 from edge_runtime.commands.options import (
     EXIT_CODES,
-    Choice,
-    FiniteRange,
     allow_unsigned_option,
     backend_option,
     model_option,

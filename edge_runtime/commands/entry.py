@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from edge_runtime.errors import BtcError, ExitCode, one_line, printable
+from edge_runtime.errors import BtcError, ExitCode, did_you_mean, one_line, printable
 
 
 class ReaderLeft(BaseException):
@@ -53,6 +53,10 @@ def _run(command: click.Command, name: str, extra: str | None) -> int:
         return int(command.main(prog_name=name, standalone_mode=False) or ExitCode.OK)
     except click.exceptions.Exit as error:
         return error.exit_code
+    except click.NoSuchOption as error:  # whose words differ between versions of click
+        near = did_you_mean(error.option_name, error.possibilities or ())
+        _say(name, f"No such option {error.option_name!r}{near}")
+        return ExitCode.USAGE
     except click.ClickException as error:
         _say(name, error.format_message())
         return ExitCode.USAGE
@@ -92,12 +96,19 @@ def to_the_reader() -> Iterator[None]:
 
 def next_command(words: Sequence[str | os.PathLike[str]]) -> None:
     """Say on stderr which command comes next, quoted for a shell; only to a terminal, so that no
-    script has to read past it."""
+    script has to read past it. Files are paths, not text."""
     if sys.stderr.isatty():
         with suppress(OSError):
-            print(
-                f"next: {printable(shlex.join(os.fspath(word) for word in words))}", file=sys.stderr
-            )
+            line = shlex.join(map(_as_word, words))
+            print(f"next: {printable(line)}", file=sys.stderr)
+
+
+def _as_word(word: str | os.PathLike[str]) -> str:
+    """A word of a command line; a path is none of its options, even if it begins like one."""
+    if isinstance(word, str):
+        return word
+    text = os.fspath(word)
+    return f".{os.sep}{text}" if text.startswith("-") else text
 
 
 def _with_its_file(error: OSError) -> str:

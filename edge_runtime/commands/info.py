@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_runtime.commands.click_types import Choice
 from edge_runtime.commands.entry import next_command, to_the_reader
-from edge_runtime.commands.options import Choice, allow_unsigned_option, model_option
+from edge_runtime.commands.options import allow_unsigned_option, model_option
 from edge_runtime.errors import printable
 
 if TYPE_CHECKING:
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 @model_option
 @allow_unsigned_option
 @click.option(
-    "--format", "style", type=Choice(["table", "json"]), default="table", show_default=True
+    "--format",
+    "style",
+    type=Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="JSON is in the newest schema of model.json, whatever the file's own.",
 )
 def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
     """Print what a model says of itself."""
@@ -50,7 +56,7 @@ def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
     with to_the_reader():
         for name, text in lines:
             click.echo(f"{name:<14} {printable(str(text))}")
-    if model is not None:
+    if model is not None and not allow_unsigned:  # which verify would refuse
         next_command(["btc-edge", "verify", model])
 
 

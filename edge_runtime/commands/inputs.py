@@ -11,7 +11,7 @@ from typing import IO
 from edge_runtime.batch import Unusable
 from edge_runtime.errors import InputError
 from edge_runtime.files import is_hidden
-from edge_runtime.imaging.kinds import SUFFIXES, halves_of, kind_of
+from edge_runtime.imaging.kinds import SUFFIXES, halves_of, kind_of, other_halves
 from edge_runtime.imaging.limits import first_bytes
 
 Tell = Callable[[str], None]
@@ -94,11 +94,15 @@ def _folder(word: str, recursive: bool, tell: Tell) -> Iterator[str | Unusable]:
 
 def _is_header_of_pair(name: str, names: Set[str]) -> bool:
     """Whether a file is the header of a pair whose other half is there: a pair is one input."""
-    header, image = halves_of(name) or ("", "")
-    if not header or not name.lower().endswith(header):
+    halves = halves_of(name)
+    if not halves or not name.lower().endswith(halves[0]):
         return False
-    stem = name[: -len(header)]
-    return stem + image in names or stem + image.upper() in names
+    # Of two headers that an image may have, as `nifti_pair.other_half` finds them, the first.
+    return any(
+        next(header for header in other_halves(image) if header in names) == name
+        for image in other_halves(name)
+        if image in names
+    )
 
 
 def _is_link(path: str) -> bool:

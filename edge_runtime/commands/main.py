@@ -7,8 +7,9 @@ import click
 import edge_runtime
 from edge_runtime.commands.benchmark import benchmark
 from edge_runtime.commands.classify import classify
+from edge_runtime.commands.click_types import Commands
 from edge_runtime.commands.info import info
-from edge_runtime.commands.options import EXIT_CODES, HELP, Commands
+from edge_runtime.commands.options import EXIT_CODES, HELP
 from edge_runtime.commands.verify import verify
 
 version_option = click.version_option(edge_runtime.__version__, prog_name="btc-edge")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from edge_runtime.commands.click_types import Choice
 from edge_runtime.commands.entry import next_command, to_the_reader
-from edge_runtime.commands.options import Choice
 from edge_runtime.errors import printable
 
 EXIT_CODES = (
@@ -36,8 +36,14 @@ def verify(file: Path, public_key: Path | None, signature: Path | None, style: s
         if style == "json":
             import json
 
-            click.echo(json.dumps({"input": str(file), "findings": dict(found)}, indent=1))
+            shape = {
+                "input": str(file),
+                "sha256": found.sha256,
+                "signed": found.signed,
+                "findings": dict(found.findings),
+            }
+            click.echo(json.dumps(shape, indent=1))
             return
-        for what, finding in found:
+        for what, finding in found.findings:
             click.echo(f"{what:<14} {printable(finding)}")
     next_command(["btc-edge", "classify", "--model", file, "PATH..."])

@@ -7,6 +7,8 @@ capped before a decoder runs, and whatever a decoder refuses becomes an `InputEr
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +16,10 @@ import numpy as np
 from edge_runtime.errors import InputError
 from edge_runtime.imaging.geometry import turned
 from edge_runtime.imaging.gray import BAND, SAMPLE, as_gray
-from edge_runtime.imaging.headers import MAX_SCANS, PARSERS, TOO_SHORT, Header
+from edge_runtime.imaging.headers import MAX_SCANS, TOO_SHORT, Header
 from edge_runtime.imaging.kinds import picture_kind, refusal
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits, read_source
 from edge_runtime.imaging.preprocess import NARROW
-from edge_runtime.imaging.repairs import repaired
 from edge_runtime.imaging.stack import Stack
 from edge_runtime.quiet import quiet_c_stderr
 
@@ -41,18 +42,20 @@ def read_header(data: bytes) -> Header | None:
     if kind is None:
         return None
     try:
-        header = _parser(kind.name)(data)
+        header: Header | None = _function(kind.header)(data)
     except TOO_SHORT:
         header = None
     return header or Header(kind.name, 0, 0)
 
 
-def _parser(name: str) -> Callable[[bytes], Header | None]:
-    if name != "tiff":
-        return PARSERS[name]
-    from edge_runtime.imaging.tiff import tiff_header
-
-    return tiff_header
+@cache
+def _function(place: str) -> Callable[[bytes], Any]:
+    """What a row of the table of kinds names as `module.function`; imported when it is needed."""
+    module, _, name = place.partition(".")
+    function: Callable[[bytes], Any] = getattr(
+        import_module(f"edge_runtime.imaging.{module}"), name
+    )
+    return function
 
 
 def decode_memory(header: Header) -> int:
@@ -64,7 +67,7 @@ def decode_memory(header: Header) -> int:
     """
     pixels = header.width * header.height
     # What has a depth of its own: the sample that its range is taken from, then the gray slice.
-    each = 0 if header.bits <= 8 and header.format != "tiff" else 12 if header.depth <= 2 else 26
+    each = 0 if header.bits <= 8 and not header.ranged else 12 if header.depth <= 2 else 26
     ranged = pixels * header.depth + each * min(pixels, 9 * SAMPLE // 4)
     scaled = pixels * (header.depth + 1) + 16 * BAND if each else 0
     # The slice, the mask of the head, and the square that it is padded to.
@@ -138,7 +141,7 @@ def _gray(data: bytes, header: Header) -> Gray:
     _silence(cv2)
     try:
         with quiet_c_stderr:
-            pixels = _decoded(data, header.format, cv2)
+            pixels = _decoded(data, cv2)
     except cv2.error:
         pixels = None
     if pixels is None:
@@ -149,16 +152,16 @@ def _gray(data: bytes, header: Header) -> Gray:
     return as_gray(pixels)
 
 
-def _decoded(data: bytes, format: str, cv2: Any) -> Any:
+def _decoded(data: bytes, cv2: Any) -> Any:
     """The values of a picture in their own depth, or None."""
-    if format == "tiff":
-        from edge_runtime.imaging.tiff import read_tiff
-
-        return read_tiff(data)
+    kind = picture_kind(data)
+    if kind is not None and kind.pixels:
+        return _function(kind.pixels)(data)
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
-    if format == "webp":  # some versions of OpenCV turn it, and only some files
+    plain, turn = data, 1  # OpenCV turns it by itself
+    if kind is not None and kind.repair:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
-    plain, turn = repaired(data, format)
+        plain, turn = _function(kind.repair)(data)
     pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), flags)
     if turn == 1 or pixels is None:
         return pixels

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
 from typing import NamedTuple
 
 MAX_SCANS = 100  # a progressive JPEG has about ten; each costs a pass over the whole picture
@@ -38,6 +37,7 @@ class Header(NamedTuple):
         rare: a feature that not every OpenCV decodes.
         scans: passes over a JPEG's picture, at most.
         segments: of a JPEG before its picture.
+        ranged: whether values of 8 bits may be without a range, too.
     """
 
     format: str
@@ -51,13 +51,14 @@ class Header(NamedTuple):
     rare: str = ""
     scans: int = 1
     segments: int = 0
+    ranged: bool = False
 
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
 PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))  # see `repairs.plain_png`
 
 
-def _png(data: bytes) -> Header | None:
+def png_header(data: bytes) -> Header | None:
     if data[12:16] != b"IHDR":
         return None
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
@@ -164,7 +165,7 @@ _BMP_MASKS = {  # of a pixel's bits: red, green, blue
 }
 
 
-def _bmp(data: bytes) -> Header | None:
+def bmp_header(data: bytes) -> Header | None:
     header_size = struct.unpack_from("<I", data, 14)[0]
     how = 0
     if header_size == 12:
@@ -186,7 +187,7 @@ def _bmp(data: bytes) -> Header | None:
     return Header("bmp", width, abs(height), 4 if depth == 32 else 3, 8, memory, 1, unsupported)
 
 
-def _webp(data: bytes) -> Header | None:
+def webp_header(data: bytes) -> Header | None:
     chunk = data[12:16]
     unsupported = ""
     if chunk == b"VP8X":
@@ -225,7 +226,7 @@ def _webp_pictures(data: bytes) -> int:
     return sum(kind == b"ANMF" for kind, _, _ in webp_chunks(data))
 
 
-def _gif(data: bytes) -> Header | None:
+def gif_header(data: bytes) -> Header | None:
     width, height = struct.unpack_from("<HH", data, 6)
     pictures, controls = gif_pictures(data)
     unsupported = ""
@@ -262,9 +263,3 @@ def gif_pictures(data: bytes) -> tuple[int | None, list[int]]:
                 return None, controls
         at += 1
     return pictures, controls
-
-
-# By `Kind.name`.
-PARSERS: dict[str, Callable[[bytes], Header | None]] = {
-    "jpeg": jpeg_header, "png": _png, "bmp": _bmp, "webp": _webp, "gif": _gif,
-}  # fmt: skip

@@ -2,7 +2,9 @@
 that are not.
 
 All that has to do with kinds asks this table: names of files on the command line and in data sets,
-the messages, and `readers.open_slices`. A new kind is a row here, and a module beside this one.
+the messages, `readers.open_slices` and `decode`. A new kind is a row here and a module beside this
+one: that of a picture reads the header, so that what costs too much is refused before OpenCV, or a
+function of the module, decodes it; that of anything else reads the whole file.
 """
 
 from __future__ import annotations
@@ -29,6 +31,10 @@ class Kind(NamedTuple):
         halves: suffixes of the two files that one may be stored as, the header's first;
             `nifti_pair.read_pair` makes one of them.
         gzipped: a gzip file is taken for one: nothing but unpacking it can tell.
+        header: of a picture, as `module.function` of `edge_runtime.imaging`: gives the
+            `headers.Header` of its bytes, None where they are damaged.
+        repair: of a picture that OpenCV would read wrongly: gives a `repairs.Repaired`.
+        pixels: of a picture that OpenCV does not decode at all: gives its values.
     """
 
     name: str
@@ -39,6 +45,9 @@ class Kind(NamedTuple):
     extra: str = ""
     halves: tuple[str, ...] = ()
     gzipped: bool = False
+    header: str = ""
+    repair: str = ""
+    pixels: str = ""
 
     @property
     def is_picture(self) -> bool:
@@ -79,13 +88,19 @@ KINDS = (
     Kind("dicom", "DICOM", (".dcm", ".dicom"), _is_dicom, "dicom", extra="dicom"),
     Kind("nifti", "NIfTI", (".nii", ".nii.gz"), _is_nifti, "nifti", extra="nifti",
          halves=(".hdr", ".img"), gzipped=True),
-    Kind("jpeg", "JPEG", (".jpg", ".jpeg"), _begins(b"\xff\xd8\xff"), "decode"),
-    Kind("png", "PNG", (".png",), _begins(b"\x89PNG\r\n\x1a\n"), "decode"),
-    Kind("bmp", "BMP", (".bmp",), _is_bmp, "decode"),
+    Kind("jpeg", "JPEG", (".jpg", ".jpeg"), _begins(b"\xff\xd8\xff"), "decode",
+         header="headers.jpeg_header"),
+    Kind("png", "PNG", (".png",), _begins(b"\x89PNG\r\n\x1a\n"), "decode",
+         header="headers.png_header", repair="repairs.plain_png"),
+    Kind("bmp", "BMP", (".bmp",), _is_bmp, "decode",
+         header="headers.bmp_header", repair="repairs.plain_bmp"),
     Kind("tiff", "TIFF", (".tif", ".tiff"),
-         _begins(b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), "decode"),
-    Kind("webp", "WebP", (".webp",), _is_webp, "decode"),
-    Kind("gif", "GIF", (".gif",), _begins(b"GIF87a", b"GIF89a"), "decode"),
+         _begins(b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), "decode",
+         header="tiff.tiff_header", pixels="tiff.read_tiff"),
+    Kind("webp", "WebP", (".webp",), _is_webp, "decode",
+         header="headers.webp_header", repair="repairs.turned_webp"),
+    Kind("gif", "GIF", (".gif",), _begins(b"GIF87a", b"GIF89a"), "decode",
+         header="headers.gif_header", repair="repairs.opaque_gif"),
 )  # fmt: skip
 _PICTURES = tuple(kind for kind in KINDS if kind.is_picture)
 PICTURE_SUFFIXES = tuple(suffix for kind in _PICTURES for suffix in kind.suffixes)
@@ -138,6 +153,18 @@ def halves_of(name: str) -> tuple[str, ...]:
     header's first; none for other names."""
     lower = name.lower()
     return next((kind.halves for kind in KINDS if kind.halves and lower.endswith(kind.halves)), ())
+
+
+def other_halves(name: str) -> tuple[str, ...]:
+    """What the other half of a pair may be called, the likeliest first: its suffix in capitals or
+    not, as this one's is; none for names of no half."""
+    halves = halves_of(name)
+    if not halves:
+        return ()
+    own = next(suffix for suffix in halves if name.lower().endswith(suffix))
+    other = halves[own == halves[0]]
+    stem, capitals = name[: -len(own)], name[-len(own) :].isupper()
+    return tuple(stem + suffix for suffix in sorted((other, other.upper()), reverse=not capitals))
 
 
 def refusal(data: bytes) -> str:

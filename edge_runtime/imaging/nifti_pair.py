@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.kinds import halves_of
+from edge_runtime.imaging.kinds import halves_of, other_halves
 from edge_runtime.imaging.limits import MIB, ImageLimits, read_file
 
 DAMAGED = "truncated or damaged NIfTI file"
@@ -39,11 +39,10 @@ _LAYOUTS = (
 
 
 def other_half(path: str | os.PathLike[str]) -> Path | None:
-    """The other file of a pair, where it exists; its suffix is written like this one's."""
+    """The other file of a pair, where it exists."""
     half = Path(path)
-    wanted = halves_of(half.name)[_is_header(half)]
-    other = half.with_suffix(wanted.upper() if half.suffix.isupper() else wanted)
-    return other if other.is_file() else None
+    others = map(half.with_name, other_halves(half.name))
+    return next((other for other in others if other.is_file()), None)
 
 
 def _is_header(half: Path) -> bool:

@@ -22,10 +22,12 @@ def read_any(source: Encoded, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     Raises:
         InputError: see `limits.read_source` and `nifti_pair.read_pair`.
     """
-    if isinstance(source, (str, os.PathLike)) and halves_of(os.fspath(source)):
-        from edge_runtime.imaging.nifti_pair import read_pair
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fsdecode(source)
+        if halves_of(path):
+            from edge_runtime.imaging.nifti_pair import read_pair
 
-        return read_pair(source, limits)
+            return read_pair(path, limits)
     return read_source(source, limits)
 
 
@@ -37,7 +39,7 @@ def size_of(source: Encoded, limits: ImageLimits = DEFAULT_LIMITS) -> int:
         if isinstance(source, (bytearray, memoryview)):  # is copied
             return memoryview(source).nbytes
         if isinstance(source, (str, os.PathLike)):
-            return min(_size_of_files(source), limits.max_bytes)
+            return min(_size_of_files(os.fsdecode(source)), limits.max_bytes)
         here = source.tell()
         end = source.seek(0, os.SEEK_END)
         source.seek(here)
@@ -46,14 +48,14 @@ def size_of(source: Encoded, limits: ImageLimits = DEFAULT_LIMITS) -> int:
         return 0 if isinstance(source, (str, os.PathLike)) else limits.max_bytes
 
 
-def _size_of_files(path: str | os.PathLike[str]) -> int:
+def _size_of_files(path: str) -> int:
     """Of a file, or of both halves of a pair.
 
     Raises:
         OSError, ValueError: whatever reading it will say.
     """
     size = os.stat(path).st_size  # noqa: PTH116
-    if halves_of(os.fspath(path)):
+    if halves_of(path):
         from edge_runtime.imaging.nifti_pair import other_half
 
         other = other_half(path)

@@ -1,5 +1,8 @@
 """Pictures that OpenCV reads wrongly or not at all although they are valid, in some of its versions
-or in all, written anew so that it reads them right."""
+or in all, written anew so that it reads them right.
+
+The rows of `kinds.KINDS` name these functions; each is given the bytes of a picture whose header
+has been read."""
 
 from __future__ import annotations
 
@@ -10,26 +13,11 @@ from edge_runtime.imaging.headers import PNG_KEPT, gif_pictures, webp_chunks
 
 
 class Repaired(NamedTuple):
-    """A picture as OpenCV is to get it, and how what it then gives has to be turned (as the tag
-    Orientation of EXIF says; 1 is not at all)."""
+    """A picture as OpenCV is to get it, and how what it then gives, unturned, has to be turned (as
+    the tag Orientation of EXIF says; 1 is not at all)."""
 
     data: bytes | bytearray
     turn: int = 1
-
-
-def repaired(data: bytes, format: str) -> Repaired:
-    """A picture whose header has been read, as OpenCV is to get it.
-
-    Args:
-        format: as `headers.Header` tells it.
-    """
-    if format == "jpeg":
-        return Repaired(data)  # which OpenCV turns by itself
-    if format == "png":
-        return plain_png(data)
-    if format == "webp":
-        return Repaired(data, _webp_turn(data))
-    return Repaired({"bmp": plain_bmp, "gif": opaque_gif}[format](data))
 
 
 def plain_png(data: bytes) -> Repaired:
@@ -52,6 +40,12 @@ def plain_png(data: bytes) -> Repaired:
     return Repaired(data if all_kept else b"".join(parts), turn)
 
 
+def turned_webp(data: bytes) -> Repaired:
+    """A WebP with how it is turned: some versions of OpenCV look for that, and only in some
+    files."""
+    return Repaired(data, _webp_turn(data))
+
+
 def _webp_turn(data: bytes) -> int:
     if data[12:16] != b"VP8X" or not data[20] & 0x08:
         return 1
@@ -67,24 +61,24 @@ def _turn(exif: bytes) -> int:
     return orientation(exif.removeprefix(b"Exif\0\0"))  # which belongs to JPEG only
 
 
-def plain_bmp(data: bytes) -> bytes:
+def plain_bmp(data: bytes) -> Repaired:
     """A BMP of 16 bits a pixel with one of the longer headers (BITMAPV2INFOHEADER to V5) in the
     first one, behind which OpenCV looks for the colours' masks."""
     header, depth = struct.unpack_from("<I", data, 14)[0], data[28:30]
     if header <= 40 or depth != b"\x10\x00" or data[30:34] != b"\x03\x00\x00\x00":
-        return data
+        return Repaired(data)
     pixels = memoryview(data)[struct.unpack_from("<I", data, 10)[0] :]
     begin = 14 + 40 + 12
     head = struct.pack("<2sIII", b"BM", begin + len(pixels), 0, begin)
-    return b"".join([head, struct.pack("<I", 40), data[18:66], pixels])
+    return Repaired(b"".join([head, struct.pack("<I", 40), data[18:66], pixels]))
 
 
-def opaque_gif(data: bytes) -> bytes | bytearray:
+def opaque_gif(data: bytes) -> Repaired:
     """A GIF without transparency, which is ignored in every format."""
     _, controls = gif_pictures(data)
     if not any(data[place] & 1 for place in controls):
-        return data
+        return Repaired(data)
     changed = bytearray(data)
     for place in controls:
         changed[place] &= 0xFE
-    return changed
+    return Repaired(changed)

@@ -99,7 +99,7 @@ def tiff_header(data: bytes) -> Header | None:
     size = (layout.width, layout.height, channels, layout.bits)
     if layout.unsupported:
         return Header("tiff", *size, unsupported=layout.unsupported)
-    return Header("tiff", *size, _memory(layout), _dtype(layout).itemsize)
+    return Header("tiff", *size, _memory(layout), _dtype(layout).itemsize, ranged=True)
 
 
 def read_layout(data: bytes) -> Layout | None:

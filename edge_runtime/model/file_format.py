@@ -169,6 +169,8 @@ def _split_onnx(data: bytes) -> tuple[bytes, bytes]:
         raise UnsignedModelError(
             "not a .tflite or .onnx file from btc-export, or truncated"
         ) from None
+    if len(text) > MAX_INFO_BYTES:
+        raise ModelError("metadata larger than any model's")
     if hashlib.sha256(text).hexdigest().encode("ascii") != digest:
         raise ModelError("the metadata does not match its digest: altered file")
     return data[: starts[0]], text

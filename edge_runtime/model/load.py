@@ -33,20 +33,34 @@ def read_model(
         ModelError: missing, unreadable, truncated, altered, without metadata, or unknown.
     """
     source = bundled_model() if path is None else Path(path)
-    try:
-        data = read_file(source, ImageLimits(max_bytes=MAX_MODEL_BYTES))
-    except InputError as error:
-        raise ModelError(f"model {source.name}: {error}") from None
+    data = read_bytes(source)
     try:
         return parse_model(data)
     except UnsignedModelError as error:
         if not allow_unsigned:
-            raise UnsignedModelError(f"model {source.name}: {error}") from None
+            raise UnsignedModelError(f"model {shown(source)}: {error}") from None
     except ModelError as error:
-        raise ModelError(f"model {source.name}: {error}") from None
+        raise ModelError(f"model {shown(source)}: {error}") from None
     from edge_runtime.model.untrusted import try_unsigned
 
     try:
         return try_unsigned(data)
     except ModelError as error:
-        raise ModelError(f"model {source.name}: {error}") from None
+        raise ModelError(f"model {shown(source)}: {error}") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a model file, unchecked.
+
+    Raises:
+        ModelError: missing, unreadable, no regular file, empty or larger than any model.
+    """
+    try:
+        return read_file(path, ImageLimits(max_bytes=MAX_MODEL_BYTES))
+    except InputError as error:
+        raise ModelError(f"model {shown(path)}: {error}") from None
+
+
+def shown(path: Path) -> str:
+    """What messages call a file; `.` has no name."""
+    return path.name or str(path)

@@ -104,13 +104,19 @@ class ModelInfo:
             raise ModelError("the model's metadata is not valid JSON") from None
         if not isinstance(shape, dict):
             raise ModelError("the model's metadata is not a JSON object")
-        if shape.get("schema") not in (1, SCHEMA):
+        schema = shape.get("schema")
+        if type(schema) is not int or schema not in (1, SCHEMA):
             raise ModelError(
-                f"the model's metadata has schema {shape.get('schema')!r}; "
+                f"the model's metadata has schema {schema!r}; "
                 f"this version reads 1 and {SCHEMA}: update btc-edge or export the model again"
             )
-        if shape["schema"] == 1:
-            shape["ood"] = shape.pop("unfamiliar", None)
+        ours, foreign = ("unfamiliar", "ood") if schema == 1 else ("ood", "unfamiliar")
+        if shape.get(foreign) is not None:  # as a field that is not known, it would be passed over
+            raise ModelError(
+                f"the model's metadata of schema {schema} has {foreign!r}, which is called "
+                f"{ours!r} there: its check for out-of-distribution inputs would be lost"
+            )
+        shape["ood"] = shape.get(ours)
         known = {f.name for f in fields(cls)}
         try:
             kept = {key: value for key, value in shape.items() if key in known}
@@ -155,7 +161,8 @@ class ModelInfo:
                 )
             },
             "confidence": self.confidence is None or 0 < self.confidence < 1,
-            "ood": self.ood is None or (isinstance(self.ood, dict) and "features" in self.outputs),
+            "ood": self.ood is None
+            or (isinstance(self.ood, dict) and bool(self.ood) and "features" in self.outputs),
             "max_error": self.max_error is None or 0 <= self.max_error <= 1,
             "data": isinstance(self.data, dict),
             "metrics": all(isinstance(m, dict) for m in self.metrics),

@@ -13,12 +13,15 @@ import hashlib
 import io
 from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from edge_runtime.errors import ModelError, UsageError
+from edge_runtime.errors import InputError, ModelError, UsageError
+from edge_runtime.imaging.limits import ImageLimits, read_file
 
 SUFFIX = ".sig"
 MAX_SIGNATURE_BYTES = 1 << 20
+MAX_KEY_BYTES = 1 << 16
 CURVES = "an elliptic curve (P-256, P-384 or P-521), as PEM"
 
 
@@ -27,46 +30,58 @@ def signature_path(path: Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
-def check_signature(path: Path, signature: Path, public_key: Path) -> None:
+def check_signature(data: bytes, signature: Path, public_key: Path) -> str:
     """Check that the owner of a key has signed exactly these bytes.
 
-    The file's name does not matter, nor where it lies.
+    Each file is read once, and the package is given copies that nobody else can change: what is
+    checked is what was read.
 
     Args:
+        data: the file that was signed; its name does not matter, nor where it lies.
         signature: from `export.signing.sign_file`.
         public_key: PEM.
 
+    Returns:
+        Name of the key: SHA-256 of its PEM as `model-signing` writes it, hexadecimal.
+
     Raises:
-        ModelError: the signature is not a signature, is by another key or of another file.
-        UsageError: the package is missing, or a file cannot be read.
+        ModelError: the signature cannot be read or is none, is by another key or of other bytes.
+        UsageError: the package is missing, or the key cannot be read or is none.
     """
     _, verifying = signing_package()
-    check_readable(public_key, "--public-key")
-    check_readable(signature, "--signature")
     try:
-        config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
-    except Exception:
-        raise UsageError(f"{public_key.name} is no public key of {CURVES}") from None
+        pem = read_file(public_key, ImageLimits(max_bytes=MAX_KEY_BYTES))
+    except InputError as error:
+        raise UsageError(f"--public-key {public_key.name}: {error}") from None
     try:
-        if signature.stat().st_size > MAX_SIGNATURE_BYTES:
-            raise ValueError("larger than any signature")
-        with redirect_stdout(io.StringIO()):  # it prints warnings among the answers
-            config.verify(path.resolve(), signature)
-    except Exception as error:  # what a wrong signature leads to depends on what is wrong
-        raise ModelError(
-            f"{path.name} does not have a valid signature in {signature.name} by "
-            f"{public_key.name}: {_reason(error)}; do not use it"
-        ) from None
+        bundle = read_file(signature, ImageLimits(max_bytes=MAX_SIGNATURE_BYTES))
+    except InputError as error:
+        raise ModelError(f"signature {signature.name}: {error}") from None
+    with TemporaryDirectory(prefix="btc-edge-") as folder:  # which only this user may enter
+        copies = [Path(folder, name) for name in ("file", "signature", "key")]
+        for copy, content in zip(copies, (data, bundle, pem), strict=True):
+            copy.write_bytes(content)
+        try:
+            config = verifying.Config().use_elliptic_key_verifier(public_key=copies[2])
+        except Exception:
+            raise UsageError(f"{public_key.name} is no public key of {CURVES}") from None
+        try:
+            with redirect_stdout(io.StringIO()):  # it prints warnings among the answers
+                config.verify(copies[0], copies[1])
+        except Exception as error:  # what a wrong signature leads to depends on what is wrong
+            raise ModelError(
+                f"no valid signature in {signature.name} by {public_key.name}: "
+                f"{_reason(error)}; do not use it"
+            ) from None
+    return _key_digest(pem)
 
 
-def key_digest(public_key: Path) -> str:
-    """Name of a public key: SHA-256 of its PEM as `model-signing` writes it, hexadecimal."""
-    signing_package()
+def _key_digest(pem: bytes) -> str:
     from cryptography.hazmat.primitives import serialization as forms
 
-    key = forms.load_pem_public_key(public_key.read_bytes())
-    pem = key.public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(pem).hexdigest()
+    key = forms.load_pem_public_key(pem)
+    plain = key.public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(plain).hexdigest()
 
 
 def signing_package() -> tuple[Any, Any]:

@@ -10,20 +10,36 @@ import hashlib
 import json
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_runtime.errors import BtcError, ModelError, UnsignedModelError, one_line
+from edge_runtime.child import end_with_parent, limit_child, python_command
+from edge_runtime.errors import (
+    BackendError,
+    BtcError,
+    ModelError,
+    UnsignedModelError,
+    one_line,
+)
 from edge_runtime.imaging.preprocess import Preprocess
-from edge_runtime.model.backends import open_graph
+from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.file_format import ModelFile, is_tflite, parse_model, split_tflite
 from edge_runtime.model.metadata import ModelInfo
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
 
 SECONDS = 60  # TensorFlow alone takes several to load
 MEMORY = 4 << 30
 NEEDED = "a model without model.json must take 1xNxNx1 gray levels 0-255 and give logits"
 _CHILD = "from edge_runtime.model.untrusted import child; child()"
+
+Report = dict[str, Any]
 
 
 def try_unsigned(data: bytes) -> ModelFile:
@@ -34,66 +50,89 @@ def try_unsigned(data: bytes) -> ModelFile:
 
     Raises:
         ModelError: the trial failed, or the graph is of another kind.
+        BackendError: there is no interpreter to try it with.
     """
-    info = try_apart(data)
+    report = try_apart(data, _CHILD)
+    info = ModelInfo.from_json(str(report.get("info")))  # in the newest schema
+    if report.get("schema") == 1:
+        info = replace(info, schema=1)
     graph, kind = _graph_of(data)[:2]
     return ModelFile(info, graph, kind, hashlib.sha256(data).hexdigest(), len(data))
 
 
-def try_apart(data: bytes) -> ModelInfo:
-    """Load and run a model file in a process of its own; its metadata is returned.
+def try_apart(data: bytes, code: str) -> Report:
+    """Try a model file in a process of its own, which ends with this one at the latest.
+
+    Args:
+        code: for that process; it calls `answer_trial`.
+
+    Returns:
+        What it reported.
 
     Raises:
-        ModelError: it does not run, or the process died or took over SECONDS.
+        ModelError: the trial failed, or the process died or took over SECONDS.
+        BackendError: there is no interpreter to try it with.
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _CHILD], input=data, capture_output=True, timeout=SECONDS
+            python_command(code), input=data, capture_output=True, timeout=SECONDS
         )
     except subprocess.TimeoutExpired:
         raise ModelError(f"a trial in another process took over {SECONDS} s") from None
     try:
         report = json.loads(done.stdout)
-        error, text = report.get("error"), report.get("info")
-    except (ValueError, AttributeError):  # it died, or something else wrote there
-        error = text = None
-    if text is None:
+    except ValueError:  # it died, or something else wrote there
+        report = None
+    if not (isinstance(report, dict) and report):
         raise ModelError(
-            str(error)
-            if error
-            else f"a trial in another process ended with code {done.returncode}: damaged or hostile"
+            f"a trial in another process ended with code {done.returncode}: damaged or hostile"
         )
-    return ModelInfo.from_json(text)
+    if "error" in report:
+        raise (BackendError if report.get("missing") else ModelError)(str(report["error"]))
+    return report
 
 
-def child() -> None:
-    """Load and run the model on stdin and print its metadata as JSON, or what is wrong."""
+def answer_trial(trial: Callable[[bytes], Report]) -> None:
+    """In the other process: try the model on stdin, and print the report as JSON, or what is
+    wrong."""
+    end_with_parent()
+    limit_child(MEMORY, 2 * SECONDS)
     try:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    except (ImportError, ValueError, OSError):
-        pass
-    try:
-        report: dict[str, Any] = {"info": _trial(sys.stdin.buffer.read()).to_json()}
+        report = trial(sys.stdin.buffer.read())
     except BtcError as error:
-        report = {"error": one_line(error)}
+        report = {"error": one_line(error), "missing": isinstance(error, BackendError)}
     print(json.dumps(report))
 
 
-def _trial(data: bytes) -> ModelInfo:
+def child() -> None:
+    """The trial of a model without digest; its metadata is reported."""
+    answer_trial(_trial)
+
+
+def run_trial_slices(graph: Graph, size: int) -> list[Floats]:
+    """The logits of noise, of a gray slice and of a black one: whatever a model is asked first in
+    the process that trusts it, it has been asked here.
+
+    Raises:
+        ModelError: it does not run, or answers with what is no number.
+    """
+    drawn = (
+        np.random.default_rng(seed).integers(0, 256, (size, size), np.uint8) for seed in range(3)
+    )
+    flat = (np.full((size, size), level, np.uint8) for level in (128, 0))
+    return [graph.run(pixels) for pixels in (*drawn, *flat)]
+
+
+def _trial(data: bytes) -> Report:
     try:
         file = parse_model(data)
         guessed = False
     except UnsignedModelError:
         file, guessed = _unsigned(data)
-    opened, size = open_graph(file), file.info.preprocess.size
-    for seed in range(3):
-        pixels = np.random.default_rng(seed).integers(0, 256, (size, size), np.uint8)
-        logits = opened.run(pixels)
+    for logits in run_trial_slices(open_graph(file), file.info.preprocess.size):
         if guessed and (logits >= 0).all() and abs(float(logits.sum()) - 1) < 0.02:
             raise ModelError(f"its output looks like probabilities; {NEEDED}")
-    return file.info
+    return {"info": file.info.to_json(), "schema": file.info.schema}
 
 
 def _unsigned(data: bytes) -> tuple[ModelFile, bool]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
+from edge_runtime.commands.click_types import FiniteRange, GroupedCommand
 from edge_runtime.commands.entry import next_command, run_command, to_the_reader
-from edge_runtime.commands.options import HELP, FiniteRange, GroupedCommand, is_given
+from edge_runtime.commands.options import HELP, is_given
 from edge_runtime.errors import ExitCode, UsageError, printable
 from export.formats import FORMATS, Format
 from trainer.commands.options import IDENTITY, identity_options, option, threshold_options
@@ -204,7 +205,7 @@ def _verify(file: Path, signature: Path | None, public_key: Path | None) -> None
         if not beside.exists():
             raise UsageError(f"no {beside.name} beside it: name the signature with --signature")
         signature = beside
-    for what, finding in verify_file(file, signature, public_key):
+    for what, finding in verify_file(file, signature, public_key).findings:
         click.echo(printable(f"{what:<14} {finding}"))
     next_command(["btc-edge", "benchmark", "--model", file])
 

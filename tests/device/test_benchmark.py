@@ -14,20 +14,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+import edge_runtime
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.benchmark import load as benchmark_load
 from edge_runtime.benchmark import machine
 from edge_runtime.benchmark import measure as benchmark
 from edge_runtime.benchmark import samples as benchmark_images
 from edge_runtime.benchmark.load import Loaded
-from edge_runtime.benchmark.machine import noise_warnings
+from edge_runtime.benchmark.machine import machine_facts, noise_warnings
 from edge_runtime.benchmark.measure import measure, run_rounds, turns
 from edge_runtime.benchmark.rules import parse_rule, pick, violations
 from edge_runtime.benchmark.samples import Samples, read_samples
 from edge_runtime.benchmark.statistics import paired_ratio, percentiles, wilson
 from edge_runtime.benchmark.tables import as_markdown, as_table, short
 from edge_runtime.commands.benchmark import _name_next as name_next
+from edge_runtime.commands.benchmark import benchmark as command
 from edge_runtime.errors import DataError, ModelError, UsageError
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import preprocess
@@ -537,14 +540,35 @@ def test_the_next_command(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     a, b = Path("a"), Path("b")
     measured = result_of(row("a", 3.0, 0.9, scheme="float32"), row("b", 1.0, 0.9))
-    picked = measured | {"pick": {"file": "b"}}
-    for result, models, images, words in (
-        (measured, (a, b), None, "benchmark --model a --model b --images FOLDER"),
-        (measured, (a, b), Path("of"), "benchmark --model a --model b --images of --pick"),
-        (measured, (a,), Path("of"), None),
-        (picked, (a, b), Path("of"), "classify --model b PATH..."),
-        (picked, (b, Path("other/b")), Path("of"), None),
+    picked = measured | {"pick": {"file": "b", "threads": 1}}
+    quicker = measured | {"pick": {"file": "b", "threads": 4}}
+    one, several = ((1,), "auto"), ((1, 4), "litert")
+    both = "--model a --model b --backend litert --threads 1,4"
+    for result, models, images, how, words in (
+        (measured, (a, b), None, one, "benchmark --model a --model b --images FOLDER"),
+        (measured, (a, b), Path("of"), one, "benchmark --model a --model b --images of --pick"),
+        (measured, (a, b), None, several, f"benchmark {both} --images FOLDER"),
+        (measured, (a, b), Path("of"), several, f"benchmark {both} --images of --pick"),
+        (measured, (a,), Path("of"), one, None),
+        (picked, (a, b), Path("of"), one, "classify --model b PATH..."),
+        (picked, (a, b), Path("of"), several, "classify --model b --backend litert PATH..."),
+        (quicker, (a, b), Path("of"), several,
+         "classify --model b --backend litert --threads 4 PATH..."),
+        (picked, (b, Path("other/b")), Path("of"), one, None),
     ):  # fmt: skip
-        name_next(result, models, images)
+        name_next(result, models, images, *how)
         said = "" if words is None else f"next: btc-edge {words}\n"
         assert capsys.readouterr().err == said
+
+
+def test_the_former_name_of_an_option_beside_the_new_one_is_refused(tmp_path: Path) -> None:
+    words = ["--pick", "--images", str(tmp_path), "--keep", "0.9", "--min-relative-accuracy", "0.9"]
+    done = CliRunner().invoke(command, words)
+    assert isinstance(done.exception, UsageError)
+    assert "give one of them" in str(done.exception)
+
+
+def test_the_version_is_that_of_the_code_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of another installation, which the environment may know of."""
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "9.9")
+    assert machine_facts()["btc-edge"] == edge_runtime.__version__

@@ -114,6 +114,14 @@ def test_no_digest_no_answer(files: tuple[Path, Path]) -> None:
     assert "--allow-unsigned" in done.stderr
 
 
+def test_an_unsigned_model_keeps_its_schema(tmp_path: Path) -> None:
+    former = Path(__file__).parents[1] / "former" / "files" / "network-int8.tflite"
+    model = tmp_path / "model.tflite"
+    for data, schema in ((former.read_bytes(), 1), (MODEL, parse_model(MODEL).info.schema)):
+        model.write_bytes(strip_digest(data))
+        assert read_model(model, allow_unsigned=True).info.schema == schema
+
+
 def test_an_unsigned_model_answers_as_the_signed_one(files: tuple[Path, Path]) -> None:
     picture, model = files
     with pytest.raises(ModelError, match="--allow-unsigned"):

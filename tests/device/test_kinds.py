@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import ast
+import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from benchmarks.hostile.pictures import draw_slice, encode
+from edge_runtime.classifier import Classifier
 from edge_runtime.commands.classify import classify
 from edge_runtime.errors import InputError
+from edge_runtime.imaging import kinds
 from edge_runtime.imaging.decode import decode, read_header
-from edge_runtime.imaging.headers import PARSERS
+from edge_runtime.imaging.headers import Header
 from edge_runtime.imaging.kinds import (
     GZIP,
     HEAD,
     KINDS,
     PICTURE_SUFFIXES,
     SUFFIXES,
+    Kind,
     gzipped_kind,
     halves_of,
     kind_named,
     kind_of,
     kinds_in_words,
+    other_halves,
     picture_kind,
     refusal,
 )
@@ -52,7 +60,34 @@ def test_no_two_kinds_share_a_name_or_a_suffix() -> None:
 
 
 def test_every_picture_has_a_parser_of_its_header() -> None:
-    assert {kind.name for kind in KINDS if kind.is_picture} == {*PARSERS, "tiff"}
+    for kind in KINDS:
+        assert kind.is_picture == bool(kind.header)
+        for place in filter(None, (kind.header, kind.repair, kind.pixels)):
+            module, _, function = place.partition(".")
+            assert callable(getattr(import_module(f"edge_runtime.imaging.{module}"), function))
+
+
+def test_a_new_picture_is_a_row_and_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ppm = b"P6 200 200 255\n" + np.repeat(draw_slice(1), 3).tobytes()
+    with pytest.raises(InputError, match="Netpbm"):
+        decode(ppm)
+    module = ModuleType("edge_runtime.imaging.netpbm")
+    module.header = lambda data: Header("ppm", *map(int, data.split(maxsplit=4)[1:3]), 3, 8, 1)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    row = Kind("ppm", "PPM", (".ppm",), lambda data: data.startswith(b"P6"), "decode",
+               header="netpbm.header")  # fmt: skip
+    monkeypatch.setattr(kinds, "KINDS", (*KINDS, row))
+    monkeypatch.setattr(kinds, "_PICTURES", (*kinds._PICTURES, row))
+    assert (decode(ppm) == draw_slice(1)).all()
+    (tmp_path / "a.ppm").write_bytes(ppm)
+    (tmp_path / "half.ppm").write_bytes(ppm[:99])
+    (tmp_path / "wide.ppm").write_bytes(b"P6 99999 99999 255\n")
+    names = [tmp_path / f"{name}.ppm" for name in ("a", "half", "wide")]
+    errors = [answer.error for answer in Classifier().classify_many(names)]
+    assert errors[0] is None
+    assert "over the limit" in str(errors[2])
 
 
 def test_content_decides_and_a_name_only_hints() -> None:
@@ -90,6 +125,9 @@ def test_a_gzip_file_is_taken_for_a_volume_only_where_it_is_opened() -> None:
 def test_halves_of_a_pair_are_told_by_their_names() -> None:
     assert halves_of("A.HDR") == halves_of("a.img") == (".hdr", ".img")
     assert halves_of("a.nii") == halves_of("hdr") == ()
+    assert other_halves("a.hdr") == ("a.img", "a.IMG")
+    assert other_halves("A.IMG") == ("A.HDR", "A.hdr")
+    assert other_halves("a.nii") == ()
 
 
 def test_what_is_not_read_is_refused_in_one_way() -> None:

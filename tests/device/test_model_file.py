@@ -99,7 +99,8 @@ def test_any_bytes_are_refused_with_a_model_error(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema": 3}, {"schema": None}, {"labels": ["a"]}, {"labels": ["a", "a"]}, {"labels": [1, 2]},
+    [{"schema": 3}, {"schema": None}, {"schema": 2.0}, {"schema": True, "ood": None},
+     {"labels": ["a"]}, {"labels": ["a", "a"]}, {"labels": [1, 2]},
      {"temperature": 0}, {"temperature": 1e-300}, {"temperature": 10**400},
      {"temperature": "1"}, {"outputs": {}}, {"outputs": {"logits": -1}},
      {"input": {"dtype": "int8", "shape": [1, 128, 128, 1]}}, {"input": None},
@@ -150,6 +151,23 @@ def test_the_check_for_out_of_distribution_inputs_had_another_name() -> None:
         ModelInfo.from_json(json.dumps(former | {"unfamiliar": 3}))
     with pytest.raises(ModelError, match="reads 1 and 2: update btc-edge"):
         ModelInfo.from_json(json.dumps(shape | {"schema": 3}))
+
+
+def test_no_check_is_lost_under_the_other_name() -> None:
+    info = replace(INFO, outputs={"logits": 0, "features": 1}, ood={"method": "some"},
+                   graph_sha256="0" * 64)  # fmt: skip
+    shape = json.loads(info.to_json())
+    bare = {key: value for key, value in shape.items() if key != "ood"}
+    for wrong in (
+        bare | {"schema": 2, "unfamiliar": shape["ood"]},
+        shape | {"schema": 2, "unfamiliar": shape["ood"], "ood": None},
+        bare | {"schema": 2, "unfamiliar": {}},
+        shape | {"schema": 1},
+        shape | {"ood": {}},
+        bare | {"schema": 1, "unfamiliar": {}},
+    ):
+        with pytest.raises(ModelError, match="ood"):
+            ModelInfo.from_json(json.dumps(wrong))
 
 
 def test_missing_fields_and_unknown_fields() -> None:
@@ -257,6 +275,13 @@ def field(number: int, content: int | str | bytes) -> bytes:
         return varint(number << 3) + varint(content)
     data = content.encode() if isinstance(content, str) else content
     return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+@pytest.mark.parametrize("kind", ["tflite", "onnx"])
+def test_metadata_have_a_limit(kind: str) -> None:
+    data = pack_model(GRAPHS[kind], replace(INFO, license="x" * (5 << 20)), kind)
+    with pytest.raises(ModelError, match="metadata larger than any model's"):
+        parse_model(data)
 
 
 def linear_onnx(weights: np.ndarray) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -832,6 +833,32 @@ def test_a_pair_is_read_by_the_path_of_either_half(kind: int, tmp_path: Path) ->
         classifier.classify(tmp_path / "head.img")
 
 
+@pytest.mark.parametrize("names", [("a.hdr", "a.IMG"), ("a.HDR", "a.img"), ("A.HDR", "A.IMG")])
+def test_the_halves_of_a_pair_may_be_written_otherwise(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    volume = np.stack([draw_slice(i) for i in range(2)], axis=2)
+    for name, half in zip(names, pair_of(volume, 1), strict=True):
+        (tmp_path / name).write_bytes(half)
+    listed = [Path(path).name for path in expand([str(tmp_path)], True, io.StringIO())]
+    assert listed == [names[1]]
+    for name in names:
+        assert len(list(Classifier().classify_slices(tmp_path / name))) == 2
+
+
+def test_paths_may_be_bytes_as_a_listing_gives_them(tmp_path: Path) -> None:
+    for name, half in zip(("a.hdr", "a.img"), pair_of(np.zeros((40, 40, 2)), 1), strict=True):
+        (tmp_path / name).write_bytes(half)
+    (tmp_path / "slice.png").write_bytes(encode(draw_slice(1), ".png"))
+    with os.scandir(os.fsencode(tmp_path)) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    answers = list(Classifier().classify_many(found, workers=2))
+    assert [Path(answer.input).name for answer in answers] == ["a.hdr"] * 2 + ["a.img"] * 2 + [
+        "slice.png"
+    ]
+    assert {answer.error for answer in answers} == {None}
+
+
 def test_nifti_that_is_refused() -> None:
     four = np.zeros((4, 5, 6, 3), np.int16)
     good = nifti_bytes(np.stack([DEEP] * 3, axis=2))
@@ -958,7 +985,7 @@ def test_decoding_takes_no_more_than_the_header_told(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     code = (
         "import sys, json, pathlib\n"
-        "from edge_runtime.batch import give_back\n"
+        "from edge_runtime.memory import give_back\n"
         "from edge_runtime.imaging.readers import numbered, open_slices\n"
         "def kib(what):\n"
         "    with open('/proc/self/status') as status:\n"

@@ -51,7 +51,7 @@ def test_processes_give_the_same_bytes(
 
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_a_good_file_is_verified(files: dict[str, Path], name: str) -> None:
-    found = dict(verify_file(files[name]))
+    found = dict(verify_file(files[name]).findings)
     file = read_model(files[name])
     assert found.keys() == {
         "file", "graph", "metadata", "labels", "scheme", "ops", "runs", "signature"
@@ -61,7 +61,7 @@ def test_a_good_file_is_verified(files: dict[str, Path], name: str) -> None:
     assert found["scheme"].startswith(FORMATS[name].scheme)
     assert found["runs"].endswith("4 logits")
     assert found["signature"] == "none"
-    device = verify_on_device(files[name])
+    device = verify_on_device(files[name]).findings
     assert dict(device).items() <= found.items(), "the device says the same, of what it looks at"
     assert found.keys() - dict(device).keys() == {"scheme", "ops"}
     if FORMATS[name].kind == "onnx":
@@ -75,7 +75,7 @@ def test_the_bundled_model_is_verified_without_tensorflow(files: dict[str, Path]
     code = (
         "import sys; sys.modules |= dict.fromkeys(('tensorflow', 'keras', 'tf2onnx'))\n"
         "from pathlib import Path; from export.verify import verify_file\n"
-        "for path in sys.argv[1:]: print(dict(verify_file(Path(path)))['runs'])"
+        "for path in sys.argv[1:]: print(dict(verify_file(Path(path)).findings)['runs'])"
     )
     line = [sys.executable, "-c", code, bundled_model(), files["onnx"], files["float16"]]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120)
@@ -208,10 +208,10 @@ def signed(files: dict[str, Path], keys: Path, tmp_path: Path) -> Path:
 def test_a_signature_round_trip(signed: Path, keys: Path, tmp_path: Path) -> None:
     our = keys / "our.pub.pem"
     before = signed.read_bytes()
-    assert dict(verify_file(signed, public_key=our))["signature"].startswith(
+    assert dict(verify_file(signed, public_key=our).findings)["signature"].startswith(
         "valid, by our.pub.pem"
     )
-    assert "not checked" in dict(verify_file(signed))["signature"]
+    assert "not checked" in dict(verify_file(signed).findings)["signature"]
     # Neither the name nor the folder matters, nor a link; the signature may lie elsewhere.
     moved = tmp_path / "moved.tflite"
     moved.write_bytes(before)
@@ -246,7 +246,7 @@ def test_wrong_keys_and_wrong_files(
     data[1000] ^= 1
     other.write_bytes(data)
     with pytest.raises(ModelError, match="not the one that was signed"):
-        check_signature(other, signature, our)
+        check_signature(bytes(data), signature, our)
     text = signature.read_text()
     at = text.index('"payload":"') + 400
     forged = {
@@ -278,4 +278,6 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, "model_signing", None)
     with pytest.raises(UsageError, match=r"pip install 'btc-edge\[signing\]'"):
         sign_file(files["int8"], tmp_path)
-    assert dict(verify_file(files["int8"]))["signature"] == "none", "not needed without one"
+    assert dict(verify_file(files["int8"]).findings)["signature"] == "none", (
+        "not needed without one"
+    )

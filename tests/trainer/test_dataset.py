@@ -21,9 +21,10 @@ from edge_runtime.imaging.decode import load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.labels import normalise_label
 from trainer.commands.train import train_command
+from trainer.data import tables
 from trainer.data.dataset import Dataset, check_boxes, originals, read_dataset
 from trainer.data.split import fold_splits, split_dataset
-from trainer.data.tables import from_csv, to_csv
+from trainer.data.tables import from_csv, read_table, to_csv
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 OPTIONS = Preprocess()
@@ -605,3 +606,16 @@ def test_an_unusable_window_is_named(window: str, tmp_path: Path) -> None:
     assert "neither two rising percentiles (1,99.5) nor none" in " ".join(
         done.output.replace("\u2502", " ").split()
     )
+
+
+def test_a_table_is_a_file_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "groups.csv"
+    os.mkfifo(table)
+    with pytest.raises(DataError, match=r"groups.csv: .*not a regular file"):
+        read_table(table, ("path",))
+    table.unlink()
+    table.write_text("path,group\n" + "a,b\n" * 100)
+    assert len(read_table(table, ("path", "group"))) == 100
+    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 400)
+    with pytest.raises(DataError, match="limit"):
+        read_table(table, ("path",))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
+from edge_runtime.commands.click_types import Choice
 from edge_runtime.commands.entry import next_command, to_the_reader
-from edge_runtime.commands.options import HELP, Choice
+from edge_runtime.commands.options import HELP
 from edge_runtime.errors import ExitCode, UsageError, printable
 from trainer.commands.options import no_card_option, with_card
 from trainer.commands.progress import add_bar, progress_bars

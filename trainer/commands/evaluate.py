@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 import edge_runtime
+from edge_runtime.commands.click_types import Choice
 from edge_runtime.commands.entry import next_command
 from edge_runtime.commands.options import (
     HELP,
-    Choice,
     allow_unsigned_option,
     backend_option,
     is_given,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_runtime.commands.options import FiniteRange, Option
+from edge_runtime.commands.click_types import FiniteRange, Option
 from trainer.commands.terminal import say
 
 if TYPE_CHECKING:

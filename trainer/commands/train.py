@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
+from edge_runtime.commands.click_types import Choice, FiniteRange, GroupedCommand
 from edge_runtime.commands.entry import next_command
-from edge_runtime.commands.options import HELP, Choice, FiniteRange, GroupedCommand
+from edge_runtime.commands.options import HELP
 from edge_runtime.errors import ExitCode, UsageError, did_you_mean, printable
 from trainer.commands.options import identity_options, no_card_option, option, threshold_options
 from trainer.commands.progress import add_bar, progress_bars

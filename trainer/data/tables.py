@@ -13,33 +13,36 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_runtime.errors import DataError, one_line
+from edge_runtime.errors import DataError, InputError, one_line
+from edge_runtime.imaging.limits import ImageLimits, read_file
 from edge_runtime.tables import guard, unguard
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MAX_TABLE_BYTES = 64 << 20  # a row takes about a hundred
 
 
 def read_table(path: str | os.PathLike[str], needed: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV with a header; empty text where a row is short.
 
     Raises:
-        DataError: unreadable, or without one of the `needed` columns.
+        DataError: unreadable, no regular file, over MAX_TABLE_BYTES, or without one of the
+            `needed` columns.
     """
     table = Path(path)
     try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            if missing := set(needed) - set(reader.fieldnames or ()):
-                raise DataError(
-                    f"{table.name}: need the columns {', '.join(needed)}; "
-                    f"missing: {', '.join(sorted(missing))}"
-                )
-            return [
-                {k: unguard(v or "") for k, v in row.items() if isinstance(k, str)}
-                for row in reader
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_file(table, ImageLimits(max_bytes=MAX_TABLE_BYTES)).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        if missing := set(needed) - set(reader.fieldnames or ()):
+            raise DataError(
+                f"{table.name}: need the columns {', '.join(needed)}; "
+                f"missing: {', '.join(sorted(missing))}"
+            )
+        return [
+            {k: unguard(v or "") for k, v in row.items() if isinstance(k, str)} for row in reader
+        ]
+    except (InputError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table.name}: cannot be read as CSV: {one_line(error)}") from None
 
 

@@ -143,7 +143,7 @@ def test_every_reader_takes_the_file(exported: dict[str, Exported], name: str) -
     assert opsets == {d: v for d, v in {"": 17, "ai.onnx.ml": 3}.items() if d in used}
     assert [o.name for o in proto.graph.output] == ["logits", "components"]
     assert [i.name for i in proto.graph.input] == ["pixels" if name == "deep" else "features"]
-    assert "IR version 8" in dict(verify_file(path))["scheme"]
+    assert "IR version 8" in dict(verify_file(path).findings)["scheme"]
 
 
 def test_the_steps_of_a_tree_are_those_of_scikit_learn(

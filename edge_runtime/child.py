@@ -1,0 +1,46 @@
+"""Python processes that a job starts for what must not happen in its own."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+_HOME = str(Path(__file__).parents[1])
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def python_command(code: str) -> list[str]:
+    """The command line that runs `code` in a fresh Python, to which arguments may be added.
+
+    `python -c` looks for modules in the current folder first, where somebody else's files may lie
+    beside a model: that is taken out before anything is imported. (`-I` would take PYTHONPATH and
+    the packages in the user's home too; `-P` is new in Python 3.11.) Where this package comes from
+    is looked at last.
+    """
+    path = f"[p for p in sys.path if p] + [{_HOME!r}]"
+    return [sys.executable, "-c", f"import sys; sys.path[:] = {path}\n{code}"]
+
+
+def end_with_parent() -> None:
+    """In a child: be killed when the process that started it ends, however that ends. Linux only;
+    elsewhere `limit_child` has to do."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+    import signal
+
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def limit_child(memory: int, seconds: int) -> None:
+    """In a child: bytes of address space, and seconds of all its threads' computing together, at
+    which the system ends it; Windows has no such limits."""
+    try:
+        import resource
+    except ImportError:
+        return
+    for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds)):
+        with suppress(ValueError, OSError):  # a lower limit is set already
+            resource.setrlimit(what, (most, most))
