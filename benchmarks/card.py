@@ -54,8 +54,9 @@ J. Cheng, figshare 1512427 (CC BY 4.0; two hospitals, T1 with contrast, 233 pati
 tumour-free slices mostly from Br35H. Beside them 427 tumours of unknown type from Br35H, learned
 from as "one of the three". Patients and near-duplicates stay on one side: {training:,} slices
 trained, {validation:,} chose the epoch, temperature and thresholds, {test:,} of {test_groups}
-groups were held out and looked at once. Some slices that the data set labels tumour-free
-show lesions that look like tumours; the labels were left as they are.
+groups were held out and chose nothing; [results.md](results.md#how-the-figures-come-about) tells
+when they were looked at. Some slices that the data set labels tumour-free show lesions that look
+like tumours; the labels were left as they are.
 
 ## Figures on the held-out groups
 

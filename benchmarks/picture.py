@@ -6,6 +6,7 @@ python -m benchmarks.picture docs/classify.svg slice1.jpg slice2.jpg …
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,9 @@ def main(out: Path, images: tuple[str, ...], cwd: Path) -> None:
     console.print(f"$ btc-edge classify {' '.join(images[:2])} …", style="bold", highlight=False)
     console.print(done.stdout.rstrip(), highlight=False, soft_wrap=True)
     console.print(done.stderr.rstrip(), style="yellow", highlight=False, soft_wrap=True)
-    write_text(out, console.export_svg(title="btc-edge"))
+    picture = console.export_svg(title="btc-edge")
+    # The font is the reader's own: a picture asks no network for anything.
+    write_text(out, re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.S))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,11 @@ class Classifier:
         return self.model.info
 
     def threshold(self, label: str) -> float | None:
-        """The confidence from which on a label is given; None where any will do."""
+        """The confidence from which on a label is given; None where any will do.
+
+        Returns:
+            A probability, 0-1: the model's own threshold or `min_confidence`, whichever is higher.
+        """
         own = (self.info.thresholds or {}).get(label)
         return max(own or 0.0, self._min_confidence) or own
 
@@ -120,6 +124,9 @@ class Classifier:
 
         Args:
             value_range: the values of an array that are black and white, see `as_gray`.
+
+        Returns:
+            The answer, with status ok, uncertain or unfamiliar.
 
         Raises:
             InputError: the input cannot be read, is no slice or holds several.
@@ -140,6 +147,9 @@ class Classifier:
 
         Args:
             heatmaps: folder for an overlay of each slice with the class map of its best guess.
+
+        Returns:
+            The answers, in the order of the slices, each computed when it is taken.
 
         Raises:
             InputError: the input cannot be read or is no slice, or is damaged behind the slices
@@ -172,6 +182,9 @@ class Classifier:
                 other.
             heatmaps: see `classify_slices`.
 
+        Returns:
+            The answers, in the order of the sources, as they are known.
+
         Raises:
             UsageError: no worker.
         """
@@ -189,13 +202,28 @@ class Classifier:
         heatmaps: Path | None = None,
     ) -> Prediction:
         """One answer for the slices of one patient, with the answers behind it in `slices`; see
-        `study.study_answer` for the rule."""
+        `study.study_answer` for the rule.
+
+        Args:
+            name: what the answer calls the study, its `input`.
+            sources, workers, heatmaps: see `classify_many`.
+
+        Returns:
+            The answer; with status error where no slice could be used.
+
+        Raises:
+            UsageError: no worker.
+        """
         answers = list(self.classify_many(sources, workers=workers, heatmaps=heatmaps))
         thresholds = {label: self.threshold(label) for label in self.info.labels}
         return study_answer(name, answers, thresholds, self.model.tag)
 
     def failure(self, source: ImageSource, error: InputError) -> Prediction:
-        """The answer with status error for an input that cannot be used."""
+        """The answer with status error for an input that cannot be used.
+
+        Returns:
+            An answer whose `error` is one line.
+        """
         return failure(_name(source), self.model.tag, one_line(error))
 
     def _answers(

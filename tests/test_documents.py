@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import json
 import re
@@ -14,6 +15,8 @@ import click
 import pytest
 import tomllib
 
+from edge_runtime.decision.prediction import Status, status_of
+from edge_runtime.model.load import read_model
 from tests.documents import DOCUMENTS, GUIDES, README, RESULTS, ROOT, blocks, commands
 
 MADE = ROOT / "benchmarks" / "results"
@@ -139,7 +142,7 @@ def test_options_in_commands_exist(guide: Path) -> None:
         for script in SCRIPTS
         for name, command in leaves(script, loaded(script))
     }
-    for line in "".join(blocks(guide, "sh")).splitlines():
+    for line in (line for line in "".join(blocks(guide, "sh")).splitlines() if "btc-" in line):
         words = re.split(r"[|<>]", line[line.index("btc-") :])[0].split()
         name = " ".join(words[:2]) if words[0] == "btc-edge" else words[0]
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
@@ -164,6 +167,30 @@ def test_rows_of_the_readme_are_those_of_the_benchmark() -> None:
     made = (MADE / "robust.md").read_text("utf-8").splitlines()
     assert len(rows) > 4
     assert set(rows) <= set(made)
+
+
+def test_the_picture_shows_answers_of_the_bundled_model() -> None:
+    picture = (ROOT / "docs" / "classify.svg").read_text("utf-8")
+    assert "url(http" not in picture.replace('"', "")  # a reader's network is not asked
+    lines = re.findall(r"<text[^>]*>([^<]*)</text>", picture)
+    shown = [html.unescape(line).replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+    answers = [
+        match.groups()
+        for line in shown
+        if (match := re.match(r"\(?(\w+)\)? +([\d.]+) % +(\w+)", line))
+    ]
+    thresholds = read_model(None).info.thresholds
+    assert thresholds is not None
+    statuses = [status for _, _, status in answers]
+    assert set(statuses) == {"ok", "uncertain", "unfamiliar"}
+    for label, percent, status in answers:
+        is_ood = status == "unfamiliar"
+        assert status_of(float(percent) / 100, thresholds[label], is_ood) is Status(status), label
+
+
+def test_no_heading_begins_with_a_digit() -> None:
+    for path in DOCUMENTS:  # the script of the site's theme takes its anchor for a selector
+        assert re.findall(r"^#+ \d.*$", prose(path), flags=re.M) == [], path
 
 
 @pytest.mark.parametrize("name", SHOWN)

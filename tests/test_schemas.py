@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from edge_runtime.model.load import bundled_model, read_model
+from export.formats import FORMATS
 from export.signing import sign_file
 from tests.device.conftest import draw_slice, write_keys
+from trainer.former import metrics_of_today, settings_of_today
 from trainer.synthetic.phantoms import write_phantoms
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
@@ -189,8 +191,13 @@ def test_export_json_of_the_former_version_keeps_the_schema() -> None:
         ({"confidence": 1.5}, "$.confidence"),
         ({"status": "uncertain"}, "$.label"),  # an uncertain answer names no label
         ({"sha256": "abc"}, "$.sha256"),
+        ({"probabilities": None}, "$.probabilities"),
+        ({"label": None, "status": "unfamiliar"}, "$.reason"),
+        ({"error": "two\nlines"}, "$.error"),
+        ({"label": None, "raw_label": None, "confidence": None, "probabilities": None,
+          "status": "error"}, "$.error"),
     ],
-)
+)  # fmt: skip
 def test_an_impossible_answer_fails(change: dict[str, Any], place: str) -> None:
     probabilities = {"glioma": 0.75, "notumor": 0.25}
     answer = {
@@ -200,19 +207,122 @@ def test_an_impossible_answer_fails(change: dict[str, Any], place: str) -> None:
     }  # fmt: skip
     assert problems("answer", answer) == []
     assert any(line.startswith(place) for line in problems("answer", answer | change))
+    assert answer["label"] == answer["raw_label"]
+
+
+def former(name: str, kind: str) -> dict[str, Any]:
+    """The run.json or metrics.json of a former run, as this version reads it."""
+    shape = json.loads((FORMER / kind / f"{name}.json").read_text("utf-8"))
+    return settings_of_today(shape) if name == "run" else metrics_of_today(shape)
+
+
+@pytest.mark.parametrize("kind", ["network", "classical"])
+@pytest.mark.parametrize("name", ["run", "metrics"])
+def test_runs_of_the_former_version_keep_the_schema_as_they_are_read(name: str, kind: str) -> None:
+    document = former(name, kind)
+    assert problems(name, document) == []
+    assert_wrong_types_fail(name, document)
+
+
+@pytest.mark.parametrize(
+    "field", ["thresholds", "ood", "target_error", "confidence", "error_bound", "not_answered"]
+)
+def test_a_finished_run_has_its_decision_rule(field: str) -> None:
+    document = former("run", "network")
+    del document[field]
+    assert problems("run", document)
+    assert problems("run", document | {"status": "interrupted"}) == []
+    assert problems("run", former("run", "network") | {"labels": []})
+    assert problems("run", former("run", "network") | {"temperature": None})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "place", "value"),
+    [
+        ("metrics", "network", ("interval95", "accuracy"), [-0.1, 0.9]),
+        ("metrics", "network", ("interval95", "kappa"), [0.1, 1.5]),
+        ("metrics", "network", ("interval95", "log_loss"), [-0.1, 1.5]),
+        ("metrics", "network", ("baselines", "nearest_neighbour"), {}),
+        ("metrics", "network", ("baselines", "another"), {}),
+        ("metrics", "classical", ("importance", "sets"), {}),
+        ("metrics", "classical", ("importance", "parts", 0, "drop"), 2),
+        ("run", "network", ("training", "recipe", "paste"), 1.5),
+        ("run", "network", ("training", "epochs"), 0),
+        ("run", "classical", ("training", "features"), []),
+        ("run", "classical", ("search",), {"classify__C": [1]}),
+        ("run", "classical", ("network",), "edge"),
+    ],
+)
+def test_an_impossible_value_of_a_run_fails(
+    name: str, kind: str, place: tuple[str | int, ...], value: Any
+) -> None:
+    document = former(name, kind)
+    assert problems(name, document) == []
+    assert problems(name, _with(document, place, value))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ((0, "failures"), ["one class too few"]),  # and passed
+        ((0, "passed"), False),  # without a failure
+        ((0, "path"), "brain-mri-int8.tflite.rejected"),
+        ((0, "format"), "int4"),
+        ((0, "scheme"), "int4"),
+        ((0, "interval95"), [-2, 0]),
+        ((), []),
+    ],
+)
+def test_an_impossible_export_fails(place: tuple[str | int, ...], value: Any) -> None:
+    document = json.loads((FORMER / "files" / "export.json").read_text("utf-8"))
+    assert problems("export", _with(document, place, value))
+
+
+def test_schemas_know_the_formats() -> None:
+    entry = json.loads((SCHEMAS / "export.schema.json").read_text("utf-8"))["items"]["properties"]
+    model = json.loads((SCHEMAS / "model.schema.json").read_text("utf-8"))["properties"]
+    schemes = {form.scheme for form in FORMATS.values()}
+    assert entry["format"]["enum"] == list(FORMATS)
+    assert set(entry["scheme"]["enum"]) == schemes
+    assert set(model["quantization"]["properties"]["scheme"]["enum"]) == schemes
+    assert set(entry["runtimes"]["items"]["enum"]) == {
+        name for form in FORMATS.values() for name in form.runtimes
+    }
 
 
 def assert_wrong_types_fail(name: str, document: Any) -> None:
-    """Every value that a schema names is refused in another type, and a missing field too."""
+    """Every value is refused in another type, at any depth, and a missing required field too."""
     schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text("utf-8"))
-    entry = document[0] if isinstance(document, list) else document
     named = schema["items"] if isinstance(document, list) else schema
     for field in named.get("required", ()):
         assert problems(name, _changed(document, lambda e, f=field: e.pop(f))), field
-    for field in named["properties"].keys() & entry.keys():
-        wrong = ["wrong"] if isinstance(entry[field], (int, float)) else -7.5
-        changed = _changed(document, lambda e, f=field, w=wrong: e.update({f: w}))
-        assert problems(name, changed) or not named["properties"][field], field
+    for place, value in _places(document):
+        wrong = -7.5 if isinstance(value, (dict, list)) else [["wrong"]]
+        assert problems(name, _with(document, place, wrong)), place
+
+
+Place = tuple[str | int, ...]
+
+
+def _places(document: Any, here: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Each value within a document; of lists the first element's only."""
+    if isinstance(document, dict):
+        inner: list[tuple[str | int, Any]] = list(document.items())
+    else:
+        inner = list(enumerate(document[:1])) if isinstance(document, list) else []
+    for key, value in inner:
+        yield (*here, key), value
+        yield from _places(value, (*here, key))
+
+
+def _with(document: Any, place: Place, value: Any) -> Any:
+    """A copy of a document with another value at a place; without a place the value itself."""
+    if not place:
+        return value
+    first, rest = place[0], place[1:]
+    other = copy.copy(document)
+    other[first] = _with(document[first], rest, value) if rest else value
+    return other
 
 
 def _changed(document: Any, change: Callable[[dict[str, Any]], object]) -> Any:
