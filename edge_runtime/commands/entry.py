@@ -96,11 +96,12 @@ def to_the_reader() -> Iterator[None]:
 
 def next_command(words: Sequence[str | os.PathLike[str]]) -> None:
     """Say on stderr which command comes next, quoted for a shell; only to a terminal, so that no
-    script has to read past it. Files are paths, not text."""
-    if sys.stderr.isatty():
+    script has to read past it. Files are paths, not text. Nothing is said where a name does not
+    show as it is: the line would name another file."""
+    line = shlex.join(map(_as_word, words))
+    if sys.stderr.isatty() and printable(line) == line:
         with suppress(OSError):
-            line = shlex.join(map(_as_word, words))
-            print(f"next: {printable(line)}", file=sys.stderr)
+            print(f"next: {line}", file=sys.stderr)
 
 
 def _as_word(word: str | os.PathLike[str]) -> str:
