@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 from edge_runtime.quiet import quiet_descriptor
+
+
+def find_tensorflow() -> None:
+    """Look for TensorFlow and Keras without the seconds of importing them.
+
+    Raises:
+        ModuleNotFoundError: the extra is not installed.
+    """
+    for name in ("keras", "tensorflow"):
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def import_tensorflow() -> None:

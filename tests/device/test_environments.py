@@ -133,7 +133,8 @@ def test_onnx_runtime_and_the_device_tests(wheel: Path, pictures: Path, tmp_path
         "pylibjpeg-openjpeg")  # fmt: skip
     check_light(inside / "python")
     shutil.copytree(ROOT / "tests" / "device", tmp_path / "tests" / "device")
-    for name in ("benchmarks/__init__.py", "benchmarks/hostile/files.py", "tests/__init__.py"):
+    shutil.copytree(ROOT / "benchmarks" / "hostile", tmp_path / "benchmarks" / "hostile")
+    for name in ("benchmarks/__init__.py", "tests/__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

@@ -286,7 +286,7 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     from trainer.evaluation.selective import HINT
     from trainer.finalize import unanswered
     from trainer.models.training import Diverged, TrainSettings
-    from trainer.quiet import import_tensorflow
+    from trainer.quiet import find_tensorflow, import_tensorflow
     from trainer.train_job import check_start, run_job, start_run
 
     given = {
@@ -301,9 +301,13 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
         run, job = resumed_job(data, out, options, given, about)
     else:
         run, job = None, make_job(data, out, options, given, about)
-        check_start(job)  # before seconds of importing, which may fail and must leave no run
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
-    if epochs or job.deep is not None:
+    needs_keras = bool(epochs) or job.deep is not None
+    if needs_keras:
+        find_tensorflow()  # the first thing to install, before what a network starts from
+    if run is None:
+        check_start(job)  # before seconds of importing, which may fail and must leave no run
+    if needs_keras:
         import_tensorflow()
     if run is None:
         run = start_run(job)
