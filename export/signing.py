@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_runtime.errors import UsageError
 from edge_runtime.files import replacing
-from edge_runtime.model.signature import CURVES, check_readable, signature_path, signing_package
+from edge_runtime.model.signature import CURVES, signature_path, signing_package
 
 
 def sign_file(path: Path, private_key: Path) -> Path:
@@ -23,7 +23,7 @@ def sign_file(path: Path, private_key: Path) -> Path:
         UsageError: the package is missing, or the key cannot be used. OSError: not writable.
     """
     signing, _ = signing_package()
-    check_readable(private_key, "--sign")
+    _check_readable(private_key, "--sign")
     try:
         config = signing.Config().use_elliptic_key_signer(private_key=private_key)
     except Exception:  # what the key's own kind leads to, AttributeError for RSA
@@ -35,3 +35,16 @@ def sign_file(path: Path, private_key: Path) -> Path:
     with replacing(target) as part:
         config.sign(path.resolve(), part)
     return target
+
+
+def _check_readable(path: Path, option: str) -> None:
+    """Open a file that an option names.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise UsageError(f"{option} {path.name}: {error.strerror}") from None

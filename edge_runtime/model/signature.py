@@ -100,19 +100,6 @@ def signing_package() -> tuple[Any, Any]:
     return signing, verifying
 
 
-def check_readable(path: Path, option: str) -> None:
-    """Open a file that an option names.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise UsageError(f"{option} {path.name}: {error.strerror}") from None
-
-
 def _reason(error: Exception) -> str:
     text = str(error)
     if "Key mismatch" in text:

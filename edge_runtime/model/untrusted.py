@@ -25,7 +25,7 @@ from edge_runtime.errors import (
     one_line,
 )
 from edge_runtime.imaging.preprocess import Preprocess
-from edge_runtime.model.backends import Graph, open_graph
+from edge_runtime.model.backends import Graph, open_graph, raw_signature
 from edge_runtime.model.file_format import ModelFile, is_tflite, parse_model, split_tflite
 from edge_runtime.model.metadata import ModelInfo
 
@@ -162,8 +162,6 @@ def _graph_of(data: bytes) -> tuple[bytes, str, bytes | None, list[str]]:
 
 def _guess(graph: bytes, kind: str, labels: list[str], digest: str) -> ModelInfo:
     """Metadata from what the graph itself tells."""
-    from edge_runtime.model.backends import raw_signature
-
     dtype, shape, outputs = raw_signature(graph, kind)
     if len(shape) != 4 or shape[0] != 1 or shape[1] != shape[2] or shape[3] != 1:
         raise ModelError(f"its input is {'x'.join(map(str, shape))}; {NEEDED}")
