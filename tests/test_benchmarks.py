@@ -20,6 +20,7 @@ from benchmarks.common.command import out_option, publish
 from benchmarks.common.formatting import NOTHING, metric_in_words, rate_in_words, share_in_words
 from benchmarks.common.runners import read_slices
 from benchmarks.common.turns import time_in_turns
+from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.errors import BtcError, DataError, UsageError
 from trainer.models.recipes import RECIPES
 from trainer.synthetic.phantoms import write_phantoms
@@ -138,3 +139,16 @@ def test_a_card_beside_the_data_adds_nothing(
     trained = [words for words in calls if "btc-train" in words]
     assert len(trained) == 3
     assert all("--no-card" in words for words in trained)
+
+
+@pytest.mark.slow
+def test_a_training_is_measured_in_a_process_of_its_own() -> None:
+    training = module("training")
+    figures = training.run_way("as btc-train", "off", slices=40, epochs=2, size=32)
+    assert figures["user"] > figures["system"] >= 0
+    assert figures["cores_busy"] > 0
+    assert figures["batches"] < figures["user"]
+    row = {"way": "as btc-train", "onednn": "off"} | figures
+    facts = {"machine": machine_facts(), "slices": 40, "size": 32, "epochs": 2, "repeats": 1}
+    text = training.as_markdown(facts | {"left_out": ["jemalloc"], "rows": [row]})
+    assert "jemalloc was not to be had here" in text

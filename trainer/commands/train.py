@@ -281,6 +281,7 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     A data.toml in the folder, or NAME.toml beside NAME.zip, names the tables; options override it.
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
+    from edge_runtime.memory import keep_freed
     from trainer.commands.options import with_card
     from trainer.commands.train_options import after_training, from_card, make_job, resumed_job
     from trainer.evaluation.selective import HINT
@@ -308,6 +309,7 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
     if run is None:
         check_start(job)  # before seconds of importing, which may fail and must leave no run
     if needs_keras:
+        keep_freed()  # a step of training asks for the same blocks as the one before it
         import_tensorflow()
     if run is None:
         run = start_run(job)
