@@ -113,10 +113,12 @@ def next_command(words: Sequence[str | os.PathLike[str]]) -> None:
     """Say on stderr which command comes next, quoted for a shell; only to a terminal, so that no
     script has to read past it. Files are paths, not text. Nothing is said where a name does not
     show as it is: the line would name another file."""
+    if not sys.stderr.isatty():
+        return
     import shlex
 
     line = shlex.join(map(_as_word, words))
-    if sys.stderr.isatty() and printable(line) == line:
+    if printable(line) == line:
         with suppress(OSError):
             print(f"next: {line}", file=sys.stderr)
 
