@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edge_runtime.commands.click_types import Choice, Command, FiniteRange
-from edge_runtime.commands.entry import next_command, to_the_reader
+from edge_runtime.commands.entry import loading, next_command, to_the_reader
 from edge_runtime.commands.options import allow_unsigned_option, backend_option, is_given
 from edge_runtime.errors import ExitCode, UsageError
 
@@ -112,9 +112,9 @@ def benchmark(
     rules = [parse_rule(text) for text in conditions]
     enough = _accuracy_that_is_enough(context)
     _refuse_what_cannot_be_done(options["plot"], wants_pick, images)
-    from edge_runtime.benchmark.measure import measure
-    from edge_runtime.model.load import bundled_model
-
+    with loading():
+        from edge_runtime.benchmark.measure import measure
+        from edge_runtime.model.load import bundled_model
     measured = {name: options[name] for name in _MEASURED}
     result = measure(models or (bundled_model(),), images, need_labels=wants_pick, **measured)
     if wants_pick:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_runtime.commands.click_types import Choice, FiniteRange
+from edge_runtime.commands.entry import loading
 from edge_runtime.commands.options import (
     EXIT_CODES,
     allow_unsigned_option,
@@ -93,9 +94,9 @@ def classify(paths: tuple[str, ...], **options: Any) -> None:
     """Print an answer for each input as soon as it is known."""
     if options["from_stdin"] == bool(paths):
         raise UsageError("give PATHs (or - for a list of them), or --stdin for one file's bytes")
-    classifier = _open(options)
-    from edge_runtime.commands.writers import open_writer
-
+    with loading():
+        classifier = _open(options)
+        from edge_runtime.commands.writers import open_writer
     writer = open_writer(
         options["style"], sys.stdout, classifier.info.labels,
         top=options["top"], studies=options["study"],

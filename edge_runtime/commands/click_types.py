@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import click
@@ -45,7 +46,36 @@ class Choice(click.Choice):  # type: ignore[type-arg]  # no generic class before
 
 
 class Commands(click.Group):
-    """A group of commands; a typo is answered with the nearest, as click does from 8.4 on."""
+    """A group of commands; a typo is answered with the nearest, as click does from 8.4 on.
+
+    Args:
+        later: name -> first sentence of its help: commands that are imported when they are asked
+            for, each from the module of its name in this package. The list of all imports none.
+        each: done to such a command when it comes, as a decorator.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        later: Mapping[str, str] | None = None,
+        each: Callable[[click.Command], click.Command] = lambda command: command,
+        **attributes: Any,
+    ) -> None:
+        super().__init__(*args, **attributes)
+        self._later, self._each = dict(later or {}), each
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *self._later})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self._later and cmd_name not in self.commands:
+            module = import_module(f"{__package__}.{cmd_name}")
+            self.add_command(self._each(getattr(module, cmd_name)))
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        listed = {name: click.Command(name, help=text) for name, text in self._later.items()}
+        click.Group(self.name, {**listed, **self.commands}).format_commands(ctx, formatter)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

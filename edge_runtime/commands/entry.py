@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -94,12 +94,31 @@ def to_the_reader() -> Iterator[None]:
         sys.stdout.flush()
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Import and open within what stays until the end. The garbage collector looks at none of it:
+    not while it comes, which would take as long as opening the model, nor ever after (at exit,
+    Python would go through all of it once more)."""
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collected:
+            gc.enable()
+
+
 def next_command(words: Sequence[str | os.PathLike[str]]) -> None:
     """Say on stderr which command comes next, quoted for a shell; only to a terminal, so that no
     script has to read past it. Files are paths, not text. Nothing is said where a name does not
     show as it is: the line would name another file."""
+    if not sys.stderr.isatty():
+        return
+    import shlex
+
     line = shlex.join(map(_as_word, words))
-    if sys.stderr.isatty() and printable(line) == line:
+    if printable(line) == line:
         with suppress(OSError):
             print(f"next: {line}", file=sys.stderr)
 

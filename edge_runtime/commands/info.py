@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_runtime.commands.click_types import Choice
-from edge_runtime.commands.entry import next_command, to_the_reader
+from edge_runtime.commands.entry import loading, next_command, to_the_reader
 from edge_runtime.commands.options import allow_unsigned_option, model_option
 from edge_runtime.errors import printable
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 )
 def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
     """Print what a model says of itself."""
-    from edge_runtime.imaging.preprocess import steps_in_words
-    from edge_runtime.model.load import read_model
-
+    with loading():
+        from edge_runtime.imaging.preprocess import steps_in_words
+        from edge_runtime.model.load import read_model
     file = read_model(model, allow_unsigned=allow_unsigned)
     if style == "json":
         click.echo(file.info.to_json())

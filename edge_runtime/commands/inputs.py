@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from glob import has_magic, iglob
 from typing import IO
@@ -155,6 +154,8 @@ def lines_of(listing: IO[str]) -> Iterator[str | None]:
 
 
 def _is_ready(descriptor: int) -> bool:
+    import select
+
     try:
         return bool(select.select([descriptor], [], [], 0)[0])
     except (OSError, ValueError):  # Windows asks sockets only

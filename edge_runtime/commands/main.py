@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 import edge_runtime
-from edge_runtime.commands.benchmark import benchmark
-from edge_runtime.commands.classify import classify
 from edge_runtime.commands.click_types import Commands
-from edge_runtime.commands.info import info
 from edge_runtime.commands.options import EXIT_CODES, HELP
-from edge_runtime.commands.verify import verify
 
 version_option = click.version_option(edge_runtime.__version__, prog_name="btc-edge")
 
+# Each is a module beside this one, imported when it is asked for. Beside its name: its help, up to
+# the end of the first sentence.
+SUBCOMMANDS = {
+    "benchmark": "Measure latency, memory and (on labelled images) accuracy on this device.",
+    "classify": (
+        "Classify images: files, patterns, folders (-r), or - for a list of paths on stdin."
+    ),
+    "info": "Print what a model says of itself.",
+    "verify": (
+        "Check a model FILE before it is used: that it is whole, that it runs here, and who "
+        "made it."
+    ),
+}
+
 
 @click.group(
-    "btc-edge", cls=Commands, epilog=EXIT_CODES, no_args_is_help=False, context_settings=HELP
+    "btc-edge",
+    cls=Commands,
+    later=SUBCOMMANDS,
+    each=version_option,
+    epilog=EXIT_CODES,
+    no_args_is_help=False,
+    context_settings=HELP,
 )
 @version_option
 def command() -> None:
@@ -28,12 +46,11 @@ def command() -> None:
     """
 
 
-for subcommand in (classify, info, verify, benchmark):
-    command.add_command(version_option(subcommand))
-
-
 def main() -> None:
     """Entry point of btc-edge."""
     from edge_runtime.commands.entry import run_command
 
+    # OpenBLAS starts a thread for each core when numpy is imported, which takes longer than all
+    # that a device multiplies. Processes that this one starts inherit it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     run_command(command, "btc-edge")

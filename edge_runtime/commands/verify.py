@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edge_runtime.commands.click_types import Choice
-from edge_runtime.commands.entry import next_command, to_the_reader
+from edge_runtime.commands.entry import loading, next_command, to_the_reader
 from edge_runtime.errors import printable
 
 EXIT_CODES = (
@@ -29,8 +29,8 @@ def verify(file: Path, public_key: Path | None, signature: Path | None, style: s
     Digests tell of damage, a signature (btc-edge[signing]) of who made it. btc-export --verify, on
     a workstation, looks into the graph as well.
     """
-    from edge_runtime.verify import verify_file
-
+    with loading():
+        from edge_runtime.verify import verify_file
     found = verify_file(file, signature, public_key)
     with to_the_reader():
         if style == "json":

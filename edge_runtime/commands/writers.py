@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -144,6 +143,8 @@ class _Csv:
         self, stream: IO[str], labels: Sequence[str], top: int | None, studies: bool
     ) -> None:
         self._stream, self._labels, self._top, self._studies = stream, labels, top, studies
+        import csv
+
         self._writer = csv.writer(stream, lineterminator="\n")
         self._writer.writerow(
             [

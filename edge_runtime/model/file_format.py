@@ -70,9 +70,11 @@ def parse_model(data: bytes) -> ModelFile:
     info = ModelInfo.from_json(text)
     if labels is not None and labels != list(info.labels):
         raise ModelError("labels.txt and model.json disagree: altered file")
-    if hashlib.sha256(graph).hexdigest() != info.graph_sha256:
+    digest = hashlib.sha256(graph)
+    if digest.hexdigest() != info.graph_sha256:
         raise ModelError("the graph does not match its digest: truncated or altered file")
-    return ModelFile(info, graph, kind, hashlib.sha256(data).hexdigest(), len(data))
+    digest.update(memoryview(data)[len(graph) :])  # the file begins with the graph
+    return ModelFile(info, graph, kind, digest.hexdigest(), len(data))
 
 
 def is_tflite(data: bytes) -> bool:
@@ -105,12 +107,13 @@ def pack_model(graph: bytes, info: ModelInfo, kind: str) -> bytes:
 
 def _check_comment(data: bytes) -> None:
     """The zip's comment must be the digest of all that stands before it."""
-    signed, digest = data[:-DIGEST_LENGTH], data[-DIGEST_LENGTH:]
-    if not signed.endswith(struct.pack("<H", DIGEST_LENGTH)) or b"PK\5\6" not in signed[-22:]:
+    end, digest = data[-22 - DIGEST_LENGTH : -DIGEST_LENGTH], data[-DIGEST_LENGTH:]
+    if not end.endswith(struct.pack("<H", DIGEST_LENGTH)) or b"PK\5\6" not in end:
         raise UnsignedModelError(
             "no digest at its end: truncated, altered or not from btc-export (a file that you "
             "trust all the same runs with --allow-unsigned)"
         )
+    signed = memoryview(data)[:-DIGEST_LENGTH]
     if hashlib.sha256(signed).hexdigest().encode("ascii") != digest:
         raise ModelError("the file does not match its digest: altered")
 

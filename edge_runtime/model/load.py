@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import resources
 from pathlib import Path
 
 from edge_runtime.errors import InputError, ModelError, UnsignedModelError
@@ -16,7 +15,7 @@ BUNDLED = "brain-mri-int8.tflite"
 
 def bundled_model() -> Path:
     """Path of the model that comes with the package."""
-    return Path(str(resources.files("edge_runtime") / "models" / BUNDLED))
+    return Path(__file__).parents[1] / "models" / BUNDLED
 
 
 def read_model(

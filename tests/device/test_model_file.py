@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from dataclasses import replace
@@ -41,6 +42,7 @@ def test_round_trip(kind: str) -> None:
     file = parse_model(data)
     assert (file.format, file.graph) == (kind, GRAPHS[kind])
     assert file.info == replace(INFO, graph_sha256=file.info.graph_sha256)
+    assert (file.sha256, file.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
     assert file.tag == f"test 1 int8 {file.sha256[:8]}"
     assert data == pack_model(GRAPHS[kind], INFO, kind), "the same bytes each time"
 
