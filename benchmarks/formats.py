@@ -20,6 +20,7 @@ import click
 import numpy as np
 
 from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.formatting import machine_in_words
 from benchmarks.common.process import launch
 from benchmarks.common.turns import time_in_turns
 from edge_runtime.benchmark.machine import machine_facts
@@ -151,8 +152,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         "",
         f"Protocol '{result['protocol']}', {result['n']} slices of {result['groups']} groups that "
         f"training never saw; latency over {result['latency_images']} slices, one thread, formats "
-        f"in turn; {result['machine']['cpu']}. float32 ÷ int8 latency: {ratio['ratio']:.2f} "
-        f"({spread}).",
+        f"in turn; {machine_in_words(result['machine'])}. float32 ÷ int8 latency: "
+        f"{ratio['ratio']:.2f} ({spread}).",
         "",
     ]
     return "\n".join(lines)

@@ -72,6 +72,7 @@ def measure(
     backend: str = "auto",
     need_labels: bool = False,
     allow_unsigned: bool = False,
+    leave_out: bool = False,
 ) -> dict[str, Any]:
     """Measure models on this device.
 
@@ -85,6 +86,8 @@ def measure(
         threads: numbers of interpreter threads; each model is measured with each.
         need_labels: refuse images without labels.
         allow_unsigned: take models without digest too, see `read_model`.
+        leave_out: a file that no interpreter here runs becomes a warning, unless all do. One that
+            is damaged never does.
 
     Returns:
         The shape of the device benchmark; times in milliseconds, memory in MiB.
@@ -100,8 +103,9 @@ def measure(
     samples = drawn_noise() if images is None else read_samples(images, labels)
     if need_labels and not samples.labelled:
         raise UsageError(f"no image lies in a folder named after a label ({', '.join(labels)})")
-    subjects = _open_all(models, files, threads, backend, allow_unsigned)
-    reference = subjects[first * len(threads)]
+    subjects, left_out = _open_all(models, files, threads, backend, allow_unsigned, leave_out)
+    floats = (subject for subject in subjects if subject.file.info.scheme == "float32")
+    reference = next(floats, subjects[0])
     least = max(queries, len(samples.data)) if samples.labelled else queries
     before = temperature()
     done = run_rounds(subjects, samples, least, seconds)
@@ -117,7 +121,7 @@ def measure(
         "interleaved": True,
         "reference": reference.name,
     }
-    return _result(machine, rules, subjects, reference, samples)
+    return _result(machine, rules, subjects, reference, samples, left_out)
 
 
 def _result(
@@ -126,6 +130,7 @@ def _result(
     subjects: Sequence[Subject],
     reference: Subject,
     samples: Samples,
+    left_out: Sequence[str],
 ) -> dict[str, Any]:
     """The shape of the device benchmark, once all have been asked."""
     celsius = machine["temperature_c"]
@@ -141,7 +146,7 @@ def _result(
         "rules": rules,
         "models": [_row(subject, reference, samples.truths) for subject in subjects],
         "pairs": [_pair(reference, other) for other in subjects if other is not reference],
-        "warnings": [*samples.warnings, *noise],
+        "warnings": [*left_out, *samples.warnings, *noise],
     }
 
 
@@ -208,20 +213,40 @@ def _open_all(
     threads: Sequence[int],
     backend: str,
     allow_unsigned: bool,
-) -> list[Subject]:
-    """Every model with every number of threads."""
-    subjects = []
+    leave_out: bool,
+) -> tuple[list[Subject], list[str]]:
+    """Every model with every number of threads, and a line on each that was left out."""
+    subjects: list[Subject] = []
+    left_out = []
     for path, file in zip(models, files, strict=True):
-        for n in threads:
-            # First in another process: a graph that kills its interpreter must not kill this one.
-            loaded = measure_load(path, backend, n, allow_unsigned)
-            try:
-                graph = open_graph(file, backend, n)
-            except ModelError as error:
-                raise ModelError(f"model {path.name}: {error}") from None
-            sweep = f", {n} thread{'s' if n > 1 else ''}" if len(threads) > 1 else ""
-            subjects.append(Subject(file.tag + sweep, path, file, n, graph, loaded))
-    return subjects
+        try:
+            subjects += [_opened(path, file, n, threads, backend, allow_unsigned) for n in threads]
+        except ModelError as error:
+            if not leave_out:
+                raise
+            left_out.append(f"left out: {error}")
+    if not subjects:
+        raise ModelError(f"no model file runs here: {left_out[0]}")
+    return subjects, left_out
+
+
+def _opened(
+    path: Path,
+    file: ModelFile,
+    n: int,
+    threads: Sequence[int],
+    backend: str,
+    allow_unsigned: bool,
+) -> Subject:
+    """A model with `n` of the numbers of threads."""
+    # First in another process: a graph that kills its interpreter must not kill this one.
+    loaded = measure_load(path, backend, n, allow_unsigned)
+    try:
+        graph = open_graph(file, backend, n)
+    except ModelError as error:
+        raise ModelError(f"model {path.name}: {error}") from None
+    sweep = f", {n} thread{'s' if n > 1 else ''}" if len(threads) > 1 else ""
+    return Subject(file.tag + sweep, path, file, n, graph, loaded)
 
 
 def _row(subject: Subject, reference: Subject, truths: Sequence[str | None]) -> dict[str, Any]:

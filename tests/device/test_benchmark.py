@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from click.testing import CliRunner
 
 import edge_runtime
 from benchmarks.hostile.pictures import draw_slice, encode
+from edge_runtime import processor
 from edge_runtime.benchmark import load as benchmark_load
 from edge_runtime.benchmark import machine
 from edge_runtime.benchmark import measure as benchmark
@@ -32,22 +32,12 @@ from edge_runtime.benchmark.tables import as_markdown, as_table, short
 from edge_runtime.commands.benchmark import _name_next as name_next
 from edge_runtime.commands.benchmark import benchmark as command
 from edge_runtime.errors import DataError, ModelError, UsageError
-from edge_runtime.imaging.decode import decode
-from edge_runtime.imaging.preprocess import preprocess
-from edge_runtime.model.backends import open_graph
-from edge_runtime.model.file_format import pack_model
 from edge_runtime.model.load import bundled_model, read_model
+from tests.device.conftest import pack
 from tests.device.test_cli import edge
 
 QUICK = ("--seconds", 0, "--queries", 12)
 HOSTILE = 'a|b <i>&"]]>*_[x](y)`'
-
-
-def pack(path: Path, **changes: Any) -> Path:
-    """The bundled model under other metadata."""
-    file = read_model()
-    path.write_bytes(pack_model(file.graph, replace(file.info, **changes), "tflite"))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +50,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         pack(folder / "float.tflite", name="float", quantization={"scheme": "float32"}),
         pack(folder / "wrong.tflite", name="wrong", labels=labels[1:] + labels[:1]),
     ]
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen drawn slices, four of which lie in the folder of a label that no model predicts."""
-    folder = tmp_path_factory.mktemp("labelled")
-    file = read_model()
-    graph, labels = open_graph(file), file.info.labels
-    for i in range(16):
-        data = encode(draw_slice(i))
-        predicted = int(graph.run(preprocess(decode(data), file.info.preprocess)).argmax())
-        place = folder / labels[(predicted + (2 if i % 4 == 0 else 0)) % len(labels)]
-        place.mkdir(exist_ok=True)
-        (place / f"{i:02d}.jpg").write_bytes(data)
-    return folder
 
 
 # The command
@@ -376,9 +351,10 @@ def test_noise() -> None:
 
 def test_machine_facts_are_read_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "SYS", tmp_path)
-    monkeypatch.setattr(machine, "PROC", tmp_path)
+    monkeypatch.setattr(processor, "PROC", tmp_path)
     monkeypatch.delattr(os, "getloadavg")
     assert machine.machine_facts()["governor"] is None
+    assert machine.machine_facts()["flags"] is None, "not recorded is not the same as none"
     assert machine.temperature() is None
     assert machine.load_average() is None
     for i, text in enumerate(("41000\n", "-274000\n", "56500\n", "", "0\n", "255000\n")):
@@ -542,19 +518,22 @@ def test_the_next_command(
     measured = result_of(row("a", 3.0, 0.9, scheme="float32"), row("b", 1.0, 0.9))
     picked = measured | {"pick": {"file": "b", "threads": 1}}
     quicker = measured | {"pick": {"file": "b", "threads": 4}}
-    one, several = ((1,), "auto"), ((1, 4), "litert")
+    one, several, folder = ((1,), "auto"), ((1, 4), "litert"), Path("/")
     both = "--model a --model b --backend litert --threads 1,4"
     for result, models, images, how, words in (
         (measured, (a, b), None, one, "benchmark --model a --model b --images FOLDER"),
         (measured, (a, b), Path("of"), one, "benchmark --model a --model b --images of --pick"),
         (measured, (a, b), None, several, f"benchmark {both} --images FOLDER"),
         (measured, (a, b), Path("of"), several, f"benchmark {both} --images of --pick"),
-        (measured, (a,), Path("of"), one, None),
+        (result_of(row("a", 3.0, 0.9)), (a,), Path("of"), one, None),
         (picked, (a, b), Path("of"), one, "classify --model b PATH..."),
         (picked, (a, b), Path("of"), several, "classify --model b --backend litert PATH..."),
         (quicker, (a, b), Path("of"), several,
          "classify --model b --backend litert --threads 4 PATH..."),
         (picked, (b, Path("other/b")), Path("of"), one, None),
+        (measured, (folder,), None, one, f"benchmark --model {folder} --images FOLDER"),
+        (measured, (folder,), Path("of"), one, f"benchmark --model {folder} --images of --pick"),
+        (quicker, (folder,), Path("of"), several, f"classify --model {folder} PATH..."),
     ):  # fmt: skip
         name_next(result, models, images, *how)
         said = "" if words is None else f"next: btc-edge {words}\n"
