@@ -10,7 +10,7 @@ import click
 from edge_runtime.commands.click_types import Choice, Command, FiniteRange
 from edge_runtime.commands.entry import next_command, to_the_reader
 from edge_runtime.commands.options import allow_unsigned_option, backend_option, is_given
-from edge_runtime.errors import ExitCode, UsageError, printable
+from edge_runtime.errors import ExitCode, ModelError, UsageError, printable
 
 EXIT_CODES = (
     "\b\nExit codes: 0 measured, 1 a --fail-if was met or a pick could not be kept, 2 usage, "
@@ -160,8 +160,9 @@ def _keep(result: dict[str, Any], folder: Path) -> bool:
 
     try:
         path = record_of(result).write(folder)
-    except OSError as error:
-        say(f"the pick was not kept: {folder}: {error.strerror}")
+    except (OSError, ModelError) as error:
+        reason = getattr(error, "strerror", None) or error
+        say(f"the pick was not kept: {folder}: {reason}")
         return False
     say(f"{path}: {result['pick']['file']}, for btc-edge classify --model {folder}")
     return True

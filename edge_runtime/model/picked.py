@@ -100,8 +100,11 @@ class Picked:
         """Write it into the folder of the files, whole or not at all.
 
         Raises:
+            ModelError: the file has a name that nobody would read back.
             OSError: the folder takes no file.
         """
+        if not _is_name(self.file):
+            raise ModelError(f"a record cannot name {self.file}: rename it")
         path = folder / RECORD
         write_text(path, self.to_json())
         return path
@@ -213,6 +216,6 @@ def _is_name(value: object) -> bool:
         isinstance(value, str)
         and 0 < len(value) <= 255
         and value.isprintable()
-        and not set(value) & set('/\\:"<>|?*')
+        and not set(value) & set("/\\:")
         and value.lower().endswith(SUFFIXES)
     )

@@ -183,7 +183,8 @@ def scripted(
 
 
 @pytest.mark.parametrize(
-    ("least", "seconds", "rounds"), [(5, 0, 5), (5, 2.9, 6), (5, 3.0, 6), (5, 3.1, 7), (50, 3, 50)]
+    ("least", "seconds", "rounds"),
+    [(5, 0, 5), (5, 2.5, 5), (5, 2.6, 13), (5, 6.6, 21), (50, 3, 50)],
 )
 def test_both_minimums_hold_for_every_subject(
     least: int, seconds: float, rounds: int, monkeypatch: pytest.MonkeyPatch
@@ -195,18 +196,26 @@ def test_both_minimums_hold_for_every_subject(
     assert subjects[1].seconds == 0.5 * rounds
 
 
-def test_subjects_take_turns_on_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subjects_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = scripted(monkeypatch, lambda _: 1.0)
+    monkeypatch.setattr(benchmark, "TURN", 3)
     subjects = [subject(name) for name in "xyz"]
-    run_rounds(subjects, Samples([b"a", b"b"], [None] * 2), 6, 0)
+    images = [b"a", b"b", b"c", b"d"]
+    run_rounds(subjects, Samples(images, [None] * 4), 17, 0)
     timed = asked[3 * benchmark.WARM_UP :]
-    assert len(timed) == 18
-    rounds = [timed[i : i + 3] for i in range(0, 18, 3)]
-    assert [{data for _, data in one} for one in rounds] == [{b"a"}, {b"b"}] * 3
-    assert all(sorted(name for name, _ in one) == ["x", "y", "z"] for one in rounds)
-    assert len({tuple(name for name, _ in one) for one in rounds}) == 6, "the order changes"
-    assert subjects[0].predicted == ["a", "b"], "each image counts once for the answers"
-    assert len(subjects[0].times["total"]) == 6, "the warm-up does not count"
+    turns_of = [timed[i : i + 5] for i in range(0, 5 * 15, 5)]  # two do not count, three do
+    assert all(len({name for name, _ in one}) == 1 for one in turns_of)
+    names = ["".join(one[0][0] for one in turns_of[i : i + 3]) for i in range(0, 15, 3)]
+    assert all(sorted(order) == ["x", "y", "z"] for order in names)
+    assert len(set(names)) == 5, "the order changes"
+    for i in range(0, 15, 3):
+        pictures = {tuple(data for _, data in one) for one in turns_of[i : i + 3]}
+        wanted = tuple(images[number % 4] for number in range(i - 2, i + 3))
+        assert pictures == {wanted}, "all are asked about the same, and first about those before"
+    assert len(timed) == 5 * 15 + 3 * (2 + 2), "the last turn is as long as is wanted"
+    assert subjects[0].predicted == ["a", "b", "c", "d"], "each image counts once for the answers"
+    assert [len(s.times["total"]) for s in subjects] == [17] * 3, "what settles does not count"
+    assert [s.seconds for s in subjects] == [17.0] * 3
 
 
 @pytest.mark.parametrize("n", range(1, 8))

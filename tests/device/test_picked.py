@@ -108,6 +108,14 @@ def test_a_folder_that_takes_no_record(folder: Path, labelled: Path) -> None:
     assert done.stderr == f"btc-edge: the pick was not kept: {folder}: Is a directory\n"
 
 
+@pytest.mark.parametrize("name", ["a:b.tflite", "a\x1b[2J.tflite", "a\udcff.tflite"])
+def test_a_name_that_a_record_cannot_hold(name: str, folder: Path) -> None:
+    made = record(folder)
+    with pytest.raises(ModelError, match="rename it"):
+        replace(made, file=name).write(folder)
+    assert read_chosen(folder).file.info.name == "small", "the former record stays"
+
+
 def test_files_that_are_named_leave_no_record(folder: Path, labelled: Path) -> None:
     files = [word for name in ("small", "float") for word in ("--model", folder / f"{name}.tflite")]
     done = edge("benchmark", *QUICK, *files, "--images", labelled, "--pick")
