@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +26,6 @@ SCHEMA = 1
 SUFFIXES = (".tflite", ".onnx")
 MAX_BYTES = 64 << 10
 MAX_THREADS = 256
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Chosen(NamedTuple):
@@ -45,8 +41,7 @@ class Chosen(NamedTuple):
     threads: int = 1
 
 
-@dataclass(frozen=True)
-class Picked:
+class Picked(NamedTuple):
     """The record: which file, run how, is fastest on which machine.
 
     Attributes:
@@ -65,7 +60,7 @@ class Picked:
 
     def to_json(self) -> str:
         """The text of `picked.json`."""
-        shape = {"schema": SCHEMA} | asdict(self)
+        shape = {"schema": SCHEMA} | self._asdict()
         return json.dumps(shape, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
@@ -202,12 +197,14 @@ def _only_file(folder: Path) -> Path:
 
 def _again(folder: Path) -> str:
     """What to do; to end a message with."""
-    name = shlex.quote(str(folder))
+    from shlex import quote  # only for a message
+
+    name = quote(str(folder))
     return f"pick on this machine: btc-edge benchmark --model {name} --images LABELLED --pick"
 
 
 def _is_digest(value: object) -> bool:
-    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
 def _is_name(value: object) -> bool:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def record(folder: Path, name: str = "small.tflite", **changes: Any) -> Picked:
     """The record of a pick in a folder, made here; written too."""
     machine = machine_digest("litert", backends.interpreter_version("litert"))
     digest = read_model(folder / name).sha256
-    made = replace(Picked(machine, name, digest, "litert", 1, {}), **changes)
+    made = Picked(machine, name, digest, "litert", 1, {})._replace(**changes)
     made.write(folder)
     return made
 
@@ -112,7 +111,7 @@ def test_a_folder_that_takes_no_record(folder: Path, labelled: Path) -> None:
 def test_a_name_that_a_record_cannot_hold(name: str, folder: Path) -> None:
     made = record(folder)
     with pytest.raises(ModelError, match="rename it"):
-        replace(made, file=name).write(folder)
+        made._replace(file=name).write(folder)
     assert read_chosen(folder).file.info.name == "small", "the former record stays"
 
 
