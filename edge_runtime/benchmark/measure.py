@@ -67,6 +67,11 @@ class Subject:
     predicted: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def queries(self) -> int:
+        """How many of its queries counted."""
+        return len(self.times["total"])
+
 
 def measure(
     models: Sequence[Path],
@@ -88,7 +93,8 @@ def measure(
         images: folder of images (sub-folders named after labels give accuracy), or None for
             drawn noise, which serves timing only.
         queries, seconds: the run goes on until each subject had at least so many queries, which
-            took at least so long. Labelled images are all asked at least once.
+            took at least so long; who had them takes no more turns. Labelled images are all asked
+            at least once.
         threads: numbers of interpreter threads; each model is measured with each.
         need_labels: refuse images without labels.
         allow_unsigned: take models without digest too, see `read_model`.
@@ -159,11 +165,12 @@ def _result(
 
 
 def run_rounds(subjects: Sequence[Subject], samples: Samples, least: int, seconds: float) -> int:
-    """Ask every subject about one image after the other; the number of images is returned.
+    """Ask every subject about one image after the other, until it had its queries and its time; the
+    number of queries that each had at least is returned.
 
     Args:
-        least: of queries, after the warm-up.
-        seconds: time that each subject's queries must have taken.
+        least: queries of each, after the warm-up.
+        seconds: time that its queries must have taken; a slow one has had its own before others.
     """
 
     def image(number: int) -> bytes:
@@ -172,22 +179,23 @@ def run_rounds(subjects: Sequence[Subject], samples: Samples, least: int, second
     for number in range(WARM_UP):
         for subject in subjects:
             ask(subject, image(number))
-    settling = SETTLING if len(subjects) > 1 else 0
     done = round_number = 0
-    while done < least or min(subject.seconds for subject in subjects) < seconds:
+    while waiting := [s for s in subjects if s.queries < least or s.seconds < seconds]:
+        settling = SETTLING if len(waiting) > 1 else 0
         end = done + TURN if done >= least else min(done + TURN, least)
-        for i in turns(len(subjects), round_number):
+        for i in turns(len(waiting), round_number):
+            subject = waiting[i]
             for number in range(done - settling, done):
-                ask(subjects[i], image(number))
+                ask(subject, image(number))
             for number in range(done, end):
-                spans, label = ask(subjects[i], image(number))
+                spans, label = ask(subject, image(number))
                 for step, span in zip(STEPS, spans, strict=True):
-                    subjects[i].times[step].append(span * 1e3)
-                subjects[i].seconds += spans[-1]
+                    subject.times[step].append(span * 1e3)
+                subject.seconds += spans[-1]
                 if number < len(samples.data):  # asked again, it would answer the same
-                    subjects[i].predicted.append(label)
+                    subject.predicted.append(label)
         done, round_number = end, round_number + 1
-    return done
+    return min(subject.queries for subject in subjects)
 
 
 def turns(n: int, number: int) -> list[int]:
@@ -268,7 +276,7 @@ def _opened(
 def _row(subject: Subject, reference: Subject, truths: Sequence[str | None]) -> dict[str, Any]:
     # A run over images without labels may end before the last of them.
     right = [p == t for p, t in zip(subject.predicted, truths, strict=False) if t is not None]
-    same = [a == b for a, b in zip(subject.predicted, reference.predicted, strict=True)]
+    same = [a == b for a, b in zip(subject.predicted, reference.predicted, strict=False)]
     known = share(right)
     return {
         "name": subject.name,
@@ -283,7 +291,7 @@ def _row(subject: Subject, reference: Subject, truths: Sequence[str | None]) -> 
         "load_ms": subject.loaded.load_ms,
         "peak_mib": subject.loaded.peak_mib,
         **{f"{step}_ms": percentiles(subject.times[step]) for step in STEPS},
-        "n": len(subject.times["total"]),
+        "n": subject.queries,
         "seconds": subject.seconds,
         "accuracy": known,
         "interval95": None if known is None else wilson(known, len(right)),
@@ -292,5 +300,6 @@ def _row(subject: Subject, reference: Subject, truths: Sequence[str | None]) -> 
 
 
 def _pair(a: Subject, b: Subject) -> dict[str, Any]:
-    ratio, interval = paired_ratio(a.times["total"], b.times["total"])
+    both = min(a.queries, b.queries)  # the first ones of each are about the same images
+    ratio, interval = paired_ratio(a.times["total"][:both], b.times["total"][:both])
     return {"a": a.name, "b": b.name, "ratio": ratio, "interval95": interval}

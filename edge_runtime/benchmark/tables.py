@@ -100,7 +100,7 @@ def _rules(rules: dict[str, Any], clean: Clean) -> str:
     if rules["labelled"]:
         images += f" ({rules['labelled']} with a label)"
     reference = clean(short(rules["reference"]))
-    return f"{rules['queries']} queries each, {images}, reference: {reference}"
+    return f"at least {rules['queries']} queries each, {images}, reference: {reference}"
 
 
 def _sentences(result: dict[str, Any], clean: Clean) -> list[str]:

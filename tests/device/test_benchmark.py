@@ -183,17 +183,25 @@ def scripted(
 
 
 @pytest.mark.parametrize(
-    ("least", "seconds", "rounds"),
-    [(5, 0, 5), (5, 2.5, 5), (5, 2.6, 13), (5, 6.6, 21), (50, 3, 50)],
+    ("least", "seconds", "slow", "fast"),
+    [(5, 0, 5, 5), (5, 2.5, 5, 5), (5, 2.6, 5, 13), (5, 10.1, 13, 21), (50, 3, 50, 50)],
 )
 def test_both_minimums_hold_for_every_subject(
-    least: int, seconds: float, rounds: int, monkeypatch: pytest.MonkeyPatch
+    least: int, seconds: float, slow: int, fast: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, {"fast": 0.5, "slow": 2.0}.__getitem__)
     subjects = [subject("slow"), subject("fast")]
-    assert run_rounds(subjects, Samples([b"a"], [None]), least, seconds) == rounds
-    assert [len(s.times["total"]) for s in subjects] == [rounds] * 2
-    assert subjects[1].seconds == 0.5 * rounds
+    assert run_rounds(subjects, Samples([b"a"], [None]), least, seconds) == slow
+    assert [s.queries for s in subjects] == [slow, fast], "who had them takes no more turns"
+    assert [s.seconds for s in subjects] == [2 * slow, fast / 2]
+
+
+def test_pairs_are_of_the_queries_that_both_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, {"fast": 0.5, "slow": 2.0}.__getitem__)
+    slow, fast = subjects = [subject("slow"), subject("fast")]
+    run_rounds(subjects, Samples([b"a"], [None]), 8, 100)
+    assert slow.queries < fast.queries
+    assert benchmark._pair(slow, fast)["ratio"] == 0.25
 
 
 def test_subjects_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def test_every_device_has_a_part_with_one_scale(tmp_path: Path) -> None:
     assert fast.get_xlim() == other.get_xlim()
     assert [len(bars(axes)) for axes in (fast, other)] == [2, 1]
     assert texts(other)[:2] == [
-        "Time for one image on A Pi\nfeatures not recorded\n12 queries each, images: 12",
+        "Time for one image on A Pi\nfeatures not recorded\nat least 12 queries each, images: 12",
         "ms per image; warnings: 1",
     ]
     assert texts(fast)[1] == "ms per image; warnings: none"

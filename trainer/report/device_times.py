@@ -199,7 +199,7 @@ def device_times_chart(results: Sequence[DeviceTimes]) -> Figure:
 
 def _draw_device(axes: Axes, result: DeviceTimes, limit: float) -> None:
     title = f"Time for one image on {plain(short(result.cpu, 60))}"
-    below = f"{result.queries} queries each, images: {plain(short(result.images, 60))}"
+    below = f"at least {result.queries} queries each, images: {plain(short(result.images, 60))}"
     features = plain(short(result.features, 90))
     axes.set_title(f"{title}\n{features}\n{below}", loc="left", fontsize=10, color=INK)
     axes.set_xlabel(f"ms per image; warnings: {result.warnings or 'none'}", color=FAINT, loc="left")
