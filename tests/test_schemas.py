@@ -15,6 +15,7 @@ import cv2
 import pytest
 from jsonschema import Draft202012Validator
 
+from edge_runtime.model.backends import BACKENDS
 from edge_runtime.model.load import bundled_model, read_model
 from export.formats import FORMATS
 from export.signing import sign_file
@@ -291,7 +292,9 @@ def test_schemas_know_the_formats() -> None:
     entry = json.loads((SCHEMAS / "export.schema.json").read_text("utf-8"))["items"]["properties"]
     model = json.loads((SCHEMAS / "model.schema.json").read_text("utf-8"))["properties"]
     schemes = {form.scheme for form in FORMATS.values()}
+    picked = json.loads((SCHEMAS / "picked.schema.json").read_text("utf-8"))["properties"]
     assert entry["format"]["enum"] == list(FORMATS)
+    assert picked["backend"]["enum"] == list(BACKENDS)
     assert set(entry["scheme"]["enum"]) == schemes
     assert set(model["quantization"]["properties"]["scheme"]["enum"]) == schemes
     assert set(entry["runtimes"]["items"]["enum"]) == {
