@@ -294,6 +294,16 @@ def test_an_interpreter_that_is_gone_is_named(
         read_chosen(folder)
 
 
+def test_a_record_for_an_interpreter_that_does_not_read_the_file_ends_with_a_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(backends._ONNX, "onnxruntime", ("json", ""))  # whether it is there or not
+    version = backends.interpreter_version("onnxruntime")
+    record(folder, backend="onnxruntime", machine=machine_digest("onnxruntime", version))
+    with pytest.raises(BackendError, match=r"onnxruntime does not read \.tflite files"):
+        Classifier(folder)
+
+
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, set[str]]:
     """A folder, the text of a record that holds there, and the digests of its files."""
