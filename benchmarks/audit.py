@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.formatting import machine_in_words
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import BtcError, DataError
@@ -248,7 +249,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         "",
         f"Drawn: {drawn['images']:,} pictures, {drawn['copies']:,} of them turned copies; all "
         f"compared with all in {drawn['seconds']:.0f} s ({drawn['cpu_seconds']:.0f} s of CPU) and "
-        f"{drawn['peak_mib']:,.0f} MiB at the peak. {result['machine']['cpu']}.",
+        f"{drawn['peak_mib']:,.0f} MiB at the peak. {machine_in_words(result['machine'])}.",
         "",
     ]
     return "\n".join(lines)

@@ -3,9 +3,9 @@
     python -m benchmarks.formats RUN DATA --groups CSV --out benchmarks/results
 
 Accuracy on the run's own test side, latency image by image with the formats taking turns (so
-that a drift of the machine hits all alike), cold start and peak memory of a whole process that
-classifies one image, and file size. Formats that the folder lacks are left out. Writes formats.json
-and formats.md.
+that a drift of the machine hits all alike; of several images, as in `edge_runtime.benchmark`),
+cold start and peak memory of a whole process that classifies one image, and file size. Formats
+that the folder lacks are left out. Writes formats.json and formats.md.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import click
 import numpy as np
 
 from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.formatting import machine_in_words
 from benchmarks.common.process import launch
 from benchmarks.common.turns import time_in_turns
 from edge_runtime.benchmark.machine import machine_facts
+from edge_runtime.benchmark.measure import SETTLING, TURN
 from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import DataError
@@ -87,7 +89,9 @@ def measure(run: Run, models: Path, data: Dataset, latency_images: int, repeats:
     invokes |= {name: graph.run for name, graph in graphs.items()}
     chosen = np.random.default_rng(0).permutation(len(side))[:latency_images]
     timed = side.images[chosen]
-    times = time_in_turns(invokes, [*timed[:WARM_UP], *timed], WARM_UP)
+    times = time_in_turns(
+        invokes, [*timed[:WARM_UP], *timed], WARM_UP, turn=TURN, settling=SETTLING
+    )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "slice.png"
@@ -151,8 +155,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         "",
         f"Protocol '{result['protocol']}', {result['n']} slices of {result['groups']} groups that "
         f"training never saw; latency over {result['latency_images']} slices, one thread, formats "
-        f"in turn; {result['machine']['cpu']}. float32 ÷ int8 latency: {ratio['ratio']:.2f} "
-        f"({spread}).",
+        f"in turn; {machine_in_words(result['machine'])}. float32 ÷ int8 latency: "
+        f"{ratio['ratio']:.2f} ({spread}).",
         "",
     ]
     return "\n".join(lines)

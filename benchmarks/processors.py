@@ -41,6 +41,7 @@ from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.load import read_model
+from edge_runtime.processor import features_in_words
 
 Floats = npt.NDArray[np.float32]
 EMULATOR = "qemu-x86_64"
@@ -190,7 +191,7 @@ def main(models: Path, data: Path, images: int, chosen: tuple[str, ...], out: Pa
             for i, logits in zip(able, there, strict=True)
         ]
     rows.sort(key=lambda row: (row["file"], row["runtime"]))
-    features = ", ".join(machine_facts()["flags"]) or "none of those known"
+    features = features_in_words(machine_facts())
     result = {"n": len(grays), "features": features, "rows": rows}
     publish(out, "processors", result, as_markdown(result))
 

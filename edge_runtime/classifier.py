@@ -39,7 +39,7 @@ from edge_runtime.imaging.stack import Slice
 from edge_runtime.memory import give_back
 from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.file_format import ModelFile
-from edge_runtime.model.load import read_model
+from edge_runtime.model.picked import Chosen, read_chosen
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -63,9 +63,12 @@ class Classifier:
     """Classifies slices with one model; usable from several threads.
 
     Args:
-        model: a .tflite or .onnx file from btc-export; default: the bundled model.
-        backend: interpreter, see `edge_runtime.model.backends.BACKENDS`.
-        threads: threads of each interpreter.
+        model: a .tflite or .onnx file from btc-export, or a folder of them, which stands for the
+            one that `btc-edge benchmark --pick` chose there on this machine, see `read_chosen`;
+            default: the bundled model.
+        backend: interpreter, `auto` or one of `edge_runtime.model.backends.BACKENDS`; default:
+            what a folder's file was picked for, else `auto`.
+        threads: threads of each interpreter; default: likewise, else 1.
         limits: what is refused unread.
         min_confidence: below it no label is given, whatever the model's own thresholds.
         plane: how a NIfTI volume is cut: axial, coronal or sagittal.
@@ -81,15 +84,18 @@ class Classifier:
         self,
         model: str | os.PathLike[str] | ModelFile | None = None,
         *,
-        backend: str = "auto",
-        threads: int = 1,
+        backend: str | None = None,
+        threads: int | None = None,
         limits: ImageLimits = DEFAULT_LIMITS,
         min_confidence: float = 0.0,
         plane: str = "axial",
         volume: int | None = None,
     ) -> None:
-        self.model = model if isinstance(model, ModelFile) else read_model(model)
-        self._backend, self._threads, self._limits = backend, threads, limits
+        chosen = Chosen(model) if isinstance(model, ModelFile) else read_chosen(model)
+        self.model = chosen.file
+        self._backend = chosen.backend if backend is None else backend
+        self._threads = chosen.threads if threads is None else threads
+        self._limits = limits
         if not 0 <= min_confidence <= 1:
             raise UsageError(f"min_confidence {min_confidence} is no probability between 0 and 1")
         if plane not in PLANES:

@@ -75,6 +75,15 @@ def test_calls_take_turns() -> None:
     assert [len(spans[name]) for name in "xy"] == [3, 3], "the first input warms up"
 
 
+def test_a_turn_may_be_several_inputs_long() -> None:
+    asked: list[tuple[str, int]] = []
+    calls = {name: (lambda one, name=name: asked.append((name, one))) for name in "ab"}
+    spans = time_in_turns(calls, range(5), 2, turn=2, settling=1)
+    assert {name: len(found) for name, found in spans.items()} == {"a": 3, "b": 3}
+    assert "".join(name for name, _ in asked) == "bbbaaa" + "aaabbb" + "bbaa"
+    assert [one for name, one in asked if name == "a"] == [0, 0, 1, 2, 2, 3, 4, 4]
+
+
 def test_figures_in_words() -> None:
     rate = {"share": 0.912, "interval95": [0.89, 0.931]}
     assert rate_in_words(rate) == "91.2 (89.0–93.1)"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import device, footprint
+from benchmarks import device, fastest, footprint
 from benchmarks.common.process import launch
 from benchmarks.hostile.pictures import draw_slice, encode
-from edge_runtime.errors import BtcError, DataError
+from edge_runtime.errors import BtcError, DataError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
 
 KIB = 1024
@@ -131,3 +131,34 @@ def test_device_benchmark_writes_every_figure(tmp_path: Path) -> None:
     table = (tmp_path / "device.md").read_text("utf-8")
     assert table in done.output
     assert all(row["what"] in table for row in result["rows"])
+
+
+def test_what_is_newer_than_avx2_is_hidden_from_a_library_that_asks(tmp_path: Path) -> None:
+    ask = "import cv2; print(*(cv2.checkHardwareSupport(i) for i in (10, 11, 13)))"  # AVX, AVX2, F
+    here = fastest.run_apart(ask, [], None).split()
+    try:
+        hidden = fastest.run_apart(ask, [], fastest.build(tmp_path)).split()
+    except UsageError as error:
+        pytest.skip(str(error))
+    assert hidden == [*here[:2], "False"]
+
+
+def test_the_fastest_file_is_marked_for_each_processor() -> None:
+    about = {"backend": "litert", "backend_version": "2", "bytes": 2048, "sha256": "0" * 64}
+    times = {"a.tflite": (0.9, 1.2), "b.tflite": (0.6, 0.9)}
+    rows = {
+        file: dict(zip(("invoke", "total"), spans, strict=True)) for file, spans in times.items()
+    }
+    swapped = dict(zip(rows, reversed(rows.values()), strict=True))
+    result = {
+        "machine": {"cpu": "Some CPU", "cores": 2, "flags": ["avx2", "avx_vnni"]}, "queries": 304,
+        "images": 120, "rounds": 3, "files": dict.fromkeys(rows, about),
+        "ways": {fastest.AS_IT_IS: rows, fastest.AVX2: swapped},
+    }  # fmt: skip
+    lines = fastest.as_markdown(result).splitlines()
+    assert lines[2] == "| a.tflite | litert | 2 | 0.90 | 1.20 | 0.60 | **0.90** |"
+    assert lines[3] == "| b.tflite | litert | 2 | 0.60 | **0.90** | 0.90 | 1.20 |"
+    assert "Some CPU (avx2, avx_vnni), 2 cores" in lines[5]
+    measured = [{"models": [{"file": "a", "invoke_ms": {"p50": t}, "total_ms": {"p50": 2 * t}}]}
+                for t in (3.0, 1.0, 2.0)]  # fmt: skip
+    assert fastest.medians(measured) == {"a": {"invoke": 2.0, "total": 4.0}}

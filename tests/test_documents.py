@@ -20,7 +20,17 @@ from edge_runtime.model.load import read_model
 from tests.documents import DOCUMENTS, GUIDES, README, RESULTS, ROOT, blocks, commands
 
 MADE = ROOT / "benchmarks" / "results"
-SHOWN = ("honest", "robust", "models", "ood", "formats", "runtimes", "calibration", "footprint")
+SHOWN = (
+    "honest",
+    "robust",
+    "models",
+    "ood",
+    "formats",
+    "fastest",
+    "runtimes",
+    "calibration",
+    "footprint",
+)
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "scripts"
 ]
@@ -215,7 +225,7 @@ def test_shapes_show_fields_of_the_schemas() -> None:
         assert set(schema["required"]) <= fields <= set(schema["properties"])
 
 
-@pytest.mark.parametrize("name", ["audit", "benchmark", "export", "metrics"])
+@pytest.mark.parametrize("name", ["audit", "benchmark", "export", "metrics", "picked"])
 def test_shapes_name_every_field(name: str) -> None:
     schema = json.loads((ROOT / "docs" / "schemas" / f"{name}.schema.json").read_text("utf-8"))
     fields = schema["items"]["properties"] if schema.get("type") == "array" else {

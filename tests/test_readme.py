@@ -58,7 +58,7 @@ def check_schemas(folder: Path) -> None:
     """What the commands left keeps the schemas in docs/schemas."""
     found = 0
     for path in folder.rglob("*.json"):
-        if path.stem in {"run", "metrics", "export", "audit", "benchmark"}:
+        if path.stem in {"run", "metrics", "export", "audit", "benchmark", "picked"}:
             assert problems(path.stem, json.loads(path.read_text("utf-8"))) == [], path
             found += 1
     assert found > 10

@@ -15,6 +15,7 @@ import cv2
 import pytest
 from jsonschema import Draft202012Validator
 
+from edge_runtime.model.backends import BACKENDS
 from edge_runtime.model.load import bundled_model, read_model
 from export.formats import FORMATS
 from export.signing import sign_file
@@ -23,7 +24,7 @@ from trainer.former import metrics_of_today, settings_of_today
 from trainer.synthetic.phantoms import write_phantoms
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
-NAMES = ("answer", "audit", "benchmark", "export", "metrics", "model", "run", "verify")
+NAMES = ("answer", "audit", "benchmark", "export", "metrics", "model", "picked", "run", "verify")
 FORMER = Path(__file__).with_name("former")
 BIN = Path(sys.executable).parent
 SIZE = ("--size", "32")
@@ -91,6 +92,15 @@ def benchmarks(data: Path) -> list[Any]:
     return [json.loads(btc("edge", "benchmark", *quick, *more)) for more in ((), labelled)]
 
 
+def picks(data: Path) -> list[Any]:
+    folder = data / "models"
+    folder.mkdir()
+    (folder / "model.tflite").write_bytes(bundled_model().read_bytes())
+    quick = ("--queries", 10, "--seconds", 0, "--images", data / "slices", "--pick")
+    btc("edge", "benchmark", *quick, "--model", folder)
+    return [json.loads((folder / "picked.json").read_text("utf-8"))]
+
+
 def checks(data: Path) -> list[Any]:
     """Without a signature, with one that is not checked, and with one that is."""
     keys, model = write_keys(data), data / "model.tflite"
@@ -113,7 +123,7 @@ def audits(data: Path) -> list[Any]:
 
 WRITTEN: dict[str, Callable[[Path], list[Any]]] = {
     "answer": answers, "model": models, "benchmark": benchmarks, "audit": audits,
-    "verify": checks,
+    "picked": picks, "verify": checks,
 }  # fmt: skip
 
 
@@ -282,7 +292,9 @@ def test_schemas_know_the_formats() -> None:
     entry = json.loads((SCHEMAS / "export.schema.json").read_text("utf-8"))["items"]["properties"]
     model = json.loads((SCHEMAS / "model.schema.json").read_text("utf-8"))["properties"]
     schemes = {form.scheme for form in FORMATS.values()}
+    picked = json.loads((SCHEMAS / "picked.schema.json").read_text("utf-8"))["properties"]
     assert entry["format"]["enum"] == list(FORMATS)
+    assert picked["backend"]["enum"] == list(BACKENDS)
     assert set(entry["scheme"]["enum"]) == schemes
     assert set(model["quantization"]["properties"]["scheme"]["enum"]) == schemes
     assert set(entry["runtimes"]["items"]["enum"]) == {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from edge_runtime.processor import features_in_words
 from trainer.evaluation.intervals import in_words
 from trainer.report.html import percent
 
@@ -53,5 +54,5 @@ def accuracy_of(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def machine_in_words(machine: dict[str, Any]) -> str:
-    """The processor of `machine_facts`."""
-    return f"{machine['cpu']}, {machine['cores']} cores"
+    """The processor of `machine_facts`, with the features that its speed depends on."""
+    return f"{machine['cpu']} ({features_in_words(machine)}), {machine['cores']} cores"

@@ -11,6 +11,7 @@ from benchmarks.common.formatting import machine_in_words
 from benchmarks.common.process import run_tool
 from benchmarks.common.turns import time_in_turns
 from edge_runtime.benchmark.machine import machine_facts
+from edge_runtime.benchmark.measure import SETTLING, TURN
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import UsageError
 from edge_runtime.imaging.decode import decode
@@ -55,7 +56,8 @@ def latencies(
     archive = open_archive(data)
     names = archive.names()
     chosen = np.random.default_rng(0).permutation(len(names))[: count + WARM_UP]
-    spans = time_in_turns(calls, (archive.read(names[i]) for i in chosen), WARM_UP)
+    slices = (archive.read(names[i]) for i in chosen)
+    spans = time_in_turns(calls, slices, WARM_UP, turn=TURN, settling=SETTLING)
     return [float(np.median(mine)) for mine in spans.values()], machine_in_words(machine_facts())
 
 

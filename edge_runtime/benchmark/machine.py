@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from edge_runtime.processor import this_processor
 from edge_runtime.version import __version__
 
-CPU_FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "avxvnni", "neon", "asimd", "asimddp", "i8mm")
-PROC, SYS = Path("/proc"), Path("/sys")
+SYS = Path("/sys")
 
 # When figures are not to be believed, and why:
 MAX_SPREAD = 1.5  # p90 / p50 of the graph alone, whose work is the same on every image
@@ -25,23 +25,17 @@ MAX_WARMING = 15.0  # K during the run: a device that goes on so will lower its 
 
 
 def machine_facts() -> dict[str, Any]:
-    """The processor, its instructions for small integers, and the versions that matter."""
+    """The processor, those of its features that matter, and the versions that do."""
     import cv2
 
-    name, flags = platform.processor() or platform.machine(), ""
-    for line in _text(PROC / "cpuinfo").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
-            name = value.strip()
-        elif key.strip() in ("flags", "Features"):
-            flags = value
+    here = this_processor()
     return {
-        "cpu": name,
-        "flags": [flag for flag in CPU_FLAGS if flag in flags.split()],
-        "cores": os.cpu_count(),
+        "cpu": here.name,
+        "flags": here.flags,
+        "cores": here.cores,
         "memory_mib": _memory_mib(),
         "governor": _text(SYS / "devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
-        "system": f"{platform.system()} {platform.machine()}",
+        "system": here.system,
         "kernel": platform.release() or None,
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -6,11 +6,15 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from operator import ge, gt, le, lt
 from typing import Any
 
 from edge_runtime.benchmark.statistics import PERCENTILES, STEPS
 from edge_runtime.errors import UsageError, printable
+from edge_runtime.model.picked import Picked
+from edge_runtime.processor import machine_digest
+from edge_runtime.version import __version__
 
 SIGNS = {"<": lt, "<=": le, ">": gt, ">=": ge}
 SHARES = ("accuracy", "agreement")
@@ -114,3 +118,33 @@ def pick(result: dict[str, Any], min_relative_accuracy: float) -> tuple[dict[str
         "floor": floor,
     }
     return chosen, warnings
+
+
+def record_of(result: dict[str, Any]) -> Picked:
+    """The pick of a result, made here and now, as `btc-edge classify --model FOLDER` reads it."""
+    chosen, rules, rows = result["pick"], result["rules"], result["models"]
+    best = next(
+        row for row in rows if (row["name"], row["file"]) == (chosen["name"], chosen["file"])
+    )
+    reference = next(row for row in rows if row["name"] == rules["reference"])
+    return Picked(
+        machine=machine_digest(best["backend"], best["backend_version"]),
+        file=best["file"],
+        sha256=best["sha256"],
+        backend=best["backend"],
+        threads=best["threads"],
+        measured={
+            "p50_ms": best["total_ms"]["p50"],
+            "accuracy": best["accuracy"],
+            "images": rules["labelled"],
+            "min_relative_accuracy": chosen["min_relative_accuracy"],
+            "reference": {
+                "file": reference["file"],
+                "sha256": reference["sha256"],
+                "p50_ms": reference["total_ms"]["p50"],
+                "accuracy": reference["accuracy"],
+            },
+            "created": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+            "btc-edge": __version__,
+        },
+    )

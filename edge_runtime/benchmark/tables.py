@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edge_runtime.errors import printable
+from edge_runtime.processor import features_in_words
 
 MAX_NAME = 64
 CUT = "..."
@@ -80,7 +81,8 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 def _machine(machine: dict[str, Any], clean: Clean) -> str:
     """The machine in one line; what it does not tell is left out."""
-    parts = [str(machine["cpu"]), f"{machine['cores']} cores", *machine["flags"]]
+    cores = "cores not known" if machine["cores"] is None else f"{machine['cores']} cores"
+    parts = [f"{machine['cpu']} ({features_in_words(machine)})", cores]
     if machine["memory_mib"] is not None:
         parts.append(f"{machine['memory_mib'] / 1024:.1f} GiB")
     parts.append(machine["system"])
@@ -98,7 +100,7 @@ def _rules(rules: dict[str, Any], clean: Clean) -> str:
     if rules["labelled"]:
         images += f" ({rules['labelled']} with a label)"
     reference = clean(short(rules["reference"]))
-    return f"{rules['queries']} queries each, {images}, reference: {reference}"
+    return f"at least {rules['queries']} queries each, {images}, reference: {reference}"
 
 
 def _sentences(result: dict[str, Any], clean: Clean) -> list[str]:

@@ -10,11 +10,11 @@ import click
 from edge_runtime.commands.click_types import Choice, Command, FiniteRange
 from edge_runtime.commands.entry import loading, next_command, to_the_reader
 from edge_runtime.commands.options import allow_unsigned_option, backend_option, is_given
-from edge_runtime.errors import ExitCode, UsageError
+from edge_runtime.errors import ExitCode, ModelError, UsageError, printable
 
 EXIT_CODES = (
-    "\b\nExit codes: 0 measured, 1 a --fail-if was met, 2 usage, 3 a model cannot be used, "
-    "130 interrupted."
+    "\b\nExit codes: 0 measured, 1 a --fail-if was met or a pick could not be kept, 2 usage, "
+    "3 a model cannot be used, 130 interrupted."
 )
 _MEASURED = ("queries", "seconds", "threads", "backend", "allow_unsigned")  # what `measure` takes
 
@@ -33,7 +33,7 @@ def _thread_counts(_context: click.Context, _option: click.Parameter, text: str)
     "models",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Model file, repeatable; default: the bundled one.",
+    help="Model file, repeatable, or one folder of them; default: the bundled one.",
 )
 @click.option(
     "--images",
@@ -72,7 +72,11 @@ def _thread_counts(_context: click.Context, _option: click.Parameter, text: str)
     help="Exit with 1 if a model meets it, as 'p90_ms>5' or 'accuracy<0.9'; repeatable.",
 )
 @click.option(
-    "--pick", "wants_pick", is_flag=True, help="Name the fastest model that is accurate enough."
+    "--pick",
+    "wants_pick",
+    is_flag=True,
+    help="Name the fastest model that is accurate enough; of a folder, keep it in picked.json "
+    "there, for classify --model FOLDER.",
 )
 @click.option(
     "--min-relative-accuracy",
@@ -112,22 +116,57 @@ def benchmark(
     rules = [parse_rule(text) for text in conditions]
     enough = _accuracy_that_is_enough(context)
     _refuse_what_cannot_be_done(options["plot"], wants_pick, images)
+    folder = _folder_of(models)
     with loading():
         from edge_runtime.benchmark.measure import measure
         from edge_runtime.model.load import bundled_model
+        from edge_runtime.model.picked import model_files
+
+    files = model_files(folder) if folder else models or (bundled_model(),)
     measured = {name: options[name] for name in _MEASURED}
-    result = measure(models or (bundled_model(),), images, need_labels=wants_pick, **measured)
+    result = measure(
+        files, images, need_labels=wants_pick, leave_out=folder is not None, **measured
+    )
     if wants_pick:
         result["pick"], doubts = pick(result, enough)
         result["warnings"] += doubts
     with to_the_reader():
         click.echo(_as_text(result, style))
-    if broken := violations(rules, result):
-        for line in broken:
-            click.echo(f"btc-edge: {line}", err=True)
+    failed = wants_pick and folder is not None and not _keep(result, folder)
+    for line in violations(rules, result):
+        click.echo(f"btc-edge: {line}", err=True)
+        failed = True
+    if failed:
         raise SystemExit(ExitCode.FAILED)
     if style == "table" and not options["allow_unsigned"]:
         _name_next(result, models, images, options["threads"], options["backend"])
+
+
+def _folder_of(models: tuple[Path, ...]) -> Path | None:
+    """The folder whose files are measured; None where files are named, or none."""
+    folders = [model for model in models if model.is_dir()]
+    if folders and len(models) > 1:
+        raise UsageError(
+            f"--model {folders[0]} is a folder: name it alone, all its model files are measured"
+        )
+    return folders[0] if folders else None
+
+
+def _keep(result: dict[str, Any], folder: Path) -> bool:
+    """Leave the record of the pick in the folder of the files, and say so; whether it is there."""
+    from edge_runtime.benchmark.rules import record_of
+
+    def say(line: str) -> None:
+        click.echo(f"btc-edge: {printable(line)}", err=True)
+
+    try:
+        path = record_of(result).write(folder)
+    except (OSError, ModelError) as error:
+        reason = getattr(error, "strerror", None) or error
+        say(f"the pick was not kept: {folder}: {reason}")
+        return False
+    say(f"{path}: {result['pick']['file']}, for btc-edge classify --model {folder}")
+    return True
 
 
 def _accuracy_that_is_enough(context: click.Context) -> float:
@@ -160,20 +199,23 @@ def _name_next(
     """The command that goes on from here: with images, with a pick, or with what was picked; with
     the interpreter and the threads of this one."""
     chosen = [] if backend == "auto" else ["--backend", backend]
-    named = [word for model in models for word in ("--model", model)] + chosen
-    if threads != (1,):
-        named += ["--threads", ",".join(map(str, threads))]
+    named = [word for model in models for word in ("--model", model)]
+    chosen = [] if backend == "auto" else ["--backend", backend]
+    how = chosen if threads == (1,) else [*chosen, "--threads", ",".join(map(str, threads))]
     if "pick" in result:
+        if len(models) == 1 and models[0].is_dir():  # whose record says how
+            next_command(["btc-edge", "classify", "--model", models[0], "PATH..."])
+            return
         picked = [model for model in models if model.name == result["pick"]["file"]]
         best = result["pick"]["threads"]
         if best != 1:
-            chosen += ["--threads", str(best)]
+            chosen = [*chosen, "--threads", str(best)]
         if len(picked) == 1:
             next_command(["btc-edge", "classify", "--model", picked[0], *chosen, "PATH..."])
     elif images is None:
-        next_command(["btc-edge", "benchmark", *named, "--images", "FOLDER"])
-    elif len(models) > 1 and result["rules"]["labelled"]:
-        next_command(["btc-edge", "benchmark", *named, "--images", images, "--pick"])
+        next_command(["btc-edge", "benchmark", *named, *how, "--images", "FOLDER"])
+    elif len({row["file"] for row in result["models"]}) > 1 and result["rules"]["labelled"]:
+        next_command(["btc-edge", "benchmark", *named, *how, "--images", images, "--pick"])
 
 
 def _as_text(result: dict[str, Any], style: str) -> str:

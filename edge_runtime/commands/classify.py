@@ -17,6 +17,7 @@ from edge_runtime.commands.options import (
     EXIT_CODES,
     allow_unsigned_option,
     backend_option,
+    is_given,
     model_option,
     threads_option,
 )
@@ -124,13 +125,15 @@ def _open(options: dict[str, Any]) -> Classifier:
 
     from edge_runtime.classifier import Classifier
     from edge_runtime.imaging.limits import MIB, ImageLimits
-    from edge_runtime.model.load import read_model
+    from edge_runtime.model.picked import read_chosen
 
     cv2.setNumThreads(1)  # on slices this small its threads cost more than they give
+    chosen = read_chosen(options["model"], allow_unsigned=options["allow_unsigned"])
+    context = click.get_current_context()
     return Classifier(
-        read_model(options["model"], allow_unsigned=options["allow_unsigned"]),
-        backend=options["backend"],
-        threads=options["threads"],
+        chosen.file,
+        backend=options["backend"] if is_given(context, "backend") else chosen.backend,
+        threads=options["threads"] if is_given(context, "threads") else chosen.threads,
         limits=ImageLimits(
             options["max_mib"] * MIB,
             options["max_pixels"],

@@ -32,8 +32,9 @@ def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
     """Print what a model says of itself."""
     with loading():
         from edge_runtime.imaging.preprocess import steps_in_words
-        from edge_runtime.model.load import read_model
-    file = read_model(model, allow_unsigned=allow_unsigned)
+        from edge_runtime.model.picked import read_chosen
+
+    file = read_chosen(model, allow_unsigned=allow_unsigned).file
     if style == "json":
         click.echo(file.info.to_json())
         return
@@ -56,7 +57,8 @@ def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
     with to_the_reader():
         for name, text in lines:
             click.echo(f"{name:<14} {printable(str(text))}")
-    if model is not None and not allow_unsigned:  # which verify would refuse
+    # Neither a folder nor a file without digest is anything that verify takes.
+    if model is not None and model.is_file() and not allow_unsigned:
         next_command(["btc-edge", "verify", model])
 
 

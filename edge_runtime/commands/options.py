@@ -24,7 +24,10 @@ def is_given(context: click.Context, parameter: str) -> bool:
 
 
 model_option = click.option(
-    "--model", type=click.Path(path_type=Path), help="Model file; default: the bundled one."
+    "--model",
+    type=click.Path(path_type=Path),
+    help="Model file, or a folder where one was picked by btc-edge benchmark --pick; default: the "
+    "bundled one.",
 )
 backend_option = click.option(
     "--backend",

@@ -133,10 +133,30 @@ def _choose(kind: str, backend: str) -> str:
         raise BackendError(f"unknown backend {backend!r}; there are auto, {', '.join(BACKENDS)}")
     if backend not in fitting:
         raise BackendError(f"{backend} does not read .{kind} files; use {', '.join(fitting)}")
-    module, install = fitting[backend]
+    _check_installed(backend)
+    return backend
+
+
+def interpreter_version(backend: str) -> str:
+    """The version of an interpreter, one of BACKENDS; empty where it does not tell.
+
+    Raises:
+        BackendError: not installed, or its package is broken.
+    """
+    module = _check_installed(backend)
+    try:
+        with quiet_descriptor():
+            return str(getattr(import_module(module), "__version__", ""))
+    except Exception as error:  # a package that is half there raises whatever it likes
+        raise BackendError(f"{backend} cannot be loaded: {one_line(error)}") from None
+
+
+def _check_installed(backend: str) -> str:
+    """The module that an interpreter needs."""
+    module, install = (_TFLITE | _ONNX)[backend]
     if find_spec(module) is None:
         raise BackendError(f"{backend} is not installed: {install}")
-    return backend
+    return module
 
 
 def _tflite_class(backend: str) -> tuple[Any, str]:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.hostile.pictures import draw_slice, encode
+from edge_runtime.imaging.decode import decode
+from edge_runtime.imaging.preprocess import preprocess
+from edge_runtime.model.backends import open_graph
+from edge_runtime.model.file_format import pack_model
+from edge_runtime.model.load import read_model
+
+
+def pack(path: Path, **changes: Any) -> Path:
+    """The bundled model under other metadata."""
+    file = read_model()
+    path.write_bytes(pack_model(file.graph, replace(file.info, **changes), "tflite"))
+    return path
 
 
 def write_keys(folder: Path) -> Path:
@@ -39,4 +53,19 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> Path:
         place = folder / ("glioma" if i % 2 else "notumor")
         place.mkdir(exist_ok=True)
         (place / f"{i:02d}{suffix}").write_bytes(encode(draw_slice(i), suffix))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen drawn slices, four of which lie in the folder of a label that no model predicts."""
+    folder = tmp_path_factory.mktemp("labelled")
+    file = read_model()
+    graph, labels = open_graph(file), file.info.labels
+    for i in range(16):
+        data = encode(draw_slice(i))
+        predicted = int(graph.run(preprocess(decode(data), file.info.preprocess)).argmax())
+        place = folder / labels[(predicted + (2 if i % 4 == 0 else 0)) % len(labels)]
+        place.mkdir(exist_ok=True)
+        (place / f"{i:02d}.jpg").write_bytes(data)
     return folder

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from click.testing import CliRunner
 
 import edge_runtime
 from benchmarks.hostile.pictures import draw_slice, encode
+from edge_runtime import processor
 from edge_runtime.benchmark import load as benchmark_load
 from edge_runtime.benchmark import machine
 from edge_runtime.benchmark import measure as benchmark
@@ -32,22 +32,12 @@ from edge_runtime.benchmark.tables import as_markdown, as_table, short
 from edge_runtime.commands.benchmark import _name_next as name_next
 from edge_runtime.commands.benchmark import benchmark as command
 from edge_runtime.errors import DataError, ModelError, UsageError
-from edge_runtime.imaging.decode import decode
-from edge_runtime.imaging.preprocess import preprocess
-from edge_runtime.model.backends import open_graph
-from edge_runtime.model.file_format import pack_model
 from edge_runtime.model.load import bundled_model, read_model
+from tests.device.conftest import pack
 from tests.device.test_cli import edge
 
 QUICK = ("--seconds", 0, "--queries", 12)
 HOSTILE = 'a|b <i>&"]]>*_[x](y)`'
-
-
-def pack(path: Path, **changes: Any) -> Path:
-    """The bundled model under other metadata."""
-    file = read_model()
-    path.write_bytes(pack_model(file.graph, replace(file.info, **changes), "tflite"))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +50,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         pack(folder / "float.tflite", name="float", quantization={"scheme": "float32"}),
         pack(folder / "wrong.tflite", name="wrong", labels=labels[1:] + labels[:1]),
     ]
-
-
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen drawn slices, four of which lie in the folder of a label that no model predicts."""
-    folder = tmp_path_factory.mktemp("labelled")
-    file = read_model()
-    graph, labels = open_graph(file), file.info.labels
-    for i in range(16):
-        data = encode(draw_slice(i))
-        predicted = int(graph.run(preprocess(decode(data), file.info.preprocess)).argmax())
-        place = folder / labels[(predicted + (2 if i % 4 == 0 else 0)) % len(labels)]
-        place.mkdir(exist_ok=True)
-        (place / f"{i:02d}.jpg").write_bytes(data)
-    return folder
 
 
 # The command
@@ -208,30 +183,47 @@ def scripted(
 
 
 @pytest.mark.parametrize(
-    ("least", "seconds", "rounds"), [(5, 0, 5), (5, 2.9, 6), (5, 3.0, 6), (5, 3.1, 7), (50, 3, 50)]
+    ("least", "seconds", "slow", "fast"),
+    [(5, 0, 5, 5), (5, 2.5, 5, 5), (5, 2.6, 5, 13), (5, 10.1, 13, 21), (50, 3, 50, 50)],
 )
 def test_both_minimums_hold_for_every_subject(
-    least: int, seconds: float, rounds: int, monkeypatch: pytest.MonkeyPatch
+    least: int, seconds: float, slow: int, fast: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, {"fast": 0.5, "slow": 2.0}.__getitem__)
     subjects = [subject("slow"), subject("fast")]
-    assert run_rounds(subjects, Samples([b"a"], [None]), least, seconds) == rounds
-    assert [len(s.times["total"]) for s in subjects] == [rounds] * 2
-    assert subjects[1].seconds == 0.5 * rounds
+    assert run_rounds(subjects, Samples([b"a"], [None]), least, seconds) == slow
+    assert [s.queries for s in subjects] == [slow, fast], "who had them takes no more turns"
+    assert [s.seconds for s in subjects] == [2 * slow, fast / 2]
 
 
-def test_subjects_take_turns_on_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_are_of_the_queries_that_both_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, {"fast": 0.5, "slow": 2.0}.__getitem__)
+    slow, fast = subjects = [subject("slow"), subject("fast")]
+    run_rounds(subjects, Samples([b"a"], [None]), 8, 100)
+    assert slow.queries < fast.queries
+    assert benchmark._pair(slow, fast)["ratio"] == 0.25
+
+
+def test_subjects_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = scripted(monkeypatch, lambda _: 1.0)
+    monkeypatch.setattr(benchmark, "TURN", 3)
     subjects = [subject(name) for name in "xyz"]
-    run_rounds(subjects, Samples([b"a", b"b"], [None] * 2), 6, 0)
+    images = [b"a", b"b", b"c", b"d"]
+    run_rounds(subjects, Samples(images, [None] * 4), 17, 0)
     timed = asked[3 * benchmark.WARM_UP :]
-    assert len(timed) == 18
-    rounds = [timed[i : i + 3] for i in range(0, 18, 3)]
-    assert [{data for _, data in one} for one in rounds] == [{b"a"}, {b"b"}] * 3
-    assert all(sorted(name for name, _ in one) == ["x", "y", "z"] for one in rounds)
-    assert len({tuple(name for name, _ in one) for one in rounds}) == 6, "the order changes"
-    assert subjects[0].predicted == ["a", "b"], "each image counts once for the answers"
-    assert len(subjects[0].times["total"]) == 6, "the warm-up does not count"
+    turns_of = [timed[i : i + 5] for i in range(0, 5 * 15, 5)]  # two do not count, three do
+    assert all(len({name for name, _ in one}) == 1 for one in turns_of)
+    names = ["".join(one[0][0] for one in turns_of[i : i + 3]) for i in range(0, 15, 3)]
+    assert all(sorted(order) == ["x", "y", "z"] for order in names)
+    assert len(set(names)) == 5, "the order changes"
+    for i in range(0, 15, 3):
+        pictures = {tuple(data for _, data in one) for one in turns_of[i : i + 3]}
+        wanted = tuple(images[number % 4] for number in range(i - 2, i + 3))
+        assert pictures == {wanted}, "all are asked about the same, and first about those before"
+    assert len(timed) == 5 * 15 + 3 * (2 + 2), "the last turn is as long as is wanted"
+    assert subjects[0].predicted == ["a", "b", "c", "d"], "each image counts once for the answers"
+    assert [len(s.times["total"]) for s in subjects] == [17] * 3, "what settles does not count"
+    assert [s.seconds for s in subjects] == [17.0] * 3
 
 
 @pytest.mark.parametrize("n", range(1, 8))
@@ -376,9 +368,10 @@ def test_noise() -> None:
 
 def test_machine_facts_are_read_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "SYS", tmp_path)
-    monkeypatch.setattr(machine, "PROC", tmp_path)
+    monkeypatch.setattr(processor, "PROC", tmp_path)
     monkeypatch.delattr(os, "getloadavg")
     assert machine.machine_facts()["governor"] is None
+    assert machine.machine_facts()["flags"] is None, "not recorded is not the same as none"
     assert machine.temperature() is None
     assert machine.load_average() is None
     for i, text in enumerate(("41000\n", "-274000\n", "56500\n", "", "0\n", "255000\n")):
@@ -542,19 +535,22 @@ def test_the_next_command(
     measured = result_of(row("a", 3.0, 0.9, scheme="float32"), row("b", 1.0, 0.9))
     picked = measured | {"pick": {"file": "b", "threads": 1}}
     quicker = measured | {"pick": {"file": "b", "threads": 4}}
-    one, several = ((1,), "auto"), ((1, 4), "litert")
+    one, several, folder = ((1,), "auto"), ((1, 4), "litert"), Path("/")
     both = "--model a --model b --backend litert --threads 1,4"
     for result, models, images, how, words in (
         (measured, (a, b), None, one, "benchmark --model a --model b --images FOLDER"),
         (measured, (a, b), Path("of"), one, "benchmark --model a --model b --images of --pick"),
         (measured, (a, b), None, several, f"benchmark {both} --images FOLDER"),
         (measured, (a, b), Path("of"), several, f"benchmark {both} --images of --pick"),
-        (measured, (a,), Path("of"), one, None),
+        (result_of(row("a", 3.0, 0.9)), (a,), Path("of"), one, None),
         (picked, (a, b), Path("of"), one, "classify --model b PATH..."),
         (picked, (a, b), Path("of"), several, "classify --model b --backend litert PATH..."),
         (quicker, (a, b), Path("of"), several,
          "classify --model b --backend litert --threads 4 PATH..."),
         (picked, (b, Path("other/b")), Path("of"), one, None),
+        (measured, (folder,), None, one, f"benchmark --model {folder} --images FOLDER"),
+        (measured, (folder,), Path("of"), one, f"benchmark --model {folder} --images of --pick"),
+        (quicker, (folder,), Path("of"), several, f"classify --model {folder} PATH..."),
     ):  # fmt: skip
         name_next(result, models, images, *how)
         said = "" if words is None else f"next: btc-edge {words}\n"

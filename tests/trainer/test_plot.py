@@ -17,6 +17,7 @@ from matplotlib.colors import to_hex
 from edge_runtime.benchmark.measure import measure
 from edge_runtime.errors import DataError
 from edge_runtime.model.load import bundled_model
+from edge_runtime.processor import features_in_words
 from trainer.report.device_times import (
     COLOURS,
     MAX_BYTES,
@@ -87,6 +88,7 @@ def test_what_the_benchmark_writes_is_read(tmp_path: Path) -> None:
         message["total_ms"][key] for key in ("p50", "p90", "p99")
     ]
     assert times.warnings == len(result["warnings"])
+    assert times.features == features_in_words(result["machine"])
 
 
 def test_bars_are_as_long_as_the_times(tmp_path: Path) -> None:
@@ -119,8 +121,9 @@ def test_every_device_has_a_part_with_one_scale(tmp_path: Path) -> None:
     assert fast.get_xlim() == other.get_xlim()
     assert [len(bars(axes)) for axes in (fast, other)] == [2, 1]
     assert texts(other)[:2] == [
-        "Time for one image on A Pi\n12 queries each, images: 12", "ms per image; warnings: 1"
-    ]  # fmt: skip
+        "Time for one image on A Pi\nfeatures not recorded\nat least 12 queries each, images: 12",
+        "ms per image; warnings: 1",
+    ]
     assert texts(fast)[1] == "ms per image; warnings: none"
     many = read_device_times(write(paths[0], result_of(*[row("a", 1.0)] * MAX_MODELS)))
     with pytest.raises(DataError, match=r"101 models are too many .* at most 100"):
@@ -164,6 +167,8 @@ def test_hostile_names_are_cut_and_printable(hostile: Path) -> None:
         (b'{"models": {}}', "models is no list"),
         ({"machine": 1}, "machine has no 'cpu'"),
         ({"machine": {"cpu": None}}, "machine.cpu is no text"),
+        ({"machine": {"cpu": "A CPU", "flags": "avx2"}}, "machine.flags is no list"),
+        ({"machine": {"cpu": "A CPU", "flags": [None]}}, "machine.flags[0] is no text"),
         ({"rules": {"queries": True, "images": 1}}, "rules.queries is no number"),
         ({"warnings": 3}, "warnings is no list"),
         ({"models": [3]}, "models[0] has no 'total_ms'"),

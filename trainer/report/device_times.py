@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.benchmark.tables import short
 from edge_runtime.errors import DataError, one_line
+from edge_runtime.processor import features_in_words
 from trainer.report.charts import plain
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ class ModelTimes:
 
 @dataclass(frozen=True)
 class DeviceTimes:
-    """One result: the processor, what was asked of it, its models, and how many warnings."""
+    """One result: the processor and its features, what was asked of it, its models, and how many
+    warnings."""
 
     cpu: str
+    features: str
     queries: int
     images: str
     models: tuple[ModelTimes, ...]
@@ -93,11 +96,18 @@ def _device_times(result: _Field) -> DeviceTimes:
     rules = result["rules"]
     return DeviceTimes(
         cpu=result["machine"]["cpu"].text(),
+        features=_features(result["machine"]),
         queries=int(rules["queries"].number()),
         images=rules["images"].text(),
         models=tuple(map(_model_times, models)),
         warnings=len(result["warnings"].entries()),
     )
+
+
+def _features(machine: _Field) -> str:
+    """The processor's features in words; the results of older versions have none."""
+    flags = machine.get("flags")
+    return features_in_words({"flags": flags and [flag.text() for flag in flags.entries()]})
 
 
 def _model_times(row: _Field) -> ModelTimes:
@@ -128,6 +138,12 @@ class _Field:
             raise _OtherShape(f"{self.name} has no {key!r}")
         name = key if self.name == "the file" else f"{self.name}.{key}"
         return _Field(name, self._value[key])
+
+    def get(self, key: str) -> _Field | None:
+        """A value that may be missing, or null."""
+        if isinstance(self._value, dict) and self._value.get(key) is None:
+            return None
+        return self[key]
 
     def entries(self) -> list[_Field]:
         if not isinstance(self._value, list):
@@ -183,8 +199,9 @@ def device_times_chart(results: Sequence[DeviceTimes]) -> Figure:
 
 def _draw_device(axes: Axes, result: DeviceTimes, limit: float) -> None:
     title = f"Time for one image on {plain(short(result.cpu, 60))}"
-    below = f"{result.queries} queries each, images: {plain(short(result.images, 60))}"
-    axes.set_title(f"{title}\n{below}", loc="left", fontsize=10, color=INK)
+    below = f"at least {result.queries} queries each, images: {plain(short(result.images, 60))}"
+    features = plain(short(result.features, 90))
+    axes.set_title(f"{title}\n{features}\n{below}", loc="left", fontsize=10, color=INK)
     axes.set_xlabel(f"ms per image; warnings: {result.warnings or 'none'}", color=FAINT, loc="left")
     axes.xaxis.set_tick_params(labelbottom=True)
     axes.set_ylim(len(result.models) - 0.5, -0.75)
