@@ -198,7 +198,6 @@ def _name_next(
 ) -> None:
     """The command that goes on from here: with images, with a pick, or with what was picked; with
     the interpreter and the threads of this one."""
-    chosen = [] if backend == "auto" else ["--backend", backend]
     named = [word for model in models for word in ("--model", model)]
     chosen = [] if backend == "auto" else ["--backend", backend]
     how = chosen if threads == (1,) else [*chosen, "--threads", ",".join(map(str, threads))]
