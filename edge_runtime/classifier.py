@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -19,14 +20,16 @@ from edge_runtime.decision.prediction import (
     Status,
     below_threshold,
     failure,
-    probabilities,
+    softmax,
     status_of,
 )
 from edge_runtime.decision.study import study_answer
 from edge_runtime.errors import InputError, ModelError, UsageError, one_line
+from edge_runtime.imaging.decode import decode_kind
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.gray import as_gray
-from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
+from edge_runtime.imaging.kinds import VOLUME_SUFFIXES, kind_of
+from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits, read_source
 from edge_runtime.imaging.preprocess import crop_box, preprocess
 from edge_runtime.imaging.readers import (
     numbered,
@@ -47,15 +50,28 @@ if TYPE_CHECKING:
     from edge_runtime.imaging.limits import Encoded, ImageSource
     from edge_runtime.model.metadata import ModelInfo
 
+    Source = ImageSource | Unusable
+
 
 SMALL = 16  # a file that needs less than this part of the limit is let in without being looked at
+CHUNK = 8  # small pictures that go through each step together
+HELD = 1 << 18  # bytes of an encoded picture in memory that may wait for others
+PATIENCE = 1e-3  # seconds: a source that was longer in coming waits for no other
+
+
+class _Input(NamedTuple):
+    """A picture as the model sees it, what the answer calls it, and the digest of its file."""
+
+    name: str
+    pixels: npt.NDArray[np.uint8]
+    digest: str
 
 
 class _Outputs(NamedTuple):
-    """What the graph gave for one slice, and whether it is out-of-distribution."""
+    """What the graph gave for one slice."""
 
     logits: npt.NDArray[np.float32]
-    is_ood: bool
+    features: npt.NDArray[np.float32] | None
     class_maps: npt.NDArray[np.float32] | None
 
 
@@ -102,11 +118,18 @@ class Classifier:
             raise UsageError(f"plane {plane!r} is none of {', '.join(PLANES)}")
         self._min_confidence, self._plane, self._volume = min_confidence, plane, volume
         self._memory = Budget(limits.max_memory)  # a file that needs more is alone
+        part = limits.max_memory // SMALL
+        self._small = replace(
+            limits, max_bytes=min(limits.max_bytes, part), max_memory=min(limits.max_memory, part)
+        )
         ood = self.info.ood
         self._ood_detector = None if ood is None else OodDetector.from_json(ood)
+        self._tag = self.model.tag
+        self._thresholds = {label: self.threshold(label) for label in self.info.labels}
         self._idle: list[Graph] = []  # two threads must never share an interpreter
-        with self._graph() as graph:
-            self._check_features(graph)
+        graph = self._take_graph()
+        self._check_features(graph)
+        self._idle.append(graph)
 
     @property
     def info(self) -> ModelInfo:
@@ -140,8 +163,12 @@ class Classifier:
         """
         if isinstance(source, np.ndarray):
             return next(self._array(source, value_range, None))
-        answers = self.classify_slices(source)
-        answer = next(answers)
+        name, data = _name(source), read_any(source, self._limits)
+        picture = self._picture(name, data, self._limits)
+        if picture is not None:
+            return self._answer(name, None, picture.digest, self._run(picture.pixels, False))
+        parts = slices_of(data, self._limits, self._plane, self._volume)
+        answer = next(self._each(name, sha256(data).hexdigest(), parts, None))
         if answer.slice is not None:
             raise InputError("holds several slices: ask for classify_slices")
         return answer
@@ -167,8 +194,7 @@ class Classifier:
             return
         data = read_any(source, self._limits)
         parts = slices_of(data, self._limits, self._plane, self._volume)
-        digest = hashlib.sha256(data).hexdigest()
-        yield from self._each(_name(source), digest, parts, heatmaps)
+        yield from self._each(_name(source), sha256(data).hexdigest(), parts, heatmaps)
 
     def classify_many(
         self,
@@ -181,8 +207,9 @@ class Classifier:
         status error.
 
         Args:
-            sources: taken a few ahead of the answers; see `commands.inputs.expand` for those that
-                are known to be unusable, and `batch.each_in_order` for a None.
+            sources: taken a few ahead of the answers, of small pictures up to CHUNK for each that
+                `batch.each_in_order` takes; see there for a None, behind which nothing is waited
+                for, and `commands.inputs.expand` for those that are known to be unusable.
             workers: threads that decode and classify, each with an interpreter of its own. Files
                 that together would need more memory than the limits allow for one wait for each
                 other.
@@ -196,8 +223,9 @@ class Classifier:
         """
         if workers < 1:
             raise UsageError(f"{workers} workers: need at least one")
-        work = partial(self._answers, heatmaps=heatmaps, alone=workers == 1)
-        yield from each_in_order(work, sources, workers)
+        work = partial(self._chunk, heatmaps=heatmaps, alone=workers == 1)
+        most = CHUNK if heatmaps is None else 1
+        yield from each_in_order(work, _chunks(sources, workers, most), workers)
 
     def classify_study(
         self,
@@ -221,8 +249,7 @@ class Classifier:
             UsageError: no worker.
         """
         answers = list(self.classify_many(sources, workers=workers, heatmaps=heatmaps))
-        thresholds = {label: self.threshold(label) for label in self.info.labels}
-        return study_answer(name, answers, thresholds, self.model.tag)
+        return study_answer(name, answers, self._thresholds, self._tag)
 
     def failure(self, source: ImageSource, error: InputError) -> Prediction:
         """The answer with status error for an input that cannot be used.
@@ -230,10 +257,80 @@ class Classifier:
         Returns:
             An answer whose `error` is one line.
         """
-        return failure(_name(source), self.model.tag, one_line(error))
+        return failure(_name(source), self._tag, one_line(error))
+
+    def _chunk(
+        self, sources: Sequence[Source], heatmaps: Path | None = None, alone: bool = True
+    ) -> Generator[Prediction, None, None]:
+        """The answers for several sources, in order, errors among them.
+
+        Small pictures take each step one after the other, so that the processor's caches hold its
+        code and data. All else goes alone when its turn comes, and so does what fails on the way.
+        """
+        plain = heatmaps is None and any(map(_is_plain, sources))
+        pictures = self._pictures(sources) if plain else [None] * len(sources)
+        outputs = iter(self._run_all([picture for picture in pictures if picture is not None]))
+        for source, picture in zip(sources, pictures, strict=True):
+            if picture is None:
+                yield from self._answers(source, heatmaps, alone)
+                continue
+            seen = next(outputs)
+            if isinstance(seen, Exception):
+                raise seen
+            try:
+                answer = self._answer(picture.name, None, picture.digest, seen)
+            except InputError as error:
+                answer = failure(picture.name, self._tag, one_line(error))
+            yield answer
+
+    def _pictures(self, sources: Sequence[Source]) -> list[_Input | None]:
+        """The model's inputs for those that are small pictures. One is decoded at a time."""
+        with self._memory.taken(self._small.max_bytes + self._small.max_memory):
+            return [self._small_picture(source) for source in sources]
+
+    def _small_picture(self, source: Source) -> _Input | None:
+        """The model's input; None for a source that is no small picture, or none at all: what is
+        wrong with it is told when its turn comes."""
+        if not _is_plain(source):
+            return None
+        try:
+            data = read_source(source, self._small)
+            return self._picture(_name(source), data, self._small)
+        except Exception:
+            return None
+
+    def _picture(self, name: str, data: bytes, limits: ImageLimits) -> _Input | None:
+        """The model's input for a file that is a picture; None for one of another kind.
+
+        Raises:
+            InputError: a picture that cannot be used.
+        """
+        kind = kind_of(data)
+        if kind is None or not kind.is_picture:
+            return None
+        pixels = preprocess(decode_kind(data, kind, limits), self.info.preprocess)
+        return _Input(name, pixels, sha256(data).hexdigest())
+
+    def _run_all(self, pictures: Sequence[_Input]) -> list[_Outputs | Exception]:
+        """What the graph gives for each picture; the last may be the error that ended it, which
+        comes behind the answers before it."""
+        outputs: list[_Outputs | Exception] = []
+        if not pictures:
+            return outputs
+        try:
+            graph = self._take_graph()
+            try:
+                for picture in pictures:
+                    seen = _Outputs(graph.run(picture.pixels), graph.features(), None)
+                    outputs.append(seen)  # one by one: those before an error stay
+            finally:
+                self._idle.append(graph)
+        except Exception as error:
+            outputs.append(error)
+        return outputs
 
     def _answers(
-        self, source: ImageSource | Unusable, heatmaps: Path | None, alone: bool
+        self, source: Source, heatmaps: Path | None, alone: bool
     ) -> Generator[Prediction, None, None]:
         """The answers for one source, errors among them."""
         if isinstance(source, Unusable):
@@ -271,7 +368,7 @@ class Classifier:
         if large or stack.memory > self._limits.max_memory // SMALL:
             memory.become(stack.memory + (0 if data is source else len(data)))
             give_back()
-        digest = hashlib.sha256(data).hexdigest()
+        digest = sha256(data).hexdigest()
         yield from self._each(_name(source), digest, numbered(stack), heatmaps)
 
     def _array(
@@ -281,37 +378,34 @@ class Classifier:
         heatmaps: Path | None,
     ) -> Iterator[Prediction]:
         gray = as_gray(source, value_range)
-        digest = hashlib.sha256(np.ascontiguousarray(source).view(np.uint8).data).hexdigest()
+        digest = sha256(np.ascontiguousarray(source).view(np.uint8).data).hexdigest()
         yield from self._each(_name(source), digest, iter([Slice(None, gray)]), heatmaps)
 
     def _each(
         self, name: str, digest: str, parts: Iterator[Slice], heatmaps: Path | None
     ) -> Iterator[Prediction]:
         for part in parts:
-            outputs = self._run(part.gray, heatmaps is not None)
-            answer = self._answer(name, part, digest, outputs)
+            pixels = preprocess(part.gray, self.info.preprocess)
+            outputs = self._run(pixels, heatmaps is not None)
+            answer = self._answer(name, part.number, digest, outputs)
             yield answer if heatmaps is None else self._drawn(answer, part, outputs, heatmaps)
 
-    @contextmanager
-    def _graph(self) -> Iterator[Graph]:
-        """An interpreter for as long as it is needed; the list's pop and append are atomic."""
+    def _take_graph(self) -> Graph:
+        """An interpreter, to be appended to the idle ones when it is no longer needed; the list's
+        pop and append are atomic."""
         try:
-            graph = self._idle.pop()
+            return self._idle.pop()
         except IndexError:
-            graph = open_graph(self.model, self._backend, self._threads)
+            return open_graph(self.model, self._backend, self._threads)
+
+    def _run(self, pixels: npt.NDArray[np.uint8], class_maps: bool) -> _Outputs:
+        """What the graph gives for a preprocessed slice."""
+        graph = self._take_graph()
         try:
-            yield graph
+            logits = graph.run(pixels)
+            return _Outputs(logits, graph.features(), graph.class_maps() if class_maps else None)
         finally:
             self._idle.append(graph)
-
-    def _run(self, gray: npt.NDArray[np.uint8], class_maps: bool) -> _Outputs:
-        pixels = preprocess(gray, self.info.preprocess)
-        with self._graph() as graph:
-            logits = graph.run(pixels)
-            is_ood = self._ood_detector is not None and bool(
-                self._ood_detector.is_ood(_given(graph.features()))
-            )
-            return _Outputs(logits, is_ood, graph.class_maps() if class_maps else None)
 
     def _check_features(self, graph: Graph) -> None:
         """The check for out-of-distribution inputs must fit the graph's features, before any
@@ -323,12 +417,14 @@ class Classifier:
         if _given(graph.features()).shape != self._ood_detector.mean.shape:
             raise ModelError("the graph's features are not what its metadata says")
 
-    def _answer(self, name: str, part: Slice, digest: str, outputs: _Outputs) -> Prediction:
-        by_label = probabilities(outputs.logits, self.info.temperature)
-        best = int(by_label.argmax())
-        label, confidence = self.info.labels[best], float(by_label[best])
-        threshold = self.threshold(label)
-        status = status_of(confidence, threshold, outputs.is_ood)
+    def _answer(self, name: str, number: int | None, digest: str, outputs: _Outputs) -> Prediction:
+        info, detector = self.info, self._ood_detector
+        by_label = softmax(outputs.logits.tolist(), info.temperature)
+        confidence = max(by_label)
+        label = info.labels[by_label.index(confidence)]
+        threshold = self._thresholds[label]
+        is_ood = detector is not None and detector.is_outside(_given(outputs.features))
+        status = status_of(confidence, threshold, is_ood)
         reason = None
         if status is Status.UNFAMILIAR:
             reason = "unlike the slices that the model learned from"
@@ -340,19 +436,17 @@ class Classifier:
             label=label if status is Status.OK else None,
             raw_label=label,
             confidence=confidence,
-            probabilities=dict(zip(self.info.labels, by_label.tolist(), strict=True)),
+            probabilities=dict(zip(info.labels, by_label, strict=True)),
             reason=reason,
             sha256=digest,
-            model=self.model.tag,
-            slice=part.number,
+            model=self._tag,
+            slice=number,
         )
 
     def _drawn(
         self, answer: Prediction, part: Slice, outputs: _Outputs, folder: Path
     ) -> Prediction:
         """The answer with the overlay that was written for it."""
-        from dataclasses import replace
-
         from edge_runtime.decision.heatmap import overlay, write_overlay
 
         if outputs.class_maps is None:
@@ -361,6 +455,40 @@ class Classifier:
         picture = overlay(part.gray, heat, crop_box(part.gray, self.info.preprocess))
         path = write_overlay(folder, answer.input, part.number, answer.sha256 or "", picture)
         return replace(answer, heatmap=path)
+
+
+def _chunks(
+    sources: Iterable[Source | None], workers: int, most: int
+) -> Iterator[list[Source] | None]:
+    """The sources that go together, at most so many, and each None.
+
+    One that is no small picture ends its chunk, since it may be large or long; and one that was
+    long in coming, since the next may be. The first chunks are short, so that the first answer
+    comes early and a short list keeps all workers busy.
+    """
+    chunk: list[Source] = []
+    made, asked = 0, monotonic()
+    for source in sources:
+        if source is not None:
+            chunk.append(source)
+        full = len(chunk) >= min(most, 1 + made // workers) or not _is_plain(source)
+        if chunk and (full or monotonic() - asked > PATIENCE):
+            yield chunk
+            chunk, made = [], made + 1
+        if source is None:
+            yield None
+        asked = monotonic()
+    if chunk:
+        yield chunk
+
+
+def _is_plain(source: Source | None) -> TypeGuard[str | os.PathLike[str] | bytes]:
+    """Whether a source may be a small picture, as far as can be told before it is read."""
+    if isinstance(source, bytes):
+        return len(source) <= HELD
+    if isinstance(source, (str, os.PathLike)):
+        return not os.fsdecode(source).lower().endswith(VOLUME_SUFFIXES)
+    return False
 
 
 def _given(features: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
