@@ -26,6 +26,21 @@ class Unusable(NamedTuple):
     error: InputError
 
 
+def in_chunks(items: Iterable[Item | None], size: int) -> Iterator[list[Item] | None]:
+    """Lists of up to `size` items that follow each other; before a None, the items so far."""
+    chunk: list[Item] = []
+    for item in items:
+        if item is not None:
+            chunk.append(item)
+        if chunk and (item is None or len(chunk) == size):
+            yield chunk
+            chunk = []
+        if item is None:
+            yield None
+    if chunk:
+        yield chunk
+
+
 def in_order(
     work: Callable[[Item], Result], items: Iterable[Item | None], workers: int
 ) -> Iterator[Result]:
@@ -41,6 +56,7 @@ def each_in_order(
     work: Callable[[Item], Generator[Result, None, None]],
     items: Iterable[Item | None],
     workers: int,
+    stop: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """All that `work(item)` yields for each item, in order, on `workers` threads.
 
@@ -52,6 +68,8 @@ def each_in_order(
             a lock.
         items: taken in this thread, a few ahead of the results. A None among them means that the
             next item may be long in coming: what was begun is finished and yielded first.
+        stop: called in this thread at the end, before the threads are waited for: ends what one of
+            them may wait for.
 
     Closing the generator (Ctrl-C, a broken pipe) drops what has not begun and ends what has after
     its next result.
@@ -84,6 +102,7 @@ def each_in_order(
             yield from line.drain(waiting.popleft())
     finally:
         line.close()
+        stop()
         for _ in threads:
             tasks.put(None)
         if not sys.is_finalizing():  # then they never end

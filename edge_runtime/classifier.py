@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edge_runtime.batch import Budget, Reservation, Unusable, each_in_order
+from edge_runtime.batch import Budget, Reservation, Unusable, each_in_order, in_chunks
 from edge_runtime.decision.ood import OodDetector
 from edge_runtime.decision.prediction import (
     Prediction,
@@ -26,6 +26,7 @@ from edge_runtime.decision.study import study_answer
 from edge_runtime.errors import InputError, ModelError, UsageError, one_line
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.gray import as_gray
+from edge_runtime.imaging.kinds import kind_of
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
 from edge_runtime.imaging.preprocess import crop_box, preprocess
 from edge_runtime.imaging.readers import (
@@ -40,15 +41,18 @@ from edge_runtime.memory import give_back
 from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.load import read_model
+from edge_runtime.processes import Processes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edge_runtime.imaging.limits import Encoded, ImageSource
     from edge_runtime.model.metadata import ModelInfo
+    from edge_runtime.processes import Source
 
 
 SMALL = 16  # a file that needs less than this part of the limit is let in without being looked at
+CHUNK = 8  # sources that go to a process at once
 
 
 class _Outputs(NamedTuple):
@@ -90,6 +94,10 @@ class Classifier:
     ) -> None:
         self.model = model if isinstance(model, ModelFile) else read_model(model)
         self._backend, self._threads, self._limits = backend, threads, limits
+        self._settings = {
+            "model": self.model, "backend": backend, "threads": threads, "limits": limits,
+            "min_confidence": min_confidence, "plane": plane, "volume": volume,
+        }  # fmt: skip
         if not 0 <= min_confidence <= 1:
             raise UsageError(f"min_confidence {min_confidence} is no probability between 0 and 1")
         if plane not in PLANES:
@@ -170,6 +178,7 @@ class Classifier:
         *,
         workers: int = 1,
         heatmaps: Path | None = None,
+        processes: bool = False,
     ) -> Iterator[Prediction]:
         """Classify every slice of every source, in order; a bad input becomes an answer with
         status error.
@@ -181,6 +190,10 @@ class Classifier:
                 that together would need more memory than the limits allow for one wait for each
                 other.
             heatmaps: see `classify_slices`.
+            processes: from the 1,000th file on, each worker starts a Python process of its own,
+                which classifies what is one small slice: faster, for about 100 MiB of memory each.
+                Answers are the same. A file that kills a process becomes an answer with status
+                error. Where no process can be started, and for heatmaps, the threads go on.
 
         Returns:
             The answers, in the order of the sources, as they are known.
@@ -190,8 +203,27 @@ class Classifier:
         """
         if workers < 1:
             raise UsageError(f"{workers} workers: need at least one")
+        if processes and workers > 1 and heatmaps is None:
+            chunks: Iterator[list[Source] | None] = in_chunks(sources, CHUNK)
+            with Processes(self._chunk, self.failure, self._settings) as pool:
+                yield from each_in_order(pool.work, chunks, workers, pool.stop)
+            return
         work = partial(self._answers, heatmaps=heatmaps, alone=workers == 1)
         yield from each_in_order(work, sources, workers)
+
+    def classify_small(self, paths: Iterable[str]) -> Iterator[Prediction | None]:
+        """Classify files that are one slice and need so little memory that several at once do not
+        count.
+
+        Returns:
+            An answer for each, in their order; None for another file, or one that cannot be used:
+            ask for `classify_slices`, which says why.
+        """
+        for path in paths:
+            try:
+                yield self._small(path)
+            except Exception:  # told by whoever asks again
+                yield None
 
     def classify_study(
         self,
@@ -240,6 +272,22 @@ class Classifier:
                 yield from self._in_turn(source, heatmaps)
         except InputError as error:
             yield self.failure(source, error)
+
+    def _chunk(self, sources: Iterable[Source]) -> Generator[Prediction, None, None]:
+        for source in sources:
+            yield from self._answers(source, heatmaps=None, alone=False)
+
+    def _small(self, path: str) -> Prediction | None:
+        limits, little = self._limits, self._limits.max_memory // SMALL
+        if size_of(path, limits) >= little:
+            return None
+        data = read_any(path, limits)
+        if kind_of(data) is None:  # a gzip file would be unpacked
+            return None
+        stack = open_slices(data, limits, self._plane, self._volume)
+        if stack.length != 1 or stack.memory > little:
+            return None
+        return next(self._each(path, hashlib.sha256(data).hexdigest(), numbered(stack), None))
 
     def _in_turn(self, source: Encoded, heatmaps: Path | None) -> Iterator[Prediction]:
         """As `classify_slices`, once there is memory for this source beside the others."""

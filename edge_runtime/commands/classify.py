@@ -161,7 +161,7 @@ def _answers(
             yield classifier.classify_study(word, expand([word], True, sys.stdin, _say), **how)
     else:
         words = expand(paths, options["recursive"], sys.stdin, _say)
-        yield from classifier.classify_many(words, **how)
+        yield from classifier.classify_many(words, **how, processes=True)
 
 
 def _studies(paths: Iterable[str]) -> Iterator[str]:
