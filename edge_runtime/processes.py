@@ -224,7 +224,7 @@ class _Process:
         try:
             shapes = json.loads(self._replies.readline(MOST_REPLY))
             answers = [None if shape is None else _answer(shape) for shape in shapes]
-        except (ValueError, TypeError, KeyError):  # nothing, or nonsense
+        except (ValueError, TypeError, KeyError, RecursionError):  # nothing, or nonsense
             raise _DiedError from None
         if len(answers) != len(files):
             raise _DiedError
