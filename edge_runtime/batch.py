@@ -26,21 +26,6 @@ class Unusable(NamedTuple):
     error: InputError
 
 
-def in_chunks(items: Iterable[Item | None], size: int) -> Iterator[list[Item] | None]:
-    """Lists of up to `size` items that follow each other; before a None, the items so far."""
-    chunk: list[Item] = []
-    for item in items:
-        if item is not None:
-            chunk.append(item)
-        if chunk and (item is None or len(chunk) == size):
-            yield chunk
-            chunk = []
-        if item is None:
-            yield None
-    if chunk:
-        yield chunk
-
-
 def in_order(
     work: Callable[[Item], Result], items: Iterable[Item | None], workers: int
 ) -> Iterator[Result]:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 
-from edge_runtime.batch import Budget, Reservation, Unusable, each_in_order, in_chunks
+from edge_runtime.batch import Budget, Reservation, Unusable, each_in_order
 from edge_runtime.decision.ood import OodDetector
 from edge_runtime.decision.prediction import (
     Prediction,
     Status,
     below_threshold,
     failure,
-    probabilities,
+    softmax,
     status_of,
 )
 from edge_runtime.decision.study import study_answer
 from edge_runtime.errors import InputError, ModelError, UsageError, one_line
+from edge_runtime.imaging.decode import decode_kind
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.gray import as_gray
-from edge_runtime.imaging.kinds import kind_of
-from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
+from edge_runtime.imaging.kinds import VOLUME_SUFFIXES, kind_of
+from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits, read_source
 from edge_runtime.imaging.preprocess import crop_box, preprocess
 from edge_runtime.imaging.readers import (
     numbered,
@@ -52,14 +55,25 @@ if TYPE_CHECKING:
 
 
 SMALL = 16  # a file that needs less than this part of the limit is let in without being looked at
-CHUNK = 8  # sources that go to a process at once
+CHUNK = 8  # small pictures that go through each step together
+MESSAGE = 32  # sources that a process is asked for at once
+HELD = 1 << 18  # bytes of an encoded picture in memory that may wait for others
+PATIENCE = 1e-3  # seconds: a source that was longer in coming waits for no other
+
+
+class _Input(NamedTuple):
+    """A picture as the model sees it, what the answer calls it, and the digest of its file."""
+
+    name: str
+    pixels: npt.NDArray[np.uint8]
+    digest: str
 
 
 class _Outputs(NamedTuple):
-    """What the graph gave for one slice, and whether it is out-of-distribution."""
+    """What the graph gave for one slice."""
 
     logits: npt.NDArray[np.float32]
-    is_ood: bool
+    features: npt.NDArray[np.float32] | None
     class_maps: npt.NDArray[np.float32] | None
 
 
@@ -104,11 +118,18 @@ class Classifier:
             raise UsageError(f"plane {plane!r} is none of {', '.join(PLANES)}")
         self._min_confidence, self._plane, self._volume = min_confidence, plane, volume
         self._memory = Budget(limits.max_memory)  # a file that needs more is alone
+        part = limits.max_memory // SMALL
+        self._small = replace(
+            limits, max_bytes=min(limits.max_bytes, part), max_memory=min(limits.max_memory, part)
+        )
         ood = self.info.ood
         self._ood_detector = None if ood is None else OodDetector.from_json(ood)
+        self._tag = self.model.tag
+        self._thresholds = {label: self.threshold(label) for label in self.info.labels}
         self._idle: list[Graph] = []  # two threads must never share an interpreter
-        with self._graph() as graph:
-            self._check_features(graph)
+        graph = self._take_graph()
+        self._check_features(graph)
+        self._idle.append(graph)
 
     @property
     def info(self) -> ModelInfo:
@@ -142,8 +163,12 @@ class Classifier:
         """
         if isinstance(source, np.ndarray):
             return next(self._array(source, value_range, None))
-        answers = self.classify_slices(source)
-        answer = next(answers)
+        name, data = _name(source), read_any(source, self._limits)
+        picture = self._picture(name, data, self._limits)
+        if picture is not None:
+            return self._answer(name, None, picture.digest, self._run(picture.pixels, False))
+        parts = slices_of(data, self._limits, self._plane, self._volume)
+        answer = next(self._each(name, sha256(data).hexdigest(), parts, None))
         if answer.slice is not None:
             raise InputError("holds several slices: ask for classify_slices")
         return answer
@@ -169,8 +194,7 @@ class Classifier:
             return
         data = read_any(source, self._limits)
         parts = slices_of(data, self._limits, self._plane, self._volume)
-        digest = hashlib.sha256(data).hexdigest()
-        yield from self._each(_name(source), digest, parts, heatmaps)
+        yield from self._each(_name(source), sha256(data).hexdigest(), parts, heatmaps)
 
     def classify_many(
         self,
@@ -184,8 +208,9 @@ class Classifier:
         status error.
 
         Args:
-            sources: taken a few ahead of the answers; see `commands.inputs.expand` for those that
-                are known to be unusable, and `batch.each_in_order` for a None.
+            sources: taken a few ahead of the answers, of small pictures up to CHUNK for each that
+                `batch.each_in_order` takes; see there for a None, behind which nothing is waited
+                for, and `commands.inputs.expand` for those that are known to be unusable.
             workers: threads that decode and classify, each with an interpreter of its own. Files
                 that together would need more memory than the limits allow for one wait for each
                 other.
@@ -203,15 +228,16 @@ class Classifier:
         """
         if workers < 1:
             raise UsageError(f"{workers} workers: need at least one")
+        work = partial(self._chunk, heatmaps=heatmaps, alone=workers == 1)
         if processes and workers > 1 and heatmaps is None:
-            chunks: Iterator[list[Source] | None] = in_chunks(sources, CHUNK)
-            with Processes(self._chunk, self.failure, self._settings) as pool:
+            with Processes(work, self.failure, self._settings) as pool:
+                chunks = _chunks(sources, workers, MESSAGE)
                 yield from each_in_order(pool.work, chunks, workers, pool.stop)
             return
-        work = partial(self._answers, heatmaps=heatmaps, alone=workers == 1)
-        yield from each_in_order(work, sources, workers)
+        most = CHUNK if heatmaps is None else 1
+        yield from each_in_order(work, _chunks(sources, workers, most), workers)
 
-    def classify_small(self, paths: Iterable[str]) -> Iterator[Prediction | None]:
+    def classify_small(self, paths: Sequence[str]) -> list[Prediction | None]:
         """Classify files that are one slice and need so little memory that several at once do not
         count.
 
@@ -219,11 +245,18 @@ class Classifier:
             An answer for each, in their order; None for another file, or one that cannot be used:
             ask for `classify_slices`, which says why.
         """
-        for path in paths:
-            try:
-                yield self._small(path)
-            except Exception:  # told by whoever asks again
-                yield None
+        pictures = self._pictures(paths)
+        outputs, _ = self._run_all(pictures)
+        answers: list[Prediction | None] = []
+        for path, picture, seen in zip(paths, pictures, outputs, strict=True):
+            answer = None
+            with suppress(Exception):  # it is told by whoever asks again
+                if picture is None:
+                    answer = self._small_slice(path)
+                elif seen is not None:
+                    answer = self._answer(path, None, picture.digest, seen)
+            answers.append(answer)
+        return answers
 
     def classify_study(
         self,
@@ -247,8 +280,7 @@ class Classifier:
             UsageError: no worker.
         """
         answers = list(self.classify_many(sources, workers=workers, heatmaps=heatmaps))
-        thresholds = {label: self.threshold(label) for label in self.info.labels}
-        return study_answer(name, answers, thresholds, self.model.tag)
+        return study_answer(name, answers, self._thresholds, self._tag)
 
     def failure(self, source: ImageSource, error: InputError) -> Prediction:
         """The answer with status error for an input that cannot be used.
@@ -256,10 +288,80 @@ class Classifier:
         Returns:
             An answer whose `error` is one line.
         """
-        return failure(_name(source), self.model.tag, one_line(error))
+        return failure(_name(source), self._tag, one_line(error))
+
+    def _chunk(
+        self, sources: Sequence[Source], heatmaps: Path | None = None, alone: bool = True
+    ) -> Generator[Prediction, None, None]:
+        """The answers for several sources, in order, errors among them.
+
+        Small pictures take each step one after the other, so that the processor's caches hold its
+        code and data. All else goes alone when its turn comes, and so does what fails on the way.
+        """
+        plain = heatmaps is None and any(map(_is_plain, sources))
+        pictures = self._pictures(sources) if plain else [None] * len(sources)
+        outputs, problem = self._run_all(pictures)
+        for source, picture, seen in zip(sources, pictures, outputs, strict=True):
+            if picture is None:
+                yield from self._answers(source, heatmaps, alone)
+            elif seen is None:
+                raise problem or AssertionError
+            else:
+                try:
+                    answer = self._answer(picture.name, None, picture.digest, seen)
+                except InputError as error:
+                    answer = failure(picture.name, self._tag, one_line(error))
+                yield answer
+
+    def _pictures(self, sources: Sequence[Source]) -> list[_Input | None]:
+        """The model's inputs for those that are small pictures. One is decoded at a time."""
+        with self._memory.taken(self._small.max_bytes + self._small.max_memory):
+            return [self._small_picture(source) for source in sources]
+
+    def _small_picture(self, source: Source) -> _Input | None:
+        """The model's input; None for a source that is no small picture, or none at all: what is
+        wrong with it is told when its turn comes."""
+        if not _is_plain(source):
+            return None
+        try:
+            data = read_source(source, self._small)
+            return self._picture(_name(source), data, self._small)
+        except Exception:
+            return None
+
+    def _picture(self, name: str, data: bytes, limits: ImageLimits) -> _Input | None:
+        """The model's input for a file that is a picture; None for one of another kind.
+
+        Raises:
+            InputError: a picture that cannot be used.
+        """
+        kind = kind_of(data)
+        if kind is None or not kind.is_picture:
+            return None
+        pixels = preprocess(decode_kind(data, kind, limits), self.info.preprocess)
+        return _Input(name, pixels, sha256(data).hexdigest())
+
+    def _run_all(
+        self, pictures: Sequence[_Input | None]
+    ) -> tuple[list[_Outputs | None], Exception | None]:
+        """What the graph gives for each picture, up to the first that it fails on, and how."""
+        outputs: list[_Outputs | None] = [None] * len(pictures)
+        if not any(pictures):
+            return outputs, None
+        try:
+            graph = self._take_graph()
+            try:
+                for i, picture in enumerate(pictures):
+                    if picture is not None:
+                        outputs[i] = _Outputs(graph.run(picture.pixels), graph.features(), None)
+            finally:
+                self._idle.append(graph)
+        except Exception as error:  # which comes behind the answers before it
+            return outputs, error
+        return outputs, None
 
     def _answers(
-        self, source: ImageSource | Unusable, heatmaps: Path | None, alone: bool
+        self, source: Source, heatmaps: Path | None, alone: bool
     ) -> Generator[Prediction, None, None]:
         """The answers for one source, errors among them."""
         if isinstance(source, Unusable):
@@ -273,21 +375,16 @@ class Classifier:
         except InputError as error:
             yield self.failure(source, error)
 
-    def _chunk(self, sources: Iterable[Source]) -> Generator[Prediction, None, None]:
-        for source in sources:
-            yield from self._answers(source, heatmaps=None, alone=False)
-
-    def _small(self, path: str) -> Prediction | None:
-        limits, little = self._limits, self._limits.max_memory // SMALL
-        if size_of(path, limits) >= little:
+    def _small_slice(self, path: str) -> Prediction | None:
+        """The answer for a small file of one slice that is no picture; None for another."""
+        data = read_any(path, self._small)
+        kind = kind_of(data)  # not of a gzip file, which would have to be unpacked
+        if kind is None or kind.is_picture:
             return None
-        data = read_any(path, limits)
-        if kind_of(data) is None:  # a gzip file would be unpacked
+        stack = open_slices(data, self._small, self._plane, self._volume)
+        if stack.length != 1:
             return None
-        stack = open_slices(data, limits, self._plane, self._volume)
-        if stack.length != 1 or stack.memory > little:
-            return None
-        return next(self._each(path, hashlib.sha256(data).hexdigest(), numbered(stack), None))
+        return next(self._each(path, sha256(data).hexdigest(), numbered(stack), None))
 
     def _in_turn(self, source: Encoded, heatmaps: Path | None) -> Iterator[Prediction]:
         """As `classify_slices`, once there is memory for this source beside the others."""
@@ -313,7 +410,7 @@ class Classifier:
         if large or stack.memory > self._limits.max_memory // SMALL:
             memory.become(stack.memory + (0 if data is source else len(data)))
             give_back()
-        digest = hashlib.sha256(data).hexdigest()
+        digest = sha256(data).hexdigest()
         yield from self._each(_name(source), digest, numbered(stack), heatmaps)
 
     def _array(
@@ -323,37 +420,34 @@ class Classifier:
         heatmaps: Path | None,
     ) -> Iterator[Prediction]:
         gray = as_gray(source, value_range)
-        digest = hashlib.sha256(np.ascontiguousarray(source).view(np.uint8).data).hexdigest()
+        digest = sha256(np.ascontiguousarray(source).view(np.uint8).data).hexdigest()
         yield from self._each(_name(source), digest, iter([Slice(None, gray)]), heatmaps)
 
     def _each(
         self, name: str, digest: str, parts: Iterator[Slice], heatmaps: Path | None
     ) -> Iterator[Prediction]:
         for part in parts:
-            outputs = self._run(part.gray, heatmaps is not None)
-            answer = self._answer(name, part, digest, outputs)
+            pixels = preprocess(part.gray, self.info.preprocess)
+            outputs = self._run(pixels, heatmaps is not None)
+            answer = self._answer(name, part.number, digest, outputs)
             yield answer if heatmaps is None else self._drawn(answer, part, outputs, heatmaps)
 
-    @contextmanager
-    def _graph(self) -> Iterator[Graph]:
-        """An interpreter for as long as it is needed; the list's pop and append are atomic."""
+    def _take_graph(self) -> Graph:
+        """An interpreter, to be appended to the idle ones when it is no longer needed; the list's
+        pop and append are atomic."""
         try:
-            graph = self._idle.pop()
+            return self._idle.pop()
         except IndexError:
-            graph = open_graph(self.model, self._backend, self._threads)
+            return open_graph(self.model, self._backend, self._threads)
+
+    def _run(self, pixels: npt.NDArray[np.uint8], class_maps: bool) -> _Outputs:
+        """What the graph gives for a preprocessed slice."""
+        graph = self._take_graph()
         try:
-            yield graph
+            logits = graph.run(pixels)
+            return _Outputs(logits, graph.features(), graph.class_maps() if class_maps else None)
         finally:
             self._idle.append(graph)
-
-    def _run(self, gray: npt.NDArray[np.uint8], class_maps: bool) -> _Outputs:
-        pixels = preprocess(gray, self.info.preprocess)
-        with self._graph() as graph:
-            logits = graph.run(pixels)
-            is_ood = self._ood_detector is not None and bool(
-                self._ood_detector.is_ood(_given(graph.features()))
-            )
-            return _Outputs(logits, is_ood, graph.class_maps() if class_maps else None)
 
     def _check_features(self, graph: Graph) -> None:
         """The check for out-of-distribution inputs must fit the graph's features, before any
@@ -365,12 +459,14 @@ class Classifier:
         if _given(graph.features()).shape != self._ood_detector.mean.shape:
             raise ModelError("the graph's features are not what its metadata says")
 
-    def _answer(self, name: str, part: Slice, digest: str, outputs: _Outputs) -> Prediction:
-        by_label = probabilities(outputs.logits, self.info.temperature)
-        best = int(by_label.argmax())
-        label, confidence = self.info.labels[best], float(by_label[best])
-        threshold = self.threshold(label)
-        status = status_of(confidence, threshold, outputs.is_ood)
+    def _answer(self, name: str, number: int | None, digest: str, outputs: _Outputs) -> Prediction:
+        info, detector = self.info, self._ood_detector
+        by_label = softmax(outputs.logits.tolist(), info.temperature)
+        confidence = max(by_label)
+        label = info.labels[by_label.index(confidence)]
+        threshold = self._thresholds[label]
+        is_ood = detector is not None and detector.is_outside(_given(outputs.features))
+        status = status_of(confidence, threshold, is_ood)
         reason = None
         if status is Status.UNFAMILIAR:
             reason = "unlike the slices that the model learned from"
@@ -382,19 +478,17 @@ class Classifier:
             label=label if status is Status.OK else None,
             raw_label=label,
             confidence=confidence,
-            probabilities=dict(zip(self.info.labels, by_label.tolist(), strict=True)),
+            probabilities=dict(zip(info.labels, by_label, strict=True)),
             reason=reason,
             sha256=digest,
-            model=self.model.tag,
-            slice=part.number,
+            model=self._tag,
+            slice=number,
         )
 
     def _drawn(
         self, answer: Prediction, part: Slice, outputs: _Outputs, folder: Path
     ) -> Prediction:
         """The answer with the overlay that was written for it."""
-        from dataclasses import replace
-
         from edge_runtime.decision.heatmap import overlay, write_overlay
 
         if outputs.class_maps is None:
@@ -403,6 +497,40 @@ class Classifier:
         picture = overlay(part.gray, heat, crop_box(part.gray, self.info.preprocess))
         path = write_overlay(folder, answer.input, part.number, answer.sha256 or "", picture)
         return replace(answer, heatmap=path)
+
+
+def _chunks(
+    sources: Iterable[Source | None], workers: int, most: int
+) -> Iterator[list[Source] | None]:
+    """The sources that go together, at most so many, and each None.
+
+    One that is no small picture ends its chunk, since it may be large or long; and one that was
+    long in coming, since the next may be. The first chunks are short, so that the first answer
+    comes early and a short list keeps all workers busy.
+    """
+    chunk: list[Source] = []
+    made, asked = 0, monotonic()
+    for source in sources:
+        if source is not None:
+            chunk.append(source)
+        full = len(chunk) >= min(most, 1 + made // workers) or not _is_plain(source)
+        if chunk and (full or monotonic() - asked > PATIENCE):
+            yield chunk
+            chunk, made = [], made + 1
+        if source is None:
+            yield None
+        asked = monotonic()
+    if chunk:
+        yield chunk
+
+
+def _is_plain(source: Source | None) -> TypeGuard[str | os.PathLike[str] | bytes]:
+    """Whether a source may be a small picture, as far as can be told before it is read."""
+    if isinstance(source, bytes):
+        return len(source) <= HELD
+    if isinstance(source, (str, os.PathLike)):
+        return not os.fsdecode(source).lower().endswith(VOLUME_SUFFIXES)
+    return False
 
 
 def _given(features: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:

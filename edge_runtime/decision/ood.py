@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,6 +69,42 @@ class OodDetector:
         outside: npt.NDArray[np.bool_] = ~(self.score(features) <= self.threshold)
         return outside
 
+    def is_outside(self, features: npt.NDArray[np.floating[Any]]) -> bool:
+        """`is_ood` of one slice (F features) in fewer calls, most of which cost more than their
+        arithmetic: the two rules are held against bounds of their own, between which the score
+        decides."""
+        standard = np.subtract(features, self.mean)
+        standard /= self.scale
+        gaps = standard @ self.whiten - self.centers
+        gaps *= gaps
+        distance = min(np.add.reduce(gaps, axis=-1).tolist()) + 1e-9
+        turned = float(standard @ self._turn) + self._constant
+        near, far, level, turned_far = self._bounds
+        if distance < near and turned < level:
+            return False
+        if distance > far or turned > turned_far:
+            return True
+        return bool(self.is_ood(features))  # so does it for what is no number
+
+    @cached_property
+    def _turn(self) -> Floats:
+        return self.turn[:-1]
+
+    @cached_property
+    def _constant(self) -> float:
+        return float(self.turn[-1])
+
+    @cached_property
+    def _bounds(self) -> tuple[float, float, float, float]:
+        """Below the first, the score of a distance is certainly not above the threshold, and above
+        the second it certainly is; so with the others for the turn rule. They lie a million times
+        further apart than what rounding may change."""
+        centre, spread, turn_centre, turn_spread = self.levels.tolist()
+        log, turn = centre + self.threshold * spread, turn_centre + self.threshold * turn_spread
+        loose = 1e-9 * (1 + abs(centre) + abs(self.threshold) * spread)
+        turn_loose = 1e-9 * (1 + abs(turn_centre) + abs(self.threshold) * turn_spread)
+        return _exp(log - loose), _exp(log + loose), turn - turn_loose, turn + turn_loose
+
     def to_json(self) -> dict[str, Any]:
         """The field `ood` of `model.json`: arrays in base64 (little-endian float32; the
         large matrix in float16)."""
@@ -113,6 +151,13 @@ class OodDetector:
 
 _ARRAYS = {"mean": "<f4", "scale": "<f4", "whiten": "<f2", "centers": "<f4", "turn": "<f4",
            "levels": "<f4"}  # fmt: skip
+
+
+def _exp(power: float) -> float:
+    try:
+        return math.exp(power)
+    except OverflowError:
+        return math.inf
 
 
 def _pack(values: Floats, kind: str) -> str:

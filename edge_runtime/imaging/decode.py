@@ -17,7 +17,7 @@ from edge_runtime.errors import InputError
 from edge_runtime.imaging.geometry import turned
 from edge_runtime.imaging.gray import BAND, SAMPLE, as_gray
 from edge_runtime.imaging.headers import MAX_SCANS, TOO_SHORT, Header
-from edge_runtime.imaging.kinds import picture_kind, refusal
+from edge_runtime.imaging.kinds import Kind, picture_kind, refusal
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits, read_source
 from edge_runtime.imaging.preprocess import NARROW
 from edge_runtime.imaging.stack import Stack
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Gray = npt.NDArray[np.uint8]
 
 MAX_SCANNED = 500_000_000  # pixels times scans of a JPEG
+_UINT8 = np.dtype(np.uint8).num
 
 
 def read_header(data: bytes) -> Header | None:
@@ -39,8 +40,10 @@ def read_header(data: bytes) -> Header | None:
     A known signature with a damaged header gives a size of 0×0.
     """
     kind = picture_kind(data)
-    if kind is None:
-        return None
+    return None if kind is None else _header(data, kind)
+
+
+def _header(data: bytes, kind: Kind) -> Header:
     try:
         header: Header | None = _function(kind.header)(data)
     except TOO_SHORT:
@@ -92,8 +95,20 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Gray:
         InputError: not a supported format or kind of it, too many pixels, too much memory,
             truncated or damaged.
     """
-    header, _ = _checked(data, limits)
-    return _gray(data, header)
+    kind = picture_kind(data)
+    if kind is None:
+        raise InputError(refusal(data))
+    return decode_kind(data, kind, limits)
+
+
+def decode_kind(data: bytes, kind: Kind, limits: ImageLimits) -> Gray:
+    """As `decode`, of a picture whose kind is known.
+
+    Raises:
+        InputError: as `decode`.
+    """
+    header, _ = _checked(data, kind, limits)
+    return _gray(data, kind, header)
 
 
 def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> Stack:
@@ -105,16 +120,17 @@ def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> St
     Raises:
         InputError: as `decode`, what the header tells at once.
     """
-    header, memory = _checked(data, limits)
-    return Stack(1, memory, (_gray(data, header) for _ in range(1)))
+    kind = picture_kind(data)
+    if kind is None:
+        raise InputError(refusal(data))
+    header, memory = _checked(data, kind, limits)
+    return Stack(1, memory, (_gray(data, kind, header) for _ in range(1)))
 
 
-def _checked(data: bytes, limits: ImageLimits) -> tuple[Header, int]:
+def _checked(data: bytes, kind: Kind, limits: ImageLimits) -> tuple[Header, int]:
     """The header of a picture that may be decoded, and the bytes that it takes; what is damaged,
     not supported or too costly is refused before a decoder runs."""
-    header = read_header(data)
-    if header is None:
-        raise InputError(refusal(data))
+    header = _header(data, kind)
     if header.width <= 0 or header.height <= 0:
         raise InputError(f"truncated or damaged {header.format} image")
     pixels = header.width * header.height
@@ -135,33 +151,30 @@ def _checked(data: bytes, limits: ImageLimits) -> tuple[Header, int]:
     return header, need
 
 
-def _gray(data: bytes, header: Header) -> Gray:
-    import cv2
-
-    _silence(cv2)
+def _gray(data: bytes, kind: Kind, header: Header) -> Gray:
+    cv2 = _opencv()
     try:
         with quiet_c_stderr:
-            pixels = _decoded(data, cv2)
+            pixels = _decoded(data, kind, cv2)
     except cv2.error:
         pixels = None
     if pixels is None:
         raise InputError(_undecoded(header, cv2))
-    if pixels.dtype == np.uint8 and pixels.flags.c_contiguous:
+    if pixels.dtype.num == _UINT8 and pixels.flags.c_contiguous:
         gray: Gray = pixels
         return gray
     return as_gray(pixels)
 
 
-def _decoded(data: bytes, cv2: Any) -> Any:
+def _decoded(data: bytes, kind: Kind, cv2: Any) -> Any:
     """The values of a picture in their own depth, or None."""
-    kind = picture_kind(data)
-    if kind is not None and kind.pixels:
+    if kind.pixels:
         return _function(kind.pixels)(data)
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
-    plain, turn = data, 1  # OpenCV turns it by itself
-    if kind is not None and kind.repair:
-        flags |= cv2.IMREAD_IGNORE_ORIENTATION
-        plain, turn = _function(kind.repair)(data)
+    if not kind.repair:  # OpenCV turns it by itself
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    plain, turn = _function(kind.repair)(data)
+    flags |= cv2.IMREAD_IGNORE_ORIENTATION
     pixels = cv2.imdecode(np.frombuffer(plain, np.uint8), flags)
     if turn == 1 or pixels is None:
         return pixels
@@ -194,10 +207,12 @@ def load_gray(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Gray
     return decode(read_source(source, limits), limits)
 
 
-def _silence(cv2: Any) -> None:
-    """Keep OpenCV's decoders from writing about bad files to stderr."""
-    if not getattr(_silence, "done", False):
-        logging = getattr(getattr(cv2, "utils", None), "logging", cv2)  # cv2 itself: OpenCV 4
-        if hasattr(logging, "setLogLevel"):
-            logging.setLogLevel(0)
-        _silence.done = True  # type: ignore[attr-defined]
+@cache
+def _opencv() -> Any:
+    """OpenCV, whose decoders do not write about bad files to stderr."""
+    import cv2
+
+    logging = getattr(getattr(cv2, "utils", None), "logging", cv2)  # cv2 itself: OpenCV 4
+    if hasattr(logging, "setLogLevel"):
+        logging.setLogLevel(0)
+    return cv2

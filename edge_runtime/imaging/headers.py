@@ -83,6 +83,9 @@ def png_header(data: bytes) -> Header | None:
 # Start-of-frame markers; C4 (tables), C8 (reserved) and CC (arithmetic conditioning) are not.
 # F7 is the one of JPEG-LS, which stands in DICOM files.
 _SOF = (frozenset(range(0xC0, 0xD0)) | {0xF7}) - {0xC4, 0xC8, 0xCC}
+# Tables, comments and metadata, of which nothing is read; E1 may turn the picture.
+_PASSED = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}) - {0xE1}
+_FRAME = struct.Struct(">BHHB").unpack_from
 _MARKER = re.compile(rb"\xff([^\x00\xff])")  # as libjpeg finds it; fill bytes before it are FF
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # the others come in several passes, or whole
 _JPEG_RARE = {0xC3: "a lossless JPEG", 0xC9: "an arithmetic-coded JPEG",
@@ -100,6 +103,9 @@ def jpeg_header(data: bytes) -> Header | None:
     at, start, turned = 2, None, False
     for segments in range(MAX_SEGMENTS):
         marker = data[at + 1]
+        if marker in _PASSED and data[at] == 0xFF:  # as most are
+            at += 2 + (data[at + 2] << 8 | data[at + 3])
+            continue
         if data[at] == 0xFF and 0x00 < marker < 0xFF:
             at += 2
         else:
@@ -126,7 +132,7 @@ def _jpeg_start(
     data: bytes, marker: int, at: int, scan: int, turned: bool, segments: int
 ) -> Header | None:
     """What a start of frame (its marker and place) and the place of the first scan tell."""
-    bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 2)
+    bits, height, width, channels = _FRAME(data, at + 2)
     if bits == 8 and marker in (0xC0, 0xC1, 0xC2) and channels in (1, 3, 4):
         unsupported = ""
     elif marker == 0xF7:

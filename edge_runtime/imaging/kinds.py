@@ -105,6 +105,8 @@ KINDS = (
 _PICTURES = tuple(kind for kind in KINDS if kind.is_picture)
 PICTURE_SUFFIXES = tuple(suffix for kind in _PICTURES for suffix in kind.suffixes)
 SUFFIXES = tuple(suffix for kind in KINDS for suffix in (*kind.suffixes, *kind.halves))
+VOLUME_SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix not in PICTURE_SUFFIXES)
+_HALVES = tuple(suffix for kind in KINDS for suffix in kind.halves)
 
 
 def kinds_in_words() -> str:
@@ -152,7 +154,9 @@ def halves_of(name: str) -> tuple[str, ...]:
     """The two suffixes of files such as this one, that hold half of a volume by their names, the
     header's first; none for other names."""
     lower = name.lower()
-    return next((kind.halves for kind in KINDS if kind.halves and lower.endswith(kind.halves)), ())
+    if not lower.endswith(_HALVES):  # nearly every name
+        return ()
+    return next(kind.halves for kind in KINDS if kind.halves and lower.endswith(kind.halves))
 
 
 def other_halves(name: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@ stream within them."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 PIECE = 1 << 16  # bytes that are read at once where a size is not known
+# O_NONBLOCK: opening a FIFO that nobody writes to must not hang. O_BINARY is of Windows.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,19 @@ def read_file(path: str | os.PathLike[str], limits: ImageLimits = DEFAULT_LIMITS
         InputError: missing, unreadable, not a regular file, empty or too large.
     """
     try:
-        with _opened(path) as stream:
-            status = os.fstat(stream.fileno())
+        descriptor = os.open(path, _READ)
+        try:
+            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise InputError("not a regular file")
-            _check_size(status.st_size, limits)
-            data = _read_all(stream.read, status.st_size + 1, limits)
+                raise _irregular(status.st_mode)
+            size = status.st_size
+            _check_size(size, limits)
+            # One more than there should be. A stream's layers would cost more than a small file.
+            data = os.read(descriptor, size + 1)
+            if len(data) != size:
+                data = _read_all(lambda most: os.read(descriptor, most), limits, data)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise InputError("no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
@@ -70,15 +80,21 @@ def first_bytes(path: str | os.PathLike[str]) -> bytes:
         InputError: it may not be read.
     """
     try:
-        with _opened(path) as stream:
-            return stream.read(HEAD) if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else b""
+        descriptor = os.open(path, _READ)
+        try:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            return os.read(descriptor, HEAD) if regular else b""
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}") from None
 
 
-def _opened(path: str | os.PathLike[str]) -> io.FileIO:
-    # O_NONBLOCK: opening a FIFO that nobody writes to must not hang.
-    return open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb", buffering=0)
+def _irregular(mode: int) -> Exception:
+    """Why what is no regular file is not read."""
+    if stat.S_ISDIR(mode):
+        return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return InputError("not a regular file")
 
 
 def read_source(source: Encoded, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
@@ -98,7 +114,7 @@ def read_source(source: Encoded, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
         return read_file(source, limits)
     elif callable(getattr(source, "read", None)):
         try:
-            data = _read_all(source.read, PIECE, limits)
+            data = _read_all(source.read, limits)
         except InputError:
             raise
         except Exception as error:  # whatever a stream of the caller's raises where it fails
@@ -117,26 +133,26 @@ def _check_size(size: int, limits: ImageLimits) -> None:
         raise InputError(f"larger than the limit of {words}")
 
 
-def _read_all(read: Callable[[int], Any], first: int, limits: ImageLimits) -> bytes:
+def _read_all(read: Callable[[int], Any], limits: ImageLimits, first: bytes = b"") -> bytes:
     """All that a stream gives, asked for in pieces: a read makes room for what it asks for.
 
     Args:
-        first: bytes to ask for first; a file may have grown since its size was looked up.
+        first: what it gave already; a file may be longer than its size says, or come in parts.
     """
-    whole, buffer, wanted = b"", None, first
+    _check_size(len(first), limits)
+    whole, buffer = first, None
     while True:
         size = len(whole) if buffer is None else buffer.tell()
-        piece = read(min(wanted, limits.max_bytes + 1 - size))
+        piece = read(min(PIECE, limits.max_bytes + 1 - size))
         if not isinstance(piece, bytes):
             raise InputError("a stream that gives no bytes: open it in binary mode")
         if not piece:
             return whole if buffer is None else buffer.getvalue()
         _check_size(size + len(piece), limits)
-        if not whole:  # all of a file, as a rule
+        if not whole:
             whole = piece
         else:
             if buffer is None:
                 buffer = io.BytesIO()
                 buffer.write(whole)
             buffer.write(piece)
-        wanted = PIECE

@@ -11,6 +11,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,7 +37,14 @@ from edge_runtime.imaging.decode import decode, decode_memory, load_gray, read_h
 from edge_runtime.imaging.gray import as_gray, robust_range
 from edge_runtime.imaging.headers import MAX_CHUNKS, MAX_SEGMENTS
 from edge_runtime.imaging.kinds import unsupported_format
-from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits, read_file, read_source
+from edge_runtime.imaging.limits import (
+    DEFAULT_LIMITS,
+    MIB,
+    ImageLimits,
+    first_bytes,
+    read_file,
+    read_source,
+)
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 
 SUFFIXES = [".jpg", ".png", ".bmp", ".tiff", ".webp"]
@@ -733,6 +741,40 @@ def test_a_file_that_says_nothing_of_its_size_is_read_to_the_limit() -> None:
     assert len(read_file(maps)) > 1000
     with pytest.raises(InputError, match="larger than the limit"):
         read_file(maps, ImageLimits(max_bytes=1000))
+
+
+@pytest.mark.parametrize("size", [0, 1, 999, 1001, 5000])
+@pytest.mark.parametrize("part", [7, 1 << 20])
+def test_a_file_is_read_whole_whatever_its_size_says(
+    size: int, part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may grow or shrink meanwhile, or come in parts."""
+    data, read, status = bytes(range(250)) * 4, os.read, os.stat_result
+    (tmp_path / "file").write_bytes(data)
+    monkeypatch.setattr(os, "read", lambda descriptor, most: read(descriptor, min(most, part)))
+    mode = (tmp_path / "file").stat().st_mode
+    told = status((mode, 0, 0, 1, 0, 0, size, 0, 0, 0))
+    monkeypatch.setattr(os, "fstat", lambda descriptor: told)
+    assert read_file(tmp_path / "file") == data
+    with pytest.raises(InputError, match="larger than the limit"):
+        read_file(tmp_path / "file", ImageLimits(max_bytes=998))
+
+
+def test_reading_leaves_no_file_open(tmp_path: Path) -> None:
+    open_files = Path("/proc/self/fd")
+    if not open_files.exists():
+        pytest.skip("no /proc")
+    (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "fifo")
+    before = len(list(open_files.iterdir()))
+    for name in (".", "empty", "fifo", "nowhere"):
+        with suppress(InputError):
+            read_file(tmp_path / name)
+        with suppress(InputError):
+            first_bytes(tmp_path / name)
+    assert len(list(open_files.iterdir())) == before
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        read_file(tmp_path)
 
 
 NOISY = """

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from benchmarks.hostile.pictures import draw_slice
 from edge_runtime import Classifier, InputError, ModelError
 from edge_runtime.decision.ood import OodDetector
-from edge_runtime.decision.prediction import Status, below_threshold, status_of
+from edge_runtime.decision.prediction import (
+    Status,
+    below_threshold,
+    probabilities,
+    softmax,
+    status_of,
+)
 from edge_runtime.errors import UsageError
 from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
@@ -131,6 +137,56 @@ def test_features_that_are_no_numbers_are_out_of_distribution(value: float) -> N
         assert f.is_ood(x).tolist() == [False, True, False]
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_the_short_way_decides_as_the_score_does(data: st.DataObject) -> None:
+    """At the threshold too, a rounding away from it, and for what is no number."""
+    features, classes = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 6))
+    seed = data.draw(st.integers(0, 1000))
+    rng = np.random.default_rng(seed)
+    levels = st.floats(1e-3, 1e3) | st.floats(1e-300, 1e300)
+    f = detector(features, classes, seed, levels=np.array([
+        data.draw(st.floats(-1e3, 1e3)), data.draw(levels),
+        data.draw(st.floats(-1e3, 1e3)), data.draw(levels),
+    ]))  # fmt: skip
+    size = data.draw(st.sampled_from([0, 1e-3, 1.0, 30.0, 1e30]))
+    x = (rng.normal(size=features) * size).astype(np.float32)
+    if data.draw(st.booleans()):
+        odd = data.draw(st.sampled_from([np.nan, np.inf, -np.inf, 3e38]))
+        x[data.draw(st.integers(0, features - 1))] = odd
+    with np.errstate(all="ignore"):
+        score = float(f.score(x))
+        near = score if np.isfinite(score) else 0.0
+        thresholds = [near, np.nextafter(near, np.inf), np.nextafter(near, -np.inf), 0.0, 1e9,
+                      -1e9, data.draw(st.floats(allow_nan=False))]  # fmt: skip
+        thresholds += [near + near * step for step in (1e-15, -1e-15, 1e-12, -1e-12, 1e-8, -1e-8)]
+        for threshold in thresholds:
+            other = replace(f, threshold=float(threshold))
+            assert other.is_outside(x) == (not score <= threshold), threshold
+
+
+def test_the_score_is_asked_at_the_threshold_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    f, x = detector(), np.random.default_rng(1).normal(size=5)
+    score = float(f.score(x))
+    asked = []
+    monkeypatch.setattr(OodDetector, "is_ood", lambda self, x: asked.append(self.threshold))
+    for threshold in (score - 1e-3, score + 1e-3, score):
+        replace(f, threshold=threshold).is_outside(x)
+    assert asked == [score]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.floats(-1e4, 1e4, width=32) | st.floats(allow_nan=False, allow_infinity=False,
+             width=32), min_size=1, max_size=40),
+    st.floats(1e-6, 1e6) | st.integers(1, 9),
+)  # fmt: skip
+def test_softmax_is_probabilities_bit_for_bit(logits: list[float], temperature: float) -> None:
+    with np.errstate(over="ignore"):
+        wanted = probabilities(np.array(logits, np.float32), temperature).tolist()
+        assert softmax(logits, temperature) == wanted
+
+
 @pytest.mark.parametrize("confidence", [np.nan, np.inf])
 @pytest.mark.parametrize("threshold", [None, 0.0, 0.5])
 def test_a_confidence_that_is_no_number_is_never_enough(
@@ -149,7 +205,6 @@ def test_logits_that_are_no_numbers_are_an_error_of_the_slice(
         "edge_runtime.model.sessions._Graph.run",
         lambda self, pixels: np.array([0, value, 0, 1], np.float32),
     )
-    monkeypatch.setattr(OodDetector, "is_ood", lambda self, features: np.array(False))
     with pytest.raises(InputError, match="finite"):
         classifier.classify(draw_slice(3))
     answers = list(classifier.classify_many([draw_slice(3)]))

@@ -269,16 +269,16 @@ def test_a_model_error_reaches_the_caller(
         processes,
         "_CHILD",
         "from edge_runtime import classifier, ModelError\n"
-        "def fail(*_): raise ModelError('in the process')\n"
-        "classifier.Classifier._run = fail\n"
+        "def fail(self, some): return [None] * len(some), ModelError('in the process')\n"
+        "classifier.Classifier._run_all = fail\n"
         "from edge_runtime.worker import child; child()",
     )
     classifier = Classifier(limits=LIMITS)
 
-    def fail(*_: object) -> None:
-        raise ModelError("in the thread")
+    def fail(some: list) -> tuple[list, ModelError]:
+        return [None] * len(some), ModelError("in the thread")
 
-    monkeypatch.setattr(classifier, "_run", fail)
+    monkeypatch.setattr(classifier, "_run_all", fail)
     with pytest.raises(ModelError, match="in the thread"):
         list(classifier.classify_many([mixed / "00.jpg"], workers=2, processes=True))
     assert started.answered == []
@@ -310,9 +310,9 @@ def test_closing_does_not_wait_for_a_process_that_hangs(
         "from edge_runtime.worker import child; child()"
     )
     monkeypatch.setattr(processes, "_CHILD", code)
-    files = [str(mixed / "00.jpg")] * 8 + [str(mixed / "29.webp")] * 8
+    files = [str(mixed / "00.jpg")] * 9 + [str(mixed / "29.webp")] * 20
     answers = classifier.classify_many(files, workers=2, processes=True)
-    assert [next(answers).input for _ in range(8)] == files[:8]
+    assert [next(answers).input for _ in range(4)] == files[:4]  # in the first, short chunks
     answers.close()  # type: ignore[attr-defined]
     assert set(started.codes()) == {-signal.SIGKILL}
 
