@@ -216,7 +216,7 @@ class Classifier:
                 other.
             heatmaps: see `classify_slices`.
             processes: from the 1,000th file on, each worker starts a Python process of its own,
-                which classifies what is one small slice: faster, for about 100 MiB of memory each.
+                which classifies what is one small slice: faster, for the memory of so many programs.
                 Answers are the same. A file that kills a process becomes an answer with status
                 error. Where no process can be started, and for heatmaps, the threads go on.
 
@@ -230,7 +230,12 @@ class Classifier:
             raise UsageError(f"{workers} workers: need at least one")
         work = partial(self._chunk, heatmaps=heatmaps, alone=workers == 1)
         if processes and workers > 1 and heatmaps is None:
-            with Processes(work, self.failure, self._settings) as pool:
+            share = self._limits.max_memory // workers  # half for a file, half to decode it
+            limits = replace(self._limits, max_memory=share // 2 * SMALL)
+            settings = {**self._settings, "limits": limits}
+            with Processes(
+                work, self.failure, settings, partial(self._memory.taken, share)
+            ) as pool:
                 chunks = _chunks(sources, workers, MESSAGE)
                 yield from each_in_order(pool.work, chunks, workers, pool.stop)
             return
@@ -238,8 +243,8 @@ class Classifier:
         yield from each_in_order(work, _chunks(sources, workers, most), workers)
 
     def classify_small(self, paths: Sequence[str]) -> list[Prediction | None]:
-        """Classify files that are one slice and need so little memory that several at once do not
-        count.
+        """Classify files that are one slice and need at most a SMALL-th of the memory that the
+        limits allow.
 
         Returns:
             An answer for each, in their order; None for another file, or one that cannot be used:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -48,6 +48,7 @@ class Processes:
         here: works on a chunk of sources in this process.
         failure: the answer with status error for a source.
         settings: what `worker.child` makes its `Classifier` of.
+        memory: held for as long as a process works: what it needs counts as its thread's.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class Processes:
         here: Work,
         failure: Callable[[ImageSource, InputError], Prediction],
         settings: Mapping[str, Any],
+        memory: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self._here, self._failure = here, failure
+        self._here, self._failure, self._memory = here, failure, memory
         # Bytes within: a process takes them in one piece, before it imports what they are made of.
         where = [folder for folder in sys.path if folder]
         self._settings = pickle.dumps((where, pickle.dumps(dict(settings))))
@@ -90,7 +92,8 @@ class Processes:
         if process is None:
             yield from self._here(chunk)
             return
-        answers = iter(self._ask(process, files))
+        with self._memory():
+            answers = iter(self._ask(process, files))
         for source, name in zip(chunk, names, strict=True):
             answer = None if name is None else next(answers)
             if answer is None:

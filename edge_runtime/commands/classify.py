@@ -79,7 +79,8 @@ cannot be read gets a line on stderr, and the rest goes on.
 @click.option(
     "--workers",
     type=click.IntRange(1, 256),
-    help="Files worked on at once; default: the processor's cores, at most 4.",
+    help="Files worked on at once; default: the processor's cores, at most 4. In a batch of more "
+    "than 1,000 files each worker starts a process.",
 )
 @threads_option
 @click.option("--max-mib", type=click.IntRange(1), default=256, show_default=True,
