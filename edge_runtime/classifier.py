@@ -251,14 +251,14 @@ class Classifier:
             ask for `classify_slices`, which says why.
         """
         pictures = self._pictures(paths)
-        outputs, _ = self._run_all(pictures)
+        outputs = iter(self._run_all([picture for picture in pictures if picture is not None]))
         answers: list[Prediction | None] = []
-        for path, picture, seen in zip(paths, pictures, outputs, strict=True):
+        for path, picture in zip(paths, pictures, strict=True):
             answer = None
             with suppress(Exception):  # it is told by whoever asks again
                 if picture is None:
                     answer = self._small_slice(path)
-                elif seen is not None:
+                elif isinstance(seen := next(outputs, None), _Outputs):
                     answer = self._answer(path, None, picture.digest, seen)
             answers.append(answer)
         return answers
@@ -305,18 +305,19 @@ class Classifier:
         """
         plain = heatmaps is None and any(map(_is_plain, sources))
         pictures = self._pictures(sources) if plain else [None] * len(sources)
-        outputs, problem = self._run_all(pictures)
-        for source, picture, seen in zip(sources, pictures, outputs, strict=True):
+        outputs = iter(self._run_all([picture for picture in pictures if picture is not None]))
+        for source, picture in zip(sources, pictures, strict=True):
             if picture is None:
                 yield from self._answers(source, heatmaps, alone)
-            elif seen is None:
-                raise problem or AssertionError
-            else:
-                try:
-                    answer = self._answer(picture.name, None, picture.digest, seen)
-                except InputError as error:
-                    answer = failure(picture.name, self._tag, one_line(error))
-                yield answer
+                continue
+            seen = next(outputs)
+            if isinstance(seen, Exception):
+                raise seen
+            try:
+                answer = self._answer(picture.name, None, picture.digest, seen)
+            except InputError as error:
+                answer = failure(picture.name, self._tag, one_line(error))
+            yield answer
 
     def _pictures(self, sources: Sequence[Source]) -> list[_Input | None]:
         """The model's inputs for those that are small pictures. One is decoded at a time."""
@@ -346,24 +347,23 @@ class Classifier:
         pixels = preprocess(decode_kind(data, kind, limits), self.info.preprocess)
         return _Input(name, pixels, sha256(data).hexdigest())
 
-    def _run_all(
-        self, pictures: Sequence[_Input | None]
-    ) -> tuple[list[_Outputs | None], Exception | None]:
-        """What the graph gives for each picture, up to the first that it fails on, and how."""
-        outputs: list[_Outputs | None] = [None] * len(pictures)
-        if not any(pictures):
-            return outputs, None
+    def _run_all(self, pictures: Sequence[_Input]) -> list[_Outputs | Exception]:
+        """What the graph gives for each picture; the last may be the error that ended it, which
+        comes behind the answers before it."""
+        outputs: list[_Outputs | Exception] = []
+        if not pictures:
+            return outputs
         try:
             graph = self._take_graph()
             try:
-                for i, picture in enumerate(pictures):
-                    if picture is not None:
-                        outputs[i] = _Outputs(graph.run(picture.pixels), graph.features(), None)
+                for picture in pictures:
+                    seen = _Outputs(graph.run(picture.pixels), graph.features(), None)
+                    outputs.append(seen)  # one by one: those before an error stay
             finally:
                 self._idle.append(graph)
-        except Exception as error:  # which comes behind the answers before it
-            return outputs, error
-        return outputs, None
+        except Exception as error:
+            outputs.append(error)
+        return outputs
 
     def _answers(
         self, source: Source, heatmaps: Path | None, alone: bool

@@ -82,11 +82,12 @@ def png_header(data: bytes) -> Header | None:
 
 # Start-of-frame markers; C4 (tables), C8 (reserved) and CC (arithmetic conditioning) are not.
 # F7 is the one of JPEG-LS, which stands in DICOM files.
-_SOF = (frozenset(range(0xC0, 0xD0)) | {0xF7}) - {0xC4, 0xC8, 0xCC}
+_SOF = (frozenset(range(0xFFC0, 0xFFD0)) | {0xFFF7}) - {0xFFC4, 0xFFC8, 0xFFCC}
 # Tables, comments and metadata, of which nothing is read; E1 may turn the picture.
-_PASSED = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}) - {0xE1}
+_PASSED = frozenset({0xFFC4, 0xFFDB, 0xFFDD, 0xFFFE, *range(0xFFE0, 0xFFF0)}) - {0xFFE1}
+_SEGMENT = struct.Struct(">HH").unpack_from  # its marker and its length
 _FRAME = struct.Struct(">BHHB").unpack_from
-_MARKER = re.compile(rb"\xff([^\x00\xff])")  # as libjpeg finds it; fill bytes before it are FF
+_MARKER = re.compile(rb"\xff[^\x00\xff]")  # as libjpeg finds it; fill bytes before it are FF
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # the others come in several passes, or whole
 _JPEG_RARE = {0xC3: "a lossless JPEG", 0xC9: "an arithmetic-coded JPEG",
               0xCA: "an arithmetic-coded JPEG", 0xCB: "a lossless JPEG"}  # fmt: skip
@@ -102,28 +103,27 @@ def jpeg_header(data: bytes) -> Header | None:
         return None
     at, start, turned = 2, None, False
     for segments in range(MAX_SEGMENTS):
-        marker = data[at + 1]
-        if marker in _PASSED and data[at] == 0xFF:  # as most are
-            at += 2 + (data[at + 2] << 8 | data[at + 3])
+        marker, length = _SEGMENT(data, at)
+        if marker in _PASSED:  # as most are
+            at += 2 + length
             continue
-        if data[at] == 0xFF and 0x00 < marker < 0xFF:
-            at += 2
-        else:
+        if not 0xFF00 < marker < 0xFFFF:
             found = _MARKER.search(data, at, at + STRAY)
             if found is None:
                 return None
-            at, marker = found.end(), data[found.end() - 1]
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
-            continue
+            at = found.start()
+            marker, length = _SEGMENT(data, at)
         if marker in _SOF:
             if start is not None:
                 return None
-            start = (marker, at)
-        elif marker == 0xDA:  # the scan begins
-            return None if start is None else _jpeg_start(data, *start, at, turned, segments)
-        elif marker == 0xE1 and data.startswith(b"Exif", at + 2):
+            start = (marker & 0xFF, at + 2)
+        elif marker == 0xFFDA:  # the scan begins
+            return None if start is None else _jpeg_start(data, *start, at + 2, turned, segments)
+        elif marker == 0xFFE1 and data.startswith(b"Exif", at + 4):
             turned = True
-        at += int.from_bytes(data[at : at + 2], "big")
+        elif marker == 0xFF01 or 0xFFD0 <= marker <= 0xFFD8:  # markers without a length
+            length = 0
+        at += 2 + length
     words = f"a JPEG of more than {MAX_SEGMENTS:,} segments before the picture"
     return Header("jpeg", 1, 1, unsupported=words)
 

@@ -280,14 +280,14 @@ def test_a_model_error_reaches_the_caller(
         processes,
         "_CHILD",
         "from edge_runtime import classifier, ModelError\n"
-        "def fail(self, some): return [None] * len(some), ModelError('in the process')\n"
+        "def fail(self, some): return [ModelError('in the process')]\n"
         "classifier.Classifier._run_all = fail\n"
         "from edge_runtime.worker import child; child()",
     )
     classifier = Classifier(limits=LIMITS)
 
-    def fail(some: list) -> tuple[list, ModelError]:
-        return [None] * len(some), ModelError("in the thread")
+    def fail(some: list) -> list[ModelError]:
+        return [ModelError("in the thread")]
 
     monkeypatch.setattr(classifier, "_run_all", fail)
     with pytest.raises(ModelError, match="in the thread"):
