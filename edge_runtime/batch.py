@@ -87,10 +87,10 @@ def each_in_order(
             yield from line.drain(waiting.popleft())
     finally:
         line.close()
-        stop()
         for _ in threads:
             tasks.put(None)
         if not sys.is_finalizing():  # then they never end
+            stop()
             for thread in threads:
                 thread.join()
 

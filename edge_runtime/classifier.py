@@ -215,10 +215,11 @@ class Classifier:
                 that together would need more memory than the limits allow for one wait for each
                 other.
             heatmaps: see `classify_slices`.
-            processes: from the 1,000th file on, each worker starts a Python process of its own,
-                which classifies what is one small slice: faster, for the memory of so many programs.
-                Answers are the same. A file that kills a process becomes an answer with status
-                error. Where no process can be started, and for heatmaps, the threads go on.
+            processes: from the 1,000th file on each worker, but no more than there are cores,
+                starts a Python process, which classifies what is one small slice: faster, but each
+                needs memory as a program of its own. Answers are the same. A file that kills a
+                process becomes an answer with status error. Where no process can be started, and
+                for heatmaps, the threads go on.
 
         Returns:
             The answers, in the order of the sources, as they are known.

@@ -66,7 +66,9 @@ class Processes:
         self._lock = threading.Lock()
         self._all: list[_Process] = []
         self._files = 0
-        self._stopped = not sys.executable or hasattr(sys, "frozen")  # no Python to start
+        self._stopped = False
+        can_start = bool(sys.executable) and not hasattr(sys, "frozen")  # it would be this program
+        self._most = cores() if can_start else 0
 
     def __enter__(self) -> Processes:
         return self
@@ -77,9 +79,10 @@ class Processes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stop()
-        for process in self._all:
-            process.close()
+        if not sys.is_finalizing():  # then threads may hold what this needs, and all ends anyway
+            self.stop()
+            for process in self._all:
+                process.close()
 
     def work(self, chunk: list[Source]) -> Generator[Prediction, None, None]:
         """The answers for a chunk of sources, errors among them."""
@@ -128,7 +131,8 @@ class Processes:
 
     def _start(self) -> _Process | None:
         with self._lock:
-            if self._stopped:
+            self._check()
+            if len(self._all) >= self._most:
                 return None
             try:
                 process = _Process()
@@ -139,16 +143,16 @@ class Processes:
         return process
 
     def _forget(self, process: _Process) -> int:
-        """The code that a dead process ended with.
-
-        Raises:
-            _DiedError: it was killed because nobody wants more.
-        """
+        """The code that a dead process ended with."""
         with self._lock:
-            if self._stopped:
-                raise _DiedError
+            self._check()
             self._all.remove(process)
         return process.close()
+
+    def _check(self) -> None:
+        """End the work of a thread whose process died because nobody wants more."""
+        if self._stopped:
+            raise _DiedError
 
     def _ask(self, process: _Process, files: Sequence[bytes]) -> Sequence[Prediction | None]:
         """What the process answers for files; where it dies, a fresh one is asked for one after
@@ -252,6 +256,13 @@ class _Process:
         with suppress(OSError):  # what it did not take any more
             self._requests.close()
         return code
+
+
+def cores() -> int:
+    """Cores that this process may use: more processes bring nothing."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _file_name(source: Source) -> bytes | None:

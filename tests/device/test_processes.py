@@ -76,6 +76,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
 
     monkeypatch.setattr(processes, "AFTER", 0)
     monkeypatch.setattr(processes, "_has_more", lambda stream: True)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
     monkeypatch.setattr(processes, "_Process", Watched)
     return seen
 
@@ -263,6 +264,14 @@ def test_threads_go_on_where_no_process_can_be_started(
     assert started.all == []
 
 
+def test_there_are_no_more_processes_than_cores(
+    classifier: Classifier, mixed: Path, started: Started
+) -> None:
+    answers = classifier.classify_many(names(mixed) * 3, workers=5, processes=True)
+    assert len(list(answers)) == 3 * len(names(mixed))
+    assert len(started.all) == 2
+
+
 def test_a_frozen_program_is_not_started_again(
     classifier: Classifier, mixed: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,7 +348,7 @@ def test_settings_reach_the_processes(mixed: Path, started: Started) -> None:
 PROGRAM = """
 import sys
 from edge_runtime import Classifier, processes
-processes.AFTER, processes._has_more = 0, lambda stream: True
+processes.AFTER, processes._has_more, processes.cores = 0, lambda stream: True, lambda: 2
 print("begun")
 for answer in Classifier().classify_many(sys.argv[1:] * 4, workers=2, processes=True):
     print(answer.input)
@@ -362,7 +371,7 @@ SOON = [
     sys.executable,
     "-c",
     "from edge_runtime import processes\nfrom edge_runtime.commands.main import main\n"
-    "processes.AFTER = 50; main()",
+    "processes.AFTER, processes.cores = 50, lambda: 2; main()",
 ]
 
 
@@ -385,7 +394,7 @@ def endless(mixed: Path) -> Iterator[Start]:
         for count in range(1_000_000):
             json.loads(tool.stdout.readline())
             if count % 20 == 0 and len(found := children_of(tool.pid)) == 2:
-                assert count > 900 or words is SOON
+                assert count > 700 or words is SOON
                 return tool, found
         raise AssertionError("no process was started")
 
@@ -426,6 +435,23 @@ def wait_for(pids: list[int]) -> None:
         os.close(descriptor)
 
 
+LEFT_OPEN = (
+    PROGRAM
+    + """
+left_open = Classifier().classify_many(sys.argv[1:] * 40, workers=2, processes=True)
+next(left_open)
+"""
+)
+
+
+def test_a_batch_left_open_does_not_keep_the_program(mixed: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN, *names(mixed)[:2]], capture_output=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(processes.cores() < 2, reason="one core has no second process")
 def test_ctrl_c_ends_the_command_and_its_processes(endless: Start) -> None:
     """A terminal sends it to all of them."""
     tool, found = endless([TOOL])
