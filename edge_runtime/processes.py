@@ -42,7 +42,8 @@ _CHILD = "from edge_runtime.worker import child; child()"
 
 
 class Processes:
-    """The processes of one batch, one for each thread that calls `work`.
+    """The processes of one batch, one for each thread that calls `work`; `stop` comes before the end
+    of the `with`.
 
     Args:
         here: works on a chunk of sources in this process.
@@ -79,8 +80,7 @@ class Processes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not sys.is_finalizing():  # then threads may hold what this needs, and all ends anyway
-            self.stop()
+        if self._stopped:  # not where Python itself ends: threads hold pipes still, and all ends
             for process in self._all:
                 process.close()
 
