@@ -42,8 +42,8 @@ _CHILD = "from edge_runtime.worker import child; child()"
 
 
 class Processes:
-    """The processes of one batch, one for each thread that calls `work`; `stop` comes before the end
-    of the `with`.
+    """The processes of one batch, one for each thread that calls `work`; `stop` comes before the
+    end of the `with`.
 
     Args:
         here: works on a chunk of sources in this process.
