@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Work = Callable[[list[Source]], Generator[Prediction, None, None]]
 
 AFTER = 1000  # sources, before which starting processes takes longer than they save
-MOST_REPLY = 1 << 20  # bytes; a chunk's answers are a hundredth of it
+MOST_REPLY = 1 << 26  # bytes; a chunk's answers have 20,000, with a thousand labels two million
 SECONDS = 1  # that a process may take to die of what it did
 KILLED = 9  # SIGKILL
 _CHILD = "from edge_runtime.worker import child; child()"
@@ -230,12 +230,12 @@ class _Process:
         self.send(pickle.dumps(files))
         try:
             shapes = json.loads(self._replies.readline(MOST_REPLY))
-            answers = [None if shape is None else _answer(shape) for shape in shapes]
+            return [
+                None if shape is None else _answer(shape, file)
+                for shape, file in zip(shapes, files, strict=True)
+            ]
         except (ValueError, TypeError, KeyError, RecursionError):  # nothing, or nonsense
             raise _DiedError from None
-        if len(answers) != len(files):
-            raise _DiedError
-        return answers
 
     def kill(self) -> None:
         """End it at once; it holds nothing that could be lost."""
@@ -284,5 +284,13 @@ def _has_more(stream: IO[bytes]) -> bool:
     return bool(poll.poll(0))
 
 
-def _answer(shape: Any) -> Prediction:
-    return Prediction(**{**shape, "status": Status(shape["status"])})
+def _answer(shape: Any, file: bytes) -> Prediction:
+    """The answer of which this is the JSON.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is none, or not for this file.
+    """
+    answer = Prediction(**{**shape, "status": Status(shape["status"])})
+    if answer.input != os.fsdecode(file):
+        raise ValueError(answer.input)
+    return answer

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from benchmarks.hostile.pictures import draw_slice, encode
-from edge_runtime import Classifier, InputError, ModelError, Prediction, processes
+from edge_runtime import Classifier, InputError, ModelError, processes
 from edge_runtime.batch import Unusable
 from edge_runtime.imaging.limits import MIB, ImageLimits
 from tests.device.test_cli import TOOL
@@ -496,6 +496,7 @@ def test_a_process_that_is_killed_from_outside_loses_no_answer_of_the_command(
 def test_an_answer_comes_back_as_it_was(classifier: Classifier, mixed: Path) -> None:
     """To the last bit of each number."""
     answer = classifier.classify(mixed / "00.jpg")
-    back = processes._answer(json.loads(json.dumps(answer.to_json())))
-    assert isinstance(back, Prediction)
-    assert back == answer
+    shape = json.loads(json.dumps(answer.to_json()))
+    assert processes._answer(shape, os.fsencode(mixed / "00.jpg")) == answer
+    with pytest.raises(ValueError, match="00"):
+        processes._answer(shape, os.fsencode(mixed / "01.png"))
