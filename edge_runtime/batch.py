@@ -41,6 +41,7 @@ def each_in_order(
     work: Callable[[Item], Generator[Result, None, None]],
     items: Iterable[Item | None],
     workers: int,
+    stop: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """All that `work(item)` yields for each item, in order, on `workers` threads.
 
@@ -52,6 +53,8 @@ def each_in_order(
             a lock.
         items: taken in this thread, a few ahead of the results. A None among them means that the
             next item may be long in coming: what was begun is finished and yielded first.
+        stop: called in this thread at the end, before the threads are waited for: ends what one of
+            them may wait for.
 
     Closing the generator (Ctrl-C, a broken pipe) drops what has not begun and ends what has after
     its next result.
@@ -87,6 +90,7 @@ def each_in_order(
         for _ in threads:
             tasks.put(None)
         if not sys.is_finalizing():  # then they never end
+            stop()
             for thread in threads:
                 thread.join()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 _HOME = str(Path(__file__).parents[1])
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+READY = b"ready\n"  # the first line of a process that goes on to answer
 
 
 def python_command(code: str) -> list[str]:
@@ -23,8 +24,8 @@ def python_command(code: str) -> list[str]:
 
 
 def end_with_parent() -> None:
-    """In a child: be killed when the process that started it ends, however that ends. Linux only;
-    elsewhere `limit_child` has to do."""
+    """In a child: be killed when the thread that started it ends, however that ends. Linux only;
+    elsewhere `limit_child`, or the end of its stdin, has to do."""
     if sys.platform != "linux":
         return
     import ctypes

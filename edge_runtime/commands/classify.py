@@ -81,7 +81,8 @@ cannot be read gets a line on stderr, and the rest goes on.
 @click.option(
     "--workers",
     type=click.IntRange(1, 256),
-    help="Files worked on at once; default: the processor's cores, at most 4.",
+    help="Files worked on at once; default: the processor's cores, at most 4. In a batch of more "
+    "than 1,000 files each worker starts a process.",
 )
 @threads_option
 @click.option("--max-mib", type=click.IntRange(1), default=256, show_default=True,
@@ -165,7 +166,7 @@ def _answers(
             yield classifier.classify_study(word, expand([word], True, sys.stdin, _say), **how)
     else:
         words = expand(paths, options["recursive"], sys.stdin, _say)
-        yield from classifier.classify_many(words, **how)
+        yield from classifier.classify_many(words, **how, processes=True)
 
 
 def _studies(paths: Iterable[str]) -> Iterator[str]:

@@ -1,0 +1,502 @@
+"""Processes of a large batch: the answers of threads, whatever happens to a process."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.hostile.pictures import draw_slice, encode
+from edge_runtime import Classifier, InputError, ModelError, processes
+from edge_runtime.batch import Unusable
+from edge_runtime.imaging.limits import MIB, ImageLimits
+from tests.device.test_cli import TOOL
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes of POSIX")
+LIMITS = ImageLimits(max_memory=48 * MIB)  # of which a quarter is small for each of two processes
+
+# In a process: what happens when it is asked for a file with this in its name.
+DYING = """
+import os, pathlib, signal
+from edge_runtime.classifier import Classifier
+answer = Classifier.classify_small
+def dying(self, paths):
+    for path in map(pathlib.Path, paths):
+        if "killer" in path.name:
+            os._exit(77)
+        if "once" in path.name or "often" in path.name:
+            try:
+                path.with_suffix(".killed").touch(exist_ok="often" in path.name)
+            except FileExistsError:
+                continue
+            os.kill(os.getpid(), signal.SIGKILL)
+    return answer(self, paths)
+Classifier.classify_small = dying
+from edge_runtime.worker import child; child()
+"""
+
+
+class Started:
+    """The processes that were started, and the files that they answered for."""
+
+    def __init__(self) -> None:
+        self.all: list[processes._Process] = []
+        self.answered: list[str] = []
+
+    def codes(self) -> list[int | None]:
+        return [process._process.poll() for process in self.all]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Started:
+    """Processes are started at once and waited for."""
+    seen = Started()
+
+    class Watched(processes._Process):
+        def __init__(self) -> None:
+            super().__init__()
+            seen.all.append(self)
+
+        def ask(self, files: object) -> object:
+            answers = super().ask(files)  # type: ignore[arg-type]
+            seen.answered += [answer.input for answer in answers if answer is not None]
+            return answers
+
+    monkeypatch.setattr(processes, "AFTER", 0)
+    monkeypatch.setattr(processes, "_has_more", lambda stream: True)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
+    monkeypatch.setattr(processes, "_Process", Watched)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return Classifier(limits=LIMITS)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good, damaged and large pictures, names that are no UTF-8, volumes where they can be read."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for i, suffix in enumerate([".jpg", ".png", ".bmp", ".tiff", ".webp"] * 6):
+        name = os.fsencode(folder / f"{i:02d}") + (b"\xff" if i % 7 == 3 else b"")
+        Path(os.fsdecode(name) + suffix).write_bytes(encode(draw_slice(i), suffix))
+    (folder / "text.jpg").write_bytes(b"text")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "half.jpg").write_bytes(encode(draw_slice(1))[:900])
+    (folder / "05-large.bmp").write_bytes(encode(np.tile(draw_slice(2), (12, 12)), ".bmp"))
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(map(str, folder.iterdir()))
+
+
+def both(classifier: Classifier, sources: list, **how: object) -> tuple[list, list]:
+    """The answers of threads and of processes."""
+    threads = list(classifier.classify_many(sources, workers=2, **how))  # type: ignore[arg-type]
+    return threads, list(
+        classifier.classify_many(sources, workers=2, processes=True, **how)  # type: ignore[arg-type]
+    )
+
+
+def test_processes_do_not_change_answers(
+    classifier: Classifier, mixed: Path, started: Started
+) -> None:
+    sources: list = [*names(mixed), None, mixed / "07.bmp", mixed / "nowhere.png", "nul\0"]
+    sources += ["\ud83d\ude00.png", draw_slice(3), encode(draw_slice(4)), None, None]
+    sources += [Unusable("folder", InputError("a folder")), os.fsencode(mixed), *names(mixed)]
+    threads, asked = both(classifier, sources)
+    assert asked == threads
+    assert len(started.all) == 2
+    good = [answer.input for answer in threads if answer.error is None]
+    own = [name for name in good if name in ("array", "bytes") or "large" in name]
+    assert sorted([*started.answered, *own]) == sorted(good)
+    assert any(b"\xff" in os.fsencode(name) for name in started.answered)
+    assert None not in started.codes()
+
+
+def test_a_volume_is_worked_on_by_its_thread(
+    classifier: Classifier, mixed: Path, tmp_path: Path, started: Started
+) -> None:
+    """A DICOM file of one frame is a slice like any other."""
+    pytest.importorskip("nibabel")
+    pytest.importorskip("pydicom")
+    from benchmarks.hostile.files import dicom_bytes, nifti_bytes
+
+    grays = np.stack([draw_slice(i) for i in range(3)]).astype(np.uint16)
+    made = {
+        "one.dcm": dicom_bytes(grays[0]),
+        "three.dcm": dicom_bytes(grays),
+        "three.nii": nifti_bytes(grays.transpose(2, 1, 0)),
+        "three.nii.gz": gzip.compress(nifti_bytes(grays.transpose(2, 1, 0))),
+    }
+    for name, data in made.items():
+        (tmp_path / name).write_bytes(data)
+    files = [str(mixed / "00.jpg"), *names(tmp_path), str(mixed / "01.png")]
+    threads, asked = both(classifier, files)
+    assert asked == threads
+    assert [answer.slice for answer in asked] == [None, None, *[0, 1, 2] * 3, None]
+    assert sorted(started.answered) == sorted([files[0], str(tmp_path / "one.dcm"), files[-1]])
+
+
+@pytest.mark.parametrize("how", ["few", "one worker", "not asked for", "heatmaps"])
+def test_no_process_is_started(
+    how: str, classifier: Classifier, mixed: Path, tmp_path: Path, started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    files = names(mixed)
+    if how == "few":
+        monkeypatch.setattr(processes, "AFTER", len(files))
+    answers = classifier.classify_many(
+        files,
+        workers=1 if how == "one worker" else 2,
+        processes=how != "not asked for",
+        heatmaps=tmp_path if how == "heatmaps" else None,
+    )
+    assert len(list(answers)) == len(files)
+    assert started.all == []
+
+
+@pytest.fixture
+def dying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], list[str]]:
+    """Files of which some do what their name says to the process that is asked for them."""
+    monkeypatch.setattr(processes, "_CHILD", DYING)
+
+    def files(word: str, every: int) -> list[str]:
+        for i in range(40):
+            name = f"{i:02d}-{word}.png" if i % every == 5 else f"{i:02d}.png"
+            (tmp_path / name).write_bytes(encode(draw_slice(i), ".png"))
+        return names(tmp_path)
+
+    return files
+
+
+def test_a_process_that_is_killed_loses_no_answer(
+    classifier: Classifier, dying: Callable[[str, int], list[str]], started: Started
+) -> None:
+    threads, asked = both(classifier, dying("once", 20))
+    assert asked == threads
+    assert all(answer.error is None for answer in asked)
+    assert len(started.all) == 4
+    assert started.codes().count(-signal.SIGKILL) >= 2
+    assert len(started.answered) == 40
+
+
+def test_a_system_that_kills_every_process_gets_the_answers_of_threads(
+    classifier: Classifier, dying: Callable[[str, int], list[str]], started: Started
+) -> None:
+    """As one that is short of memory."""
+    threads, asked = both(classifier, dying("often", 6))
+    assert asked == threads
+    assert len(started.all) <= 4
+
+
+def test_a_file_that_kills_every_process_becomes_an_error(
+    classifier: Classifier, dying: Callable[[str, int], list[str]], started: Started
+) -> None:
+    threads, asked = both(classifier, dying("killer", 15))
+    problem = "the process that read it ended with code 77: damaged or hostile"
+    for answer, expected in zip(asked, threads, strict=True):
+        if "killer" in answer.input:
+            assert (answer.status.value, answer.error) == ("error", problem)
+        else:
+            assert answer == expected
+    assert sum(answer.error is not None for answer in asked) == 3
+    assert len(started.answered) == 37
+
+
+NONSENSE = [b"", b"[]", b"[1]", b'[{"status": "ok"}]', b"\xff", b"[" * 100_000, b"0" * (1 << 20)]
+
+
+@pytest.mark.parametrize("reply", NONSENSE)
+def test_nonsense_from_a_process_is_no_answer(
+    reply: bytes, classifier: Classifier, mixed: Path, started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    code = (
+        "import pickle\nwhere, settings = pickle.load(sys.stdin.buffer)\n"
+        "sys.stdout.buffer.write(b'ready\\n'); sys.stdout.flush()\n"
+        "while pickle.load(sys.stdin.buffer):\n"
+        f"    sys.stdout.buffer.write({reply[:1]!r} * {len(reply)} + b'\\n'"
+        f" if len({reply[:9]!r}) == 9 else {reply[:99]!r} + b'\\n'); sys.stdout.flush()"
+    )
+    monkeypatch.setattr(processes, "_CHILD", code)
+    monkeypatch.setattr(processes, "SECONDS", 0.01)
+    threads, asked = both(classifier, names(mixed)[:12])
+    assert asked == threads
+    assert started.answered == []
+    assert None not in started.codes()
+
+
+@pytest.mark.parametrize("code", ["raise SystemExit(3)", "print('hello')", "import nothing"])
+def test_threads_go_on_where_a_process_does_not_get_ready(
+    code: str, classifier: Classifier, mixed: Path, started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(processes, "_CHILD", code)
+    threads, asked = both(classifier, names(mixed))
+    assert asked == threads
+    assert len(started.all) == 2
+
+
+def test_threads_go_on_where_no_process_can_be_started(
+    classifier: Classifier, mixed: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "too many processes")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    threads, asked = both(classifier, names(mixed))
+    assert asked == threads
+    assert started.all == []
+
+
+def test_there_are_no_more_processes_than_cores(
+    classifier: Classifier, mixed: Path, started: Started
+) -> None:
+    answers = classifier.classify_many(names(mixed) * 3, workers=5, processes=True)
+    assert len(list(answers)) == 3 * len(names(mixed))
+    assert len(started.all) == 2
+
+
+def test_a_frozen_program_is_not_started_again(
+    classifier: Classifier, mixed: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    threads, asked = both(classifier, names(mixed))
+    assert asked == threads
+    assert started.all == []
+
+
+def test_a_model_error_reaches_the_caller(
+    mixed: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process it is no answer; the thread meets it again, behind the answers before it."""
+    monkeypatch.setattr(
+        processes,
+        "_CHILD",
+        "from edge_runtime import classifier, ModelError\n"
+        "def fail(self, some): return [ModelError('in the process')]\n"
+        "classifier.Classifier._run_all = fail\n"
+        "from edge_runtime.worker import child; child()",
+    )
+    classifier = Classifier(limits=LIMITS)
+
+    def fail(some: list) -> list[ModelError]:
+        return [ModelError("in the thread")]
+
+    monkeypatch.setattr(classifier, "_run_all", fail)
+    with pytest.raises(ModelError, match="in the thread"):
+        list(classifier.classify_many([mixed / "00.jpg"], workers=2, processes=True))
+    assert started.answered == []
+    assert None not in started.codes()
+
+
+def test_closing_ends_the_processes(classifier: Classifier, mixed: Path, started: Started) -> None:
+    before = threading.active_count()
+    answers = classifier.classify_many(
+        chain.from_iterable(repeat(names(mixed))), workers=2, processes=True
+    )
+    for _ in range(100):
+        next(answers)
+    assert started.codes() == [None, None]
+    answers.close()  # type: ignore[attr-defined]
+    assert started.codes() == [-signal.SIGKILL] * 2
+    assert threading.active_count() == before
+
+
+def test_closing_does_not_wait_for_a_process_that_hangs(
+    classifier: Classifier, mixed: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import time\nfrom edge_runtime.classifier import Classifier\n"
+        "answer = Classifier.classify_small\n"
+        "def hang(self, paths):\n"
+        "    return time.sleep(600) if '29' in paths[-1] else answer(self, paths)\n"
+        "Classifier.classify_small = hang\n"
+        "from edge_runtime.worker import child; child()"
+    )
+    monkeypatch.setattr(processes, "_CHILD", code)
+    files = [str(mixed / "00.jpg")] * 9 + [str(mixed / "29.webp")] * 20
+    answers = classifier.classify_many(files, workers=2, processes=True)
+    assert [next(answers).input for _ in range(4)] == files[:4]  # in the first, short chunks
+    answers.close()  # type: ignore[attr-defined]
+    assert set(started.codes()) == {-signal.SIGKILL}
+
+
+def test_settings_reach_the_processes(mixed: Path, started: Started) -> None:
+    classifier = Classifier(limits=ImageLimits(max_bytes=20_000), min_confidence=0.999)
+    threads, asked = both(classifier, names(mixed))
+    assert asked == threads
+    assert {answer.status.value for answer in asked} > {"error"}
+    assert started.answered
+
+
+PROGRAM = """
+import sys
+from edge_runtime import Classifier, processes
+processes.AFTER, processes._has_more, processes.cores = 0, lambda stream: True, lambda: 2
+print("begun")
+for answer in Classifier().classify_many(sys.argv[1:] * 4, workers=2, processes=True):
+    print(answer.input)
+"""
+
+
+def test_a_program_needs_no_guard(mixed: Path, tmp_path: Path) -> None:
+    """Ways to start a process that import the program again would run it again."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    files = names(mixed)[:6]
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py", *files], capture_output=True, cwd=tmp_path
+    )
+    said = [os.fsdecode(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, done.stderr, said) == (0, b"", ["begun", *files * 4])
+
+
+Start = Callable[..., "tuple[subprocess.Popen[bytes], list[int]]"]
+SOON = [
+    sys.executable,
+    "-c",
+    "from edge_runtime import processes\nfrom edge_runtime.commands.main import main\n"
+    "processes.AFTER, processes.cores = 50, lambda: 2; main()",
+]
+
+
+@pytest.fixture
+def endless(mixed: Path) -> Iterator[Start]:
+    """Start a command on an endless list; answers are read until it has two processes."""
+    if not hasattr(os, "pidfd_open"):
+        pytest.skip("Linux tells of processes")
+    tools: list[subprocess.Popen[bytes]] = []
+
+    def start(words: list[str] = SOON) -> tuple[subprocess.Popen[bytes], list[int]]:
+        tool = subprocess.Popen(
+            [*words, "classify", "-", "--format", "jsonl", "--workers", "2"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
+        tools.append(tool)
+        threading.Thread(target=feed, args=(tool, f"{mixed / '00.jpg'}\n"), daemon=True).start()
+        assert tool.stdout is not None
+        for count in range(1_000_000):
+            json.loads(tool.stdout.readline())
+            if count % 20 == 0 and len(found := children_of(tool.pid)) == 2:
+                assert count > 700 or words is SOON
+                return tool, found
+        raise AssertionError("no process was started")
+
+    yield start
+    for tool in tools:
+        tool.kill()
+        tool.communicate()
+
+
+def feed(tool: subprocess.Popen[bytes], line: str) -> None:
+    assert tool.stdin is not None
+    try:
+        while True:
+            os.write(tool.stdin.fileno(), line.encode() * 10)
+    except OSError:
+        pass
+
+
+def children_of(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text("utf-8").rpartition(")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(pids: list[int]) -> None:
+    """Until they have ended."""
+    for pid in pids:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        assert select.select([descriptor], [], [], 60)[0], f"{pid} lives on"
+        os.close(descriptor)
+
+
+LEFT_OPEN = (
+    PROGRAM
+    + """
+left_open = Classifier().classify_many(sys.argv[1:] * 40, workers=2, processes=True)
+next(left_open)
+"""
+)
+
+
+def test_a_batch_left_open_does_not_keep_the_program(mixed: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_OPEN, *names(mixed)[:2]], capture_output=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(processes.cores() < 2, reason="one core has no second process")
+def test_ctrl_c_ends_the_command_and_its_processes(endless: Start) -> None:
+    """A terminal sends it to all of them."""
+    tool, found = endless([TOOL])
+    os.killpg(tool.pid, signal.SIGINT)
+    assert tool.stdout is not None
+    assert tool.stderr is not None
+    out, err = tool.stdout.read(), tool.stderr.read()
+    assert (tool.wait(), err.strip()) == (130, b"btc-edge: interrupted")
+    assert out[-1:] in (b"\n", b"")
+    assert all(json.loads(line)["status"] for line in out.splitlines())
+    wait_for(found)
+
+
+def test_a_reader_that_leaves_ends_the_processes(endless: Start) -> None:
+    tool, found = endless()
+    assert tool.stdout is not None
+    tool.stdout.close()
+    assert tool.wait(timeout=60) == 0
+    wait_for(found)
+
+
+def test_nothing_outlives_a_command_that_is_killed(endless: Start) -> None:
+    tool, found = endless()
+    tool.kill()
+    wait_for(found)
+
+
+def test_a_process_that_is_killed_from_outside_loses_no_answer_of_the_command(
+    endless: Start,
+) -> None:
+    tool, found = endless()
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    assert tool.stdout is not None
+    while set(found) & set(children_of(tool.pid)):
+        for _ in range(20):
+            assert json.loads(tool.stdout.readline())["error"] is None
+    for _ in range(100):
+        assert json.loads(tool.stdout.readline())["error"] is None
+
+
+def test_an_answer_comes_back_as_it_was(classifier: Classifier, mixed: Path) -> None:
+    """To the last bit of each number."""
+    answer = classifier.classify(mixed / "00.jpg")
+    shape = json.loads(json.dumps(answer.to_json()))
+    assert processes._answer(shape, os.fsencode(mixed / "00.jpg")) == answer
+    with pytest.raises(ValueError, match="00"):
+        processes._answer(shape, os.fsencode(mixed / "01.png"))
