@@ -59,32 +59,32 @@ def each_in_order(
     Closing the generator (Ctrl-C, a broken pipe) drops what has not begun and ends what has after
     its next result.
     """
-    if workers == 1:
-        for item in items:
-            if item is not None:
-                with closing(work(item)) as results:
-                    yield from results
-        return
+    most = AHEAD * workers if workers > 1 else 1
     line: _Line[Result] = _Line()
     waiting: deque[SimpleQueue[Result | _End]] = deque()
     tasks: SimpleQueue[tuple[Item, SimpleQueue[Result | _End]] | None] = SimpleQueue()
-    # Daemons, since a generator that is left open must not keep the process from ending: Python
-    # joins the threads of its own pools at exit.
-    threads = [
-        threading.Thread(target=_serve, args=(work, tasks, line), daemon=True)
-        for _ in range(workers)
-    ]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []  # none for an item that has no other behind it
+
+    def finish() -> Iterator[Result]:
+        """The results of the item whose turn it is."""
+        results = waiting.popleft()
+        if threads:
+            yield from line.drain(results)
+        elif (task := tasks.get()) is not None:
+            with closing(work(task[0])) as made:
+                yield from made
+
     try:
         for item in items:
             if item is not None:
                 waiting.append(SimpleQueue())
                 tasks.put((item, waiting[-1]))
-            while waiting and (item is None or len(waiting) >= AHEAD * workers):
-                yield from line.drain(waiting.popleft())
+                if len(waiting) > 1 and not threads:
+                    threads += _started(workers, work, tasks, line)
+            while waiting and (item is None or len(waiting) >= most):
+                yield from finish()
         while waiting:
-            yield from line.drain(waiting.popleft())
+            yield from finish()
     finally:
         line.close()
         for _ in threads:
@@ -93,6 +93,23 @@ def each_in_order(
             stop()
             for thread in threads:
                 thread.join()
+
+
+def _started(
+    workers: int,
+    work: Callable[[Item], Generator[Result, None, None]],
+    tasks: SimpleQueue[tuple[Item, SimpleQueue[Result | _End]] | None],
+    line: _Line[Result],
+) -> list[threading.Thread]:
+    """Threads that `_serve`. Daemons, since a generator that is left open must not keep the process
+    from ending: Python joins the threads of its own pools at exit."""
+    threads = [
+        threading.Thread(target=_serve, args=(work, tasks, line), daemon=True)
+        for _ in range(workers)
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 class _End:

@@ -14,8 +14,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import select
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -24,7 +22,6 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from edge_runtime.batch import Unusable
-from edge_runtime.child import READY, python_command
 from edge_runtime.decision.prediction import Prediction, Status
 from edge_runtime.errors import InputError
 
@@ -60,9 +57,7 @@ class Processes:
         memory: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._here, self._failure, self._memory = here, failure, memory
-        # Bytes within: a process takes them in one piece, before it imports what they are made of.
-        where = [folder for folder in sys.path if folder]
-        self._settings = pickle.dumps((where, pickle.dumps(dict(settings))))
+        self._settings = dict(settings)
         self._own = threading.local()
         self._lock = threading.Lock()
         self._all: list[_Process] = []
@@ -139,7 +134,9 @@ class Processes:
             except OSError:  # no memory, too many processes or files
                 return None
             self._all.append(process)
-        process.send(self._settings)
+        # Bytes within: it takes them in one piece, before it imports what they are made of.
+        where = [folder for folder in sys.path if folder]
+        process.send(pickle.dumps((where, pickle.dumps(self._settings))))
         return process
 
     def _forget(self, process: _Process) -> int:
@@ -197,6 +194,10 @@ class _Process:
     """
 
     def __init__(self) -> None:
+        import subprocess  # most batches start none
+
+        from edge_runtime.child import python_command
+
         self._process = subprocess.Popen(
             python_command(_CHILD),
             stdin=subprocess.PIPE,
@@ -217,6 +218,8 @@ class _Process:
     def ready(self, wait: bool) -> bool:
         """Whether it can be asked; one that died before that is `dead`."""
         if not (self._ready or self.dead) and (wait or _has_more(self._replies)):
+            from edge_runtime.child import READY
+
             self._ready = self._replies.readline(MOST_REPLY) == READY
             self.dead = not self._ready
         return self._ready
@@ -247,6 +250,8 @@ class _Process:
         Returns:
             Its exit code.
         """
+        import subprocess
+
         try:
             code = self._process.wait(SECONDS)
         except subprocess.TimeoutExpired:
@@ -277,6 +282,8 @@ def _file_name(source: Source) -> bytes | None:
 def _has_more(stream: IO[bytes]) -> bool:
     """Whether a read of a pipe would not wait; on Windows, which does not tell, it is waited
     for."""
+    import select
+
     if not hasattr(select, "poll"):
         return True
     poll = select.poll()  # `select` itself fails where many files are open

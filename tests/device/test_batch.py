@@ -309,3 +309,12 @@ def test_closing_begins_nothing() -> None:
     assert full.wait(60)
     answers.close()
     assert sorted(begun) == [0, 1]
+
+
+@pytest.mark.parametrize("items", [["a"], ["a", None], [None, "a", None, "b", None], []])
+def test_an_item_with_no_other_behind_it_needs_no_thread(items: list[str | None]) -> None:
+    def work(item: str) -> Generator[tuple[str, threading.Thread], None, None]:
+        yield item, threading.current_thread()
+
+    done = list(each_in_order(work, items, 4))
+    assert done == [(item, threading.current_thread()) for item in items if item]
