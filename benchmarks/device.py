@@ -327,7 +327,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         *growth_table(result["growth"]),
         "",
         "The command with a list on stdin; its start does not count in the rate, and all its "
-        "processes count in the memory (the sum of their proportional set sizes).",
+        "processes count in the memory, what they share once.",
         "",
         "| JPEG side | decoded at | input differs by (mean gray levels) | worst slice | full ms "
         "| reduced ms | within one level |",

@@ -18,8 +18,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.01, 1.0  # seconds between two looks, which cost 
 class PeakMemory:
     """The peak in MiB of a process and its descendants, for as long as the `with` lasts.
 
-    It is the sum of their proportional set sizes (Linux, proc_pid_smaps(5)): a page that several
-    share counts once. Looked at ever more rarely: every 10 ms at first, then every second.
+    See `tree_memory`. Looked at ever more rarely: every 10 ms at first, then every second.
 
     Args:
         pid: the process.
@@ -49,20 +48,28 @@ class PeakMemory:
 
 
 def tree_memory(pid: int, itself: bool) -> float:
-    """MiB of a process and its descendants now; those that have ended count nothing."""
+    """MiB of a process and its descendants now: what each has for itself, and what they share
+    (libraries, and pages since a fork) once, as much as the one that shares most.
+
+    Of one process it is the resident set size. Proportional set sizes (proc_pid_smaps(5)) would be
+    less the more processes outside, this one too, have the same libraries loaded.
+    """
     try:
         process = psutil.Process(pid)
         family = [*([process] if itself else []), *process.children(recursive=True)]
     except psutil.Error:
         return 0.0
-    return sum(map(_own, family)) / MIB
+    own = [pair for member in family if (pair := _own_and_shared(member)) is not None]
+    return (sum(mine for mine, _ in own) + max((shared for _, shared in own), default=0)) / MIB
 
 
-def _own(process: Any) -> int:
+def _own_and_shared(process: Any) -> tuple[int, int] | None:
+    """Bytes that only this process has, and those that it shares; None where it has ended."""
     try:
-        return int(process.memory_full_info().pss)
-    except psutil.Error:  # it has ended
-        return 0
+        found = process.memory_full_info()
+    except psutil.Error:
+        return None
+    return found.uss, max(0, found.rss - found.uss)
 
 
 def launch_tree(
