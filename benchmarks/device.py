@@ -74,6 +74,12 @@ def bare(graph: Graph, *samples: bytes) -> None:
         graph.invoke()
 
 
+def bare_read(path: Path) -> bytes:
+    """A file's bytes."""
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
 def open_bare(classifier: Classifier, data: bytes) -> Graph:
     """An interpreter of its own with its input set."""
     graph = open_graph(classifier.model)
@@ -108,7 +114,7 @@ def latency(
     graph = open_bare(classifier, paths[0].read_bytes())
     by_path: dict[str, Callable[[Path], object]] = {
         "whole": classifier.classify,
-        "bare": lambda path: bare(graph, path.read_bytes()),
+        "bare": lambda path: bare(graph, bare_read(path)),
     }
     spans = time_in_turns(by_path, islice(cycle(paths), rounds + WARM_UP), WARM_UP)
     what = f"one JPEG of {FOLDER_SIDE}×{FOLDER_SIDE} by path, over bare read, decode and invoke"
