@@ -21,6 +21,7 @@ from benchmarks.peers.compare import (
     Serving,
     as_markdown,
     bar_of,
+    contenders,
     counterpart,
     exported,
     measure,
@@ -28,6 +29,7 @@ from benchmarks.peers.compare import (
 from benchmarks.peers.wrap import colour_network
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import BtcError
+from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.load import bundled_model
 from trainer.run import Run
 
@@ -153,6 +155,32 @@ def test_files_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("benchmarks.peers.compare.run_tool", lambda _: None)
     with pytest.raises(BtcError, match=r"no file for --onnx$"):
         exported(run)
+
+
+def test_what_cannot_be_had_is_left_out_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def install(environment: Environment, *_: object) -> None:
+        if environment.folder.name not in ("btc_edge", "plain_litert"):
+            raise BtcError("pip install failed: no such package")
+
+    def answer(*words: str, seconds: float) -> str:
+        if "plain_litert" in words and "f.tflite" in words:
+            raise BtcError("it does not answer")
+        return ""
+
+    files = {"int8": Path("i.tflite"), "float32": Path("f.tflite")}
+    for name, value in (("install", install), ("run", answer), ("build_wheel", lambda _: None),
+                        ("exported", lambda _: files)):  # fmt: skip
+        monkeypatch.setattr(f"benchmarks.peers.compare.{name}", value)
+    run = Run(tmp_path, {"labels": list(LABELS), "preprocess": Preprocess().to_json()})
+    found, left_out = contenders(run, tmp_path / "keep", tmp_path, sys.executable)
+    assert [(each.peer.name, each.kind) for each in found] == [(OURS, "int8"), (OURS, "float32")]
+    assert [line.partition(" was left out: ")[0] for line in left_out] == [
+        peer.name for peer in PEERS if peer.name != OURS
+    ]
+    assert left_out[0].endswith("it does not answer")
+    assert left_out[-1].endswith("no such package")
 
 
 def test_a_wrapped_network_says_of_a_gray_picture_what_it_said() -> None:

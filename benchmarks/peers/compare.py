@@ -206,11 +206,13 @@ def contenders(
             install(environment, python, choices, wheel, INSTALL_SECONDS)
             if MEDIAPIPE in peer.files:
                 files[MEDIAPIPE] = str(wrapped(trained, environment, work))
+            mine = []
             for kind in peer.files:
                 side = size if kind in SAME else max(STRIDE, round(size / STRIDE) * STRIDE)
                 each = Contender(peer, environment, kind, files[kind], side, trained.labels)
                 run(*each.command(str(picture)), seconds=ANSWER_SECONDS)
-                found.append(each)
+                mine.append(each)
+            found += mine
         except BtcError as error:
             if peer.name == OURS:
                 raise
