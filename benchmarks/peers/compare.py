@@ -6,8 +6,8 @@ RUN is a trained network (`btc-train`); what it lacks in RUN/export is exported 
 run the same weights. Each peer is a small script (benchmarks/peers/scripts) in a fresh environment
 of its own: LiteRT, ONNX Runtime and OpenCV DNN with nothing around them but a plain resize,
 MediaPipe Tasks with the network wrapped for it, and Ultralytics with an untrained network of its
-own, for speed only. Gigabytes are downloaded. Measured: from a JPEG in memory to probabilities, the
-peers in turn on each picture, one thread each; a folder, with a thread for each core; the first
+own, for speed only. Gigabytes are downloaded. Measured: from a JPEG in memory to probabilities, in
+turns on the same pictures, one thread each; a folder, with a thread for each core; the first
 answer of a new process; memory; installed size. Writes peers.json and peers.md.
 """
 
@@ -56,6 +56,7 @@ SCRIPTS = Path(__file__).with_name("scripts")
 SIDES = (224, 512)
 PICTURES = 64
 WARM_UP = 20
+SETTLING, TURN = 2, 8  # pictures
 FOLDER_ROUNDS = 3
 INSTALL_SECONDS, ANSWER_SECONDS = 600.0, 120.0
 OPENCV = "opencv-python-headless"
@@ -222,22 +223,29 @@ def contenders(
 
 
 def latency(serving: Sequence[Serving], side: Path, rounds: int) -> tuple[Any, list[list[str]]]:
-    """Milliseconds (contenders × rounds) on the pictures of a folder, all in turn on each, and
-    the labels of their answers."""
+    """Milliseconds (contenders × rounds) on the pictures of a folder, and the labels of their
+    answers.
+
+    They take turns of several pictures, the same for all. The first of a turn is asked about
+    before, uncounted: what another left in the caches says nothing of this one.
+    """
     paths = sorted(map(str, side.iterdir()))
     for each in serving:
         each.ask(read=paths)
+        for i in range(WARM_UP):
+            each.ask(classify=i % len(paths))
     spans: list[list[float]] = [[] for _ in serving]
     labels: list[list[str]] = [[] for _ in serving]
-    for number in range(rounds + WARM_UP):
+    for number, begin in enumerate(range(0, rounds, TURN)):
         for i in range(len(serving)):
             who = (i + number) % len(serving)  # none is always the one behind another
-            answer = serving[who].ask(classify=number % len(paths))
-            if number >= WARM_UP:
+            for _ in range(SETTLING):
+                serving[who].ask(classify=begin % len(paths))
+            for picture in range(begin, min(begin + TURN, rounds)):
+                answer = serving[who].ask(classify=picture % len(paths))
                 spans[who].append(answer["ms"])
-                labels[who].append(
-                    max(answer["probabilities"].items(), key=lambda item: item[1])[0]
-                )
+                shares = answer["probabilities"]
+                labels[who].append(max(shares, key=shares.__getitem__))
     return np.array(spans), labels
 
 
@@ -389,8 +397,8 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines = [
         *speed_table(rows),
         "",
-        f"From a JPEG in memory to probabilities, one thread each, {result['rounds']} rounds in "
-        f"which all take turns (pictures: {result['pictures']}); ratios are medians of pairs with "
+        f"From a JPEG in memory to probabilities, one thread each, {result['rounds']} times in "
+        f"turns of {TURN} (pictures: {result['pictures']}); ratios are medians of pairs with "
         "the file of btc-edge that holds the same weights in the same precision, their 95 % "
         f"intervals tell the spread within this run. {machine_in_words(result['machine'])}; "
         f"network: {result['network']}.",
