@@ -2,10 +2,11 @@
 
     python -m benchmarks.device --out benchmarks/results
 
-The floor of one slice is a bare decode and a bare call of the interpreter; that of the command is
-the import of its libraries. Both sides of a ratio take turns. Also measured: several workers
-against one, memory with the number of files, and what decoding a JPEG at a reduced size would
-change. Slices are drawn, or come from --images. Writes device.json and device.md.
+The floor of one slice is a bare decode and a bare call of the interpreter, that of a folder the
+same on as many threads, that of the command the import of its libraries. Both sides of a ratio take
+turns. Also measured: rate and memory of the command as the number of files grows, and what decoding
+a JPEG at a reduced size would change. Slices are drawn, or come from --images. Writes device.json
+and device.md. It takes about a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -28,31 +28,35 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common.command import EXISTING, out_option, publish
-from benchmarks.common.formatting import machine_in_words
+from benchmarks.common.formatting import MIB, NOTHING, machine_in_words
+from benchmarks.common.memory import launch_tree
+from benchmarks.common.pictures import as_jpeg, draw_pictures, write_jpegs
 from benchmarks.common.process import launch
 from benchmarks.common.turns import time_in_turns
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.benchmark.statistics import paired_ratio
 from edge_runtime.classifier import Classifier
 from edge_runtime.commands.entry import run_command
-from edge_runtime.errors import DataError, InputError
-from edge_runtime.files import write_bytes
-from edge_runtime.imaging.decode import decode, load_gray
-from edge_runtime.imaging.kinds import PICTURE_SUFFIXES
+from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.model.backends import Graph, open_graph
 from trainer.evaluation.intervals import in_words
-from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 Gray = npt.NDArray[np.uint8]
 Row = dict[str, Any]
 TOOL = [str(Path(sys.executable).parent / "btc-edge"), "classify"]
-LATENCY_SIDES = (224, 512)
+FOLDER_SIDE = 224  # of the files in folders
+# What may be reached: of the floor of one slice by the side of its JPEG, and of the rate of the
+# bare calls by the number of workers, which are as many threads there.
+SLICE_BARS = {224: 1.20, 512: 1.25}
+FOLDER_BARS = {1: 0.80, 2: 0.75}
+COMMAND_BAR = 1.25
+MEMORY_BAR, RATE_BAR = 1.2, 0.9  # of many files over few
+ROUNDS = 5  # of whole folders
 DECODE_SIDES = (224, 448, 512, 1024)
 REDUCED = {1: cv2.IMREAD_GRAYSCALE}
 REDUCED |= {by: getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{by}") for by in (2, 4, 8)}
 WARM_UP = 20
-MIB = 1 << 20
 MODULES = {"litert": "ai_edge_litert.interpreter", "tflite-runtime": "tflite_runtime.interpreter"}
 
 
@@ -63,38 +67,17 @@ def row_of(what: str, value: float, unit: str, bar: float, note: str, at: str = 
             "holds": bool(holds), "note": note}  # fmt: skip
 
 
-def draw_pictures(count: int, images: Path | None) -> list[Gray]:
-    """Gray slices: from a folder, or drawn.
-
-    Raises:
-        DataError: no readable image in the folder.
-    """
-    if images is None:
-        rngs = (np.random.default_rng([3, i]) for i in range(count))
-        return [draw_phantom(CLASSES[i % len(CLASSES)], rng) for i, rng in enumerate(rngs)]
-    names = sorted(p for p in images.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
-    chosen = np.linspace(0, len(names) - 1, min(count, len(names))).astype(int)
-    pictures = []
-    for i in chosen:
-        with suppress(InputError):
-            pictures.append(load_gray(names[i]))
-    if not pictures:
-        raise DataError(f"{images}: no readable image")
-    return pictures
-
-
-def as_jpeg(picture: Gray, side: int) -> bytes:
-    """A picture at another size, as a gray JPEG."""
-    how = cv2.INTER_AREA if side < min(picture.shape) else cv2.INTER_CUBIC
-    sized = cv2.resize(picture, (side, side), interpolation=how)
-    return bytes(cv2.imencode(".jpg", sized, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes())
-
-
 def bare(graph: Graph, *samples: bytes) -> None:
     """The least that an answer needs: the decoder, and the interpreter on an input already set."""
     for data in samples:
         cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
         graph.invoke()
+
+
+def bare_read(path: Path) -> bytes:
+    """A file's bytes."""
+    with open(path, "rb") as stream:
+        return stream.read()
 
 
 def open_bare(classifier: Classifier, data: bytes) -> Graph:
@@ -112,9 +95,11 @@ def ratio_bar(what: str, over: Sequence[float], under: Sequence[float], bar: flo
     return row_of(what, ratio, "", bar, f"{spread}; {parts}")
 
 
-def latency(classifier: Classifier, pictures: list[Gray], rounds: int) -> Iterator[Row]:
-    """One JPEG in memory from end to end, against the floor."""
-    for side in LATENCY_SIDES:
+def latency(
+    classifier: Classifier, pictures: list[Gray], rounds: int, folder: Path
+) -> Iterator[Row]:
+    """One JPEG from end to end, against the floor: in memory, and by its path."""
+    for side, bar in SLICE_BARS.items():
         samples = [as_jpeg(picture, side) for picture in pictures]
         graph = open_bare(classifier, samples[0])
         calls: dict[str, Callable[[bytes], object]] = {
@@ -124,7 +109,16 @@ def latency(classifier: Classifier, pictures: list[Gray], rounds: int) -> Iterat
         inputs = islice(cycle(samples), rounds + WARM_UP)
         spans = time_in_turns(calls, inputs, WARM_UP)
         what = f"one JPEG of {side}×{side} in memory, over bare decode and invoke"
-        yield ratio_bar(what, spans["whole"], spans["bare"], 1.15)
+        yield ratio_bar(what, spans["whole"], spans["bare"], bar)
+    paths = write_jpegs(folder / "singles", pictures, FOLDER_SIDE, len(pictures))
+    graph = open_bare(classifier, paths[0].read_bytes())
+    by_path: dict[str, Callable[[Path], object]] = {
+        "whole": classifier.classify,
+        "bare": lambda path: bare(graph, bare_read(path)),
+    }
+    spans = time_in_turns(by_path, islice(cycle(paths), rounds + WARM_UP), WARM_UP)
+    what = f"one JPEG of {FOLDER_SIDE}×{FOLDER_SIDE} by path, over bare read, decode and invoke"
+    yield ratio_bar(what, spans["whole"], spans["bare"], SLICE_BARS[FOLDER_SIDE])
 
 
 def whole_command(tool: list[str], folder: Path, module: str, repeats: int) -> Iterator[Row]:
@@ -145,7 +139,7 @@ def whole_command(tool: list[str], folder: Path, module: str, repeats: int) -> I
     for values in walls.values():
         del values[0]  # it warmed the disk cache
     what = "`btc-edge classify one.jpg`, over `import numpy, cv2`"
-    yield ratio_bar(what, walls["classify"], walls["two"], 2.0)
+    yield ratio_bar(what, walls["classify"], walls["two"], COMMAND_BAR)
     more = float(np.median(peaks["classify"]) - np.median(peaks["all"]))
     parts = f"{np.median(peaks['classify']):.1f} against {np.median(peaks['all']):.1f} MiB"
     yield row_of("its peak memory, above that of its imports", more, "MiB", 30e6 / MIB, parts)
@@ -154,47 +148,96 @@ def whole_command(tool: list[str], folder: Path, module: str, repeats: int) -> I
     yield row_of("`btc-edge --help`", float(np.median(walls["help"])), "ms", 150.0, spread)
 
 
-def bare_rate(graphs: list[Graph], samples: list[bytes]) -> float:
-    """Slices a second at the floor, each graph in a thread of its own on all samples."""
+def seconds(job: Callable[[], object]) -> float:
+    """How long it takes."""
     begun = time.perf_counter()
+    job()
+    return time.perf_counter() - begun
+
+
+def bare_folder(graphs: list[Graph], samples: list[bytes]) -> None:
+    """The floor of many slices in memory: each graph in a thread of its own, on its share."""
     with ThreadPoolExecutor(len(graphs)) as pool:
-        for working in [pool.submit(bare, graph, *samples) for graph in graphs]:
-            working.result()
-    return len(graphs) * len(samples) / (time.perf_counter() - begun)
+        shares = [samples[i :: len(graphs)] for i in range(len(graphs))]
+        list(pool.map(lambda graph, share: bare(graph, *share), graphs, shares))
 
 
-def throughput(classifier: Classifier, files: list[Path], workers: Sequence[int]) -> Iterator[Row]:
-    """Many files with several workers, against as many times the floor of one.
+def throughput(
+    classifier: Classifier, tool: list[str], folder: Path, files: list[Path], workers: int
+) -> Iterator[Row]:
+    """All files of a folder, against the bare calls on as many threads as it may have workers: in
+    this process, and by the whole command with its start."""
+    content = {path.stat().st_ino: path for path in files}  # the others are links to these
+    content_of = {inode: path.read_bytes() for inode, path in content.items()}
+    samples = [content_of[path.stat().st_ino] for path in files]
+    graphs = [open_bare(classifier, samples[0]) for _ in range(workers)]
+    command = [*tool, "--format", "jsonl", "--workers", str(workers), "-r", str(folder)]
+    jobs: dict[str, Callable[[], object]] = {
+        "bare": partial(bare_folder, graphs, samples),
+        "python": lambda: list(classifier.classify_many(files, workers=workers)),
+        "command": lambda: launch(command, folder),
+    }
+    list(classifier.classify_many(files[:WARM_UP], workers=workers))  # interpreters are opened
+    spans: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(ROUNDS):
+        for name in list(jobs)[:: 1 - 2 * (number % 2)]:
+            spans[name].append(seconds(jobs[name]))
+    many = f"{len(files)} files, {workers} worker{'s'[: workers - 1]}"
+    on = "bare calls on as many threads"
+    for name, what in (("python", f"{many}, over {on}"),
+                       ("command", f"{many}, the whole command, over {on}")):  # fmt: skip
+        shares = np.array(spans["bare"]) / np.array(spans[name])
+        rates = [len(files) / np.median(spans[side]) for side in (name, "bare")]
+        note = f"{min(shares):.2f}–{max(shares):.2f}; "
+        note += f"{rates[0]:.0f} against {rates[1]:.0f} slices a second"
+        yield row_of(what, float(np.median(shares)), "", FOLDER_BARS[workers], note, at="least")
 
-    The note tells what the bare calls themselves reach on so many threads: where that is less
-    than the count, the cores were not free.
+
+def growth(
+    tool: list[str], files: list[Path], counts: Sequence[int], workers: Sequence[int], repeats: int
+) -> list[Row]:
+    """Rate and memory of the whole command on ever longer lists, which name the same files again.
+
+    The rate does not count the start: the time for one file is taken off. Memory is that of the
+    command and of the processes that it starts, together.
     """
-    samples = [file.read_bytes() for file in files]
-    graphs = [open_bare(classifier, samples[0]) for _ in range(max(workers))]
-    seen: dict[int, list[tuple[float, float, float]]] = {count: [] for count in workers}
-    for count in workers:  # each thread opens its interpreter
-        list(classifier.classify_many(files[:WARM_UP], workers=count))
-    for _ in range(3):
-        for count in workers:
-            one, all_ = bare_rate(graphs[:1], samples), bare_rate(graphs[:count], samples)
-            begun = time.perf_counter()
-            done = len(list(classifier.classify_many(files, workers=count)))
-            rate = done / (time.perf_counter() - begun)
-            seen[count].append((rate / (count * one), rate, all_ / one))
-    for count in workers:
-        what = f"{len(files)} files, {count} worker{'s'[: count - 1]}, over {count} × bare rate"
-        share, rate, scale = np.median(seen[count], axis=0)
-        note = f"{min(seen[count])[0]:.2f}–{max(seen[count])[0]:.2f}; {rate:.0f} slices a second; "
-        note += f"bare calls reach {scale:.2f} ×"
-        yield row_of(what, share, "", 0.9, note, at="least")
+    rows = []
+    for number in workers:
+        command = [*tool, "--format", "csv", "--workers", str(number), "-"]
+        runs: dict[int, list[tuple[float, float]]] = {}
+        for count in (1, *counts):
+            names = "".join(f"{path}\n" for path in islice(cycle(files), count))
+            times = max(1, min(repeats, 3000 // count))  # long runs tell enough at once
+            runs[count] = [launch_tree(command, files[0].parent, names) for _ in range(times)]
+        start = float(np.median([wall for wall, _ in runs.pop(1)]))
+        for count, seen in runs.items():
+            took = float(np.median([wall for wall, _ in seen])) - start
+            rows.append({
+                "workers": number, "files": count,
+                "rate": (count - 1) / took * 1e3 if took > 0 else None,  # ms; lost in the noise
+                "peak_mib": max(peak for _, peak in seen),
+            })  # fmt: skip
+    return rows
 
 
-def memory(tool: list[str], folder: Path, counts: tuple[int, int]) -> Row:
-    """Peak memory of the command on a long list of files, against a short one."""
-    command = [*tool, "--format", "csv", "--workers", "2", "-"]
-    few, many = (launch(command, folder, stdin="one.jpg\n" * count)[1] for count in counts)
-    what = f"peak memory with {counts[1]} files, over that with {counts[0]}"
-    return row_of(what, many / few, "", 1.2, f"{many:.1f} MiB against {few:.1f}")
+def growth_bars(rows: list[Row]) -> Iterator[Row]:
+    """What has grown from few files to the most: memory since 100 of them, the rate since 1,000,
+    before which the start of workers counts."""
+    for number in sorted({row["workers"] for row in rows}):
+        mine = [row for row in rows if row["workers"] == number]
+        for field, begin, bar, at, unit in (
+            ("peak_mib", 100, MEMORY_BAR, "most", "MiB"),
+            ("rate", 1000, RATE_BAR, "least", "slices a second"),
+        ):
+            few = next((row for row in mine if row["files"] >= begin), mine[0])
+            many = mine[-1]
+            if few[field] is None or many[field] is None:
+                continue
+            name = "peak memory" if field == "peak_mib" else "rate"
+            what = f"{name} with {many['files']} files, over that with {few['files']}"
+            what += f", {number} worker{'s'[: number - 1]}"
+            note = f"{many[field]:.0f} against {few[field]:.0f} {unit}"
+            yield row_of(what, many[field] / few[field], "", bar, note, at=at)
 
 
 def reduced_decoding(
@@ -223,31 +266,50 @@ def reduced_decoding(
     return rows
 
 
-def measure(model: Path | None, images: Path | None, rounds: int, repeats: int, files: int,
-            listed: tuple[int, int]) -> dict[str, Any]:  # fmt: skip
+def measure(model: Path | None, images: Path | None, rounds: int, repeats: int,
+            files: Sequence[int], counts: Sequence[int]) -> dict[str, Any]:  # fmt: skip
     """All figures; see the module's text."""
     tool = TOOL + (["--model", str(model.resolve())] if model else [])
     classifier = Classifier(model)
     pictures = draw_pictures(16, images)
     backend = open_graph(classifier.model).backend
-    rows = [*latency(classifier, pictures, rounds)]
+    workers = [count for count in FOLDER_BARS if count <= (os.cpu_count() or 1)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_bytes(folder / "one.jpg", as_jpeg(pictures[0], LATENCY_SIDES[0]))
-        paths = [folder / f"{i:05d}.jpg" for i in range(files)]
-        for i, path in enumerate(paths):
-            path.write_bytes(as_jpeg(pictures[i % len(pictures)], LATENCY_SIDES[0]))
+        rows = [*latency(classifier, pictures, rounds, folder)]
+        (folder / "one.jpg").write_bytes(as_jpeg(pictures[0], FOLDER_SIDE))
         rows += whole_command(tool, folder, MODULES.get(backend, backend), repeats)
-        rows += throughput(classifier, paths, range(1, (os.cpu_count() or 1) + 1))
-        rows.append(memory(tool, folder, listed))
+        for count in sorted(files):
+            place = folder / str(count)
+            paths = write_jpegs(place, pictures, FOLDER_SIDE, count)
+            for number in workers:
+                rows += throughput(classifier, tool, place, paths, number)
+        grown = growth(tool, paths, sorted(counts), workers, repeats)
     return {
         "machine": machine_facts(),
         "model": classifier.model.tag,
         "backend": backend,
         "pictures": images.name if images else "drawn",
-        "rows": rows,
+        "rows": [*rows, *growth_bars(grown)],
+        "growth": grown,
         "reduced_decoding": reduced_decoding(pictures, classifier.info.preprocess),
     }
+
+
+def growth_table(rows: list[Row]) -> list[str]:
+    """A row for each number of files, columns for each number of workers."""
+    workers = sorted({row["workers"] for row in rows})
+    known = {(row["workers"], row["files"]): row for row in rows}
+    titles = [f"{count} worker{'s'[: count - 1]}, slices a second | MiB" for count in workers]
+    lines = [f"| files | {' | '.join(titles)} |", "|--:" * (1 + 2 * len(workers)) + "|"]
+    for files in sorted({row["files"] for row in rows}):
+        cells = [str(files)]
+        for count in workers:
+            row = known[count, files]
+            cells += [NOTHING if row["rate"] is None else f"{row['rate']:.0f}"]
+            cells += [f"{row['peak_mib']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -268,6 +330,11 @@ def as_markdown(result: dict[str, Any]) -> str:
         "pairs, both sides in turn; 95 % intervals tell the spread within this run, not between "
         "runs.",
         "",
+        *growth_table(result["growth"]),
+        "",
+        "The command with a list on stdin; its start does not count in the rate, and all its "
+        "processes count in the memory, what they share once.",
+        "",
         "| JPEG side | decoded at | input differs by (mean gray levels) | worst slice | full ms "
         "| reduced ms | within one level |",
         "|--:|--:|--:|--:|--:|--:|---|",
@@ -286,15 +353,30 @@ def as_markdown(result: dict[str, Any]) -> str:
 @click.option("--images", type=EXISTING, help="Default: drawn.")
 @click.option("--rounds", type=click.IntRange(1), default=1000, show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=20, show_default=True)
-@click.option("--files", type=click.IntRange(1), default=1000, show_default=True)
-@click.option("--listed", type=click.IntRange(1), nargs=2, default=(100, 10_000), show_default=True)
+@click.option(
+    "--files",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(600, 10_000),
+    show_default=True,
+    help="Sizes of the folders.",
+)
+@click.option(
+    "--growth",
+    "counts",
+    type=click.IntRange(2),
+    multiple=True,
+    default=(10, 100, 1000, 10_000, 100_000),
+    show_default=True,
+    help="Lengths of the lists.",
+)
 @out_option
-def main(model: Path | None, images: Path | None, rounds: int, repeats: int, files: int,
-         listed: tuple[int, int], out: Path) -> None:  # fmt: skip
+def main(model: Path | None, images: Path | None, rounds: int, repeats: int,
+         files: tuple[int, ...], counts: tuple[int, ...], out: Path) -> None:  # fmt: skip
     """Measure the device side of this environment against its floor."""
-    result = measure(model, images, rounds, repeats, files, listed)
+    result = measure(model, images, rounds, repeats, files, counts)
     publish(out, "device", result, as_markdown(result))
 
 
 if __name__ == "__main__":
-    run_command(main, "benchmarks.device", extra="train")
+    run_command(main, "benchmarks.device", extra="dev")

@@ -11,9 +11,6 @@ hits all alike. Writes footprint.json and footprint.md.
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +21,26 @@ import cv2
 import numpy as np
 
 from benchmarks.common.command import EXISTING, out_option, publish
-from benchmarks.common.formatting import machine_in_words
-from benchmarks.common.process import clean_environment, launch
+from benchmarks.common.environments import (
+    ROOT,
+    VERSION,
+    Environment,
+    build_wheel,
+    find_python,
+    install,
+    installed_bytes,
+    packages,
+    run,
+    tree_bytes,
+)
+from benchmarks.common.formatting import MIB, machine_in_words
+from benchmarks.common.process import launch
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.commands.entry import run_command
-from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.files import write_bytes
 from trainer.synthetic.phantoms import draw_phantom
 
-ROOT = Path(__file__).resolve().parents[1]
-VERSION = "3.11"  # the newest that tflite-runtime knows
-MIB = 1 << 20
 COMMON = ("click", "numpy", "opencv-python-headless")
-NOT_OURS = ("pip", "setuptools")  # a fresh environment has them
 MINIMAL = ("-r", str(ROOT / "requirements-device-minimal.txt"))
 
 
@@ -70,22 +74,11 @@ KITS = (
 
 
 @dataclass(frozen=True)
-class Environment:
-    """A kit in its folder, and the model it runs (None: the bundled one)."""
+class Installed(Environment):
+    """A kit in its environment, and the model it runs (None: the bundled one)."""
 
     kit: Kit
-    folder: Path
     model: Path | None = None
-
-    @property
-    def python(self) -> Path:
-        """Its Python."""
-        return self.folder / "bin" / "python"
-
-    @property
-    def site(self) -> Path:
-        """Its site-packages."""
-        return next((self.folder / "lib").glob("python*/site-packages"))
 
     def command(self, name: str, *words: str) -> list[str | Path]:
         """One of btc-edge's commands with this kit's interpreter and model."""
@@ -94,96 +87,7 @@ class Environment:
         return [self.folder / "bin" / "btc-edge", name, *chosen, *words]
 
 
-def find_python() -> str:
-    """A Python of the version that all kits know, which really runs (a shim may not).
-
-    Raises:
-        UsageError: there is none.
-    """
-    places = [shutil.which(f"python{VERSION}")]
-    pattern = f".pyenv/versions/{VERSION}.*/bin/python{VERSION}"
-    places += sorted(map(str, Path.home().glob(pattern)))
-    for place in filter(None, places):
-        done = subprocess.run([place, "-c", "import ensurepip"], capture_output=True)
-        if done.returncode == 0:
-            return place
-    raise UsageError(f"no Python {VERSION} here: name one with --python")
-
-
-def run(*words: str | Path) -> str:
-    """Run a command and return what it printed.
-
-    Raises:
-        BtcError: it failed.
-    """
-    done = subprocess.run(
-        list(map(str, words)), capture_output=True, text=True, env=clean_environment()
-    )
-    if done.returncode != 0:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise BtcError(f"{' '.join(map(str, words[:4]))} failed: {' '.join(last)}")
-    return done.stdout
-
-
-def build_wheel(folder: Path) -> Path:
-    """The wheel of this checkout, from a copy: a build leaves files beside its source."""
-    source = folder / "source"
-    for part in ("edge_runtime", "trainer", "export"):
-        shutil.copytree(ROOT / part, source / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
-        shutil.copy(ROOT / name, source / name)
-    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, source)
-    return next(folder.glob("*.whl"))
-
-
-def install(environment: Environment, python: str, wheel: Path) -> None:
-    """Make an environment, or bring the wheel of one that is there up to date.
-
-    Raises:
-        BtcError: something cannot be installed.
-    """
-    kit, folder = environment.kit, environment.folder
-    pip = (environment.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    complete = folder / "complete"  # written last: an interrupted installation begins afresh
-    if complete.exists():
-        run(*pip, "--no-deps", "--force-reinstall", wheel)
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    run(python, "-m", "venv", folder)
-    for i, words in enumerate(kit.choices):
-        try:
-            run(*pip, *words)
-            break
-        except BtcError:  # no such package for this machine
-            if i == len(kit.choices) - 1:
-                raise
-    run(*pip, *(["--no-deps"] if kit.choices else []), wheel)
-    complete.touch()
-
-
-def packages(site: Path) -> dict[str, str]:
-    """Names and versions of what is installed, besides pip and setuptools."""
-    names = (p.name.removesuffix(".dist-info") for p in site.glob("*.dist-info"))
-    found = dict(name.rsplit("-", 1) for name in sorted(names))
-    return {n.replace("_", "-"): v for n, v in found.items() if n not in NOT_OURS}
-
-
-def installed_bytes(site: Path) -> int:
-    """Size of all files in site-packages, besides those of pip and setuptools."""
-    ours = (
-        p for p in site.iterdir()
-        if p.name.partition("-")[0] not in (*NOT_OURS, "_distutils_hack", "distutils")
-    )  # fmt: skip
-    return sum(map(tree_bytes, ours))
-
-
-def tree_bytes(path: Path) -> int:
-    """Size of a file, or of all files below a folder."""
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return sum(p.lstat().st_size for p in files)
-
-
-def invoke_ms(environment: Environment, queries: int) -> float:
+def invoke_ms(environment: Installed, queries: int) -> float:
     """Median time of one call of the interpreter, as `btc-edge benchmark` measures it."""
     words = ["--format", "json", "--queries", str(queries)]
     if "--seconds" in run(environment.folder / "bin" / "btc-edge", "benchmark", "--help"):
@@ -192,7 +96,7 @@ def invoke_ms(environment: Environment, queries: int) -> float:
     return float(result["models"][0]["invoke_ms"]["p50"])
 
 
-def contents(environment: Environment) -> dict[str, Any]:
+def contents(environment: Installed) -> dict[str, Any]:
     """What is installed, and how large it is."""
     kit, found = environment.kit, packages(environment.site)
     name = next(n for n in found if n.removesuffix("-cpu") == kit.distribution)
@@ -208,7 +112,7 @@ def contents(environment: Environment) -> dict[str, Any]:
     }
 
 
-def measure(environments: list[Environment], repeats: int, queries: int) -> list[dict[str, Any]]:
+def measure(environments: list[Installed], repeats: int, queries: int) -> list[dict[str, Any]]:
     """One row for each environment; see the module's text."""
     rows = [contents(each) for each in environments]
     whole: list[list[tuple[float, float]]] = [[] for _ in environments]
@@ -281,9 +185,9 @@ def main(onnx: Path | None, python: str | None, keep: Path | None, repeats: int,
         for kit in (k for k in KITS if k.name not in left_out):
             model = onnx.resolve() if onnx and kit.backend == "onnxruntime" else None
             place = (keep.resolve() if keep else Path(folder)) / kit.backend
-            environments.append(Environment(kit, place, model))
+            environments.append(Installed(place, kit, model))
             click.echo(f"{kit.name}: installing", err=True)
-            install(environments[-1], chosen, wheel)
+            install(environments[-1], chosen, kit.choices, wheel)
         result = {
             "machine": machine_facts(),
             "python": run(environments[0].python, "--version").split()[-1],

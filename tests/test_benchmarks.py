@@ -27,7 +27,11 @@ from trainer.synthetic.phantoms import write_phantoms
 
 FOLDER = Path(benchmarks.__file__).parent
 RESULTS = FOLDER / "results"
-FOLDERS = {"hostile": "benchmarks.hostile.attack", "models": "benchmarks.models.compare"}
+FOLDERS = {
+    "hostile": "benchmarks.hostile.attack",
+    "models": "benchmarks.models.compare",
+    "peers": "benchmarks.peers.compare",
+}
 COMMANDS = sorted({p.stem for p in FOLDER.glob("[!_]*.py")} | set(FOLDERS))
 TABLES = sorted(p.stem for p in RESULTS.glob("*.json"))
 

@@ -12,6 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import device, fastest, footprint
+from benchmarks.common.environments import installed_bytes
+from benchmarks.common.memory import launch_tree
+from benchmarks.common.pictures import as_jpeg, draw_pictures, write_jpegs
 from benchmarks.common.process import launch
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.errors import BtcError, DataError, UsageError
@@ -20,7 +23,7 @@ from edge_runtime.imaging.preprocess import Preprocess
 KIB = 1024
 
 
-def make_environment(folder: Path) -> footprint.Environment:
+def make_environment(folder: Path) -> footprint.Installed:
     """Folders as pip leaves them, with files of known sizes."""
     site = folder / "lib" / "python3.11" / "site-packages"
     sizes = {
@@ -42,12 +45,12 @@ def make_environment(folder: Path) -> footprint.Environment:
         (site / name).parent.mkdir(parents=True, exist_ok=True)
         (site / name).write_bytes(bytes(size))
     kit = next(kit for kit in footprint.KITS if kit.name == "TensorFlow")
-    return footprint.Environment(kit, folder)
+    return footprint.Installed(folder, kit)
 
 
 def test_installed_size_leaves_out_what_every_environment_has(tmp_path: Path) -> None:
     environment = make_environment(tmp_path)
-    assert footprint.installed_bytes(environment.site) == (1 << 20) + 11 * KIB
+    assert installed_bytes(environment.site) == (1 << 20) + 11 * KIB
     row = footprint.contents(environment)
     assert row["versions"] == {"tensorflow-cpu": "2.18.0", "numpy": "2.1.0", "OpenCV": "4.10.0.84"}
     assert (row["packages"], row["interpreter_mib"], row["model"]) == (3, 1.0, "bundled")
@@ -55,7 +58,7 @@ def test_installed_size_leaves_out_what_every_environment_has(tmp_path: Path) ->
 
 def test_commands_name_interpreter_and_model(tmp_path: Path) -> None:
     kit = next(kit for kit in footprint.KITS if kit.name == "ONNX Runtime")
-    command = footprint.Environment(kit, tmp_path, tmp_path / "m.onnx").command("classify", "a.png")
+    command = footprint.Installed(tmp_path, kit, tmp_path / "m.onnx").command("classify", "a.png")
     assert [str(word) for word in command] == [
         *(str(tmp_path / "bin" / "btc-edge"), "classify", "--backend", "onnxruntime"),
         *("--model", str(tmp_path / "m.onnx"), "a.png"),
@@ -91,6 +94,34 @@ def test_launch_measures_a_process_of_its_own(tmp_path: Path) -> None:
         launch([sys.executable, "-c", "raise SystemExit(7)"], tmp_path)
 
 
+def test_memory_is_that_of_a_command_and_all_it_starts(tmp_path: Path) -> None:
+    hold = "import time; kept = b'1' * (60 << 20); time.sleep(0.2)"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
+    wall, peak = launch_tree([sys.executable, "-c", start], tmp_path)
+    assert wall > 200
+    assert 60 < peak < 100
+
+
+def test_growth_is_judged_from_few_to_the_most_files() -> None:
+    rates, peaks = (None, 900.0, 1000.0, 850.0), (60.0, 70.0, 71.0, 77.0)
+    rows = [
+        {"workers": 1, "files": 10**i, "rate": rate, "peak_mib": peak}
+        for i, rate, peak in zip((1, 2, 3, 4), rates, peaks, strict=True)
+    ]
+    memory, rate = device.growth_bars(rows)
+    assert (memory["value"], memory["holds"]) == (pytest.approx(1.1), True)
+    assert (rate["value"], rate["holds"]) == (0.85, False)
+    assert [bar["value"] for bar in device.growth_bars(rows[:1])] == [1.0], "no rate, no bar"
+    assert device.growth_table(rows)[2:4] == ["| 10 | – | 60 |", "| 100 | 900 | 70 |"]
+
+
+def test_folders_of_jpegs_repeat_their_pictures(tmp_path: Path) -> None:
+    paths = write_jpegs(tmp_path / "new", [draw_slice(0), draw_slice(1)], 64, 5)
+    contents = [path.read_bytes() for path in paths]
+    assert contents == [contents[0], contents[1], contents[0], contents[1], contents[0]]
+    assert contents[0] == as_jpeg(draw_slice(0), 64) != contents[1]
+
+
 def test_bars() -> None:
     assert device.row_of("a", 1.15, "", 1.15, "")["holds"]
     assert not device.row_of("a", 1.16, "", 1.15, "")["holds"]
@@ -111,21 +142,22 @@ def test_reduced_decoding_is_compared_where_it_leaves_enough_pixels() -> None:
 
 def test_pictures_come_from_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no readable image"):
-        device.draw_pictures(3, tmp_path)
+        draw_pictures(3, tmp_path)
     (tmp_path / "a.png").write_bytes(encode(draw_slice(0), ".png"))
     (tmp_path / "b.png").write_bytes(b"damaged")
-    (picture,) = device.draw_pictures(3, tmp_path)
+    (picture,) = draw_pictures(3, tmp_path)
     assert np.array_equal(picture, draw_slice(0))
-    assert cv2.imdecode(np.frombuffer(device.as_jpeg(picture, 64), np.uint8), -1).shape == (64, 64)
+    assert cv2.imdecode(np.frombuffer(as_jpeg(picture, 64), np.uint8), -1).shape == (64, 64)
 
 
 def test_device_benchmark_writes_every_figure(tmp_path: Path) -> None:
-    words = ["--rounds", "3", "--repeats", "1", "--files", "8", "--listed", "3", "9"]
+    words = ["--rounds", "3", "--repeats", "1", "--files", "8", "--growth", "30", "--growth", "90"]
     done = CliRunner().invoke(device.main, [*words, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.exception
     result = json.loads((tmp_path / "device.json").read_text("utf-8"))
     names = " ".join(row["what"] for row in result["rows"])
-    for part in ("224", "512", "classify one.jpg", "peak memory", "--help", "1 worker", "9 files"):
+    for part in ("224", "512", "classify one.jpg", "peak memory", "--help", "1 worker", "by path",
+                 "whole command", "with 90 files, over that with 30"):  # fmt: skip
         assert part in names
     assert {row["side"] for row in result["reduced_decoding"]} == {224, 448, 512, 1024}
     table = (tmp_path / "device.md").read_text("utf-8")

@@ -21,16 +21,9 @@ from tests.documents import DOCUMENTS, GUIDES, README, RESULTS, ROOT, blocks, co
 
 MADE = ROOT / "benchmarks" / "results"
 SHOWN = (
-    "honest",
-    "robust",
-    "models",
-    "ood",
-    "formats",
-    "fastest",
-    "runtimes",
-    "calibration",
-    "footprint",
-)
+    "honest", "robust", "models", "ood", "formats", "fastest", "runtimes", "calibration",
+    "footprint", "device", "peers",
+)  # fmt: skip
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "scripts"
 ]

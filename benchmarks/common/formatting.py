@@ -10,6 +10,7 @@ from trainer.evaluation.intervals import in_words
 from trainer.report.html import percent
 
 NOTHING = "–"
+MIB = 1 << 20  # bytes
 
 
 def share_in_words(

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.child import python_command
 from edge_runtime.errors import BtcError
@@ -23,7 +25,11 @@ print(json.dumps([os.waitstatus_to_exitcode(status), wall, usage.ru_maxrss / 102
 
 
 def launch(
-    command: Sequence[str | Path], folder: Path, stdin: str = "", codes: Sequence[int] = (0,)
+    command: Sequence[str | Path],
+    folder: Path,
+    stdin: str = "",
+    codes: Sequence[int] = (0,),
+    watch: Callable[[int], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[float, float]:
     """Wall time in ms and peak memory in MiB of one run of `command`.
 
@@ -33,17 +39,24 @@ def launch(
         folder: where it runs; not a checkout, whose packages would hide the installed ones.
         stdin: what it reads.
         codes: exit codes that count as success.
+        watch: entered with the number of the process that starts it, for as long as it runs.
 
     Raises:
         BtcError: it ended otherwise.
     """
     words = [*python_command(LAUNCH), *map(str, command)]
-    done = subprocess.run(
-        words, input=stdin, capture_output=True, text=True, cwd=folder, env=clean_environment()
-    )
-    if done.returncode != 0:
-        raise BtcError(f"{command[0]} cannot be started: {done.stderr.strip()[-200:]}")
-    code, wall, peak = json.loads(done.stdout)
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(
+            words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=folder,
+            env=clean_environment(),
+        ) as starter,
+        watch(starter.pid),
+    ):  # fmt: skip
+        told, problem = starter.communicate(stdin)
+    if starter.returncode != 0:
+        raise BtcError(f"{command[0]} cannot be started: {problem.strip()[-200:]}")
+    code, wall, peak = json.loads(told)
     if code not in codes:
         raise BtcError(f"{' '.join(map(str, command[:4]))} failed with exit code {code}")
     return float(wall), float(peak)
