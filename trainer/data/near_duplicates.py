@@ -138,28 +138,52 @@ def find_pairs(
 
 def clusters(thumbnails: Thumbnails, threshold: float = THRESHOLD) -> Indices:
     """A cluster number for each picture; near-duplicates, and theirs in turn, share one."""
-    labels = np.arange(len(thumbnails))
+    found = Clusters(len(thumbnails))
     for pairs in find_pairs(thumbnails, threshold=threshold):
-        labels = join(labels, pairs.first, pairs.second)
-    return labels
+        found.add(pairs)
+    return found.labels()
+
+
+class Clusters:
+    """N pictures, at first each a cluster of its own, and the pairs that join them.
+
+    Pairs wait until they are as many as the pictures, so that memory does not grow with them and
+    the work for each is the same however many pictures there are.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._labels: Indices = np.arange(n)
+        self._waiting: list[tuple[Indices, Indices]] = []
+        self._count = 0
+
+    def add(self, pairs: Pairs) -> None:
+        """Join the two clusters of each pair."""
+        apart = self._labels[pairs.first] != self._labels[pairs.second]
+        if apart.any():
+            self._waiting.append((pairs.first[apart], pairs.second[apart]))
+            self._count += int(apart.sum())
+            if self._count >= len(self._labels):
+                self.labels()
+
+    def labels(self) -> Indices:
+        """A cluster number for each picture."""
+        if self._waiting:
+            first, second = (np.concatenate(ends) for ends in zip(*self._waiting, strict=True))
+            self._labels = join(self._labels, first, second)
+            self._waiting, self._count = [], 0
+        return self._labels
 
 
 def join(labels: Indices, first: Indices, second: Indices) -> Indices:
-    """Cluster numbers (N) after the clusters of each `first` and `second` have become one, which
-    keeps the smallest of their numbers."""
+    """Cluster numbers (N) after the clusters of each `first` and `second` have become one."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    # Only what is joined is made a graph: a search joins thousands of times.
-    joined, ends = np.unique(np.stack([labels[first], labels[second]]), return_inverse=True)
-    edges = (np.ones(len(first), np.int8), tuple(ends.reshape(2, -1)))
-    graph = coo_matrix(edges, shape=(len(joined), len(joined)))
-    _, component = connected_components(graph, directed=False)
-    smallest = np.unique(component, return_index=True)[1]
-    number = np.arange(labels.max(initial=-1) + 1)
-    number[joined] = joined[smallest[component]]
-    renumbered: Indices = number[labels]
-    return renumbered
+    n = int(labels.max()) + 1 if len(labels) else 0
+    edges = (np.ones(len(first), np.int8), (labels[first], labels[second]))
+    _, component = connected_components(coo_matrix(edges, shape=(n, n)), directed=False)
+    joined: Indices = component[labels].astype(np.int64)
+    return joined
 
 
 def merge_groups(groups: Sequence[str], labels: Indices) -> tuple[str, ...]:
