@@ -106,6 +106,9 @@ def test_audit_finds_the_leak_of_the_official_split(audited: Audit) -> None:
 def test_audit_joins_what_the_table_splits(audited: Audit) -> None:
     groups = audited.result["groups"]
     assert (groups["given"], groups["merged"]) == (778, 702)
+    # The table that version 0.1.0 leaves: the published folds were made of these groups.
+    digest = audited.result["groups_csv_sha256"]
+    assert digest == "b28b1ccee5f48b6b0765cb7558da0a0f3e7f65f360993df2fc4bedb467e4e271"
     assert groups["table"]["clusters_split"]["count"] > 0
     assert groups["table"]["label_disagreements"]["count"] == 0
     assert groups["table"]["patients_on_both_sides"]["count"] > 150

@@ -589,9 +589,11 @@ def test_help_tells_the_exit_codes_and_is_light(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_benchmark_runs_on_phantoms(phantom_zip: Path, tmp_path: Path) -> None:
-    words = ["-m", "benchmarks.audit", str(phantom_zip), "--images", "3000", "--out", str(tmp_path)]
+    words = ["-m", "benchmarks.audit", str(phantom_zip), "--images", "1000", "--out", str(tmp_path)]
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, *words], cwd=root, check=True, capture_output=True)
     result = json.loads((tmp_path / "audit.json").read_text())
-    assert result["drawn"]["peak_mib"] < 500
+    for kind in ("files", "drawn", "alike"):
+        assert [row["images"] for row in result["growth"][kind]] == [100, 200, 400, 1000]
+    assert result["growth"]["drawn"][-1]["peak_mib"] < 500
     assert all(row["kept"] for row in result["checks"].values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -74,14 +76,17 @@ def draw_smooth(n: int, seed: int) -> np.ndarray:
     return np.clip(smooth + fine * (smooth != 77), 0, 255).astype(np.uint8)
 
 
-def by_definition(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Correlation of two thumbnails in each turn of the first."""
-    if first.min() == first.max() or second.min() == second.max():
-        return dict.fromkeys(TURN_NAMES, 0.0)
-    return {
-        name: float(np.corrcoef(turned(first).ravel(), second.ravel())[0, 1])
-        for name, turned in TURNS.items()
-    }
+def by_definition(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+    """The correlation of each of N thumbnails with each of M in each turn of the first, N×M×8;
+    0 for flat ones."""
+
+    def standard(pictures: np.ndarray) -> np.ndarray:
+        rows = pictures.reshape(len(pictures), -1).astype(np.float64)
+        rows -= rows.mean(axis=1, keepdims=True)
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+
+    turned = [standard(turn(one)) @ standard(two).T for turn in TURNS.values()]
+    return np.stack(turned, axis=-1)
 
 
 def as_dict(found: list[Pairs]) -> dict[tuple[int, int], tuple[float, str]]:
@@ -92,29 +97,90 @@ def as_dict(found: list[Pairs]) -> dict[tuple[int, int], tuple[float, str]]:
     return pairs
 
 
-@pytest.mark.parametrize("rows_columns", [(1024, 4096), (3, 5), (4, 4), (1, 1), (7, 2)])
-@settings(max_examples=12, deadline=None)
-@given(st.integers(1, 14), st.integers(0, 9), st.integers(0, 10_000), st.floats(0.5, 0.99))
+def nearly(picture: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """A picture of the correlation `level` with another, but for rounding."""
+    unit = (picture - picture.mean()) / max(float(np.linalg.norm(picture - picture.mean())), 1.0)
+    other = rng.standard_normal(picture.shape)
+    other -= other.mean() + (other * unit).sum() * unit
+    other /= np.linalg.norm(other)
+    return np.clip(128 + 1200 * (level * unit + np.sqrt(1 - level**2) * other), 0, 255).round()
+
+
+def add_kin(pictures: np.ndarray, threshold: float, seed: int) -> np.ndarray:
+    """The pictures and, shuffled among them, a turned copy of each, one that correlates about as
+    far as the threshold, and pictures without any variance."""
+    rng = np.random.default_rng(seed)
+    turns = [TURNS[name] for name in rng.choice(TURN_NAMES, len(pictures))]
+    copies = [turn(picture) for turn, picture in zip(turns, pictures, strict=True)]
+    close = [nearly(copy, threshold + rng.normal(0, 1e-3), rng) for copy in copies]
+    flat = [np.full((32, 32), level) for level in (0, 0, 200)]
+    every = np.stack([*pictures, *copies, *close, *flat]).astype(np.uint8)
+    return every[rng.permutation(len(every))]
+
+
+@pytest.mark.parametrize("rows_columns", [(512, 2048), (3, 5), (4, 4), (1, 1), (7, 2)])
+@settings(max_examples=10, deadline=None)
+@given(
+    st.integers(1, 9), st.integers(0, 6), st.integers(0, 10_000), st.floats(0.5, 0.99),
+    st.integers(1, 9),
+)  # fmt: skip
 def test_search_equals_the_definition(
-    rows_columns: tuple[int, int], n: int, m: int, seed: int, threshold: float
+    rows_columns: tuple[int, int], n: int, m: int, seed: int, threshold: float, batch: int
 ) -> None:
     one, two = draw_smooth(n, seed), draw_smooth(m, seed + 1)
+    one = add_kin(one, threshold, seed)
+    two = np.concatenate([two, one[::5]])
     with pytest.MonkeyPatch.context() as patch:  # small blocks, so that borders are met
         patch.setattr(near_duplicates, "ROWS", rows_columns[0])
         patch.setattr(near_duplicates, "COLUMNS", rows_columns[1])
+        patch.setattr(near_duplicates, "BATCH", batch)
         alone = as_dict(list(find_pairs(one, threshold=threshold)))
         between = as_dict(list(find_pairs(one, two, threshold)))
     for found, others in ((alone, one), (between, two)):
-        expected = {
-            (i, j): by_definition(one[i], others[j])
-            for i in range(n)
-            for j in range(i + 1 if others is one else 0, len(others))
-        }
-        assume(all(abs(max(c.values()) - threshold) > 1e-4 for c in expected.values()))
-        assert set(found) == {pair for pair, c in expected.items() if max(c.values()) > threshold}
+        expected = by_definition(one, others)
+        best = expected.max(axis=-1)
+        assume(np.all(np.abs(best - threshold) > 1e-12))
+        near = np.triu(best > threshold, 1) if others is one else best > threshold
+        assert set(found) == {(int(i), int(j)) for i, j in np.argwhere(near)}
         for pair, (correlation, turn) in found.items():
-            assert correlation == pytest.approx(max(expected[pair].values()), abs=1e-4)
-            assert expected[pair][turn] == pytest.approx(correlation, abs=1e-4)
+            assert correlation == pytest.approx(best[pair], abs=1e-7)
+            # Of turns that are equal the first one.
+            assert turn == TURN_NAMES[np.argmax(expected[pair] > best[pair] - 1e-12)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_no_bound_is_below_what_it_bounds(seed: int) -> None:
+    pictures = add_kin(draw_smooth(4, seed), 0.98, seed)
+    n = len(pictures)
+    sketches = near_duplicates._sketches(pictures)
+    folded = near_duplicates._folded(sketches)
+    first, second = np.repeat(np.arange(n), n), np.tile(np.arange(n), n)
+    turned = near_duplicates._turned_bounds(sketches[first], sketches[second]).reshape(n, n, 8)
+    assert np.all(by_definition(pictures, pictures) <= turned + 1e-5)
+    assert np.all(turned.max(axis=-1) <= folded @ folded.T + 1e-5)
+
+
+def test_many_copies_take_memory_for_a_few_blocks() -> None:
+    """800 copies make 319,600 pairs, 7 MB; those of the blocks at work are there at a time."""
+    copies = np.repeat(thumbnail(draw_slice(3))[None], 800, axis=0)
+    pairs = largest = 0
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"ROWS": 64, "COLUMNS": 64, "BATCH": 256}.items():
+            patch.setattr(near_duplicates, name, value)
+        list(find_pairs(copies[:2]))  # loads what is loaded once
+        tracemalloc.start()
+        try:
+            for found in find_pairs(copies):
+                pairs, largest = pairs + len(found), max(largest, len(found))
+                assert found.turn.max() == 0
+                assert found.correlation.min() == 1
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert pairs == 800 * 799 // 2
+    assert largest <= 256
+    assert peak < 5.5e6, "under what the pairs alone would take"
 
 
 @settings(max_examples=100, deadline=None)

@@ -16,9 +16,9 @@ from trainer.audit.files import Files
 from trainer.data.near_duplicates import (
     THRESHOLD,
     TURN_NAMES,
+    Clusters,
     Pairs,
     find_pairs,
-    join,
     unit_vectors,
 )
 from trainer.data.reading import Progress
@@ -111,17 +111,18 @@ def find_near_duplicates(
         progress: called with (pictures compared, N).
     """
     tally = _Tally(files)
-    clusters = np.arange(len(files))
+    clusters = Clusters(len(files))
     for pairs in find_pairs(files.thumbnails, threshold=threshold):
         tally.add(pairs)
-        if (clusters[pairs.first] != clusters[pairs.second]).any():
-            clusters = join(clusters, pairs.first, pairs.second)
+        clusters.add(pairs)
         if progress is not None:
             progress(int(pairs.first.min()), len(files))
     tally.add(_flat_copies(files))
     if progress is not None:
         progress(len(files), len(files))
-    return NearDuplicates(tally.within, tally.across, clusters, tally.counts, tally.conflicts)
+    return NearDuplicates(
+        tally.within, tally.across, clusters.labels(), tally.counts, tally.conflicts
+    )
 
 
 class _Tally:

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.batch import in_order
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.imaging.decode import decode, read_header
 from edge_runtime.imaging.headers import Header
@@ -21,6 +22,7 @@ from trainer.data.archive import ImageArchive
 from trainer.data.file_statistics import file_statistics
 from trainer.data.layout import PassedOver, and_passed_over, class_and_split
 from trainer.data.near_duplicates import Thumbnails, thumbnail
+from trainer.data.workers import workers
 
 Progress = Callable[[int, int], None]  # called with (done, total)
 Kept = TypeVar("Kept")
@@ -68,23 +70,32 @@ def read_pictures(
     keep: Callable[[Picture], Kept],
     progress: Progress | None = None,
 ) -> tuple[list[Kept], list[Problem]]:
-    """Read and decode each file once; one picture is in memory at a time.
+    """Read and decode each file once; a few pictures are in memory at a time.
 
     Args:
         names: files of `archive`, see `layout.arrange`.
-        keep: what is kept of a picture; an InputError makes it a problem.
+        keep: what is kept of a picture, called in several threads; an InputError makes it a
+            problem.
         progress: called with (done, total).
 
     Returns:
         What was kept, and the files that cannot be used, both in the order of names.
     """
+
+    def work(file: _File) -> Kept | Problem:
+        try:
+            return keep(_measure(file))
+        except InputError as error:
+            return Problem(file.path, one_line(error))
+
     kept: list[Kept] = []
     problems: list[Problem] = []
-    for done, name in enumerate(names, 1):
-        try:
-            kept.append(keep(_read(archive, name)))
-        except InputError as error:
-            problems.append(Problem(name, one_line(error)))
+    files = (_read(archive, name) for name in names)
+    for done, result in enumerate(in_order(work, files, workers()), 1):
+        if isinstance(result, Problem):
+            problems.append(result)
+        else:
+            kept.append(result)
         if progress is not None:
             progress(done, len(names))
     return kept, problems
@@ -101,9 +112,28 @@ def nothing_readable(
     )
 
 
-def _read(archive: ImageArchive, name: str) -> Picture:
-    label, split = class_and_split(name)
-    encoded = archive.read(name)
+class _File(NamedTuple):
+    """What is known of a picture before it is decoded, see `Picture`, or why it is none."""
+
+    path: str
+    label: str
+    split: str
+    encoded: bytes | InputError
+
+
+def _read(archive: ImageArchive, name: str) -> _File:
+    """A file's content. Called in one thread: a zip is one open file."""
+    try:
+        label, split = class_and_split(name)
+        return _File(name, label, split, archive.read(name))
+    except InputError as error:
+        return _File(name, "", "", error)
+
+
+def _measure(file: _File) -> Picture:
+    name, label, split, encoded = file
+    if isinstance(encoded, InputError):
+        raise encoded
     gray = decode(encoded)
     header = read_header(encoded) or Header("", *gray.shape[::-1])
     return Picture(
