@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.errors import InputError, ModelError
+from edge_runtime.imaging.head import head_box, percentiles
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -134,7 +135,7 @@ def preprocess(gray: Gray, options: Preprocess) -> Gray:
         how = cv2.INTER_AREA if coarse else cv2.INTER_LINEAR_EXACT
         gray = cv2.resize(gray, (size, size), interpolation=how)
     if options.window is not None:
-        gray = cv2.LUT(gray, _window_table(*_percentiles(gray, options.window)))
+        gray = cv2.LUT(gray, _window_table(*percentiles(gray, options.window)))
     if options.denoise == "median":
         gray = cv2.medianBlur(gray, MEDIAN)
     elif options.denoise == "non-local-means":
@@ -142,7 +143,7 @@ def preprocess(gray: Gray, options: Preprocess) -> Gray:
     if options.contrast == "clahe":
         # One object a call, which costs nothing: it holds buffers, so threads must not share it.
         gray = cv2.createCLAHE(CLAHE_CLIP, (_tiles(size), _tiles(size))).apply(gray)
-    return np.ascontiguousarray(gray)
+    return gray if gray.flags.c_contiguous else gray.copy()
 
 
 def steps_in_words(options: Preprocess) -> list[str]:
@@ -188,32 +189,6 @@ def crop_box(gray: Gray, options: Preprocess) -> tuple[float, float, float, floa
     return left / width, top / height, (left + size) / width, (top + size) / height
 
 
-def head_box(gray: Gray) -> tuple[slice, slice]:
-    """Rows and columns that hold the head.
-
-    A pixel counts as head above an eighth of the 99th percentile of brightness. The box reaches
-    from the first to the last row (column) in which 5 % of the pixels count; the outermost 2 %
-    of the slice are ignored, so that borders, specks and thin text do not widen it. A box under
-    a quarter of either side is no head: then the whole slice is kept.
-    """
-    import cv2
-
-    height, width = gray.shape
-    step = max(1, min(height, width) // 64)  # a sample is enough for one percentile
-    bright = _percentiles(np.ascontiguousarray(gray[::step, ::step]), (99.0,))[0]
-    mask = cv2.threshold(gray, max(bright / 8.0, 4.0), 1, cv2.THRESH_BINARY)[1]
-    box = []
-    for axis, across, along in ((1, width, height), (0, height, width)):
-        counts = cv2.reduce(mask, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
-        margin = along // 50
-        inside = counts[margin : along - margin] >= max(1.0, 0.05 * across)
-        first, beyond = int(inside.argmax()), inside.size - int(inside[::-1].argmax())
-        if not inside[first] or beyond - first < along / 4:
-            return slice(0, height), slice(0, width)
-        box.append(slice(margin + first, margin + beyond))
-    return box[0], box[1]
-
-
 def _shrunk(gray: Gray) -> Gray:
     """Halve (or third, ...) a large slice whose sides differ: padded to a square it would need the
     square of its longer side."""
@@ -246,16 +221,6 @@ def _square(gray: Gray) -> Gray:
 def _tiles(size: int) -> int:
     """Tiles along each side of a picture, for its contrast."""
     return min(CLAHE_TILES, max(1, size // CLAHE_TILE))
-
-
-def _percentiles(gray: Gray, wanted: tuple[float, ...]) -> list[int]:
-    """The gray levels below or at which the wanted shares (in percent) of the pixels lie."""
-    import cv2
-
-    histogram = cv2.calcHist([gray], [0], None, [256], [0, 256])
-    cumulative = np.cumsum(histogram, dtype=np.float64)
-    levels = cumulative.searchsorted([share / 100.0 * gray.size for share in wanted])
-    return [min(level, 255) for level in levels.tolist()]
 
 
 @lru_cache(maxsize=1024)  # the levels of one scanner's slices are much alike

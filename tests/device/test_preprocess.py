@@ -14,11 +14,11 @@ from hypothesis.extra import numpy as hnp
 
 from benchmarks.hostile.pictures import draw_slice
 from edge_runtime.errors import ModelError
+from edge_runtime.imaging.head import head_box
 from edge_runtime.imaging.preprocess import (
     CONTRAST,
     DENOISE,
     Preprocess,
-    head_box,
     preprocess,
     steps_in_words,
 )
