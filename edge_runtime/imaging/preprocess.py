@@ -16,6 +16,7 @@ import numpy as np
 
 from edge_runtime.errors import InputError, ModelError
 from edge_runtime.imaging.head import head_box, percentiles
+from edge_runtime.imaging.pyramid import box_of_input, scale_by_halves
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Gray = npt.NDArray[np.uint8]
 
 CROPS = ("none", "head")
+RESIZE = ("area", "pyramid")
 DENOISE = (None, "median", "non-local-means")
 CONTRAST = (None, "clahe")
 MAX_RATIO = 16  # of the sides: the padding to a square grows with it …
@@ -53,6 +55,10 @@ class Preprocess:
             costs 0.05 ms at most.
         contrast: `clahe` (histogram equalisation in tiles, with limited slope; Zuiderveld
             1994), or None. It costs 0.1 ms.
+        resize: `area` averages the pixels under each pixel of the result (from a factor of two
+            on; bilinear weights below); `pyramid` halves the slice to about the size and takes
+            bilinear weights from there, which costs less, the less the larger the slice (see
+            `imaging.pyramid`).
 
     The order is crop, size, window, denoise, contrast: the window puts every scanner on one
     scale, on which the strength of a filter and the limit of the slope have one meaning, and at
@@ -64,6 +70,7 @@ class Preprocess:
     window: tuple[float, float] | None = (1.0, 99.5)
     denoise: str | None = None
     contrast: str | None = None
+    resize: str = "area"
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or not 16 <= self.size <= 1024:
@@ -77,6 +84,8 @@ class Preprocess:
             raise ModelError(f"unknown denoise {self.denoise!r}; this version knows {DENOISE}")
         if self.contrast not in CONTRAST:
             raise ModelError(f"unknown contrast {self.contrast!r}; this version knows {CONTRAST}")
+        if self.resize not in RESIZE:
+            raise ModelError(f"unknown resize {self.resize!r}; this version knows {RESIZE}")
 
     def to_json(self) -> dict[str, Any]:
         """The shape that `model.json` and `run.json` hold."""
@@ -86,11 +95,12 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, shape: Mapping[str, Any]) -> Preprocess:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, or a former version, which knew one `resize` and did not say.
 
         Raises:
             ModelError: a missing, unknown or unusable field: guessing would be worse.
         """
+        shape = {"resize": "area"} | dict(shape)
         known = {field.name for field in fields(cls)}
         if set(shape) != known:
             raise ModelError(f"preprocessing fields {sorted(shape)} are not {sorted(known)}")
@@ -122,18 +132,13 @@ def preprocess(gray: Gray, options: Preprocess) -> Gray:
     """
     import cv2
 
+    size = options.size
     if max(gray.shape) > max(MAX_RATIO * min(gray.shape), NARROW):
         raise InputError(f"{gray.shape[1]}x{gray.shape[0]} pixels: too narrow for a slice")
-    if options.crop == "head":
-        gray = _square(_shrunk(gray[head_box(gray)]))
-    height, width = gray.shape
-    size = options.size
-    if (height, width) != (size, size):
-        # Averaging an area keeps detail from aliasing, but is slow at fractional scales; below a
-        # factor of two, bilinear weights cover every pixel, and this variant is bit-exact.
-        coarse = height >= 2 * size or width >= 2 * size
-        how = cv2.INTER_AREA if coarse else cv2.INTER_LINEAR_EXACT
-        gray = cv2.resize(gray, (size, size), interpolation=how)
+    if options.resize == "pyramid":
+        gray = scale_by_halves(gray, size, options.crop)
+    else:
+        gray = _scale_by_area(gray, size, options.crop)
     if options.window is not None:
         gray = cv2.LUT(gray, _window_table(*percentiles(gray, options.window)))
     if options.denoise == "median":
@@ -153,7 +158,8 @@ def steps_in_words(options: Preprocess) -> list[str]:
         "cut to the box around the head, padded to a square with black"
         if options.crop == "head"
         else "the whole picture, squeezed to a square",
-        f"scaled to {options.size}x{options.size} pixels",
+        f"scaled to {options.size}x{options.size} pixels"
+        + (", by halves first" if options.resize == "pyramid" else ""),
         "brightness as in the file"
         if options.window is None
         else "brightness stretched: percentile {:g} to black, percentile {:g} to white".format(
@@ -179,6 +185,8 @@ def crop_box(gray: Gray, options: Preprocess) -> tuple[float, float, float, floa
     A point (x, y) of the input, as fractions of its side, is the point
     (left + x * (right - left), top + y * (bottom - top)) of the slice.
     """
+    if options.resize == "pyramid":
+        return box_of_input(gray, options.size, options.crop)
     height, width = gray.shape
     if options.crop != "head":
         return 0.0, 0.0, 1.0, 1.0
@@ -187,6 +195,23 @@ def crop_box(gray: Gray, options: Preprocess) -> tuple[float, float, float, floa
     size = max(tall, wide)
     top, left = rows.start - (size - tall) // 2, columns.start - (size - wide) // 2
     return left / width, top / height, (left + size) / width, (top + size) / height
+
+
+def _scale_by_area(gray: Gray, size: int, crop: str) -> Gray:
+    """The square input of a model whose `resize` is `area`."""
+    import cv2
+
+    if crop == "head":
+        gray = _square(_shrunk(gray[head_box(gray)]))
+    height, width = gray.shape
+    if (height, width) == (size, size):
+        return gray
+    # Averaging an area keeps detail from aliasing, but is slow at fractional scales; below a
+    # factor of two, bilinear weights cover every pixel, and this variant is bit-exact.
+    coarse = height >= 2 * size or width >= 2 * size
+    how = cv2.INTER_AREA if coarse else cv2.INTER_LINEAR_EXACT
+    scaled: Gray = cv2.resize(gray, (size, size), interpolation=how)
+    return scaled
 
 
 def _shrunk(gray: Gray) -> Gray:
