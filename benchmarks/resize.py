@@ -220,23 +220,25 @@ def _check_pair(base: dict[str, Any], one: dict[str, Any]) -> None:
 
 def as_markdown(result: dict[str, Any]) -> str:
     """What docs/results.md shows."""
+    others = [name for name in (*RESIZE, TRIED) if name != OLD]
     lines = [
-        "| slice | way | µs | of `area` | gray levels from `area` (worst slice) |",
-        "|---|---|--:|--:|--:|",
-    ]
+        f"| slice | `{OLD}` µs | " + " | ".join(f"{name} µs, of it" for name in others)
+        + f" | gray levels that `{others[0]}` is off it (worst slice) |",
+        "|---|--:|" + "--:|" * (len(others) + 1),
+    ]  # fmt: skip
+    by_shape: dict[str, dict[str, Any]] = {}
     for row in result["latency"]:
-        spread = in_words(row["interval95"], lambda end: f"{end:.2f}")
-        ratio = "1" if row["way"] == OLD else f"**{row['ratio']:.2f}** ({spread})"
-        levels = "0" if row["way"] == OLD else f"{row['levels']:.1f} ({row['worst']:.1f})"
-        lines.append(
-            f"| {row['shape'][1]}×{row['shape'][0]} | {row['way']} | {row['us']:.0f} | {ratio} "
-            f"| {levels} |"
-        )
+        by_shape.setdefault(f"{row['shape'][1]}×{row['shape'][0]}", {})[row["way"]] = row
+    for shape, row in by_shape.items():
+        cells = [f"{row[OLD]['us']:.0f}", *(_against(row[name]) for name in others)]
+        new = row[others[0]]
+        cells.append(f"{new['levels']:.1f} ({new['worst']:.1f})")
+        lines.append(f"| {shape} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Decoded slice to an input of {result['size']}×{result['size']}, before the window, each "
-        f"call after one of the interpreter; medians, in turns, on {result['machine']} "
-        f"({result['features']}).",
+        f"From a decoded slice to its place in an input of {result['size']}×{result['size']}, "
+        "without the window, each call after one of the interpreter and one of the decoder; "
+        f"medians, in turns; {result['machine']} ({result['features']}).",
     ]
     if result["elsewhere"]:
         lines += ["", "| processor | OpenCV | way | inputs | other bytes than here |",
@@ -267,6 +269,11 @@ def as_markdown(result: dict[str, Any]) -> str:
     ]
     lines += ["", f"{result['model']} learned with `{result['learned']}`."]
     return "\n".join([*lines, ""])
+
+
+def _against(row: dict[str, Any]) -> str:
+    spread = in_words(row["interval95"], lambda end: f"{end:.2f}")
+    return f"{row['us']:.0f}, **{row['ratio']:.2f}** ({spread})"
 
 
 def _places(texts: Sequence[str]) -> dict[str, list[str]]:
