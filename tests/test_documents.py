@@ -20,7 +20,10 @@ from edge_runtime.model.load import read_model
 from tests.documents import DOCUMENTS, GUIDES, README, RESULTS, ROOT, blocks, commands
 
 MADE = ROOT / "benchmarks" / "results"
-SHOWN = ("honest", "robust", "models", "ood", "formats", "runtimes", "calibration", "footprint")
+SHOWN = (
+    "honest", "robust", "models", "ood", "formats", "runtimes", "calibration", "footprint",
+    "resize",
+)  # fmt: skip
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "scripts"
 ]
