@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.errors import InputError, ModelError
+from edge_runtime.imaging.head import head_box, percentiles
+from edge_runtime.imaging.pyramid import box_of_input, scale_by_halves
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     Gray = npt.NDArray[np.uint8]
 
 CROPS = ("none", "head")
+RESIZE = ("area", "pyramid")
 DENOISE = (None, "median", "non-local-means")
 CONTRAST = (None, "clahe")
 MAX_RATIO = 16  # of the sides: the padding to a square grows with it …
@@ -52,6 +55,10 @@ class Preprocess:
             costs 0.05 ms at most.
         contrast: `clahe` (histogram equalisation in tiles, with limited slope; Zuiderveld
             1994), or None. It costs 0.1 ms.
+        resize: `area` averages the pixels under each pixel of the result (from a factor of two
+            on; bilinear weights below); `pyramid` halves the slice to about the size and takes
+            bilinear weights from there, which costs less, the less the larger the slice (see
+            `imaging.pyramid`).
 
     The order is crop, size, window, denoise, contrast: the window puts every scanner on one
     scale, on which the strength of a filter and the limit of the slope have one meaning, and at
@@ -63,6 +70,7 @@ class Preprocess:
     window: tuple[float, float] | None = (1.0, 99.5)
     denoise: str | None = None
     contrast: str | None = None
+    resize: str = "area"
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or not 16 <= self.size <= 1024:
@@ -76,6 +84,8 @@ class Preprocess:
             raise ModelError(f"unknown denoise {self.denoise!r}; this version knows {DENOISE}")
         if self.contrast not in CONTRAST:
             raise ModelError(f"unknown contrast {self.contrast!r}; this version knows {CONTRAST}")
+        if self.resize not in RESIZE:
+            raise ModelError(f"unknown resize {self.resize!r}; this version knows {RESIZE}")
 
     def to_json(self) -> dict[str, Any]:
         """The shape that `model.json` and `run.json` hold."""
@@ -85,11 +95,12 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, shape: Mapping[str, Any]) -> Preprocess:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, or a former version, which knew one `resize` and did not say.
 
         Raises:
             ModelError: a missing, unknown or unusable field: guessing would be worse.
         """
+        shape = {"resize": "area"} | dict(shape)
         known = {field.name for field in fields(cls)}
         if set(shape) != known:
             raise ModelError(f"preprocessing fields {sorted(shape)} are not {sorted(known)}")
@@ -121,20 +132,15 @@ def preprocess(gray: Gray, options: Preprocess) -> Gray:
     """
     import cv2
 
+    size = options.size
     if max(gray.shape) > max(MAX_RATIO * min(gray.shape), NARROW):
         raise InputError(f"{gray.shape[1]}x{gray.shape[0]} pixels: too narrow for a slice")
-    if options.crop == "head":
-        gray = _square(_shrunk(gray[head_box(gray)]))
-    height, width = gray.shape
-    size = options.size
-    if (height, width) != (size, size):
-        # Averaging an area keeps detail from aliasing, but is slow at fractional scales; below a
-        # factor of two, bilinear weights cover every pixel, and this variant is bit-exact.
-        coarse = height >= 2 * size or width >= 2 * size
-        how = cv2.INTER_AREA if coarse else cv2.INTER_LINEAR_EXACT
-        gray = cv2.resize(gray, (size, size), interpolation=how)
+    if options.resize == "pyramid":
+        gray = scale_by_halves(gray, size, options.crop)
+    else:
+        gray = _scale_by_area(gray, size, options.crop)
     if options.window is not None:
-        gray = cv2.LUT(gray, _window_table(*_percentiles(gray, options.window)))
+        gray = cv2.LUT(gray, _window_table(*percentiles(gray, options.window)))
     if options.denoise == "median":
         gray = cv2.medianBlur(gray, MEDIAN)
     elif options.denoise == "non-local-means":
@@ -142,7 +148,7 @@ def preprocess(gray: Gray, options: Preprocess) -> Gray:
     if options.contrast == "clahe":
         # One object a call, which costs nothing: it holds buffers, so threads must not share it.
         gray = cv2.createCLAHE(CLAHE_CLIP, (_tiles(size), _tiles(size))).apply(gray)
-    return np.ascontiguousarray(gray)
+    return gray if gray.flags.c_contiguous else gray.copy()
 
 
 def steps_in_words(options: Preprocess) -> list[str]:
@@ -152,7 +158,8 @@ def steps_in_words(options: Preprocess) -> list[str]:
         "cut to the box around the head, padded to a square with black"
         if options.crop == "head"
         else "the whole picture, squeezed to a square",
-        f"scaled to {options.size}x{options.size} pixels",
+        f"scaled to {options.size}x{options.size} pixels"
+        + (", by halves first" if options.resize == "pyramid" else ""),
         "brightness as in the file"
         if options.window is None
         else "brightness stretched: percentile {:g} to black, percentile {:g} to white".format(
@@ -178,6 +185,8 @@ def crop_box(gray: Gray, options: Preprocess) -> tuple[float, float, float, floa
     A point (x, y) of the input, as fractions of its side, is the point
     (left + x * (right - left), top + y * (bottom - top)) of the slice.
     """
+    if options.resize == "pyramid":
+        return box_of_input(gray, options.size, options.crop)
     height, width = gray.shape
     if options.crop != "head":
         return 0.0, 0.0, 1.0, 1.0
@@ -188,30 +197,21 @@ def crop_box(gray: Gray, options: Preprocess) -> tuple[float, float, float, floa
     return left / width, top / height, (left + size) / width, (top + size) / height
 
 
-def head_box(gray: Gray) -> tuple[slice, slice]:
-    """Rows and columns that hold the head.
-
-    A pixel counts as head above an eighth of the 99th percentile of brightness. The box reaches
-    from the first to the last row (column) in which 5 % of the pixels count; the outermost 2 %
-    of the slice are ignored, so that borders, specks and thin text do not widen it. A box under
-    a quarter of either side is no head: then the whole slice is kept.
-    """
+def _scale_by_area(gray: Gray, size: int, crop: str) -> Gray:
+    """The square input of a model whose `resize` is `area`."""
     import cv2
 
+    if crop == "head":
+        gray = _square(_shrunk(gray[head_box(gray)]))
     height, width = gray.shape
-    step = max(1, min(height, width) // 64)  # a sample is enough for one percentile
-    bright = _percentiles(np.ascontiguousarray(gray[::step, ::step]), (99.0,))[0]
-    mask = cv2.threshold(gray, max(bright / 8.0, 4.0), 1, cv2.THRESH_BINARY)[1]
-    box = []
-    for axis, across, along in ((1, width, height), (0, height, width)):
-        counts = cv2.reduce(mask, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
-        margin = along // 50
-        inside = counts[margin : along - margin] >= max(1.0, 0.05 * across)
-        first, beyond = int(inside.argmax()), inside.size - int(inside[::-1].argmax())
-        if not inside[first] or beyond - first < along / 4:
-            return slice(0, height), slice(0, width)
-        box.append(slice(margin + first, margin + beyond))
-    return box[0], box[1]
+    if (height, width) == (size, size):
+        return gray
+    # Averaging an area keeps detail from aliasing, but is slow at fractional scales; below a
+    # factor of two, bilinear weights cover every pixel, and this variant is bit-exact.
+    coarse = height >= 2 * size or width >= 2 * size
+    how = cv2.INTER_AREA if coarse else cv2.INTER_LINEAR_EXACT
+    scaled: Gray = cv2.resize(gray, (size, size), interpolation=how)
+    return scaled
 
 
 def _shrunk(gray: Gray) -> Gray:
@@ -246,16 +246,6 @@ def _square(gray: Gray) -> Gray:
 def _tiles(size: int) -> int:
     """Tiles along each side of a picture, for its contrast."""
     return min(CLAHE_TILES, max(1, size // CLAHE_TILE))
-
-
-def _percentiles(gray: Gray, wanted: tuple[float, ...]) -> list[int]:
-    """The gray levels below or at which the wanted shares (in percent) of the pixels lie."""
-    import cv2
-
-    histogram = cv2.calcHist([gray], [0], None, [256], [0, 256])
-    cumulative = np.cumsum(histogram, dtype=np.float64)
-    levels = cumulative.searchsorted([share / 100.0 * gray.size for share in wanted])
-    return [min(level, 255) for level in levels.tolist()]
 
 
 @lru_cache(maxsize=1024)  # the levels of one scanner's slices are much alike

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -14,11 +15,12 @@ from hypothesis.extra import numpy as hnp
 
 from benchmarks.hostile.pictures import draw_slice
 from edge_runtime.errors import ModelError
+from edge_runtime.imaging.head import head_box
 from edge_runtime.imaging.preprocess import (
     CONTRAST,
     DENOISE,
+    RESIZE,
     Preprocess,
-    head_box,
     preprocess,
     steps_in_words,
 )
@@ -33,6 +35,7 @@ PLAIN = Preprocess(crop="none", window=None)
     st.sampled_from([None, (1.0, 99.5)]),
     st.sampled_from(DENOISE),
     st.sampled_from(CONTRAST),
+    st.sampled_from(RESIZE),
     st.sampled_from([16, 64, 97]),
 )
 def test_any_slice_becomes_a_square_of_bytes(
@@ -41,9 +44,10 @@ def test_any_slice_becomes_a_square_of_bytes(
     window: tuple[float, float] | None,
     denoise: str | None,
     contrast: str | None,
+    resize: str,
     size: int,
 ) -> None:
-    options = Preprocess(size, crop, window, denoise, contrast)
+    options = Preprocess(size, crop, window, denoise, contrast, resize)
     before = gray.copy()
     done = preprocess(gray, options)
     assert done.shape == (size, size)
@@ -53,9 +57,10 @@ def test_any_slice_becomes_a_square_of_bytes(
     np.testing.assert_array_equal(done, preprocess(gray, options))
 
 
-def test_nothing_to_do_changes_nothing() -> None:
+@pytest.mark.parametrize("resize", RESIZE)
+def test_nothing_to_do_changes_nothing(resize: str) -> None:
     gray = draw_slice(1, 128)
-    np.testing.assert_array_equal(preprocess(gray, PLAIN), gray)
+    np.testing.assert_array_equal(preprocess(gray, replace(PLAIN, resize=resize)), gray)
 
 
 def test_shrinking_by_a_whole_factor_averages() -> None:
@@ -72,8 +77,12 @@ def test_window_maps_percentiles_by_hand() -> None:
     np.testing.assert_array_equal(done, by_hand)
 
 
+# `pyramid` finds the head to a pixel of its coarsest level, here two of the slice.
+@pytest.mark.parametrize(("resize", "levels"), [("area", 2), ("pyramid", 4)])
 @pytest.mark.parametrize("shift", [(-30, 12), (25, 40), (0, -50)])
-def test_the_place_of_the_head_does_not_matter(shift: tuple[int, int]) -> None:
+def test_the_place_of_the_head_does_not_matter(
+    shift: tuple[int, int], resize: str, levels: int
+) -> None:
     head = draw_slice(2, 256)
     rows, columns = head_box(head)
     tight = head[rows, columns]
@@ -82,8 +91,8 @@ def test_the_place_of_the_head_does_not_matter(shift: tuple[int, int]) -> None:
         canvas = np.zeros((400, 400), np.uint8)
         top, left = 80 + down, 100 + right
         canvas[top : top + tight.shape[0], left : left + tight.shape[1]] = tight
-        placed.append(preprocess(canvas, Preprocess()).astype(int))
-    assert np.abs(placed[0] - placed[1]).mean() < 2
+        placed.append(preprocess(canvas, Preprocess(resize=resize)).astype(int))
+    assert np.abs(placed[0] - placed[1]).mean() < levels
 
 
 def test_a_white_frame_does_not_defeat_the_crop() -> None:
@@ -216,12 +225,22 @@ def test_threads_change_nothing(denoise: str | None, contrast: str | None) -> No
         np.testing.assert_array_equal(one, other)
 
 
-EVERY = [Preprocess(96, denoise=d, contrast=c) for d in DENOISE for c in CONTRAST]
+EVERY = [Preprocess(96, denoise=d, contrast=c, resize=r)
+         for d in DENOISE for c in CONTRAST for r in RESIZE]  # fmt: skip
 
 
 def test_options_survive_json() -> None:
     for options in (*EVERY, PLAIN, Preprocess(size=96, window=(0.0, 100.0))):
         assert Preprocess.from_json(json.loads(json.dumps(options.to_json()))) == options
+
+
+@pytest.mark.parametrize("resize", RESIZE)
+def test_a_former_version_knew_one_way_to_scale(resize: str) -> None:
+    """And did not say which."""
+    shape = Preprocess(resize=resize).to_json()
+    assert shape.pop("resize") == resize
+    assert Preprocess.from_json(shape) == Preprocess() == Preprocess(resize="area")
+    assert "resize" not in shape, "what is given stays as it is"
 
 
 def test_words_tell_options_apart() -> None:
@@ -239,7 +258,8 @@ def test_words_tell_options_apart() -> None:
      {"window": [0, 10**400]}, {"window": [False, True]}, {"window": [float("nan"), 99]},
      {"window": [1, 50, 99]}, {"denoise": "wavelets"}, {"denoise": ""}, {"denoise": True},
      {"denoise": ["median"]}, {"denoise": {}}, {"contrast": "median"}, {"contrast": 2.0},
-     {"contrast": ["clahe"]}, {"rotate": 90}],
+     {"contrast": ["clahe"]}, {"resize": "nearest"}, {"resize": None}, {"resize": True},
+     {"resize": ["area"]}, {"rotate": 90}],
 )  # fmt: skip
 def test_unknown_options_are_refused_not_guessed(change: dict) -> None:
     with pytest.raises(ModelError):
@@ -251,3 +271,5 @@ def test_a_step_of_another_version_is_named() -> None:
         Preprocess(denoise="wavelets")
     with pytest.raises(ModelError, match=r"contrast 'retinex'; this version knows .*clahe"):
         Preprocess(contrast="retinex")
+    with pytest.raises(ModelError, match=r"resize 'lanczos'; this version knows .*pyramid"):
+        Preprocess(resize="lanczos")

@@ -572,12 +572,14 @@ def test_too_few_groups_are_an_error() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], Preprocess(96)),
-        (["--denoise", "median", "--contrast", "clahe"], Preprocess(96, "head", (1.0, 99.5),
-                                                                    "median", "clahe")),
+        ([], Preprocess(96, resize="pyramid")),
+        (["--resize", "area"], Preprocess(96)),
+        (["--denoise", "median", "--contrast", "clahe"],
+         Preprocess(96, "head", (1.0, 99.5), "median", "clahe", "pyramid")),
         (["--denoise", "non-local-means", "--window", "none", "--size", "64"],
-         Preprocess(64, "head", None, "non-local-means")),
-        (["--window", "0.5,99", "--crop", "none"], Preprocess(96, "none", (0.5, 99.0))),
+         Preprocess(64, "head", None, "non-local-means", resize="pyramid")),
+        (["--window", "0.5,99", "--crop", "none", "--resize", "area"],
+         Preprocess(96, "none", (0.5, 99.0))),
     ],
 )  # fmt: skip
 def test_options_of_btc_train_become_preprocessing(

@@ -193,6 +193,7 @@ def test_another_input_is_refused_by_name(
         (("--seed", 6), "--seed is not what the run was started with, which was 5"),
         (("--model", "svm"), "--model is not what the run was started with, which was knn"),
         (("--features", "hog"), "--features is not what .* which was histogram"),
+        (("--resize", "area"), "--resize is not what .* which was pyramid"),
         (("--window", "none"), "--window is not what .* which was 1.0,99.5"),
         (("--folds", 3), "--folds is not what .* which was 2"),
         (("--protocol", "official"), "--protocol is not what .* which was grouped"),
@@ -206,6 +207,12 @@ def test_another_option_is_refused_by_name(
 ) -> None:
     said = refused(*inputs.words(), "--out", half, "--resume", *words)
     assert re.match(line, said), said
+
+
+def test_a_run_that_did_not_say_how_slices_are_scaled_goes_on_as_it_began() -> None:
+    former = Run.open(Path(__file__).parents[1] / "former" / "interrupted")
+    assert "resize" not in former.settings["preprocess"]
+    assert started_options(former)["resize"] == "area"
 
 
 def test_one_input_more_is_refused_by_name(inputs: Inputs, tmp_path: Path) -> None:

@@ -248,6 +248,14 @@ def _window(
     help="Cut to the head, or keep the whole picture.",
 )
 @option(
+    "--resize",
+    group="Pixels",
+    type=Choice(["pyramid", "area"]),
+    default="pyramid",
+    show_default=True,
+    help="Scale by halves and bilinear weights, or by averaging areas, as former versions did.",
+)
+@option(
     "--window",
     group="Pixels",
     callback=_window,

@@ -34,7 +34,7 @@ RESUMED_WITH = {
     *("cache", "cache_limit", "no_cache"),
 }
 TARGETS = ("target_error", "max_error", "confidence")  # one value together
-SLICE_OPTIONS = ("size", "crop", "window", "denoise", "contrast")
+SLICE_OPTIONS = ("size", "crop", "resize", "window", "denoise", "contrast")
 DEFAULT_FEATURES = ",".join(DEVICE_SETS)
 
 
@@ -173,6 +173,7 @@ def started_options(run: Run) -> dict[str, Any]:
         "seed": training["seed"],
         "size": options.size,
         "crop": options.crop,
+        "resize": options.resize,
         "window": options.window,
         "denoise": options.denoise or "none",
         "contrast": options.contrast or "none",
@@ -211,6 +212,7 @@ def _preprocess(options: dict[str, Any], size: int) -> Preprocess:
         window=options["window"],
         denoise=None if options["denoise"] == "none" else options["denoise"],
         contrast=None if options["contrast"] == "none" else options["contrast"],
+        resize=options["resize"],
     )
 
 

@@ -1,0 +1,92 @@
+"""The comparison of ways to scale: pairs that are pairs, and another process on the same slices."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.common.inputs import digests, digests_elsewhere
+from benchmarks.hostile.pictures import draw_slice
+from benchmarks.resize import TRIED, changed_answers, linear_then_area, validation, ways
+from edge_runtime.errors import BtcError, DataError, UsageError
+from edge_runtime.imaging.preprocess import RESIZE, Preprocess, preprocess
+from edge_runtime.model.load import read_model
+from trainer.run import Run
+
+FORMER = Path(__file__).with_name("former") / "network"
+Settings = dict[str, Any]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Callable[[Callable[[Settings], object]], list[Run]]:
+    """A run of before `resize` was named, and a copy with something changed."""
+
+    def made(change: Callable[[Settings], object]) -> list[Run]:
+        copy = Path(shutil.copytree(FORMER, tmp_path / "copy"))
+        settings = json.loads((copy / "run.json").read_text("utf-8"))
+        change(settings)
+        (copy / "run.json").write_text(json.dumps(settings))
+        return [Run.open(FORMER), Run.open(copy)]
+
+    return made
+
+
+def test_runs_of_a_seed_are_compared_on_validation_slices(
+    pair: Callable[[Callable[[Settings], object]], list[Run]],
+) -> None:
+    runs = pair(lambda settings: settings["preprocess"].update(resize="pyramid"))
+    area, pyramid = validation(runs)
+    assert (area["way"], area["gain"], area["loss_change"]) == ("area", None, None)
+    assert (pyramid["way"], pyramid["accuracy"]) == ("pyramid", area["accuracy"])
+    assert pyramid["gain"]["share"] == pyramid["loss_change"]["mean"] == 0, "one model, twice"
+    low, high = pyramid["gain"]["interval95"]
+    assert low < 0 < high
+    with pytest.raises(UsageError, match="no run of seed 1 with resize area"):
+        validation(runs[1:])
+    with pytest.raises(UsageError, match="two runs of seed 1 with resize area"):
+        validation(runs[:1] * 2)
+
+
+def test_runs_that_differ_in_more_are_no_pair(
+    pair: Callable[[Callable[[Settings], object]], list[Run]],
+) -> None:
+    def change(settings: Settings) -> None:
+        settings["preprocess"] |= {"resize": "pyramid", "window": None}
+
+    with pytest.raises(DataError, match="differ in more than --resize"):
+        validation(pair(change))
+
+
+def test_the_way_that_was_tried_is_near_averaged_areas() -> None:
+    gray = cv2.resize(draw_slice(3, 512), (430, 500), interpolation=cv2.INTER_AREA)
+    options = Preprocess(96)
+    known = ways(options)
+    assert set(known) == {*RESIZE, TRIED}
+    plain = preprocess(gray, Preprocess(96, window=None))
+    np.testing.assert_array_equal(known["area"](gray), plain)
+    assert np.abs(linear_then_area(gray, options).astype(int) - plain).mean() < 1
+
+
+def test_another_python_tells_what_it_makes_of_slices() -> None:
+    slices = [draw_slice(seed, 120 + 40 * seed) for seed in range(4)]
+    options = [Preprocess(96, resize=name) for name in RESIZE]
+    told = digests_elsewhere([sys.executable, "-I"], slices, options)
+    assert told["digests"] == [digests(slices, one) for one in options]
+    assert told["opencv"] == cv2.__version__
+    with pytest.raises(BtcError, match="cannot be started"):
+        digests_elsewhere(["no-such-python"], slices, options)
+
+
+def test_answers_are_counted_that_another_way_changes() -> None:
+    (row,) = changed_answers(read_model(), [draw_slice(seed) for seed in range(3)])
+    assert (row["way"], row["n"]) == ("pyramid", 3)
+    assert 0 <= row["labels"] <= 3
+    assert 0 < row["probability"] <= 1
