@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 
 SMALL = 16  # a file that needs less than this part of the limit is let in without being looked at
-CHUNK = 8  # small pictures that go through each step together
+CHUNK = 16  # small pictures that go through each step together
 MESSAGE = 32  # sources that a process is asked for at once
 HELD = 1 << 18  # bytes of an encoded picture in memory that may wait for others
 PATIENCE = 1e-3  # seconds: a source that was longer in coming waits for no other
@@ -221,7 +221,7 @@ class Classifier:
                 that together would need more memory than the limits allow for one wait for each
                 other.
             heatmaps: see `classify_slices`.
-            processes: from the 1,000th file on each worker, but no more than there are cores,
+            processes: after 2,000 files each worker, but no more than there are cores,
                 starts a Python process, which classifies what is one small slice: faster, but each
                 needs memory as a program of its own. Answers are the same. A file that kills a
                 process becomes an answer with status error. Where no process can be started, and

@@ -82,7 +82,7 @@ cannot be read gets a line on stderr, and the rest goes on.
     "--workers",
     type=click.IntRange(1, 256),
     help="Files worked on at once; default: the processor's cores, at most 4. In a batch of more "
-    "than 1,000 files each worker starts a process.",
+    "than 2,000 files each worker starts a process.",
 )
 @threads_option
 @click.option("--max-mib", type=click.IntRange(1), default=256, show_default=True,
