@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import cv2
@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.common.command import EXISTING, FOLDER, out_option, publish
-from benchmarks.common.formatting import machine_in_words, rate_in_words
+from benchmarks.common.formatting import NOTHING, machine_in_words, rate_in_words
 from benchmarks.common.inputs import digests, digests_elsewhere
 from benchmarks.common.runners import read_slices
 from edge_runtime.benchmark.machine import machine_facts
@@ -46,12 +46,14 @@ from edge_runtime.model.file_format import ModelFile
 from trainer.evaluation.intervals import difference_interval, in_words, mean_interval, own_groups
 from trainer.evaluation.metrics import share_of
 from trainer.models.outputs import open_trained
+from trainer.report.html import percent
 from trainer.run import Run
 
 Gray = npt.NDArray[np.uint8]
 Way = Callable[[Gray], Gray]
 SHAPES = ((224, 224), (256, 256), (400, 400), (512, 512), (1024, 1024), (512, 384), (640, 480))
 WARM_UP = 20
+LAST = 5
 OLD = "area"
 TRIED = "linear, then area"
 
@@ -169,53 +171,95 @@ def elsewhere(places: dict[str, list[str]], grays: Sequence[Gray], options: Prep
     return rows
 
 
+class _Measured(NamedTuple):
+    """A run on the validation slices it keeps."""
+
+    run: Run
+    labels: npt.NDArray[np.int64]
+    groups: list[str]
+    hits: npt.NDArray[np.bool_]
+    losses: npt.NDArray[np.float64]
+
+    @property
+    def late(self) -> float:
+        """Validation accuracy as the mean of the last epochs, where the rate is low: one epoch's
+        wanders by a point."""
+        return float(np.mean([row["val_accuracy"] for row in self.run.history()[-LAST:]]))
+
+
 def validation(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Runs on the validation slices they keep; those of one seed beside the one with `area`.
+    """Runs on the validation slices they keep; those of one seed beside the one with `area`, and
+    all seeds together.
 
     Raises:
-        UsageError: runs of one seed with one resize, or none with `area` beside it.
+        UsageError: two runs of one seed with one resize, or none with `area` beside one.
         DataError: runs of one seed with other validation slices, or other settings.
     """
-    by_key: dict[tuple[int, str], dict[str, Any]] = {}
+    measured: dict[int, dict[str, _Measured]] = {}
     for run in runs:
-        key = int(run.settings["seed"]), run.preprocess.resize
-        if key in by_key:
-            raise UsageError(f"two runs of seed {key[0]} with resize {key[1]}")
-        side = run.validation_images()
-        shares = probabilities(open_trained(run).predict(side.pixels).logits,
-                               float(run.settings["temperature"]))  # fmt: skip
-        right = shares[np.arange(len(side.labels)), side.labels]
-        by_key[key] = {"side": side, "hits": shares.argmax(axis=1) == side.labels,
-                       "loss": -np.log(np.maximum(right, 1e-7)), "run": run}  # fmt: skip
+        seed, way = int(run.settings["seed"]), run.preprocess.resize
+        if way in measured.setdefault(seed, {}):
+            raise UsageError(f"two runs of seed {seed} with resize {way}")
+        measured[seed][way] = _measure(run)
     rows = []
-    for (seed, way), one in sorted(by_key.items()):
-        base = by_key.get((seed, OLD))
-        if base is None:
+    pairs: dict[str, list[tuple[_Measured, _Measured]]] = {}
+    for seed, by_way in sorted(measured.items()):
+        if OLD not in by_way:
             raise UsageError(f"no run of seed {seed} with resize {OLD} to compare with")
-        _check_pair(base, one)
-        groups = own_groups(one["side"].groups)
-        more, worse = one["hits"].astype(int) - base["hits"], one["loss"] - base["loss"]
-        rows.append({
-            "seed": seed, "way": way, "accuracy": share_of(one["hits"], groups),
-            "loss": float(one["loss"].mean()),
-            "gain": None if way == OLD else
-            {"share": float(more.mean()), "interval95": difference_interval(more, groups)},
-            "loss_change": None if way == OLD else
-            {"mean": float(worse.mean()), "interval95": mean_interval(worse, groups)},
-        })  # fmt: skip
-    return rows
+        for way, one in sorted(by_way.items()):
+            _check_pair(by_way[OLD], one)
+            pairs.setdefault(way, []).append((by_way[OLD], one))
+            rows.append({"seed": seed, "way": way} | _compared([(by_way[OLD], one)], way))
+    several = len(measured) > 1
+    together = [{"seed": None, "way": way} | _compared(of_way, way)
+                for way, of_way in pairs.items() if several and way != OLD]  # fmt: skip
+    return rows + together
 
 
-def _check_pair(base: dict[str, Any], one: dict[str, Any]) -> None:
-    known, other = base["run"], one["run"]
-    same_side = np.array_equal(base["side"].labels, one["side"].labels)
-    if not same_side or base["side"].groups != one["side"].groups:
-        raise DataError(f"{known.folder}, {other.folder}: not the same validation slices")
-    if (
-        replace(known.preprocess, resize=OLD) != replace(other.preprocess, resize=OLD)
-        or known.settings["training"] != other.settings["training"]
-    ):
-        raise DataError(f"{known.folder}, {other.folder}: they differ in more than --resize")
+def _measure(run: Run) -> _Measured:
+    side = run.validation_images()
+    logits = open_trained(run).predict(side.pixels).logits
+    by_class = probabilities(logits, float(run.settings["temperature"]))
+    right = by_class[np.arange(len(side.labels)), side.labels]
+    return _Measured(
+        run, side.labels, own_groups(side.groups), by_class.argmax(axis=1) == side.labels,
+        -np.log(np.maximum(right, 1e-7)).astype(np.float64),
+    )  # fmt: skip
+
+
+def _compared(pairs: Sequence[tuple[_Measured, _Measured]], way: str) -> dict[str, Any]:
+    """The second of each pair beside the first, slice by slice; a group that several seeds hold
+    out is one."""
+    groups = [group for _, one in pairs for group in one.groups]
+    hits = np.concatenate([one.hits for _, one in pairs])
+    losses = np.concatenate([one.losses for _, one in pairs])
+    row = {
+        "accuracy": share_of(hits, groups),
+        "loss": float(losses.mean()),
+        "late": float(np.mean([one.late for _, one in pairs])),
+        "gain": None,
+        "loss_change": None,
+        "late_gain": None,
+    }
+    if way == OLD:
+        return row
+    gain = hits.astype(int) - np.concatenate([base.hits for base, _ in pairs])
+    more = losses - np.concatenate([base.losses for base, _ in pairs])
+    return row | {
+        "gain": {"share": float(gain.mean()), "interval95": difference_interval(gain, groups)},
+        "loss_change": {"mean": float(more.mean()), "interval95": mean_interval(more, groups)},
+        "late_gain": float(np.mean([one.late - base.late for base, one in pairs])),
+    }
+
+
+def _check_pair(base: _Measured, one: _Measured) -> None:
+    folders = f"{base.run.folder}, {one.run.folder}"
+    if base.groups != one.groups or not np.array_equal(base.labels, one.labels):
+        raise DataError(f"{folders}: not the same validation slices")
+    steps = [replace(each.run.preprocess, resize=OLD) for each in (base, one)]
+    training = [each.run.settings["training"] for each in (base, one)]
+    if steps[0] != steps[1] or training[0] != training[1]:
+        raise DataError(f"{folders}: they differ in more than --resize")
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -248,17 +292,13 @@ def as_markdown(result: dict[str, Any]) -> str:
             for row in result["elsewhere"]
         ]
     if result["validation"]:
-        lines += ["", "| seed | way | validation accuracy % | against `area`, points | log loss "
-                  "| change of log loss |", "|--:|---|--:|--:|--:|--:|"]  # fmt: skip
-        for row in result["validation"]:
-            change = "–"
-            if row["loss_change"] is not None:
-                ends = in_words(row["loss_change"]["interval95"], lambda e: f"{e:+.3f}", " to ")
-                change = f"{row['loss_change']['mean']:+.3f} ({ends})"
-            lines.append(
-                f"| {row['seed']} | {row['way']} | {rate_in_words(row['accuracy'])} "
-                f"| {rate_in_words(row['gain'], signed=True)} | {row['loss']:.3f} | {change} |"
-            )
+        lines += [
+            "",
+            "| seed | way | validation accuracy % | against `area`, points | log loss | change "
+            f"| accuracy % of the last {LAST} epochs | against `area`, points |",
+            "|--:|---|--:|--:|--:|--:|--:|--:|",
+        ]
+        lines += [_validation_row(row) for row in result["validation"]]
     lines += ["", "| answers of the bundled model with | slices | another label | another status "
               "| change of the probability that changes most, on average |",
               "|---|--:|--:|--:|--:|"]  # fmt: skip
@@ -269,6 +309,25 @@ def as_markdown(result: dict[str, Any]) -> str:
     ]
     lines += ["", f"{result['model']} learned with `{result['learned']}`."]
     return "\n".join([*lines, ""])
+
+
+def _validation_row(row: dict[str, Any]) -> str:
+    change, late_gain = NOTHING, NOTHING
+    if row["loss_change"] is not None:
+        ends = in_words(row["loss_change"]["interval95"], lambda end: f"{end:+.3f}", " to ")
+        change = f"{row['loss_change']['mean']:+.3f} ({ends})"
+        late_gain = f"{100 * row['late_gain']:+.1f}"
+    cells = [
+        "all" if row["seed"] is None else str(row["seed"]),
+        row["way"],
+        rate_in_words(row["accuracy"]),
+        rate_in_words(row["gain"], signed=True),
+        f"{row['loss']:.3f}",
+        change,
+        percent(row["late"]),
+        late_gain,
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def _against(row: dict[str, Any]) -> str:

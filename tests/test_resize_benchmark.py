@@ -49,10 +49,26 @@ def test_runs_of_a_seed_are_compared_on_validation_slices(
     assert pyramid["gain"]["share"] == pyramid["loss_change"]["mean"] == 0, "one model, twice"
     low, high = pyramid["gain"]["interval95"]
     assert low < 0 < high
+    assert pyramid["late_gain"] == 0
     with pytest.raises(UsageError, match="no run of seed 1 with resize area"):
         validation(runs[1:])
     with pytest.raises(UsageError, match="two runs of seed 1 with resize area"):
         validation(runs[:1] * 2)
+
+
+def test_seeds_are_pooled(pair: Callable[[Callable[[Settings], object]], list[Run]]) -> None:
+    runs = pair(lambda settings: settings["preprocess"].update(resize="pyramid"))
+    for run in list(runs):
+        other = Run.open(run.folder)
+        other.settings["seed"] = 2
+        runs.append(other)
+    rows = validation(runs)
+    assert [(row["seed"], row["way"]) for row in rows] == [
+        (1, "area"), (1, "pyramid"), (2, "area"), (2, "pyramid"), (None, "pyramid"),
+    ]  # fmt: skip
+    assert rows[-1]["accuracy"]["n"] == 2 * rows[0]["accuracy"]["n"]
+    assert rows[-1]["accuracy"]["share"] == rows[0]["accuracy"]["share"]
+    assert rows[-1]["gain"]["share"] == 0
 
 
 def test_runs_that_differ_in_more_are_no_pair(
