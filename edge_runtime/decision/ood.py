@@ -127,7 +127,8 @@ class OodDetector:
         # 2 N² (r² + (m + C / N)²). Few sums follow each other: the rest of the factor is room.
         norm = float(np.linalg.norm(to_white) + np.linalg.norm(to_turn)) + 1e-300
         longest = float(np.linalg.norm(self.centers, axis=1).max() + abs(self.turn[-1]) + 1)
-        offset = (float(np.linalg.norm(self.mean)) + longest / norm) ** 2
+        length = float(np.linalg.norm(self.mean)) + longest / norm
+        offset = length * length  # not by **, which raises where this is infinite
         rounding = 64 * (len(self.mean) + 8) * float(np.finfo(np.float64).eps) * norm**2
         centre, spread, turn_centre, turn_spread = self.levels.tolist()
         log, turn = centre + self.threshold * spread, turn_centre + self.threshold * turn_spread
