@@ -15,7 +15,6 @@ from click.testing import CliRunner
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.common.formatting import machine_in_words
 from edge_runtime import Classifier, classifier, processor
 from edge_runtime.commands.classify import classify
 from edge_runtime.errors import BackendError, ModelError, one_line
@@ -409,9 +408,6 @@ def test_features_are_named_or_said_not_to_be_known(
         (tmp_path / "cpuinfo").write_text(text)
         assert this_processor().flags == flags
         assert features_in_words({"flags": flags}) == words
-    old = {"cpu": "AMD EPYC", "cores": 2}
-    assert machine_in_words(old) == "AMD EPYC (features not recorded), 2 cores"
-    assert machine_in_words(old | {"flags": ["avx2"]}) == "AMD EPYC (avx2), 2 cores"
 
 
 def test_a_plain_file_asks_nothing_of_the_machine() -> None:
