@@ -110,14 +110,13 @@ def measure(
     """
     machine = machine_facts() | {"load_average": load_average()}
     files = [read_model(path, allow_unsigned=allow_unsigned) for path in models]
-    first = next((i for i, file in enumerate(files) if file.info.scheme == "float32"), 0)
-    labels = files[first].info.labels
-    samples = drawn_noise() if images is None else read_samples(images, labels)
-    if need_labels and not samples.labelled:
-        raise UsageError(f"no image lies in a folder named after a label ({', '.join(labels)})")
     subjects, left_out = _open_all(models, files, threads, backend, allow_unsigned, leave_out)
     floats = (subject for subject in subjects if subject.file.info.scheme == "float32")
     reference = next(floats, subjects[0])
+    labels = reference.file.info.labels
+    samples = drawn_noise() if images is None else read_samples(images, labels)
+    if need_labels and not samples.labelled:
+        raise UsageError(f"no image lies in a folder named after a label ({', '.join(labels)})")
     least = max(queries, len(samples.data)) if samples.labelled else queries
     before = temperature()
     done = run_rounds(subjects, samples, least, seconds)

@@ -107,7 +107,7 @@ def benchmark(
 ) -> None:
     """Measure latency, memory and (on labelled images) accuracy on this device.
 
-    The models take turns on each image, and each answers for at least --seconds and --queries.
+    The models take turns of several images until each has had its --seconds and --queries.
     The first float32 model is what the others are compared with, or the first of all.
     Features, for a model that takes those, count as preprocessing.
     """
@@ -154,6 +154,8 @@ def _folder_of(models: tuple[Path, ...]) -> Path | None:
 
 def _keep(result: dict[str, Any], folder: Path) -> bool:
     """Leave the record of the pick in the folder of the files, and say so; whether it is there."""
+    from shlex import quote
+
     from edge_runtime.benchmark.rules import record_of
 
     def say(line: str) -> None:
@@ -165,7 +167,7 @@ def _keep(result: dict[str, Any], folder: Path) -> bool:
         reason = getattr(error, "strerror", None) or error
         say(f"the pick was not kept: {folder}: {reason}")
         return False
-    say(f"{path}: {result['pick']['file']}, for btc-edge classify --model {folder}")
+    say(f"{path}: {result['pick']['file']}, for btc-edge classify --model {quote(str(folder))}")
     return True
 
 

@@ -95,10 +95,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Gray:
         InputError: not a supported format or kind of it, too many pixels, too much memory,
             truncated or damaged.
     """
-    kind = picture_kind(data)
-    if kind is None:
-        raise InputError(refusal(data))
-    return decode_kind(data, kind, limits)
+    return decode_kind(data, _known(data), limits)
 
 
 def decode_kind(data: bytes, kind: Kind, limits: ImageLimits) -> Gray:
@@ -120,11 +117,16 @@ def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> St
     Raises:
         InputError: as `decode`, what the header tells at once.
     """
+    kind = _known(data)
+    header, memory = _checked(data, kind, limits)
+    return Stack(1, memory, (_gray(data, kind, header) for _ in range(1)))
+
+
+def _known(data: bytes) -> Kind:
     kind = picture_kind(data)
     if kind is None:
         raise InputError(refusal(data))
-    header, memory = _checked(data, kind, limits)
-    return Stack(1, memory, (_gray(data, kind, header) for _ in range(1)))
+    return kind
 
 
 def _checked(data: bytes, kind: Kind, limits: ImageLimits) -> tuple[Header, int]:

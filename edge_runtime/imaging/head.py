@@ -23,7 +23,7 @@ def percentiles(gray: Gray, wanted: Sequence[float]) -> list[int]:
     """The gray levels below or at which the wanted shares of the pixels lie.
 
     Args:
-        gray: uint8 array, C-contiguous.
+        gray: uint8 array of H×W.
         wanted: shares in percent.
     """
     import cv2
