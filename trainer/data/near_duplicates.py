@@ -9,7 +9,7 @@ compares what is left in whole numbers.
    what they leave out (Parseval; Cauchy-Schwarz). In the cosine basis a mirror image is a change
    of signs and a quarter turn a transposition. Sketches folded by these symmetries have a product
    that bounds all eight turns at once (rearrangement inequality), so one matrix product compares
-   all with all. It alone sees every pair, at about a nanosecond for each.
+   all with all. It alone sees every pair: the search is quadratic, with a small constant.
 2. Of the pairs that are left, the product of the sketches in each turn.
 3. Of the turns that are left, the thumbnails.
 """
