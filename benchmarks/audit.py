@@ -1,13 +1,14 @@
 """What `btc-audit` finds, how long it takes and how much memory it needs.
 
-    python -m benchmarks.audit brain-tumor-mri.zip --groups groups.csv --images 100000
+    python -m benchmarks.audit brain-tumor-mri.zip --groups groups.csv
 
 On the real data: the fast search against the correlation of all Testing and Training thumbnails,
 written down plainly (every pair, as it is and mirrored, 1,024 numbers each). Then how time and
 memory grow, up to a data set too large to ship, each size in a process of its own: on drawn
 thumbnails, and whether their turned copies are found; on thumbnails like the data's own, which are
 more alike than drawn ones; and the whole command on files made of the data's slices. Writes
-audit.json and audit.md, and ends with exit code 1 where a limit is not kept.
+audit.json and audit.md, and ends with exit code 1 where a limit, meant for 100,000 pictures, is
+not kept.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ LIMITS = {
     "files_exponent": ("<=", 1.2),
     "files_peak_mib": ("<=", 4096.0),
     "drawn_seconds": ("<=", 120.0),
+    "drawn_search_cpu_seconds": ("<=", 40.0),  # the quadratic part, which decoding hides above
     "drawn_peak_mib": ("<=", 4096.0),
     "drawn_copies_found": (">=", 0.999),
     "drawn_others_flagged": ("<=", 0.02),
@@ -342,6 +344,7 @@ def measure(data: Path, groups: Path | None, images: int) -> dict[str, Any]:
         "files_exponent": exponents["files"],
         "files_peak_mib": written["peak_mib"],
         "drawn_seconds": drawn["seconds"],
+        "drawn_search_cpu_seconds": drawn["search_cpu_seconds"],
         "drawn_peak_mib": drawn["peak_mib"],
         "drawn_copies_found": drawn["copies_found"],
         "drawn_others_flagged": drawn["others_flagged"],
