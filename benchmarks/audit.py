@@ -207,6 +207,16 @@ def measure_thumbnails(kind: str, images: str, real: str, seed: int = 0) -> dict
     }
 
 
+def measure_alone(kind: str, images: int, real: Path) -> dict[str, Any]:
+    """As `measure_thumbnails`, in a process of its own."""
+    words = [sys.executable, "-c", ALONE, kind, str(images), str(real)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise DataError(f"the audit of {kind} pictures failed: {done.stderr[-300:]}")
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
+
+
 def _correlate(thumbnails: Thumbnails, first: Indices, second: Indices) -> npt.NDArray[np.float64]:
     """The correlation of pairs in their best turn, by definition."""
     best = np.full(len(first), -1.0)
@@ -305,11 +315,7 @@ def measure_growth(data: Path, real: Thumbnails, images: int) -> dict[str, list[
         written = 0
         for n in (round(images * share) for share in SHARES):
             for kind in ("drawn", "alike"):
-                words = [sys.executable, "-c", ALONE, kind, str(n), str(saved)]
-                done = subprocess.run(words, capture_output=True, text=True)
-                if done.returncode != 0:
-                    raise DataError(f"the audit of {kind} pictures failed: {done.stderr[-300:]}")
-                rows[kind].append(json.loads(done.stdout))
+                rows[kind].append(measure_alone(kind, n, saved))
             write_alike(data, written, n, folder)
             rows["files"].append({"images": n, **time_command(folder, None)})
             written = n

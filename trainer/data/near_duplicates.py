@@ -85,7 +85,7 @@ def thumbnail(gray: npt.NDArray[np.uint8]) -> Thumbnails:
 def unit_vectors(thumbnails: Thumbnails) -> Floats:
     """Thumbnails (N×32×32) with mean 0 and length 1, so that a dot product is a correlation.
 
-    Flat pictures (of one gray level) have no direction; they become zero and correlate with nothing.
+    Pictures of one gray level have no direction; they become zero and correlate with nothing.
     """
     flat = thumbnails.reshape(len(thumbnails), THUMBNAIL_SIZE * THUMBNAIL_SIZE).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
