@@ -91,7 +91,8 @@ def unit_vectors(thumbnails: Thumbnails) -> Floats:
     flat -= flat.mean(axis=1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
     # The shortest that is not flat, of one pixel that is a level off, has 0.9995.
-    return (flat / np.maximum(length, 0.5)).reshape(-1, THUMBNAIL_SIZE, THUMBNAIL_SIZE)
+    units: Floats = flat / np.maximum(length, 0.5)
+    return units.reshape(-1, THUMBNAIL_SIZE, THUMBNAIL_SIZE)
 
 
 def find_pairs(
