@@ -67,6 +67,8 @@ def command_of(run: Run) -> str:
         words.append(f"--epochs {training['epochs']}")
     if training.get("search"):
         words.append("--search")
+    if run.preprocess.resize != "pyramid":
+        words.append(f"--resize {run.preprocess.resize}")
     return " ".join([*words, f"--seed {settings['seed']}"])
 
 

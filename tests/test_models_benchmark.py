@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.models.compare import CONTENDERS, NETWORK, as_markdown, gap
+from benchmarks.honest import command_of
+from benchmarks.models.compare import CONTENDERS, NETWORK, as_markdown, check_alike, gap
 from benchmarks.models.page import chart, label_of
+from edge_runtime.errors import DataError
+from edge_runtime.imaging.preprocess import Preprocess
 from trainer.evaluation.predictions import Predictions
+from trainer.train_job import Job, start_run
 
 
 def predict(predicted: str, order: list[int]) -> Predictions:
@@ -70,3 +76,19 @@ def test_table_and_chart_have_a_line_a_contender() -> None:
     rows[1] |= dict.fromkeys(("grouped", "grouped_gap", "shift", "shift_gap"), unknown)
     assert "50.0 (not estimable)" in as_markdown(result)
     assert len(chart(result).axes[0].get_yticklabels()) == len(rows)
+
+
+def test_runs_that_scale_slices_in_another_way_are_told_and_not_compared(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    old, new, small = (
+        start_run(Job(data, tmp_path / name, preprocess=Preprocess(size, resize=resize)))
+        for name, size, resize in (("old", 96, "area"), ("new", 96, "pyramid"),
+                                   ("small", 64, "pyramid"))
+    )  # fmt: skip
+    del old.settings["preprocess"]["resize"]  # as version 0.1.0 wrote it
+    check_alike([new, small])
+    with pytest.raises(DataError, match=r"old, .*new: not the same preprocessing"):
+        check_alike([old, new])
+    for run in (old, new):
+        run.settings |= {"data": {"boxes": 0}, "partial": None}
+    assert command_of(old) == command_of(new).replace(" --seed", " --resize area --seed")

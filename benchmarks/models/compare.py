@@ -13,6 +13,7 @@ and RUNS/models.html, which also shows what the models look at.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from benchmarks.common.process import run_tool
 from benchmarks.models.page import chart, write_page
 from benchmarks.models.timing import device_file, latencies
 from benchmarks.robust import confident_errors, predictions_of
+from edge_runtime.errors import DataError
 from trainer.evaluation.intervals import difference_interval
 from trainer.evaluation.predictions import Predictions
 from trainer.report.charts import save_chart
@@ -34,6 +36,7 @@ DEVICE_SETS = "histogram,glcm,lbp,hog"
 ALL_SETS = "histogram,glcm,lbp,hog,gabor,region"
 SOURCE = "other"
 FOLDS = 5
+PARTS = ("folds", "source")
 HEAD = (
     "| model | features | 5 folds of groups % | minus the network, points | per study % "
     f"| trained without `{SOURCE}`, tested on it % | minus the network, points "
@@ -86,6 +89,21 @@ def train_missing(
             words += ["--features", contender.features.replace("deep", deep)]
         click.echo(f"training {contender.name}, {part}", err=True)
         run_tool([*words, *(["--resume"] if started else [])])
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+    """Runs that are compared may differ in the size of their input, which goes with the model.
+
+    Raises:
+        DataError: runs whose slices became inputs in different ways.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if replace(run.preprocess, size=first.preprocess.size) != first.preprocess:
+            raise DataError(
+                f"{first.folder}, {run.folder}: not the same preprocessing (such as --resize); "
+                "train one of them again"
+            )
 
 
 def results_of(folds: Run, source: Run, network: dict[str, Predictions]) -> dict[str, Any]:
@@ -195,13 +213,13 @@ def main(
     if unknown:
         raise click.BadParameter(f"--only {unknown.pop()}: none of the contenders")
     chosen = [c for c in CONTENDERS if not only or c.name in only]
+    folders = [runs / c.name / part for c in chosen for part in PARTS]
     for contender in chosen:
         train_missing(contender, runs, data, tables, seed)
+        check_alike([Run.open(f) for f in folders if (f / "run.json").is_file()])
     if NETWORK not in chosen:
         return
-    opened = {
-        c: {part: Run.open(runs / c.name / part) for part in ("folds", "source")} for c in chosen
-    }
+    opened = {c: {part: Run.open(runs / c.name / part) for part in PARTS} for c in chosen}
     network = {part: predictions_of(run) for part, run in opened[NETWORK].items()}
     rows = [
         {**c._asdict(), **results_of(both["folds"], both["source"], network)}

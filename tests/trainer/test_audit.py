@@ -9,7 +9,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import audit as benchmark
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.metadata import INTENDED_USE
@@ -588,12 +591,36 @@ def test_help_tells_the_exit_codes_and_is_light(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_benchmark_runs_on_phantoms(phantom_zip: Path, tmp_path: Path) -> None:
-    words = ["-m", "benchmarks.audit", str(phantom_zip), "--images", "1000", "--out", str(tmp_path)]
-    root = Path(__file__).resolve().parents[2]
-    subprocess.run([sys.executable, *words], cwd=root, check=True, capture_output=True)
-    result = json.loads((tmp_path / "audit.json").read_text())
+def test_benchmark_runs_on_phantoms(
+    phantom_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One command and one measurement in processes of their own; the other sizes in this one."""
+    command = benchmark.time_command
+    own = benchmark.measure_alone("drawn", 200, tmp_path)
+    assert own["images"] == 200
+    assert own["peak_mib"] < 500
+
+    def command_here(data: Path, groups: Path | None) -> dict[str, float]:
+        if data == phantom_zip:
+            return command(data, groups)
+        begun = time.process_time()
+        audit(data)
+        spent = time.process_time() - begun
+        return {"seconds": spent, "cpu_seconds": spent, "peak_mib": benchmark.peak_mib()}
+
+    def thumbnails_here(kind: str, images: int, real: Path) -> dict[str, Any]:
+        return benchmark.measure_thumbnails(kind, str(images), str(real))
+
+    monkeypatch.setattr(benchmark, "SHARES", (0.25, 1.0))
+    monkeypatch.setattr(benchmark, "time_command", command_here)
+    monkeypatch.setattr(benchmark, "measure_alone", thumbnails_here)
+    result = benchmark.measure(phantom_zip, None, 400)
     for kind in ("files", "drawn", "alike"):
-        assert [row["images"] for row in result["growth"][kind]] == [100, 200, 400, 1000]
-    assert result["growth"]["drawn"][-1]["peak_mib"] < 500
-    assert all(row["kept"] for row in result["checks"].values())
+        assert [row["images"] for row in result["growth"][kind]] == [100, 400]
+    assert result["real"]["peak_mib"] < 500
+    clocks = {name for name in benchmark.LIMITS if "seconds" in name or "exponent" in name}
+    assert len(clocks) == 6
+    for name in benchmark.LIMITS.keys() - clocks:
+        assert result["checks"][name]["kept"], name
+    table = benchmark.as_markdown(result)
+    assert all(f"| {name.replace('_', ' ')} |" in table for name in benchmark.LIMITS)

@@ -108,13 +108,15 @@ def nearly(picture: np.ndarray, level: float, rng: np.random.Generator) -> np.nd
 
 def add_kin(pictures: np.ndarray, threshold: float, seed: int) -> np.ndarray:
     """The pictures and, shuffled among them, a turned copy of each, one that correlates about as
-    far as the threshold, and pictures without any variance."""
+    far as the threshold, pictures without any variance, and the least that is not flat."""
     rng = np.random.default_rng(seed)
     turns = [TURNS[name] for name in rng.choice(TURN_NAMES, len(pictures))]
     copies = [turn(picture) for turn, picture in zip(turns, pictures, strict=True)]
     close = [nearly(copy, threshold + rng.normal(0, 1e-3), rng) for copy in copies]
     flat = [np.full((32, 32), level) for level in (0, 0, 200)]
-    every = np.stack([*pictures, *copies, *close, *flat]).astype(np.uint8)
+    odd = np.full((2, 32, 32), 90)
+    odd[0, 3, 5], odd[1, 3, -6] = 91, 89
+    every = np.stack([*pictures, *copies, *close, *flat, *odd, 255 - odd[0]]).astype(np.uint8)
     return every[rng.permutation(len(every))]
 
 

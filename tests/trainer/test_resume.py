@@ -238,6 +238,26 @@ def test_a_run_of_the_former_version_goes_on_with_a_word(inputs: Inputs, copied:
     assert Run.open(copied / "fold-1").settings["inputs"]["groups"]
 
 
+def test_a_run_that_does_not_say_how_it_scales_goes_on_as_it_began(
+    inputs: Inputs, tmp_path: Path
+) -> None:
+    settings = ClassicalSettings("knn", ("histogram",), False, 5)
+    run = start_run(
+        Job(inputs.data, tmp_path / "old", preprocess=Preprocess(32), settings=settings)
+    )
+    del run.settings["preprocess"]["resize"]  # as version 0.1.0 wrote it
+    run.save_settings()
+    said = refused(inputs.data, "--out", run.folder, "--resume", "--resize", "pyramid")
+    assert "which was area;" in said
+    made = {"old": ("--resume", "--no-cache"), "new": (*KNN, "--resize", "area")}
+    predictions = {}
+    for name, words in made.items():
+        done = train(inputs.data, "--out", tmp_path / name, *words)
+        assert done.exit_code == 0, done.output
+        predictions[name] = (tmp_path / name / "predictions.csv").read_text()
+    assert predictions["old"] == predictions["new"]
+
+
 def test_a_run_of_the_former_version_is_exported_for_the_targets_it_was_completed_for(
     inputs: Inputs, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ import os
 import re
 import stat
 import struct
+import threading
 import zipfile
 import zlib
 from collections import defaultdict
@@ -78,8 +79,12 @@ class ImageArchive(Protocol):
         """What is there beside the image files and is not hidden, sorted."""
         ...
 
+    def size(self, name: str) -> int:
+        """Bytes that `read` gives at most; 0 where it cannot be known: reading it tells why."""
+        ...
+
     def read(self, name: str) -> bytes:
-        """The bytes of one file. Raises InputError when it cannot be read."""
+        """The bytes of one file, in any thread. Raises InputError when it cannot be read."""
         ...
 
 
@@ -137,6 +142,12 @@ class FolderArchive:
 
     def others(self) -> list[Other]:
         return sorted(self._listing.others)
+
+    def size(self, name: str) -> int:
+        try:
+            return min((self._root / name).stat().st_size, MAX_MEMBER_BYTES)
+        except (OSError, ValueError):  # ValueError: a null byte in the path
+            return 0
 
     def read(self, name: str) -> bytes:
         return read_file(self._root / name, ImageLimits(max_bytes=MAX_MEMBER_BYTES))
@@ -200,6 +211,7 @@ class ZipArchive:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
             raise DataError(f"{path.name}: not a readable zip file") from None
+        self._lock = threading.Lock()  # a zip is one open file
         self._members: dict[str, zipfile.ZipInfo] = {}
         self._listing = _Listing()
         infos = self._zip.infolist()
@@ -245,6 +257,9 @@ class ZipArchive:
     def others(self) -> list[Other]:
         return sorted(self._listing.others)
 
+    def size(self, name: str) -> int:
+        return min(self._members[name].file_size, MAX_MEMBER_BYTES)
+
     def read(self, name: str) -> bytes:
         info = self._members[name]
         if info.file_size > MAX_MEMBER_BYTES:
@@ -259,7 +274,7 @@ class ZipArchive:
         if info.flag_bits & 1:
             raise InputError("encrypted")
         try:
-            with self._zip.open(info) as stream:
+            with self._lock, self._zip.open(info) as stream:
                 return stream.read(min(most, info.file_size + 1))
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
             raise InputError(f"damaged in the archive ({error})") from None

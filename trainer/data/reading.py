@@ -1,4 +1,4 @@
-"""The one reader of a data set's pictures: each file is read, hashed and decoded once.
+"""The one reader of a data set's pictures: each file is hashed and decoded once.
 
 A training (`trainer.data.dataset`) and an audit (`trainer.audit.files`) keep different things of a
 picture; what both need is measured here.
@@ -14,11 +14,12 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.batch import in_order
+from edge_runtime.batch import Budget, Reservation, in_order
 from edge_runtime.errors import DataError, InputError, one_line
-from edge_runtime.imaging.decode import decode, read_header
+from edge_runtime.imaging.decode import decode, decode_memory, read_header
 from edge_runtime.imaging.headers import Header
-from trainer.data.archive import ImageArchive
+from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB
+from trainer.data.archive import MAX_MEMBER_BYTES, ImageArchive
 from trainer.data.file_statistics import file_statistics
 from trainer.data.layout import PassedOver, and_passed_over, class_and_split
 from trainer.data.near_duplicates import Thumbnails, thumbnail
@@ -26,6 +27,11 @@ from trainer.data.workers import workers
 
 Progress = Callable[[int, int], None]  # called with (done, total)
 Kept = TypeVar("Kept")
+
+# Bytes that the files in work and their decoding may take together: what a single one may.
+MEMORY = MAX_MEMBER_BYTES + DEFAULT_LIMITS.max_memory
+SMALL = 16 * MIB  # what decoding gets before the file's header is known
+PER_PIXEL = 8  # bytes that what is measured of a decoded picture takes at most
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,10 @@ def read_pictures(
     keep: Callable[[Picture], Kept],
     progress: Progress | None = None,
 ) -> tuple[list[Kept], list[Problem]]:
-    """Read and decode each file once; a few pictures are in memory at a time.
+    """Read and decode each file in one of several threads, which share MEMORY.
+
+    A file of which decoding takes more than SMALL lets go of what it has until there is room, and
+    is read again; one that takes more than MEMORY, measuring it included, is in memory alone.
 
     Args:
         names: files of `archive`, see `layout.arrange`.
@@ -82,16 +91,18 @@ def read_pictures(
         What was kept, and the files that cannot be used, both in the order of names.
     """
 
-    def work(file: _File) -> Kept | Problem:
-        try:
-            return keep(_measure(file))
-        except InputError as error:
-            return Problem(file.path, one_line(error))
+    memory = Budget(MEMORY)
+
+    def work(name: str) -> Kept | Problem:
+        with memory.taken(archive.size(name) + SMALL) as reserved:
+            try:
+                return keep(_measure(archive, name, reserved))
+            except InputError as error:
+                return Problem(name, one_line(error))
 
     kept: list[Kept] = []
     problems: list[Problem] = []
-    files = (_read(archive, name) for name in names)
-    for done, result in enumerate(in_order(work, files, workers()), 1):
+    for done, result in enumerate(in_order(work, names, workers()), 1):
         if isinstance(result, Problem):
             problems.append(result)
         else:
@@ -112,30 +123,18 @@ def nothing_readable(
     )
 
 
-class _File(NamedTuple):
-    """What is known of a picture before it is decoded, see `Picture`, or why it is none."""
-
-    path: str
-    label: str
-    split: str
-    encoded: bytes | InputError
-
-
-def _read(archive: ImageArchive, name: str) -> _File:
-    """A file's content. Called in one thread: a zip is one open file."""
-    try:
-        label, split = class_and_split(name)
-        return _File(name, label, split, archive.read(name))
-    except InputError as error:
-        return _File(name, "", "", error)
-
-
-def _measure(file: _File) -> Picture:
-    name, label, split, encoded = file
-    if isinstance(encoded, InputError):
-        raise encoded
+def _measure(archive: ImageArchive, name: str, reserved: Reservation) -> Picture:
+    """Read and decode a file for which its size and SMALL are reserved."""
+    label, split = class_and_split(name)
+    encoded = archive.read(name)
+    header = read_header(encoded)
+    if header is not None and (needed := _memory(header)) > SMALL:
+        del encoded  # nobody holds memory while waiting for more
+        reserved.become(archive.size(name) + needed)
+        encoded = archive.read(name)
+        header = read_header(encoded)
     gray = decode(encoded)
-    header = read_header(encoded) or Header("", *gray.shape[::-1])
+    header = header or Header("", *gray.shape[::-1])
     return Picture(
         name,
         label,
@@ -148,3 +147,8 @@ def _measure(file: _File) -> Picture:
         thumbnail(gray),
         file_statistics(len(encoded), header, gray),
     )
+
+
+def _memory(header: Header) -> int:
+    """Bytes that a picture takes at most, beside its file, to be decoded and measured."""
+    return max(decode_memory(header), PER_PIXEL * header.width * header.height)
