@@ -30,6 +30,7 @@ from benchmarks.peers.wrap import colour_network
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import BtcError
 from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.model.backends import open_graph
 from edge_runtime.model.load import bundled_model
 from trainer.run import Run
 
@@ -108,8 +109,7 @@ def test_what_a_script_answers_is_what_its_graph_says(tmp_path: Path) -> None:
         cv2.imdecode(np.frombuffer(as_jpeg(gray, 224), np.uint8), cv2.IMREAD_GRAYSCALE),
         (SIZE, SIZE),
     )
-    with classifier._graph() as graph:
-        logits = graph.run(squeezed).astype(np.float64)
+    logits = open_graph(classifier.model).run(squeezed).astype(np.float64)
     (tmp_path / "a.jpg").write_bytes(as_jpeg(gray, 224))
     serving.ask(read=[str(tmp_path / "a.jpg")])
     answer = serving.ask(classify=0)
