@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from benchmarks.common.process import launch
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.errors import BtcError, DataError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.processes import AFTER
 
 KIB = 1024
 
@@ -111,8 +113,25 @@ def test_growth_is_judged_from_few_to_the_most_files() -> None:
     memory, rate = device.growth_bars(rows)
     assert (memory["value"], memory["holds"]) == (pytest.approx(1.1), True)
     assert (rate["value"], rate["holds"]) == (0.85, False)
-    assert [bar["value"] for bar in device.growth_bars(rows[:1])] == [1.0], "no rate, no bar"
+    assert len([*device.growth_bars(rows[:3])]) == 1, "one rate since 1,000 files: no bar"
+    assert [*device.growth_bars(rows[:2])] == [], "nothing to compare with"
     assert device.growth_table(rows)[2:4] == ["| 10 | – | 60 |", "| 100 | 900 | 70 |"]
+
+
+def test_growth_of_several_workers_is_judged_once_their_processes_are_there() -> None:
+    rows = [
+        {"workers": 2, "files": files, "rate": rate, "peak_mib": peak}
+        for files, rate, peak in (
+            (100, 300.0, 70.0),
+            (2 * AFTER, 500.0, 130.0),
+            (10_000, 600.0, 160.0),
+            (100_000, 630.0, 176.0),
+        )
+    ]
+    memory, rate = device.growth_bars(rows)
+    assert memory["what"] == "peak memory with 100000 files, over that with 10000, 2 workers"
+    assert (memory["value"], rate["value"]) == (pytest.approx(1.1), pytest.approx(1.05))
+    assert [*device.growth_bars(rows[:3])] == []
 
 
 def test_folders_of_jpegs_repeat_their_pictures(tmp_path: Path) -> None:
@@ -150,16 +169,23 @@ def test_pictures_come_from_a_folder(tmp_path: Path) -> None:
     assert cv2.imdecode(np.frombuffer(as_jpeg(picture, 64), np.uint8), -1).shape == (64, 64)
 
 
-def test_device_benchmark_writes_every_figure(tmp_path: Path) -> None:
-    words = ["--rounds", "3", "--repeats", "1", "--files", "8", "--growth", "30", "--growth", "90"]
+def test_device_benchmark_writes_every_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = partial(device.reduced_decoding, sides=(448,), rounds=1)
+    for name, value in (("ROUNDS", 1), ("WARM_UP", 1), ("FOLDER_BARS", {1: 0.8}),
+                        ("reduced_decoding", few)):  # fmt: skip
+        monkeypatch.setattr(device, name, value)
+    words = ["--rounds", "3", "--repeats", "1", "--files", "8", "--growth", "30"]
     done = CliRunner().invoke(device.main, [*words, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.exception
     result = json.loads((tmp_path / "device.json").read_text("utf-8"))
     names = " ".join(row["what"] for row in result["rows"])
     for part in ("224", "512", "classify one.jpg", "peak memory", "--help", "1 worker", "by path",
-                 "whole command", "with 90 files, over that with 30"):  # fmt: skip
+                 "whole command"):  # fmt: skip
         assert part in names
-    assert {row["side"] for row in result["reduced_decoding"]} == {224, 448, 512, 1024}
+    assert [(row["workers"], row["files"]) for row in result["growth"]] == [(1, 30)]
+    assert {row["side"] for row in result["reduced_decoding"]} == {448}
     table = (tmp_path / "device.md").read_text("utf-8")
     assert table in done.output
     assert all(row["what"] in table for row in result["rows"])
