@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,7 @@ from benchmarks.common.process import launch
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.errors import BtcError, DataError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.model.load import bundled_model
 from edge_runtime.processes import AFTER
 
 KIB = 1024
@@ -219,4 +222,48 @@ def test_the_fastest_file_is_marked_for_each_processor() -> None:
     assert "Some CPU (avx2, avx_vnni), 2 cores" in lines[5]
     measured = [{"models": [{"file": "a", "invoke_ms": {"p50": t}, "total_ms": {"p50": 2 * t}}]}
                 for t in (3.0, 1.0, 2.0)]  # fmt: skip
-    assert fastest.medians(measured) == {"a": {"invoke": 2.0, "total": 4.0}}
+    assert fastest.medians(measured, ["a"]) == {"a": {"invoke": 2.0, "total": 4.0}}
+    text = fastest.as_markdown(result | {"left_out": ["b was left out: why"]})
+    assert text.endswith("\n\nb was left out: why.\n")
+
+
+def test_a_file_counts_that_was_measured_in_every_round_both_ways() -> None:
+    def found(*files: str) -> dict[str, object]:
+        return {"models": [{"file": file} for file in files]}
+
+    ways = {fastest.AS_IT_IS: [found("a", "b"), found("a", "b", "c")], fastest.AVX2: [found("b")]}
+    files, left_out = fastest.in_all(ways)
+    assert files == ["b"]
+    assert [line.partition(" was left out: ")[0] for line in left_out] == ["a", "c"]
+    with pytest.raises(BtcError, match="no file was measured"):
+        fastest.in_all(ways | {fastest.AVX2: [found("c")]})
+
+
+def test_empty_folders_are_refused_before_the_first_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fastest, "build", pytest.fail)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for words, message in (((empty, empty), "no .tflite or .onnx file"),
+                           ((bundled_model().parent, empty), "no readable image")):  # fmt: skip
+        done = CliRunner().invoke(fastest.main, list(map(str, words)))
+        assert isinstance(done.exception, BtcError)
+        assert message in str(done.exception)
+
+
+def test_only_another_system_or_a_missing_compiler_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("cc") is not None and platform.machine() == "x86_64":
+        (tmp_path / "without_vnni.c").write_text("#error no\n")
+        monkeypatch.setattr(fastest, "LIBRARY", tmp_path / "without_vnni.c")
+        with pytest.raises(BtcError, match="does not compile") as raised:
+            fastest.build(tmp_path)
+        assert not isinstance(raised.value, UsageError)
+    monkeypatch.setattr(fastest.shutil, "which", lambda _: None)
+    with pytest.raises(UsageError, match=r"compiler|only for Linux"):
+        fastest.build(tmp_path)
+    monkeypatch.setattr(fastest.platform, "machine", lambda: "aarch64")
+    with pytest.raises(UsageError, match="only for Linux on x86-64"):
+        fastest.build(tmp_path)

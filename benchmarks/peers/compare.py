@@ -342,7 +342,8 @@ def measure_all(
     Raises:
         PeerError: ours is the one that fails.
     """
-    left, left_out = list(rows), []
+    left = list(rows)
+    left_out: list[str] = []
     while True:
         try:
             return measure(left, images, rounds, files, repeats), left_out
