@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.formatting import MIB
 from edge_runtime.child import python_command
 from edge_runtime.errors import BtcError
 
@@ -21,7 +22,7 @@ begun = time.perf_counter()
 child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 _, status, usage = os.wait4(child.pid, 0)
 wall = (time.perf_counter() - begun) * 1e3
-print(json.dumps([os.waitstatus_to_exitcode(status), wall, usage.ru_maxrss / 1024]))
+print(json.dumps([os.waitstatus_to_exitcode(status), wall, usage.ru_maxrss]))
 """
 
 
@@ -68,7 +69,7 @@ def launch(
     code, wall, peak = json.loads(told)
     if code not in codes:
         raise BtcError(f"{_shown(command)} failed with exit code {code}")
-    return float(wall), float(peak)
+    return float(wall), peak_mib(peak)
 
 
 def _shown(command: Sequence[str | Path]) -> str:
@@ -86,6 +87,11 @@ def run_tool(command: Sequence[str | Path]) -> None:
     code = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=sys.stderr).returncode
     if code != 0:
         raise BtcError(f"{command[0]} failed with exit code {code}")
+
+
+def peak_mib(maxrss: int) -> float:
+    """`ru_maxrss` in MiB: getrusage(2) tells KiB, on macOS bytes."""
+    return maxrss / (MIB if sys.platform == "darwin" else MIB >> 10)
 
 
 def kill_group(pid: int) -> None:
