@@ -40,6 +40,7 @@ from edge_runtime.commands.entry import run_command
 from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.model.backends import Graph, open_graph
+from edge_runtime.processes import AFTER
 from trainer.evaluation.intervals import in_words
 
 Gray = npt.NDArray[np.uint8]
@@ -221,18 +222,22 @@ def growth(
 
 
 def growth_bars(rows: list[Row]) -> Iterator[Row]:
-    """What has grown from few files to the most: memory since 100 of them, the rate since 1,000,
-    before which the start of workers counts."""
+    """What has grown from few files to the most, where lists of both lengths are there.
+
+    Memory since 100 files, the rate since 1,000, before which the start of workers counts. Several
+    workers start processes in a long list: they are compared from where these have done half.
+    """
     for number in sorted({row["workers"] for row in rows}):
         mine = [row for row in rows if row["workers"] == number]
         for field, begin, bar, at, unit in (
             ("peak_mib", 100, MEMORY_BAR, "most", "MiB"),
             ("rate", 1000, RATE_BAR, "least", "slices a second"),
         ):
-            few = next((row for row in mine if row["files"] >= begin), mine[0])
-            many = mine[-1]
-            if few[field] is None or many[field] is None:
+            since = begin if number == 1 else max(begin, 2 * AFTER + 1)
+            known = [row for row in mine if row["files"] >= since and row[field] is not None]
+            if len(known) < 2:
                 continue
+            few, many = known[0], known[-1]
             name = "peak memory" if field == "peak_mib" else "rate"
             what = f"{name} with {many['files']} files, over that with {few['files']}"
             what += f", {number} worker{'s'[: number - 1]}"
@@ -333,7 +338,9 @@ def as_markdown(result: dict[str, Any]) -> str:
         *growth_table(result["growth"]),
         "",
         "The command with a list on stdin; its start does not count in the rate, and all its "
-        "processes count in the memory, what they share once.",
+        "processes count in the memory, what they share once. "
+        f"With several workers each starts a process after {AFTER} files, a step that the table "
+        f"shows, so their growth is judged from the first list of more than {2 * AFTER} files on.",
         "",
         "| JPEG side | decoded at | input differs by (mean gray levels) | worst slice | full ms "
         "| reduced ms | within one level |",

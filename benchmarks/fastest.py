@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from benchmarks.common.formatting import machine_in_words
 from benchmarks.common.process import clean_environment
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.benchmark.measure import measure
+from edge_runtime.benchmark.samples import read_samples
 from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.model.picked import model_files
@@ -44,8 +46,10 @@ def build(folder: Path) -> Path:
     """Compile the library that hides what is newer than AVX2.
 
     Raises:
-        UsageError: no compiler, or another system.
+        UsageError: no compiler, or another system. BtcError: it does not compile.
     """
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise UsageError("only for Linux on x86-64")
     compiler = shutil.which("cc")
     if compiler is None:
         raise UsageError("a C compiler is missing: apt-get install gcc")
@@ -53,7 +57,7 @@ def build(folder: Path) -> Path:
     words = [compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(LIBRARY)]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode != 0:
-        raise UsageError(f"only for Linux on x86-64: {done.stderr.strip()[-200:]}")
+        raise BtcError(f"{LIBRARY.name} does not compile: {done.stderr.strip()[-200:]}")
     return library
 
 
@@ -74,7 +78,8 @@ def run_apart(code: str, words: list[str], library: Path | None) -> str:
     if done.returncode == CANNOT:
         raise UsageError("this processor does not let CPUID be trapped (no cpuid_fault)")
     if done.returncode != 0:
-        raise BtcError(f"a process ended with code {done.returncode}: {done.stderr.strip()[-300:]}")
+        last = done.stderr.strip().splitlines()[-1:]
+        raise BtcError(f"a process ended with code {done.returncode}: {' '.join(last)}")
     return done.stdout
 
 
@@ -86,15 +91,32 @@ def child() -> None:
     print(json.dumps(measure(files, Path(images), queries=int(queries), seconds=0, leave_out=True)))
 
 
-def medians(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each file the median over the rounds of its p50 in milliseconds, by step."""
+def in_all(ways: dict[str, list[dict[str, Any]]]) -> tuple[list[str], list[str]]:
+    """The files that every process measured, and a line for each that one left out.
+
+    Raises:
+        BtcError: there is none.
+    """
+    measured = [
+        [row["file"] for row in found["models"]] for each in ways.values() for found in each
+    ]
+    files = list(dict.fromkeys(file for each in measured for file in each))
+    common = [file for file in files if all(file in each for each in measured)]
+    if not common:
+        raise BtcError("no file was measured in every round both ways")
+    rest = [file for file in files if file not in common]
+    return common, [f"{file} was left out: not measured in every round both ways" for file in rest]
+
+
+def medians(results: list[dict[str, Any]], files: list[str]) -> dict[str, dict[str, float]]:
+    """Of each of the files the median over the rounds of its p50 in milliseconds, by step."""
     rows = [{row["file"]: row for row in result["models"]} for result in results]
     return {
         file: {
             step: float(np.median([found[file][f"{step}_ms"]["p50"] for found in rows]))
             for step in ("invoke", "total")
         }
-        for file in rows[0]
+        for file in files
     }
 
 
@@ -125,6 +147,7 @@ def as_markdown(result: dict[str, Any]) -> str:
             f"queries over {result['images']} images in {result['rounds']} rounds, p50 each, the "
             "two ways in turn. From bytes: decoding, preprocessing and the call. "
             "Bold: the fastest.",
+            *(f"\n{line}." for line in result.get("left_out", ())),
             "",
         ]
     )
@@ -138,6 +161,8 @@ def as_markdown(result: dict[str, Any]) -> str:
 @out_option
 def main(models: Path, images: Path, queries: int, rounds: int, out: Path) -> None:
     """Measure every model file of a folder on IMAGES with and without what is newer than AVX2."""
+    model_files(models)  # what cannot be measured is refused here, with its line
+    read_samples(images, ())
     words = [os.path.abspath(models), os.path.abspath(images), str(queries)]  # noqa: PTH100
     results: dict[str, list[dict[str, Any]]] = {AS_IT_IS: [], AVX2: []}
     with tempfile.TemporaryDirectory() as folder:
@@ -147,18 +172,16 @@ def main(models: Path, images: Path, queries: int, rounds: int, out: Path) -> No
             for way, library in libraries.items():
                 results[way].append(json.loads(run_apart(CHILD, words, library)))
     first = results[AS_IT_IS][0]
+    files, left_out = in_all(results)
+    about = {row["file"]: row for row in first["models"]}
     result = {
         "machine": machine_facts(),
         "queries": first["rules"]["queries"],
         "images": first["rules"]["images"],
         "rounds": rounds,
-        "files": {
-            row["file"]: {
-                key: row[key] for key in ("backend", "backend_version", "bytes", "sha256")
-            }
-            for row in first["models"]
-        },
-        "ways": {way: medians(found) for way, found in results.items()},
+        "files": {file: {key: about[file][key] for key in ABOUT} for file in files},
+        "left_out": left_out,
+        "ways": {way: medians(found, files) for way, found in results.items()},
         "warnings": {way: [found["warnings"] for found in all_] for way, all_ in results.items()},
     }
     publish(out, "fastest", result, as_markdown(result))

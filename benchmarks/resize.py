@@ -51,6 +51,7 @@ from trainer.run import Run
 
 Gray = npt.NDArray[np.uint8]
 Way = Callable[[Gray], Gray]
+Seeds = dict[int, dict[str, Run]]  # by seed and way to scale
 SHAPES = ((224, 224), (256, 256), (400, 400), (512, 512), (1024, 1024), (512, 384), (640, 480))
 WARM_UP = 20
 LAST = 5
@@ -187,30 +188,38 @@ class _Measured(NamedTuple):
         return float(np.mean([row["val_accuracy"] for row in self.run.history()[-LAST:]]))
 
 
-def validation(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Runs on the validation slices they keep; those of one seed beside the one with `area`, and
-    all seeds together.
+def by_seed(runs: Sequence[Run]) -> Seeds:
+    """Runs that may be compared: those of one seed differ in the way to scale, and one has `area`.
 
     Raises:
         UsageError: two runs of one seed with one resize, or none with `area` beside one.
         DataError: runs of one seed with other validation slices, or other settings.
     """
-    measured: dict[int, dict[str, _Measured]] = {}
+    found: Seeds = {}
     for run in runs:
         seed, way = int(run.settings["seed"]), run.preprocess.resize
-        if way in measured.setdefault(seed, {}):
+        if way in found.setdefault(seed, {}):
             raise UsageError(f"two runs of seed {seed} with resize {way}")
-        measured[seed][way] = _measure(run)
-    rows = []
-    pairs: dict[str, list[tuple[_Measured, _Measured]]] = {}
-    for seed, by_way in sorted(measured.items()):
+        found[seed][way] = run
+    for seed, by_way in found.items():
         if OLD not in by_way:
             raise UsageError(f"no run of seed {seed} with resize {OLD} to compare with")
-        for way, one in sorted(by_way.items()):
-            _check_pair(by_way[OLD], one)
-            pairs.setdefault(way, []).append((by_way[OLD], one))
-            rows.append({"seed": seed, "way": way} | _compared([(by_way[OLD], one)], way))
-    several = len(measured) > 1
+        for run in by_way.values():
+            _check_pair(by_way[OLD], run)
+    return found
+
+
+def validation(seeds: Seeds) -> list[dict[str, Any]]:
+    """Runs on the validation slices they keep; those of one seed beside the one with `area`, and
+    all seeds together."""
+    rows = []
+    pairs: dict[str, list[tuple[_Measured, _Measured]]] = {}
+    for seed, by_way in sorted(seeds.items()):
+        measured = {way: _measure(run) for way, run in by_way.items()}
+        for way, one in sorted(measured.items()):
+            pairs.setdefault(way, []).append((measured[OLD], one))
+            rows.append({"seed": seed, "way": way} | _compared([(measured[OLD], one)], way))
+    several = len(seeds) > 1
     together = [{"seed": None, "way": way} | _compared(of_way, way)
                 for way, of_way in pairs.items() if several and way != OLD]  # fmt: skip
     return rows + together
@@ -252,12 +261,13 @@ def _compared(pairs: Sequence[tuple[_Measured, _Measured]], way: str) -> dict[st
     }
 
 
-def _check_pair(base: _Measured, one: _Measured) -> None:
-    folders = f"{base.run.folder}, {one.run.folder}"
-    if base.groups != one.groups or not np.array_equal(base.labels, one.labels):
+def _check_pair(base: Run, one: Run) -> None:
+    folders = f"{base.folder}, {one.folder}"
+    sides = [run.validation_images() for run in (base, one)]
+    if sides[0].groups != sides[1].groups or not np.array_equal(sides[0].labels, sides[1].labels):
         raise DataError(f"{folders}: not the same validation slices")
-    steps = [replace(each.run.preprocess, resize=OLD) for each in (base, one)]
-    training = [each.run.settings["training"] for each in (base, one)]
+    steps = [replace(run.preprocess, resize=OLD) for run in (base, one)]
+    training = [run.settings["training"] for run in (base, one)]
     if steps[0] != steps[1] or training[0] != training[1]:
         raise DataError(f"{folders}: they differ in more than --resize")
 
@@ -282,7 +292,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         "",
         f"From a decoded slice to its place in an input of {result['size']}×{result['size']}, "
         "without the window, each call after one of the interpreter and one of the decoder; "
-        f"medians, in turns; {result['machine']} ({result['features']}).",
+        f"medians, in turns; {machine_in_words(result['machine'])}.",
     ]
     if result["elsewhere"]:
         lines += ["", "| processor | OpenCV | way | inputs | other bytes than here |",
@@ -342,7 +352,10 @@ def _places(texts: Sequence[str]) -> dict[str, list[str]]:
         name, _, command = text.partition("=")
         if not name or not command.strip():
             raise UsageError(f"--elsewhere {text!r}: NAME=COMMAND")
-        places[name] = shlex.split(command)
+        try:
+            places[name] = shlex.split(command)
+        except ValueError as error:  # a quotation that does not end
+            raise UsageError(f"--elsewhere {text!r}: {error}") from None
     return places
 
 
@@ -357,20 +370,19 @@ def _places(texts: Sequence[str]) -> dict[str, list[str]]:
 def main(images: Path, folders: tuple[Path, ...], texts: tuple[str, ...], rounds: int,
          slices: int, answers: int, out: Path) -> None:  # fmt: skip
     """Measure the ways to scale a slice, on IMAGES and on the validation slices of runs."""
-    places, classifier = _places(texts), Classifier(None)
+    places, seeds = _places(texts), by_seed([Run.open(folder) for folder in folders])
+    classifier = Classifier(None)
     options = classifier.info.preprocess
     grays = read_slices(images, answers)
-    facts = machine_facts()
     result = {
-        "machine": machine_in_words(facts),
-        "features": ", ".join(facts["flags"]) or "no features that are known",
+        "machine": machine_facts(),
         "model": classifier.model.tag,
         "learned": options.resize,
         "size": options.size,
         "latency": latency(classifier, grays[:: -(-len(grays) // slices)], rounds),
         "answers": changed_answers(classifier.model, grays),
         "elsewhere": elsewhere(places, grays[::4], options) if places else [],
-        "validation": validation([Run.open(folder) for folder in folders]),
+        "validation": validation(seeds),
     }
     publish(out, "resize", result, as_markdown(result))
 

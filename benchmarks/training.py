@@ -27,6 +27,7 @@ import numpy as np
 
 from benchmarks.common.command import out_option, publish
 from benchmarks.common.formatting import machine_in_words
+from benchmarks.common.process import peak_mib
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.child import python_command
 from edge_runtime.commands.entry import run_command
@@ -105,7 +106,7 @@ def measure_epochs(
         "cores_busy": (user + system) / (ended - begun),
         "faults": (after.ru_minflt - before.ru_minflt) / epochs,
         "batches": time.thread_time() - started,
-        "peak_mib": after.ru_maxrss / 1024,
+        "peak_mib": peak_mib(after.ru_maxrss),
     }
 
 

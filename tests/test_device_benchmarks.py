@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import shutil
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,13 +17,15 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import device, fastest, footprint
+from benchmarks.common import memory
 from benchmarks.common.environments import installed_bytes
-from benchmarks.common.memory import launch_tree
 from benchmarks.common.pictures import as_jpeg, draw_pictures, write_jpegs
 from benchmarks.common.process import launch
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.errors import BtcError, DataError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.model.load import bundled_model
+from edge_runtime.processes import AFTER
 
 KIB = 1024
 
@@ -94,11 +101,25 @@ def test_launch_measures_a_process_of_its_own(tmp_path: Path) -> None:
         launch([sys.executable, "-c", "raise SystemExit(7)"], tmp_path)
 
 
-def test_memory_is_that_of_a_command_and_all_it_starts(tmp_path: Path) -> None:
-    hold = "import time; kept = b'1' * (60 << 20); time.sleep(0.2)"
+def test_memory_is_that_of_a_command_and_all_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends once its memory was looked at."""
+    os.mkfifo(tmp_path / "seen")
+    look = memory.tree_memory
+
+    def tree_memory(pid: int, itself: bool) -> float:
+        found = look(pid, itself)
+        if found > 60:
+            with suppress(OSError):  # nobody waits there yet
+                os.close(os.open(tmp_path / "seen", os.O_WRONLY | os.O_NONBLOCK))
+        return found
+
+    monkeypatch.setattr(memory, "tree_memory", tree_memory)
+    hold = "kept = b'1' * (60 << 20); open('seen').read()"
     start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
-    wall, peak = launch_tree([sys.executable, "-c", start], tmp_path)
-    assert wall > 200
+    wall, peak = memory.launch_tree([sys.executable, "-c", start], tmp_path, seconds=60)
+    assert wall > 0
     assert 60 < peak < 100
 
 
@@ -108,11 +129,28 @@ def test_growth_is_judged_from_few_to_the_most_files() -> None:
         {"workers": 1, "files": 10**i, "rate": rate, "peak_mib": peak}
         for i, rate, peak in zip((1, 2, 3, 4), rates, peaks, strict=True)
     ]
-    memory, rate = device.growth_bars(rows)
-    assert (memory["value"], memory["holds"]) == (pytest.approx(1.1), True)
+    held, rate = device.growth_bars(rows)
+    assert (held["value"], held["holds"]) == (pytest.approx(1.1), True)
     assert (rate["value"], rate["holds"]) == (0.85, False)
-    assert [bar["value"] for bar in device.growth_bars(rows[:1])] == [1.0], "no rate, no bar"
+    assert len([*device.growth_bars(rows[:3])]) == 1, "one rate since 1,000 files: no bar"
+    assert [*device.growth_bars(rows[:2])] == [], "nothing to compare with"
     assert device.growth_table(rows)[2:4] == ["| 10 | – | 60 |", "| 100 | 900 | 70 |"]
+
+
+def test_growth_of_several_workers_is_judged_once_their_processes_are_there() -> None:
+    rows = [
+        {"workers": 2, "files": files, "rate": rate, "peak_mib": peak}
+        for files, rate, peak in (
+            (100, 300.0, 70.0),
+            (2 * AFTER, 500.0, 130.0),
+            (10_000, 600.0, 160.0),
+            (100_000, 630.0, 176.0),
+        )
+    ]
+    held, rate = device.growth_bars(rows)
+    assert held["what"] == "peak memory with 100000 files, over that with 10000, 2 workers"
+    assert (held["value"], rate["value"]) == (pytest.approx(1.1), pytest.approx(1.05))
+    assert [*device.growth_bars(rows[:3])] == []
 
 
 def test_folders_of_jpegs_repeat_their_pictures(tmp_path: Path) -> None:
@@ -150,16 +188,23 @@ def test_pictures_come_from_a_folder(tmp_path: Path) -> None:
     assert cv2.imdecode(np.frombuffer(as_jpeg(picture, 64), np.uint8), -1).shape == (64, 64)
 
 
-def test_device_benchmark_writes_every_figure(tmp_path: Path) -> None:
-    words = ["--rounds", "3", "--repeats", "1", "--files", "8", "--growth", "30", "--growth", "90"]
+def test_device_benchmark_writes_every_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = partial(device.reduced_decoding, sides=(448,), rounds=1)
+    for name, value in (("ROUNDS", 1), ("WARM_UP", 1), ("FOLDER_BARS", {1: 0.8}),
+                        ("reduced_decoding", few)):  # fmt: skip
+        monkeypatch.setattr(device, name, value)
+    words = ["--rounds", "3", "--repeats", "1", "--files", "8", "--growth", "30"]
     done = CliRunner().invoke(device.main, [*words, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.exception
     result = json.loads((tmp_path / "device.json").read_text("utf-8"))
     names = " ".join(row["what"] for row in result["rows"])
     for part in ("224", "512", "classify one.jpg", "peak memory", "--help", "1 worker", "by path",
-                 "whole command", "with 90 files, over that with 30"):  # fmt: skip
+                 "whole command"):  # fmt: skip
         assert part in names
-    assert {row["side"] for row in result["reduced_decoding"]} == {224, 448, 512, 1024}
+    assert [(row["workers"], row["files"]) for row in result["growth"]] == [(1, 30)]
+    assert {row["side"] for row in result["reduced_decoding"]} == {448}
     table = (tmp_path / "device.md").read_text("utf-8")
     assert table in done.output
     assert all(row["what"] in table for row in result["rows"])
@@ -193,4 +238,48 @@ def test_the_fastest_file_is_marked_for_each_processor() -> None:
     assert "Some CPU (avx2, avx_vnni), 2 cores" in lines[5]
     measured = [{"models": [{"file": "a", "invoke_ms": {"p50": t}, "total_ms": {"p50": 2 * t}}]}
                 for t in (3.0, 1.0, 2.0)]  # fmt: skip
-    assert fastest.medians(measured) == {"a": {"invoke": 2.0, "total": 4.0}}
+    assert fastest.medians(measured, ["a"]) == {"a": {"invoke": 2.0, "total": 4.0}}
+    text = fastest.as_markdown(result | {"left_out": ["b was left out: why"]})
+    assert text.endswith("\n\nb was left out: why.\n")
+
+
+def test_a_file_counts_that_was_measured_in_every_round_both_ways() -> None:
+    def found(*files: str) -> dict[str, object]:
+        return {"models": [{"file": file} for file in files]}
+
+    ways = {fastest.AS_IT_IS: [found("a", "b"), found("a", "b", "c")], fastest.AVX2: [found("b")]}
+    files, left_out = fastest.in_all(ways)
+    assert files == ["b"]
+    assert [line.partition(" was left out: ")[0] for line in left_out] == ["a", "c"]
+    with pytest.raises(BtcError, match="no file was measured"):
+        fastest.in_all(ways | {fastest.AVX2: [found("c")]})
+
+
+def test_empty_folders_are_refused_before_the_first_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fastest, "build", pytest.fail)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for words, message in (((empty, empty), "no .tflite or .onnx file"),
+                           ((bundled_model().parent, empty), "no readable image")):  # fmt: skip
+        done = CliRunner().invoke(fastest.main, list(map(str, words)))
+        assert isinstance(done.exception, BtcError)
+        assert message in str(done.exception)
+
+
+def test_only_another_system_or_a_missing_compiler_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("cc") is not None and platform.machine() == "x86_64":
+        (tmp_path / "without_vnni.c").write_text("#error no\n")
+        monkeypatch.setattr(fastest, "LIBRARY", tmp_path / "without_vnni.c")
+        with pytest.raises(BtcError, match="does not compile") as raised:
+            fastest.build(tmp_path)
+        assert not isinstance(raised.value, UsageError)
+    monkeypatch.setattr(fastest.shutil, "which", lambda _: None)
+    with pytest.raises(UsageError, match=r"compiler|only for Linux"):
+        fastest.build(tmp_path)
+    monkeypatch.setattr(fastest.platform, "machine", lambda: "aarch64")
+    with pytest.raises(UsageError, match="only for Linux on x86-64"):
+        fastest.build(tmp_path)

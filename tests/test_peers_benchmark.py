@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
-from benchmarks.common.environments import Environment
+from benchmarks.common.environments import Environment, run
 from benchmarks.common.pictures import as_jpeg
 from benchmarks.hostile.pictures import draw_slice
 from benchmarks.peers.compare import (
@@ -18,18 +21,22 @@ from benchmarks.peers.compare import (
     SAME,
     SCRIPTS,
     Contender,
+    PeerError,
     Serving,
     as_markdown,
     bar_of,
     contenders,
     counterpart,
     exported,
+    first_answer,
     measure,
+    measure_all,
 )
 from benchmarks.peers.wrap import colour_network
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import BtcError
 from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.model.backends import open_graph
 from edge_runtime.model.load import bundled_model
 from trainer.run import Run
 
@@ -108,8 +115,7 @@ def test_what_a_script_answers_is_what_its_graph_says(tmp_path: Path) -> None:
         cv2.imdecode(np.frombuffer(as_jpeg(gray, 224), np.uint8), cv2.IMREAD_GRAYSCALE),
         (SIZE, SIZE),
     )
-    with classifier._graph() as graph:
-        logits = graph.run(squeezed).astype(np.float64)
+    logits = open_graph(classifier.model).run(squeezed).astype(np.float64)
     (tmp_path / "a.jpg").write_bytes(as_jpeg(gray, 224))
     serving.ask(read=[str(tmp_path / "a.jpg")])
     answer = serving.ask(classify=0)
@@ -124,6 +130,61 @@ def test_a_peer_that_ends_tells_why(tmp_path: Path) -> None:
     with pytest.raises(BtcError, match=r"LiteRT \(int8\) ended: .*missing.tflite"):
         serving.ask(classify=0)
     serving.close()
+
+
+def test_a_peer_that_stops_is_killed(tmp_path: Path) -> None:
+    serving = Serving(contender("plain_litert"), tmp_path)
+    serving.ask(read=[])
+    os.kill(serving.pid, signal.SIGSTOP)
+    with pytest.raises(PeerError, match=r"LiteRT \(int8\) gave no answer in 0.01 s"):
+        serving.ask(0.01, folder=["long enough to fill a pipe"] * 10_000, workers=1)
+    other = Serving(contender("plain_litert"), tmp_path)
+    os.kill(other.pid, signal.SIGSTOP)
+    other.close(0.01)
+    assert not psutil.pid_exists(other.pid)
+
+
+def test_a_peer_that_fails_while_measured_is_left_out_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, plain, float32 = (
+        contender("btc_edge"), contender("plain_litert"), contender("plain_litert", "float32")
+    )  # fmt: skip
+
+    def measure(rows: list[Contender], *_: object) -> list[dict[str, object]]:
+        if bad in rows:
+            raise PeerError(bad, "ended: killed")
+        return [{"peer": row.name} for row in rows]
+
+    monkeypatch.setattr("benchmarks.peers.compare.measure", measure)
+    bad = plain
+    rows, left_out = measure_all([ours, plain, float32], None, 1, 1, 1)
+    assert [row["peer"] for row in rows] == [ours.name, float32.name]
+    assert left_out == ["LiteRT (int8) was left out: it ended: killed"]
+    assert left_out[0] in capsys.readouterr().err
+    bad = ours
+    with pytest.raises(PeerError, match="btc-edge"):
+        measure_all([ours, plain], None, 1, 1, 1)
+
+
+def test_one_that_has_no_first_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.peers.compare.ANSWER_SECONDS", 0.01)
+    with pytest.raises(PeerError, match=r"LiteRT \(int8\) has no first answer: .* took more than"):
+        first_answer(contender("plain_litert"), "missing.jpg", tmp_path)
+
+
+def test_what_a_command_started_ends_with_it(tmp_path: Path) -> None:
+    place = tmp_path / "fifo"
+    os.mkfifo(place)
+    reader = os.open(place, os.O_RDONLY | os.O_NONBLOCK)
+    start = 'exec 3> "$0"; (sleep 20; echo survived >&3) & wait'
+    with pytest.raises(BtcError, match=r"sh -c .* took more than 0.5 s"):
+        run("sh", "-c", start, place, seconds=0.5)
+    os.set_blocking(reader, True)
+    with os.fdopen(reader, "rb") as told:
+        assert told.read() == b"", "what it started went on"
 
 
 def test_scripts_need_nothing_of_ours() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common.process import clean_environment
+from benchmarks.common.process import clean_environment, kill_group
 from edge_runtime.errors import BtcError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,23 +54,28 @@ def run(*words: str | Path, seconds: float | None = None) -> str:
     """Run a command and return what it printed.
 
     Args:
-        seconds: after which it is ended.
+        seconds: after which it is ended, with all that it started.
 
     Raises:
         BtcError: it failed, or took too long.
     """
     called = " ".join(map(str, words[:4]))
-    try:
-        done = subprocess.run(
-            list(map(str, words)), capture_output=True, text=True, env=clean_environment(),
-            timeout=seconds,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise BtcError(f"{called} took more than {seconds:g} s") from None
-    if done.returncode != 0:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        list(map(str, words)), stdout=pipe, stderr=pipe, text=True, env=clean_environment(),
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            told, problems = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise BtcError(f"{called} took more than {seconds:g} s") from None
+        finally:  # before its end is waited for, also where the wait was interrupted
+            if process.returncode is None:
+                kill_group(process.pid)
+    if process.returncode != 0:
+        last = (problems or told).strip().splitlines()[-1:]
         raise BtcError(f"{called} failed: {' '.join(last)}")
-    return done.stdout
+    return told
 
 
 def build_wheel(folder: Path) -> Path:
@@ -97,7 +102,7 @@ def install(
         python: what makes it.
         choices: what pip installs, words for each; the first that can be had.
         wheel: installed last; without `choices` it brings all it needs.
-        seconds: which one call of pip may take.
+        seconds: which one step may take.
 
     Raises:
         BtcError: something cannot be installed.
@@ -110,7 +115,7 @@ def install(
             run(*pip, "--no-deps", "--force-reinstall", wheel, seconds=seconds)
         return
     shutil.rmtree(folder, ignore_errors=True)
-    run(python, "-m", "venv", folder)
+    run(python, "-m", "venv", folder, seconds=seconds)
     for i, words in enumerate(choices):
         try:
             run(*pip, *words, seconds=seconds)

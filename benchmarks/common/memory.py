@@ -73,7 +73,7 @@ def _own_and_shared(process: Any) -> tuple[int, int] | None:
 
 
 def launch_tree(
-    command: Sequence[str | Path], folder: Path, stdin: str = ""
+    command: Sequence[str | Path], folder: Path, stdin: str = "", seconds: float | None = None
 ) -> tuple[float, float]:
     """As `process.launch`, with the memory of the command and of all that it starts."""
     seen: list[PeakMemory] = []
@@ -82,5 +82,5 @@ def launch_tree(
         seen.append(PeakMemory(pid, itself=False))
         return seen[0]
 
-    wall, _ = launch(command, folder, stdin, watch=watch)
+    wall, _ = launch(command, folder, stdin, watch=watch, seconds=seconds)
     return wall, seen[0].peak

@@ -18,8 +18,9 @@ import json
 import os
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, redirect_stdout
+from contextlib import ExitStack, closing, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from benchmarks.common.environments import (
 from benchmarks.common.formatting import MIB, NOTHING, machine_in_words
 from benchmarks.common.memory import PeakMemory, launch_tree
 from benchmarks.common.pictures import draw_pictures, write_jpegs
-from benchmarks.common.process import clean_environment, run_tool
+from benchmarks.common.process import clean_environment, kill_group, run_tool
 from benchmarks.peers.wrap import colour_network
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.benchmark.statistics import paired_ratio, percentiles
@@ -58,7 +59,8 @@ PICTURES = 64
 WARM_UP = 20
 SETTLING, TURN = 2, 8  # pictures
 FOLDER_ROUNDS = 3
-INSTALL_SECONDS, ANSWER_SECONDS = 600.0, 120.0
+INSTALL_SECONDS, ANSWER_SECONDS, FILE_SECONDS = 600.0, 120.0, 0.2
+END_SECONDS = 10.0  # that a process may take to end once it is asked no more
 OPENCV = "opencv-python-headless"
 OURS = "btc-edge"
 PLAIN = "LiteRT"
@@ -114,6 +116,11 @@ class Contender:
     size: int
     labels: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """As a line on stderr calls it."""
+        return f"{self.peer.name} ({self.kind})"
+
     def command(self, *pictures: str) -> list[str]:
         """What runs its script; see scripts/serve.py."""
         words = [str(SCRIPTS / "serve.py"), self.peer.script, self.model, str(self.size)]
@@ -127,41 +134,72 @@ class Contender:
         return [str(tool), "classify", "--model", self.model, "--format", "json", picture]
 
 
-class Serving:
-    """A contender's process, which waits for requests.
+class PeerError(BtcError):
+    """A contender that cannot be measured to the end, and what it did."""
 
-    Raises:
-        BtcError: it ended, with the last line that it left on stderr.
-    """
+    def __init__(self, contender: Contender, what: str) -> None:
+        super().__init__(f"{contender.name} {what}")
+        self.contender, self.what = contender, what
+
+
+class Serving:
+    """A contender's process, which waits for requests."""
 
     def __init__(self, contender: Contender, folder: Path) -> None:
-        self._name = f"{contender.peer.name} ({contender.kind})"
+        self.contender = contender
+        self._late = False
         self._log = folder / f"{contender.peer.script}-{contender.kind}.log"
         with self._log.open("wb") as problems:
             self._process = subprocess.Popen(
                 contender.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 stderr=problems, text=True, cwd=folder, env=clean_environment(),
+                start_new_session=True,
             )  # fmt: skip
         self.pid = self._process.pid
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request and wait for its answer."""
+    def ask(self, seconds: float = ANSWER_SECONDS, /, **request: Any) -> dict[str, Any]:
+        """Send a request and wait for its answer.
+
+        Raises:
+            PeerError: it ended, with the last line that it left on stderr; or it took longer than
+                `seconds`, and was killed.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        limit = threading.Timer(seconds, self._too_late)  # a request too may find a full pipe
+        limit.start()
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-            answer: dict[str, Any] = json.loads(self._process.stdout.readline())
-        except (OSError, ValueError):
-            self._process.wait()
+            line = self._process.stdout.readline()
+        except OSError:
+            line = ""
+        finally:
+            limit.cancel()
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            self.close()
+            if self._late:
+                raise PeerError(self.contender, f"gave no answer in {seconds:g} s") from None
             last = self._log.read_text("utf-8", "replace").strip().splitlines()[-1:]
-            raise BtcError(f"{self._name} ended: {' '.join(last)}") from None
+            raise PeerError(self.contender, f"ended: {' '.join(last)}") from None
         return answer
 
-    def close(self) -> None:
-        """End it, and wait for that."""
+    def _too_late(self) -> None:
+        self._late = True
+        kill_group(self.pid)
+
+    def close(self, seconds: float = END_SECONDS) -> None:
+        """End it, and wait for that; kill it after so long."""
+        assert self._process.stdin is not None
         with self._process:
-            pass  # it closes its stdin
+            with suppress(OSError):  # it has ended before
+                self._process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+            if self._process.returncode is None:
+                kill_group(self.pid)
 
 
 def exported(trained: Run) -> dict[str, Path]:
@@ -186,7 +224,8 @@ def wrapped(trained: Run, environment: Environment, folder: Path) -> Path:
     import_tensorflow()
     with redirect_stdout(io.StringIO()):  # the converter prints there
         bare.write_bytes(colour_network(trained.load_model()))
-    run(environment.python, SCRIPTS / "mediapipe_metadata.py", bare, whole, *trained.labels)
+    metadata = SCRIPTS / "mediapipe_metadata.py"
+    run(environment.python, metadata, bare, whole, *trained.labels, seconds=ANSWER_SECONDS)
     return whole
 
 
@@ -251,9 +290,11 @@ def latency(serving: Sequence[Serving], side: Path, rounds: int) -> tuple[Any, l
 
 def folder_rate(serving: Serving, paths: Sequence[str], workers: int) -> float:
     """Pictures a second."""
-    answer = serving.ask(folder=paths, workers=workers)
+    seconds = ANSWER_SECONDS + FILE_SECONDS * len(paths)
+    answer = serving.ask(seconds, folder=paths, workers=workers)
     if answer["done"] != len(paths):
-        raise BtcError(f"only {answer['done']} of {len(paths)} files were classified")
+        what = f"classified only {answer['done']} of {len(paths)} files"
+        raise PeerError(serving.contender, what)
     return float(answer["done"] / answer["seconds"])
 
 
@@ -284,10 +325,44 @@ def bar_of(contender: Contender, side: int) -> float | None:
     return 1.0
 
 
+def first_answer(contender: Contender, picture: str, folder: Path) -> tuple[float, float]:
+    """Milliseconds and MiB of a new process that classifies one file and ends."""
+    try:
+        return launch_tree(contender.first_answer(picture), folder, seconds=ANSWER_SECONDS)
+    except BtcError as error:
+        raise PeerError(contender, f"has no first answer: {error}") from None
+
+
+def measure_all(
+    rows: Sequence[Contender], images: Path | None, rounds: int, files: int, repeats: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """What `measure` tells of those that can be measured to the end, and a line for each other: one
+    that fails is left out, and the rest, which took turns with it, begin again.
+
+    Raises:
+        PeerError: ours is the one that fails.
+    """
+    left = list(rows)
+    left_out: list[str] = []
+    while True:
+        try:
+            return measure(left, images, rounds, files, repeats), left_out
+        except PeerError as error:
+            if error.contender.peer.name == OURS:
+                raise
+            left.remove(error.contender)
+            left_out.append(f"{error.contender.name} was left out: it {error.what}")
+            click.echo(f"{left_out[-1]}; measuring the others again", err=True)
+
+
 def measure(
     rows: Sequence[Contender], images: Path | None, rounds: int, files: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """A row for each contender; see the module's text."""
+    """A row for each contender; see the module's text.
+
+    Raises:
+        PeerError: one ended, or did not answer in time.
+    """
     workers = os.cpu_count() or 1
     pictures = draw_pictures(PICTURES, images)
     results: list[dict[str, Any]] = [
@@ -307,10 +382,9 @@ def measure(
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         one = str(write_jpegs(folder / "one", pictures[:1], SIDES[0], 1)[0])
-        starts = [
-            [launch_tree(each.first_answer(one), folder) for each in rows]
-            for _ in range(repeats + 1)
-        ][1:]  # the first warmed the disk cache
+        starts = [[first_answer(each, one, folder) for each in rows] for _ in range(repeats + 1)][
+            1:
+        ]  # the first warmed the disk cache
         for i, row in enumerate(results):
             row["first_ms"] = float(np.median([start[i][0] for start in starts]))
             row["first_mib"] = max(start[i][1] for start in starts)
@@ -441,16 +515,17 @@ def main(trained: Path, images: Path | None, python: str | None, keep: Path | No
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         place = keep.resolve() if keep else work / "environments"
-        rows, left_out = contenders(opened, place, work, python or find_python())
+        found, left_out = contenders(opened, place, work, python or find_python())
+        rows, failed = measure_all(found, images, rounds, files, repeats)
         result = {
             "machine": machine_facts(),
-            "python": run(rows[0].environment.python, "--version").split()[-1],
-            "network": read_model(rows[0].model).tag,
+            "python": run(found[0].environment.python, "--version").split()[-1],
+            "network": read_model(found[0].model).tag,
             "pictures": images.name if images else "drawn",
             "rounds": rounds,
             "files": files,
             "repeats": repeats,
-            "left_out": left_out,
-            "rows": measure(rows, images, rounds, files, repeats),
+            "left_out": left_out + failed,
+            "rows": rows,
         }
     publish(out, "peers", result, as_markdown(result))
