@@ -215,3 +215,9 @@ def test_each_way_to_keep_memory_is_an_environment_of_its_own(
     )
     with pytest.raises(BtcError, match="as btc-train: failed: it broke"):
         training.run_way("as btc-train", "off", 40, 2, 32)
+
+
+def test_a_processor_is_named_with_its_features() -> None:
+    old = {"cpu": "AMD EPYC", "cores": 2}
+    assert machine_in_words(old) == "AMD EPYC (features not recorded), 2 cores"
+    assert machine_in_words(old | {"flags": ["avx2"]}) == "AMD EPYC (avx2), 2 cores"
