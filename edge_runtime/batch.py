@@ -6,7 +6,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from queue import SimpleQueue
 from typing import Generic, NamedTuple, TypeVar
 
@@ -42,6 +42,7 @@ def each_in_order(
     items: Iterable[Item | None],
     workers: int,
     stop: Callable[[], None] = lambda: None,
+    here: Callable[[Item], Generator[Result, None, None]] | None = None,
 ) -> Iterator[Result]:
     """All that `work(item)` yields for each item, in order, on `workers` threads.
 
@@ -52,9 +53,13 @@ def each_in_order(
             come first, then the error. It never waits for who takes the results, so it may hold
             a lock.
         items: taken in this thread, a few ahead of the results. A None among them means that the
-            next item may be long in coming: what was begun is finished and yielded first.
+            next item may be long in coming: what was begun is finished and yielded first. So it
+            is where they raise.
         stop: called in this thread at the end, before the threads are waited for: ends what one of
             them may wait for.
+        here: as `work`, default that; works in this thread on an item that has no other behind it,
+            and on all where no thread can be started. Each of its results waits to be taken, so it
+            must hold nothing meanwhile that somebody else may wait for.
 
     Closing the generator (Ctrl-C, a broken pipe) drops what has not begun and ends what has after
     its next result.
@@ -63,7 +68,15 @@ def each_in_order(
     line: _Line[Result] = _Line()
     waiting: deque[SimpleQueue[Result | _End]] = deque()
     tasks: SimpleQueue[tuple[Item, SimpleQueue[Result | _End]] | None] = SimpleQueue()
-    threads: list[threading.Thread] = []  # none for an item that has no other behind it
+    threads: list[threading.Thread] = []
+    problem: list[Exception] = []
+
+    def until_error() -> Iterator[Item | None]:
+        """The items; where they raise, that is told behind the results."""
+        try:
+            yield from items
+        except Exception as error:
+            problem.append(error)
 
     def finish() -> Iterator[Result]:
         """The results of the item whose turn it is."""
@@ -71,20 +84,23 @@ def each_in_order(
         if threads:
             yield from line.drain(results)
         elif (task := tasks.get()) is not None:
-            with closing(work(task[0])) as made:
+            with closing((here or work)(task[0])) as made:
                 yield from made
 
     try:
-        for item in items:
+        for item in until_error():
             if item is not None:
                 waiting.append(SimpleQueue())
                 tasks.put((item, waiting[-1]))
                 if len(waiting) > 1 and not threads:
                     threads += _started(workers, work, tasks, line)
+                    most = max(AHEAD * len(threads), 1)
             while waiting and (item is None or len(waiting) >= most):
                 yield from finish()
         while waiting:
             yield from finish()
+        if problem:
+            raise problem.pop()
     finally:
         line.close()
         for _ in threads:
@@ -101,14 +117,15 @@ def _started(
     tasks: SimpleQueue[tuple[Item, SimpleQueue[Result | _End]] | None],
     line: _Line[Result],
 ) -> list[threading.Thread]:
-    """Threads that `_serve`. Daemons, since a generator that is left open must not keep the process
-    from ending: Python joins the threads of its own pools at exit."""
-    threads = [
-        threading.Thread(target=_serve, args=(work, tasks, line), daemon=True)
-        for _ in range(workers)
-    ]
-    for thread in threads:
-        thread.start()
+    """Threads that `_serve`; fewer or none where the system allows no more. Daemons, since a
+    generator that is left open must not keep the process from ending: Python joins the threads of
+    its own pools at exit."""
+    threads: list[threading.Thread] = []
+    with suppress(RuntimeError):  # "can't start new thread"
+        for _ in range(workers):
+            thread = threading.Thread(target=_serve, args=(work, tasks, line), daemon=True)
+            thread.start()
+            threads.append(thread)
     return threads
 
 

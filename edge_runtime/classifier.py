@@ -214,9 +214,11 @@ class Classifier:
         status error.
 
         Args:
-            sources: taken a few ahead of the answers, of small pictures up to CHUNK for each that
-                `batch.each_in_order` takes; see there for a None, behind which nothing is waited
-                for, and `commands.inputs.expand` for those that are known to be unusable.
+            sources: taken a few ahead of the answers. Small pictures are gathered, CHUNK at most,
+                with `processes` MESSAGE, before they are answered together, so with one worker too
+                an answer may wait for sources to come; a None among them says that the next may be
+                long in coming, and all before it is answered first. It is so too where they raise.
+                See `commands.inputs.expand` for those that are known to be unusable.
             workers: threads that decode and classify, each with an interpreter of its own. Files
                 that together would need more memory than the limits allow for one wait for each
                 other.
@@ -235,7 +237,8 @@ class Classifier:
         """
         if workers < 1:
             raise UsageError(f"{workers} workers: need at least one")
-        work = partial(self._chunk, heatmaps=heatmaps, alone=workers == 1)
+        here = partial(self._chunk, heatmaps=heatmaps)
+        work = partial(here, alone=False)
         if processes and workers > 1 and heatmaps is None:
             share = self._limits.max_memory // workers  # half for a file, half to decode it
             limits = replace(self._limits, max_memory=share // 2 * SMALL)
@@ -244,10 +247,10 @@ class Classifier:
                 work, self.failure, settings, partial(self._memory.taken, share)
             ) as pool:
                 chunks = _chunks(sources, workers, MESSAGE)
-                yield from each_in_order(pool.work, chunks, workers, pool.stop)
+                yield from each_in_order(pool.work, chunks, workers, pool.stop, here)
             return
         most = CHUNK if heatmaps is None else 1
-        yield from each_in_order(work, _chunks(sources, workers, most), workers)
+        yield from each_in_order(work, _chunks(sources, workers, most), workers, here=here)
 
     def classify_small(self, paths: Sequence[str]) -> list[Prediction | None]:
         """Classify files that are one slice and need at most a SMALL-th of the memory that the
@@ -309,6 +312,10 @@ class Classifier:
 
         Small pictures take each step one after the other, so that the processor's caches hold its
         code and data. All else goes alone when its turn comes, and so does what fails on the way.
+
+        Args:
+            alone: nothing else is worked on meanwhile, so no memory is reserved: while an answer
+                waits to be taken, others may wait for that memory.
         """
         plain = heatmaps is None and any(map(_is_plain, sources))
         pictures = self._pictures(sources) if plain else [None] * len(sources)
@@ -522,16 +529,21 @@ def _chunks(
     """
     chunk: list[Source] = []
     made, asked = 0, monotonic()
-    for source in sources:
-        if source is not None:
-            chunk.append(source)
-        full = len(chunk) >= min(most, 1 + made // workers) or not _is_plain(source)
-        if chunk and (full or monotonic() - asked > PATIENCE):
+    try:
+        for source in sources:
+            if source is not None:
+                chunk.append(source)
+            full = len(chunk) >= min(most, 1 + made // workers) or not _is_plain(source)
+            if chunk and (full or monotonic() - asked > PATIENCE):
+                yield chunk
+                chunk, made = [], made + 1
+            if source is None:
+                yield None
+            asked = monotonic()
+    except Exception:  # of the sources: their error comes behind what was gathered
+        if chunk:
             yield chunk
-            chunk, made = [], made + 1
-        if source is None:
-            yield None
-        asked = monotonic()
+        raise
     if chunk:
         yield chunk
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError
 from edge_runtime.batch import AHEAD, MOST_WAITING, Budget, Unusable, each_in_order, in_order
+from edge_runtime.imaging.readers import numbered
 from edge_runtime.imaging.stack import Stack
 from tests.device.test_cli import TOOL, edge
 
@@ -176,7 +177,8 @@ def test_a_budget_is_never_exceeded() -> None:
         pass
 
 
-def test_a_files_slices_are_answered_as_they_come() -> None:
+@pytest.mark.parametrize("behind", [[], ["nowhere.jpg"]])
+def test_a_files_slices_are_answered_as_they_come(behind: list[str]) -> None:
     """The first answer of a volume comes before the last slice is decoded, and a file behind it
     waits for its turn."""
     decoded: list[int] = []
@@ -193,11 +195,12 @@ def test_a_files_slices_are_answered_as_they_come() -> None:
     stack = Stack(40, 0, grays())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edge_runtime.classifier.open_slices", lambda *_: stack)
-        answers = classifier.classify_many([b"a volume"], workers=3)
+        patch.setattr("edge_runtime.classifier.slices_of", lambda *_: numbered(stack))
+        answers = classifier.classify_many([b"a volume", *behind], workers=3)
         assert next(answers).slice == 0
         assert len(decoded) <= 6
         taken.set()
-        assert [answer.slice for answer in answers] == list(range(1, 40))
+        assert [answer.slice for answer in answers] == [*range(1, 40), *[None for _ in behind]]
 
 
 def test_workers_do_work_at_once() -> None:
@@ -318,3 +321,70 @@ def test_an_item_with_no_other_behind_it_needs_no_thread(items: list[str | None]
 
     done = list(each_in_order(work, items, 4))
     assert done == [(item, threading.current_thread()) for item in items if item]
+
+
+def test_what_cannot_be_a_thread_works_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system allows two threads, or none: all is done, in order, and nothing waits."""
+    start, begun, answered = threading.Thread.start, 0, 0
+
+    def few(thread: threading.Thread) -> None:
+        nonlocal begun
+        begun += 1
+        if begun > allowed:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def work(item: int) -> Generator[tuple[int, threading.Thread], None, None]:
+        yield item, threading.current_thread()
+
+    def items() -> Iterator[int]:
+        for item in range(100):
+            yield item
+            if not allowed and item:
+                assert answered == item + 1
+            assert item - answered <= AHEAD * max(allowed, 1)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    for allowed in (0, 2):
+        begun = answered = 0
+        threads = set()
+        for item, thread in each_in_order(work, items(), 5):
+            assert item == answered
+            answered += 1
+            threads.add(thread)
+        assert (answered, begun) == (100, allowed + 1)
+        assert (threading.current_thread() in threads) == (allowed == 0)
+        assert len(threads) <= max(allowed, 1)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 20])
+def test_results_come_before_the_error_that_ends_the_items(workers: int, count: int) -> None:
+    def items() -> Iterator[int]:
+        yield from range(count)
+        raise OSError("unplugged")
+
+    done: list[int] = []
+    with pytest.raises(OSError, match="unplugged"):
+        done.extend(in_order(abs, items(), workers))
+    assert done == list(range(count))
+
+
+def test_ctrl_c_among_the_items_waits_for_no_result() -> None:
+    def items() -> Iterator[int]:
+        yield from range(3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(in_order(abs, items(), 3))
+
+
+@pytest.mark.parametrize("items", [[1], [1, None], [1, None, 2]])
+def test_an_item_alone_is_worked_on_as_one_that_may_wait(items: list[int | None]) -> None:
+    def work(item: int) -> Generator[str, None, None]:
+        yield "in a thread"
+
+    def here(item: int) -> Generator[str, None, None]:
+        yield "here"
+
+    assert set(each_in_order(work, items, 4, here=here)) == {"here"}

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.hostile.files import nifti_bytes
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError, ModelError
 from edge_runtime import classifier as module
@@ -206,3 +207,43 @@ def test_one_worker_needs_no_thread(
 ) -> None:
     monkeypatch.setattr(threading, "Thread", None)
     assert len(list(classifier.classify_many(pool[:8]))) == 8
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_answers_come_before_the_error_that_ends_the_sources(
+    classifier: Classifier, workers: int
+) -> None:
+    def sources() -> Iterator[bytes]:
+        yield from (encode(draw_slice(number % 3)) for number in range(20))
+        raise OSError("unplugged")
+
+    answers: list[Prediction] = []
+    with pytest.raises(OSError, match="unplugged"):
+        answers.extend(classifier.classify_many(sources(), workers=workers))
+    assert len(answers) == 20
+
+
+def answers_of_two(tight: Classifier, nested: bool) -> int:
+    """The answers for two volumes of eight slices that never fit into memory together."""
+    volume = np.stack([draw_slice(number)[::2, ::2].astype(np.int16) for number in range(8)], 2)
+    one, two = nifti_bytes(volume), nifti_bytes(volume)
+
+    def answers(data: bytes) -> Iterator[Prediction]:
+        return tight.classify_many([data], workers=2)
+
+    if nested:
+        return sum(1 for _ in answers(one) for _ in answers(two))
+    return sum(2 for _ in zip(answers(one), answers(two), strict=True))
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_two_batches_of_one_thread_never_wait_for_each_other(nested: bool) -> None:
+    """Each has one volume, whose answers are taken in turns with the other's."""
+    tight = Classifier(limits=ImageLimits(max_memory=1 << 24))
+    counts: list[int] = []
+    thread = threading.Thread(
+        target=lambda: counts.append(answers_of_two(tight, nested)), daemon=True
+    )
+    thread.start()
+    thread.join(60)
+    assert counts == [64 if nested else 16]
