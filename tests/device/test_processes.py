@@ -122,7 +122,7 @@ def test_processes_do_not_change_answers(
     assert asked == threads
     assert len(started.all) == 2
     good = [answer.input for answer in threads if answer.error is None]
-    own = [name for name in good if name in ("array", "bytes") or "large" in name]
+    own = [name for name in good if name in ("array", "bytes") or "large" in Path(name).name]
     assert sorted([*started.answered, *own]) == sorted(good)
     assert any(b"\xff" in os.fsencode(name) for name in started.answered)
     assert None not in started.codes()
@@ -210,7 +210,7 @@ def test_a_file_that_kills_every_process_becomes_an_error(
     threads, asked = both(classifier, dying("killer", 15))
     problem = "the process that read it ended with code 77: damaged or hostile"
     for answer, expected in zip(asked, threads, strict=True):
-        if "killer" in answer.input:
+        if "killer" in Path(answer.input).name:
             assert (answer.status.value, answer.error) == ("error", problem)
         else:
             assert answer == expected
@@ -322,10 +322,11 @@ def test_closing_does_not_wait_for_a_process_that_hangs(
     classifier: Classifier, mixed: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = (
-        "import time\nfrom edge_runtime.classifier import Classifier\n"
+        "import os, time\nfrom edge_runtime.classifier import Classifier\n"
         "answer = Classifier.classify_small\n"
         "def hang(self, paths):\n"
-        "    return time.sleep(600) if '29' in paths[-1] else answer(self, paths)\n"
+        "    slow = os.path.basename(paths[-1]).startswith('29')\n"
+        "    return time.sleep(600) if slow else answer(self, paths)\n"
         "Classifier.classify_small = hang\n"
         "from edge_runtime.worker import child; child()"
     )
