@@ -29,13 +29,18 @@ LIMITS = ImageLimits(max_memory=48 * MIB)  # of which a quarter is small for eac
 
 # In a process: what happens when it is asked for a file with this in its name.
 DYING = """
-import os, pathlib, signal
+import os, pathlib, resource, signal
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 from edge_runtime.classifier import Classifier
 answer = Classifier.classify_small
 def dying(self, paths):
     for path in map(pathlib.Path, paths):
         if "killer" in path.name:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if "exit" in path.name:
             os._exit(77)
+        if "term" in path.name:
+            os.kill(os.getpid(), signal.SIGTERM)
         if "once" in path.name or "often" in path.name:
             try:
                 path.with_suffix(".killed").touch(exist_ok="often" in path.name)
@@ -195,12 +200,14 @@ def test_a_process_that_is_killed_loses_no_answer(
     assert len(started.answered) == 40
 
 
-def test_a_system_that_kills_every_process_gets_the_answers_of_threads(
-    classifier: Classifier, dying: Callable[[str, int], list[str]], started: Started
+@pytest.mark.parametrize("how", ["often", "term", "exit"])
+def test_a_system_that_ends_every_process_gets_the_answers_of_threads(
+    how: str, classifier: Classifier, dying: Callable[[str, int], list[str]], started: Started
 ) -> None:
-    """As one that is short of memory."""
-    threads, asked = both(classifier, dying("often", 6))
+    """As one that is short of memory, or that shuts down: no file is to blame."""
+    threads, asked = both(classifier, dying(how, 6))
     assert asked == threads
+    assert all(answer.error is None for answer in asked)
     assert len(started.all) <= 4
 
 
@@ -208,7 +215,7 @@ def test_a_file_that_kills_every_process_becomes_an_error(
     classifier: Classifier, dying: Callable[[str, int], list[str]], started: Started
 ) -> None:
     threads, asked = both(classifier, dying("killer", 15))
-    problem = "the process that read it ended with code 77: damaged or hostile"
+    problem = f"the process that read it ended with code {-signal.SIGSEGV}: damaged or hostile"
     for answer, expected in zip(asked, threads, strict=True):
         if "killer" in Path(answer.input).name:
             assert (answer.status.value, answer.error) == ("error", problem)
@@ -227,7 +234,7 @@ def test_nonsense_from_a_process_is_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     code = (
-        "import pickle\nwhere, settings = pickle.load(sys.stdin.buffer)\n"
+        "import pickle\npickle.load(sys.stdin.buffer)\n"
         "sys.stdout.buffer.write(b'ready\\n'); sys.stdout.flush()\n"
         "while pickle.load(sys.stdin.buffer):\n"
         f"    sys.stdout.buffer.write({reply[:1]!r} * {len(reply)} + b'\\n'"
@@ -249,6 +256,19 @@ def test_threads_go_on_where_a_process_does_not_get_ready(
     monkeypatch.setattr(processes, "_CHILD", code)
     threads, asked = both(classifier, names(mixed))
     assert asked == threads
+    assert len(started.all) == 2
+
+
+@pytest.mark.parametrize("what", ["edge_runtime.__version__", "edge_runtime.child._HOME"])
+def test_a_process_that_runs_other_code_is_not_asked(
+    what: str, classifier: Classifier, mixed: Path, started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As where the package is installed twice, or was replaced after the program had begun."""
+    monkeypatch.setattr(what, "other")
+    threads, asked = both(classifier, names(mixed))
+    assert asked == threads
+    assert started.answered == []
     assert len(started.all) == 2
 
 
