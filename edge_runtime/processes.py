@@ -66,6 +66,7 @@ class Processes:
     ) -> None:
         self._here, self._failure, self._memory = here, failure, memory
         self._settings = dict(settings)
+        self._sent: bytes | None = None
         self._own = threading.local()
         self._lock = threading.Lock()
         self._all: list[_Process] = []
@@ -140,13 +141,16 @@ class Processes:
             if len(self._all) >= self._most:
                 return None
             try:
+                # Bytes: it takes them in one piece, before it imports what they are made of.
+                if self._sent is None:
+                    self._sent = pickle.dumps(self._settings)
+                where = [folder for folder in sys.path if folder]
+                message = pickle.dumps((own_code(), where, self._sent))
                 process = _Process()
-            except OSError:  # no memory, too many processes or files
+            except Exception:  # settings that cannot be sent; no memory, too many processes, files
                 return None
             self._all.append(process)
-        # Bytes within: it takes them in one piece, before it imports what they are made of.
-        where = [folder for folder in sys.path if folder]
-        process.send(pickle.dumps((own_code(), where, pickle.dumps(self._settings))))
+        process.send(message)
         return process
 
     def _forget(self, process: _Process) -> int:
@@ -240,14 +244,14 @@ class _Process:
         Raises:
             _DiedError: it died.
         """
-        self.send(pickle.dumps(files))
         try:
+            self.send(pickle.dumps(files))
             shapes = json.loads(self._replies.readline(MOST_REPLY))
             return [
                 None if shape is None else _answer(shape, file)
                 for shape, file in zip(shapes, files, strict=True)
             ]
-        except (ValueError, TypeError, KeyError, RecursionError):  # nothing, or nonsense
+        except (ValueError, TypeError, KeyError, RecursionError, MemoryError):  # nothing, nonsense
             raise _DiedError from None
 
     def kill(self) -> None:

@@ -272,6 +272,70 @@ def test_a_process_that_runs_other_code_is_not_asked(
     assert len(started.all) == 2
 
 
+PROGRAM = """
+import sys
+from edge_runtime import Classifier, processes
+processes.AFTER, processes._has_more, processes.cores = 0, lambda stream: True, lambda: 2
+print("begun")
+for answer in Classifier().classify_many(sys.argv[1:] * 4, workers=2, processes=True):
+    print(answer.input)
+"""
+
+
+FLAGS: list[list[str]] = [
+    *([], ["-I"], ["-E"], ["-s"], ["-B"], ["-O"], ["-S"], ["-X", "utf8"], ["-X", "utf8=0"]),
+    ["-W", "error::FutureWarning", "-W", "ignore::UserWarning", "-Es"],
+]
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
+def test_a_process_has_the_flags_of_the_one_that_starts_it(flags: list[str]) -> None:
+    tell = "print(sys.flags, sys.warnoptions)"
+    code = (
+        "import subprocess, sys\n"
+        f"{tell}\n"
+        f"sys.path.append({str(Path(processes.__file__).parents[1])!r})\n"
+        "from edge_runtime.child import python_command\n"
+        f"print(subprocess.check_output(python_command({tell!r}), text=True))"
+    )
+    told = subprocess.check_output([sys.executable, *flags, "-c", code], text=True)
+    own, its = told.split("\n")[:2]
+    assert its == own
+
+
+def test_processes_of_an_isolated_program_are_isolated(mixed: Path, tmp_path: Path) -> None:
+    """What PYTHONPATH names is not imported, and what the program itself added is."""
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise ImportError")
+    code = (
+        f"import sys\nsys.path.insert(0, {str(Path(processes.__file__).parents[1])!r})\n{PROGRAM}"
+    )
+    files = names(mixed)[:3]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, *files],
+        capture_output=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout.splitlines()) == 1 + 4 * len(files)
+    assert not (tmp_path / "ran").exists()
+
+
+class LocalLimits(ImageLimits):
+    def __reduce__(self) -> str:
+        raise MemoryError
+
+
+def test_threads_go_on_where_settings_cannot_be_sent(
+    classifier: Classifier, mixed: Path, started: Started
+) -> None:
+    class Nowhere(ImageLimits):
+        """Pickle does not find it."""
+
+    for limits in (Nowhere, LocalLimits):
+        threads, asked = both(Classifier(limits=limits(max_memory=48 * MIB)), names(mixed))
+        assert asked == threads == list(classifier.classify_many(names(mixed)))
+    assert started.all == []
+
+
 def test_threads_go_on_where_no_process_can_be_started(
     classifier: Classifier, mixed: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,16 +428,6 @@ def test_settings_reach_the_processes(mixed: Path, started: Started) -> None:
     assert asked == threads
     assert {answer.status.value for answer in asked} > {"error"}
     assert started.answered
-
-
-PROGRAM = """
-import sys
-from edge_runtime import Classifier, processes
-processes.AFTER, processes._has_more, processes.cores = 0, lambda stream: True, lambda: 2
-print("begun")
-for answer in Classifier().classify_many(sys.argv[1:] * 4, workers=2, processes=True):
-    print(answer.input)
-"""
 
 
 def test_a_program_needs_no_guard(mixed: Path, tmp_path: Path) -> None:
