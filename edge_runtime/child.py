@@ -8,19 +8,44 @@ from pathlib import Path
 
 _HOME = str(Path(__file__).parents[1])
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# What tells Python where to look for code, and how to read it and names (sys.flags).
+_OPTIONS = {
+    "isolated": "-I",
+    "ignore_environment": "-E",
+    "no_user_site": "-s",
+    "no_site": "-S",
+    "safe_path": "-P",  # new in Python 3.11
+    "dont_write_bytecode": "-B",
+}
 READY = b"ready\n"  # the first line of a process that goes on to answer
 
 
 def python_command(code: str) -> list[str]:
-    """The command line that runs `code` in a fresh Python, to which arguments may be added.
+    """The command line that runs `code` in a fresh Python with the options of this one, to which
+    arguments may be added.
 
     `python -c` looks for modules in the current folder first, where somebody else's files may lie
     beside a model: that is taken out before anything is imported. (`-I` would take PYTHONPATH and
-    the packages in the user's home too; `-P` is new in Python 3.11.) Where this package comes from
-    is looked at last.
+    the packages in the user's home too: that is for whoever starts this one to ask for.) Where this
+    package comes from is looked at last.
     """
     path = f"[p for p in sys.path if p] + [{_HOME!r}]"
-    return [sys.executable, "-c", f"import sys; sys.path[:] = {path}\n{code}"]
+    return [sys.executable, *_options(), "-c", f"import sys; sys.path[:] = {path}\n{code}"]
+
+
+def _options() -> list[str]:
+    """Those that this Python was started with."""
+    flags = sys.flags
+    options = [option for name, option in _OPTIONS.items() if getattr(flags, name, 0)]
+    options += ["-O"] * flags.optimize + [f"-W{warning}" for warning in sys.warnoptions]
+    return [*options, "-X", f"utf8={flags.utf8_mode}"]  # the locale need not say so again
+
+
+def own_code() -> tuple[str, str]:
+    """Which version of this package runs, and from where."""
+    from edge_runtime import __version__
+
+    return __version__, _HOME
 
 
 def end_with_parent() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 AFTER = 2000
 MOST_REPLY = 1 << 26  # bytes; a chunk's answers have 20,000, with a thousand labels two million
 SECONDS = 1  # that a process may take to die of what it did
-KILLED = 9  # SIGKILL
+_SIGNALS = ("SIGSEGV", "SIGBUS", "SIGILL", "SIGTRAP", "SIGFPE", "SIGABRT")  # Windows lacks some
+_NTSTATUS = (  # ntstatus.h: likewise, and an overflow of the stack, a damaged heap or stack
+    *(0xC0000005, 0xC000001D, 0xC0000094, 0xC00000FD, 0xC0000374, 0xC0000409),
+)
+# Exit codes of a process that ended by its own fault; others say nothing of the file it read.
+CRASHES = {-getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)} | {*_NTSTATUS}
 _CHILD = "from edge_runtime.worker import child; child()"
 
 
@@ -60,6 +66,7 @@ class Processes:
     ) -> None:
         self._here, self._failure, self._memory = here, failure, memory
         self._settings = dict(settings)
+        self._sent: bytes | None = None
         self._own = threading.local()
         self._lock = threading.Lock()
         self._all: list[_Process] = []
@@ -127,18 +134,23 @@ class Processes:
         return None
 
     def _start(self) -> _Process | None:
+        from edge_runtime.child import own_code  # most batches start none
+
         with self._lock:
             self._check()
             if len(self._all) >= self._most:
                 return None
             try:
+                # Bytes: it takes them in one piece, before it imports what they are made of.
+                if self._sent is None:
+                    self._sent = pickle.dumps(self._settings)
+                where = [folder for folder in sys.path if folder]
+                message = pickle.dumps((own_code(), where, self._sent))
                 process = _Process()
-            except OSError:  # no memory, too many processes or files
+            except Exception:  # settings that cannot be sent; no memory, too many processes, files
                 return None
             self._all.append(process)
-        # Bytes within: it takes them in one piece, before it imports what they are made of.
-        where = [folder for folder in sys.path if folder]
-        process.send(pickle.dumps((where, pickle.dumps(self._settings))))
+        process.send(message)
         return process
 
     def _forget(self, process: _Process) -> int:
@@ -172,9 +184,9 @@ class Processes:
             (answer,) = process.ask([file])
         except _DiedError:
             code = self._forget(process)
-            if code == -KILLED:
-                # Nothing in a file does that, but a system that is short of memory does, and would
-                # do it again.
+            if code not in CRASHES:
+                # No file does that, but a system that is short of memory or shuts down does, and
+                # would do it again.
                 self._own.process = None
                 return None
             del self._own.process
@@ -232,14 +244,14 @@ class _Process:
         Raises:
             _DiedError: it died.
         """
-        self.send(pickle.dumps(files))
         try:
+            self.send(pickle.dumps(files))
             shapes = json.loads(self._replies.readline(MOST_REPLY))
             return [
                 None if shape is None else _answer(shape, file)
                 for shape, file in zip(shapes, files, strict=True)
             ]
-        except (ValueError, TypeError, KeyError, RecursionError):  # nothing, or nonsense
+        except (ValueError, TypeError, KeyError, RecursionError, MemoryError):  # nothing, nonsense
             raise _DiedError from None
 
     def kill(self) -> None:

@@ -10,15 +10,16 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from edge_runtime.child import READY, end_with_parent
+from edge_runtime.child import READY, end_with_parent, own_code
 
 
 def child() -> None:
     """Answer one request after another until there is no more.
 
-    On stdin come pickles, since the process that started this one is trusted: the settings of a
-    `Classifier` once, then lists of file names, as bytes. On stdout go lines: `ready`, then for
-    each list a JSON list of `Prediction.to_json` or null. They are not trusted on the other side.
+    On stdin come pickles, since the process that started this one is trusted: once, which code must
+    be run, where to look for modules and the settings of a `Classifier`; then lists of file names,
+    as bytes. On stdout go lines: `ready`, then for each list a JSON list of `Prediction.to_json` or
+    null. They are not trusted on the other side.
     """
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent gets Ctrl-C too, and ends it
@@ -26,7 +27,9 @@ def child() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for whatever else may write there
-    where, settings = pickle.load(requests)
+    code, where, settings = pickle.load(requests)
+    if code != own_code():  # a file may get another answer from another version
+        return
     sys.path[:0] = where
     import cv2
 

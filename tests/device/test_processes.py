@@ -29,13 +29,18 @@ LIMITS = ImageLimits(max_memory=48 * MIB)  # of which a quarter is small for eac
 
 # In a process: what happens when it is asked for a file with this in its name.
 DYING = """
-import os, pathlib, signal
+import os, pathlib, resource, signal
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 from edge_runtime.classifier import Classifier
 answer = Classifier.classify_small
 def dying(self, paths):
     for path in map(pathlib.Path, paths):
         if "killer" in path.name:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if "exit" in path.name:
             os._exit(77)
+        if "term" in path.name:
+            os.kill(os.getpid(), signal.SIGTERM)
         if "once" in path.name or "often" in path.name:
             try:
                 path.with_suffix(".killed").touch(exist_ok="often" in path.name)
@@ -122,7 +127,7 @@ def test_processes_do_not_change_answers(
     assert asked == threads
     assert len(started.all) == 2
     good = [answer.input for answer in threads if answer.error is None]
-    own = [name for name in good if name in ("array", "bytes") or "large" in name]
+    own = [name for name in good if name in ("array", "bytes") or "large" in Path(name).name]
     assert sorted([*started.answered, *own]) == sorted(good)
     assert any(b"\xff" in os.fsencode(name) for name in started.answered)
     assert None not in started.codes()
@@ -195,12 +200,14 @@ def test_a_process_that_is_killed_loses_no_answer(
     assert len(started.answered) == 40
 
 
-def test_a_system_that_kills_every_process_gets_the_answers_of_threads(
-    classifier: Classifier, dying: Callable[[str, int], list[str]], started: Started
+@pytest.mark.parametrize("how", ["often", "term", "exit"])
+def test_a_system_that_ends_every_process_gets_the_answers_of_threads(
+    how: str, classifier: Classifier, dying: Callable[[str, int], list[str]], started: Started
 ) -> None:
-    """As one that is short of memory."""
-    threads, asked = both(classifier, dying("often", 6))
+    """As one that is short of memory, or that shuts down: no file is to blame."""
+    threads, asked = both(classifier, dying(how, 6))
     assert asked == threads
+    assert all(answer.error is None for answer in asked)
     assert len(started.all) <= 4
 
 
@@ -208,9 +215,9 @@ def test_a_file_that_kills_every_process_becomes_an_error(
     classifier: Classifier, dying: Callable[[str, int], list[str]], started: Started
 ) -> None:
     threads, asked = both(classifier, dying("killer", 15))
-    problem = "the process that read it ended with code 77: damaged or hostile"
+    problem = f"the process that read it ended with code {-signal.SIGSEGV}: damaged or hostile"
     for answer, expected in zip(asked, threads, strict=True):
-        if "killer" in answer.input:
+        if "killer" in Path(answer.input).name:
             assert (answer.status.value, answer.error) == ("error", problem)
         else:
             assert answer == expected
@@ -227,7 +234,7 @@ def test_nonsense_from_a_process_is_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     code = (
-        "import pickle\nwhere, settings = pickle.load(sys.stdin.buffer)\n"
+        "import pickle\npickle.load(sys.stdin.buffer)\n"
         "sys.stdout.buffer.write(b'ready\\n'); sys.stdout.flush()\n"
         "while pickle.load(sys.stdin.buffer):\n"
         f"    sys.stdout.buffer.write({reply[:1]!r} * {len(reply)} + b'\\n'"
@@ -250,6 +257,83 @@ def test_threads_go_on_where_a_process_does_not_get_ready(
     threads, asked = both(classifier, names(mixed))
     assert asked == threads
     assert len(started.all) == 2
+
+
+@pytest.mark.parametrize("what", ["edge_runtime.__version__", "edge_runtime.child._HOME"])
+def test_a_process_that_runs_other_code_is_not_asked(
+    what: str, classifier: Classifier, mixed: Path, started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """As where the package is installed twice, or was replaced after the program had begun."""
+    monkeypatch.setattr(what, "other")
+    threads, asked = both(classifier, names(mixed))
+    assert asked == threads
+    assert started.answered == []
+    assert len(started.all) == 2
+
+
+PROGRAM = """
+import sys
+from edge_runtime import Classifier, processes
+processes.AFTER, processes._has_more, processes.cores = 0, lambda stream: True, lambda: 2
+print("begun")
+for answer in Classifier().classify_many(sys.argv[1:] * 4, workers=2, processes=True):
+    print(answer.input)
+"""
+
+
+FLAGS: list[list[str]] = [
+    *([], ["-I"], ["-E"], ["-s"], ["-B"], ["-O"], ["-S"], ["-X", "utf8"], ["-X", "utf8=0"]),
+    ["-W", "error::FutureWarning", "-W", "ignore::UserWarning", "-Es"],
+]
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
+def test_a_process_has_the_flags_of_the_one_that_starts_it(flags: list[str]) -> None:
+    tell = "print(sys.flags, sys.warnoptions)"
+    code = (
+        "import subprocess, sys\n"
+        f"{tell}\n"
+        f"sys.path.append({str(Path(processes.__file__).parents[1])!r})\n"
+        "from edge_runtime.child import python_command\n"
+        f"print(subprocess.check_output(python_command({tell!r}), text=True))"
+    )
+    told = subprocess.check_output([sys.executable, *flags, "-c", code], text=True)
+    own, its = told.split("\n")[:2]
+    assert its == own
+
+
+def test_processes_of_an_isolated_program_are_isolated(mixed: Path, tmp_path: Path) -> None:
+    """What PYTHONPATH names is not imported, and what the program itself added is."""
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise ImportError")
+    code = (
+        f"import sys\nsys.path.insert(0, {str(Path(processes.__file__).parents[1])!r})\n{PROGRAM}"
+    )
+    files = names(mixed)[:3]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, *files],
+        capture_output=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout.splitlines()) == 1 + 4 * len(files)
+    assert not (tmp_path / "ran").exists()
+
+
+class LocalLimits(ImageLimits):
+    def __reduce__(self) -> str:
+        raise MemoryError
+
+
+def test_threads_go_on_where_settings_cannot_be_sent(
+    classifier: Classifier, mixed: Path, started: Started
+) -> None:
+    class Nowhere(ImageLimits):
+        """Pickle does not find it."""
+
+    for limits in (Nowhere, LocalLimits):
+        threads, asked = both(Classifier(limits=limits(max_memory=48 * MIB)), names(mixed))
+        assert asked == threads == list(classifier.classify_many(names(mixed)))
+    assert started.all == []
 
 
 def test_threads_go_on_where_no_process_can_be_started(
@@ -322,10 +406,11 @@ def test_closing_does_not_wait_for_a_process_that_hangs(
     classifier: Classifier, mixed: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = (
-        "import time\nfrom edge_runtime.classifier import Classifier\n"
+        "import os, time\nfrom edge_runtime.classifier import Classifier\n"
         "answer = Classifier.classify_small\n"
         "def hang(self, paths):\n"
-        "    return time.sleep(600) if '29' in paths[-1] else answer(self, paths)\n"
+        "    slow = os.path.basename(paths[-1]).startswith('29')\n"
+        "    return time.sleep(600) if slow else answer(self, paths)\n"
         "Classifier.classify_small = hang\n"
         "from edge_runtime.worker import child; child()"
     )
@@ -343,16 +428,6 @@ def test_settings_reach_the_processes(mixed: Path, started: Started) -> None:
     assert asked == threads
     assert {answer.status.value for answer in asked} > {"error"}
     assert started.answered
-
-
-PROGRAM = """
-import sys
-from edge_runtime import Classifier, processes
-processes.AFTER, processes._has_more, processes.cores = 0, lambda stream: True, lambda: 2
-print("begun")
-for answer in Classifier().classify_many(sys.argv[1:] * 4, workers=2, processes=True):
-    print(answer.input)
-"""
 
 
 def test_a_program_needs_no_guard(mixed: Path, tmp_path: Path) -> None:
