@@ -44,7 +44,7 @@ from edge_runtime.memory import give_back
 from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.picked import Chosen, read_chosen
-from edge_runtime.processes import Processes
+from edge_runtime.processes import Processes, cores
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -240,7 +240,9 @@ class Classifier:
         here = partial(self._chunk, heatmaps=heatmaps)
         work = partial(here, alone=False)
         if processes and workers > 1 and heatmaps is None:
-            share = self._limits.max_memory // workers  # half for a file, half to decode it
+            # Of each process, of which there are no more than cores: half for a file, half to
+            # decode it.
+            share = self._limits.max_memory // min(workers, cores())
             limits = replace(self._limits, max_memory=share // 2 * SMALL)
             settings = {**self._settings, "limits": limits}
             with Processes(

@@ -81,8 +81,8 @@ cannot be read gets a line on stderr, and the rest goes on.
 @click.option(
     "--workers",
     type=click.IntRange(1, 256),
-    help="Files worked on at once; default: the processor's cores, at most 4. In a batch of more "
-    "than 2,000 files each worker starts a process.",
+    help="Files worked on at once; default: the processor's cores, at most 4. Several workers may "
+    "start processes after 2,000 files.",
 )
 @threads_option
 @click.option("--max-mib", type=click.IntRange(1), default=256, show_default=True,

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from edge_runtime.imaging.limits import MIB, ImageLimits
 from tests.device.test_cli import TOOL
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and pipes of POSIX")
+MEMORY_OF_MANY = 12 * MIB  # as much as a slice takes, 40 times, is more
 LIMITS = ImageLimits(max_memory=48 * MIB)  # of which a quarter is small for each of two processes
 
 # In a process: what happens when it is asked for a file with this in its name.
@@ -389,6 +391,122 @@ def test_a_model_error_reaches_the_caller(
     assert None not in started.codes()
 
 
+def test_a_process_that_works_counts_in_the_memory_of_all(
+    classifier: Classifier, mixed: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of it for each of two."""
+    used: list[int] = []
+    ask = processes._Process.ask
+
+    def watched(process: processes._Process, files: list[bytes]) -> object:
+        used.append(classifier._memory._used)
+        return ask(process, files)
+
+    monkeypatch.setattr(processes._Process, "ask", watched)
+    list(classifier.classify_many(names(mixed), workers=2, processes=True))
+    assert used
+    assert 24 * MIB <= min(used) <= max(used) <= 48 * MIB
+    assert classifier._memory._used == 0
+
+
+def test_many_workers_leave_a_process_memory_enough(
+    mixed: Path, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are no more of them than cores to share it."""
+    classifier = Classifier(limits=ImageLimits(max_memory=MEMORY_OF_MANY))
+    files = [str(mixed / "00.jpg")] * 400
+    refused: list[bytes] = []
+    ask = processes._Process.ask
+
+    def watched(process: processes._Process, files: list[bytes]) -> Sequence[object]:
+        answers = ask(process, files)
+        refused.extend(f for f, answer in zip(files, answers, strict=True) if answer is None)
+        return answers
+
+    monkeypatch.setattr(processes._Process, "ask", watched)
+    answers = list(classifier.classify_many(files, workers=40, processes=True))
+    assert {answer.error for answer in answers} == {None}
+    assert started.answered
+    assert refused == []
+
+
+# In a process: what it is, in a file named by its number.
+TELLING = """
+import ctypes, json, os, pathlib, signal
+import cv2
+from edge_runtime.classifier import Classifier
+answer = Classifier.classify_small
+def telling(self, paths):
+    parent_ends, me = ctypes.c_int(), pathlib.Path("/proc/self")
+    ctypes.CDLL(None).prctl(2, ctypes.byref(parent_ends), 0, 0, 0)  # PR_GET_PDEATHSIG
+    pathlib.Path(FOLDER, str(os.getpid())).write_text(json.dumps({
+        "parent ends": parent_ends.value,
+        "ignores SIGINT": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+        "oom_score_adj": int(me.joinpath("oom_score_adj").read_text()),
+        "threads": [cv2.getNumThreads(), os.environ["OPENBLAS_NUM_THREADS"]],
+    }))
+    return answer(self, paths)
+Classifier.classify_small = telling
+from edge_runtime.worker import child; child()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells of processes")
+@pytest.mark.parametrize("threads", [None, "3"])
+def test_what_a_process_is(
+    threads: str | None, classifier: Classifier, mixed: Path, tmp_path: Path, started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It goes with its parent, and before it where memory runs out; one thread is its own."""
+    if threads is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
+    monkeypatch.setattr(processes, "_CHILD", TELLING.replace("FOLDER", repr(str(tmp_path))))
+    list(classifier.classify_many(names(mixed), workers=2, processes=True))
+    told = [json.loads(path.read_text("utf-8")) for path in tmp_path.iterdir()]
+    assert told == len(started.all) * [
+        {
+            "parent ends": signal.SIGKILL,
+            "ignores SIGINT": True,
+            "oom_score_adj": 1000,
+            "threads": [1, threads or "1"],
+        }
+    ]
+    assert told
+
+
+# A process that ends its parent and hangs, so that it does not read that its input has ended.
+ORPHAN = """
+import os, pathlib, signal, time
+from edge_runtime.classifier import Classifier
+def hang(self, paths):
+    pathlib.Path(FOLDER, str(os.getpid())).touch()
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(600)
+Classifier.classify_small = hang
+from edge_runtime.worker import child; child()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux tells of processes")
+def test_a_process_that_hangs_ends_with_a_program_that_is_killed(
+    mixed: Path, tmp_path: Path
+) -> None:
+    hanging = ORPHAN.replace("FOLDER", repr(str(tmp_path)))
+    program = f"from edge_runtime import processes\nprocesses._CHILD = {hanging!r}\n{PROGRAM}"
+    words = [sys.executable, "-c", program, *names(mixed)[:4]]
+    assert subprocess.run(words, capture_output=True).returncode == -signal.SIGKILL
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert pids
+    try:
+        wait_for(pids)
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_closing_ends_the_processes(classifier: Classifier, mixed: Path, started: Started) -> None:
     before = threading.active_count()
     answers = classifier.classify_many(
@@ -462,6 +580,8 @@ def endless(mixed: Path) -> Iterator[Start]:
             [*words, "classify", "-", "--format", "jsonl", "--workers", "2"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,
+            # A job in the background of a shell is started without.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
         tools.append(tool)
         threading.Thread(target=feed, args=(tool, f"{mixed / '00.jpg'}\n"), daemon=True).start()
