@@ -55,8 +55,7 @@ if TYPE_CHECKING:
 
 
 SMALL = 16  # a file that needs less than this part of the limit is let in without being looked at
-CHUNK = 16  # small pictures that go through each step together
-MESSAGE = 32  # sources that a process is asked for at once
+CHUNK = 32  # small pictures that go through each step together, or are asked of a process at once
 HELD = 1 << 18  # bytes of an encoded picture in memory that may wait for others
 PATIENCE = 1e-3  # seconds: a source that was longer in coming waits for no other
 
@@ -215,9 +214,9 @@ class Classifier:
 
         Args:
             sources: taken a few ahead of the answers. Small pictures are gathered, CHUNK at most,
-                with `processes` MESSAGE, before they are answered together, so with one worker too
-                an answer may wait for sources to come; a None among them says that the next may be
-                long in coming, and all before it is answered first. It is so too where they raise.
+                before they are answered together, so with one worker too an answer may wait for
+                sources to come; a None among them says that the next may be long in coming, and
+                all before it is answered first. It is so too where they raise.
                 See `commands.inputs.expand` for those that are known to be unusable.
             workers: threads that decode and classify, each with an interpreter of its own. Files
                 that together would need more memory than the limits allow for one wait for each
@@ -248,7 +247,7 @@ class Classifier:
             with Processes(
                 work, self.failure, settings, partial(self._memory.taken, share)
             ) as pool:
-                chunks = _chunks(sources, workers, MESSAGE)
+                chunks = _chunks(sources, workers, CHUNK)
                 yield from each_in_order(pool.work, chunks, workers, pool.stop, here)
             return
         most = CHUNK if heatmaps is None else 1

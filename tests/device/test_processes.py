@@ -21,7 +21,8 @@ import pytest
 
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError, ModelError, processes
-from edge_runtime.batch import Unusable
+from edge_runtime.batch import AHEAD, Unusable
+from edge_runtime.classifier import CHUNK
 from edge_runtime.imaging.limits import MIB, ImageLimits
 from tests.device.test_cli import TOOL
 
@@ -588,7 +589,8 @@ def endless(mixed: Path) -> Iterator[Start]:
         for count in range(1_000_000):
             json.loads(tool.stdout.readline())
             if count % 20 == 0 and len(found := children_of(tool.pid)) == 2:
-                assert count > 700 or words is SOON
+                ahead = 2 * (AHEAD + 1) * CHUNK  # what two workers have begun or waiting
+                assert count > processes.AFTER - ahead or words is SOON
                 return tool, found
         raise AssertionError("no process was started")
 
