@@ -40,7 +40,7 @@ FOLDERS = {
     "peers": "benchmarks.peers.compare",
 }
 COMMANDS = sorted({p.stem for p in FOLDER.glob("[!_]*.py")} | set(FOLDERS))
-OLDER_WORDS = {"audit", "device", "footprint", "formats", "models"}
+OLDER_WORDS = {"footprint", "formats", "models"}
 OF_SPEED = {"device", "fastest", "peers", "resize", "training"}
 TABLES = sorted(p.stem for p in RESULTS.glob("*.json"))
 

@@ -22,7 +22,7 @@ from tests.documents import DOCUMENTS, GUIDES, README, RESULTS, ROOT, blocks, co
 MADE = ROOT / "benchmarks" / "results"
 SHOWN = (
     "honest", "robust", "models", "ood", "formats", "fastest", "runtimes", "calibration",
-    "footprint", "device", "peers", "resize",
+    "footprint", "device", "peers", "resize", "training",
 )  # fmt: skip
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "scripts"
