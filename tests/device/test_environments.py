@@ -133,6 +133,7 @@ def test_onnx_runtime_and_the_device_tests(wheel: Path, pictures: Path, tmp_path
         "pylibjpeg-openjpeg")  # fmt: skip
     check_light(inside / "python")
     shutil.copytree(ROOT / "tests" / "device", tmp_path / "tests" / "device")
+    shutil.copytree(ROOT / "tests" / "former" / "files", tmp_path / "tests" / "former" / "files")
     shutil.copytree(ROOT / "benchmarks" / "hostile", tmp_path / "benchmarks" / "hostile")
     for name in ("benchmarks/__init__.py", "tests/__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -617,7 +617,6 @@ def test_benchmark_runs_on_phantoms(
     result = benchmark.measure(phantom_zip, None, 400)
     for kind in ("files", "drawn", "alike"):
         assert [row["images"] for row in result["growth"][kind]] == [100, 400]
-    assert result["real"]["peak_mib"] < 500
     clocks = {name for name in benchmark.LIMITS if "seconds" in name or "exponent" in name}
     assert len(clocks) == 6
     for name in benchmark.LIMITS.keys() - clocks:
