@@ -24,6 +24,7 @@ from typing import Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.common.command import out_option, publish
 from benchmarks.common.formatting import machine_in_words
@@ -62,8 +63,9 @@ def drawn_samples(count: int, size: int) -> tuple[Samples, Samples]:
     boxes = np.full((count, 4), np.nan)
     boxes[~tumour_free[labels]] = (0.4, 0.4, 0.6, 0.6)
     side = np.arange(count) % VALIDATION == 0
-    return tuple(
-        Samples(
+
+    def taken(rows: npt.NDArray[np.bool_]) -> Samples:
+        return Samples(
             images[rows],
             labels[rows],
             boxes[rows],
@@ -73,8 +75,8 @@ def drawn_samples(count: int, size: int) -> tuple[Samples, Samples]:
             np.zeros((0, size, size), np.uint8),
             np.zeros((0, len(CLASSES)), np.float32),
         )
-        for rows in (~side, side)
-    )  # type: ignore[return-value]
+
+    return taken(~side), taken(side)
 
 
 def measure_epochs(

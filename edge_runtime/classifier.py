@@ -238,6 +238,7 @@ class Classifier:
             raise UsageError(f"{workers} workers: need at least one")
         here = partial(self._chunk, heatmaps=heatmaps)
         work = partial(here, alone=False)
+        chunks = _chunks(sources, workers, CHUNK if heatmaps is None else 1)
         if processes and workers > 1 and heatmaps is None:
             # Of each process, of which there are no more than cores: half for a file, half to
             # decode it.
@@ -247,11 +248,9 @@ class Classifier:
             with Processes(
                 work, self.failure, settings, partial(self._memory.taken, share)
             ) as pool:
-                chunks = _chunks(sources, workers, CHUNK)
                 yield from each_in_order(pool.work, chunks, workers, pool.stop, here)
             return
-        most = CHUNK if heatmaps is None else 1
-        yield from each_in_order(work, _chunks(sources, workers, most), workers, here=here)
+        yield from each_in_order(work, chunks, workers, here=here)
 
     def classify_small(self, paths: Sequence[str]) -> list[Prediction | None]:
         """Classify files that are one slice and need at most a SMALL-th of the memory that the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier
     from edge_runtime.decision.prediction import Prediction
 
+
+MOST = 4  # workers by default: past that a small network gains little
 
 ABOUT = f"""Classify images: files, patterns, folders (-r), or - for a list of paths on stdin.
 
@@ -152,8 +153,9 @@ def _answers(
     from dataclasses import replace
 
     from edge_runtime.commands.inputs import expand
+    from edge_runtime.processes import cores
 
-    how = {"workers": options["workers"] or _cores(), "heatmaps": options["heatmap"]}
+    how = {"workers": options["workers"] or min(MOST, cores()), "heatmaps": options["heatmap"]}
     if options["from_stdin"]:
         how["workers"] = 1  # in another thread a read would outlive Ctrl-C
         if options["study"]:
@@ -178,13 +180,6 @@ def _studies(paths: Iterable[str]) -> Iterator[str]:
             yield from filter(None, lines_of(sys.stdin))
         else:
             yield path
-
-
-def _cores() -> int:
-    """Cores that this process may use, at most 4: past that a small network gains little."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(4, len(os.sched_getaffinity(0)))
-    return min(4, os.cpu_count() or 1)
 
 
 def _report(answer: Prediction) -> bool:
