@@ -41,13 +41,6 @@ def _options() -> list[str]:
     return [*options, "-X", f"utf8={flags.utf8_mode}"]  # the locale need not say so again
 
 
-def own_code() -> tuple[str, str]:
-    """Which version of this package runs, and from where."""
-    from edge_runtime import __version__
-
-    return __version__, _HOME
-
-
 def end_with_parent() -> None:
     """In a child: be killed when the thread that started it ends, however that ends. Linux only;
     elsewhere `limit_child`, or the end of its stdin, has to do."""

@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from edge_runtime.batch import Unusable
 from edge_runtime.decision.prediction import Prediction, Status
 from edge_runtime.errors import InputError
+from edge_runtime.version import __version__
 
 if TYPE_CHECKING:
     from edge_runtime.imaging.limits import ImageSource
@@ -134,8 +135,6 @@ class Processes:
         return None
 
     def _start(self) -> _Process | None:
-        from edge_runtime.child import own_code  # most batches start none
-
         with self._lock:
             self._check()
             if len(self._all) >= self._most:
@@ -275,6 +274,11 @@ class _Process:
         with suppress(OSError):  # what it did not take any more
             self._requests.close()
         return code
+
+
+def own_code() -> tuple[str, str]:
+    """Which version of this package runs, and from where."""
+    return __version__, __file__
 
 
 def cores() -> int:

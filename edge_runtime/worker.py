@@ -10,7 +10,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from edge_runtime.child import READY, end_with_parent, own_code
+from edge_runtime.child import READY, end_with_parent
+from edge_runtime.processes import own_code
 
 
 def child() -> None:

@@ -262,7 +262,7 @@ def test_threads_go_on_where_a_process_does_not_get_ready(
     assert len(started.all) == 2
 
 
-@pytest.mark.parametrize("what", ["edge_runtime.__version__", "edge_runtime.child._HOME"])
+@pytest.mark.parametrize("what", ["edge_runtime.processes.__version__", "edge_runtime.processes.__file__"])
 def test_a_process_that_runs_other_code_is_not_asked(
     what: str, classifier: Classifier, mixed: Path, started: Started,
     monkeypatch: pytest.MonkeyPatch,
