@@ -262,13 +262,13 @@ def test_threads_go_on_where_a_process_does_not_get_ready(
     assert len(started.all) == 2
 
 
-@pytest.mark.parametrize("what", ["edge_runtime.processes.__version__", "edge_runtime.processes.__file__"])
+@pytest.mark.parametrize("what", ["__version__", "__file__"])
 def test_a_process_that_runs_other_code_is_not_asked(
     what: str, classifier: Classifier, mixed: Path, started: Started,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """As where the package is installed twice, or was replaced after the program had begun."""
-    monkeypatch.setattr(what, "other")
+    monkeypatch.setattr(processes, what, "other")
     threads, asked = both(classifier, names(mixed))
     assert asked == threads
     assert started.answered == []
