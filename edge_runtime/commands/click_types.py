@@ -50,8 +50,9 @@ class Commands(click.Group):
 
     Args:
         later: name -> first sentence of its help: commands that are imported when they are asked
-            for, each from the module of its name in this package. The list of all imports none.
+            for, each from the module of its name in `package`. The list of all imports none.
         each: done to such a command when it comes, as a decorator.
+        package: of these modules.
     """
 
     def __init__(
@@ -59,18 +60,19 @@ class Commands(click.Group):
         *args: Any,
         later: Mapping[str, str] | None = None,
         each: Callable[[click.Command], click.Command] = lambda command: command,
+        package: str = __package__,
         **attributes: Any,
     ) -> None:
         super().__init__(*args, **attributes)
-        self._later, self._each = dict(later or {}), each
+        self._later, self._each, self._package = dict(later or {}), each, package
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*self.commands, *self._later})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self._later and cmd_name not in self.commands:
-            module = import_module(f"{__package__}.{cmd_name}")
-            self.add_command(self._each(getattr(module, cmd_name)))
+            module = import_module(f"{self._package}.{cmd_name}")
+            self.add_command(self._each(getattr(module, cmd_name)), cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -3,9 +3,7 @@ an audit leaves."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.labels import normalise_label
-from edge_runtime.tables import guard
 from trainer.audit.files import Files
 from trainer.data.groups import GroupTable, column
+from trainer.data.tables import csv_text
 
 LISTED = 100
 GROUP_COLUMNS = ("path", "label", "source", "patient", "group")  # of groups.csv
@@ -61,17 +59,8 @@ def group_facts(
 
 
 def as_csv(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of GROUP_COLUMNS as CSV with LF line ends.
-
-    Every text is quoted: Python's writer leaves a carriage return in a file name bare.
-    """
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(GROUP_COLUMNS)
-    careful = any("\r" in value for row in rows for value in row)
-    quoting: Any = csv.QUOTE_ALL if careful else csv.QUOTE_MINIMAL
-    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
-    writer.writerows([guard(value) for value in row] for row in rows)
-    return text.getvalue()
+    """Rows of GROUP_COLUMNS as CSV."""
+    return csv_text(GROUP_COLUMNS, rows)
 
 
 def digest_of(table: bytes) -> str:

@@ -19,11 +19,15 @@ EXIT_CODES = (
 )
 
 
-def enter(command: click.Command, name: str) -> None:
-    """Run a command as an entry point; problems become one line and an exit code."""
+def enter(command: click.Command, name: str, extra: str = "train") -> None:
+    """Run a command as an entry point; problems become one line and an exit code.
+
+    Args:
+        extra: the extra that brings the command's packages.
+    """
     from edge_runtime.commands.entry import run_command
 
-    run_command(command, name, extra="train")
+    run_command(command, name, extra=extra)
 
 
 def say(text: str) -> None:

@@ -15,6 +15,16 @@ one without any of a card's keys, or a `data.toml` that does not name the zip, i
     citation = "…"
     url = "https://…"
     notes = "…"
+    made_by = "btc-data join 0.1.0"
+
+    [[sources]]             # where the images come from, one table each
+    name = "cheng"          # as the column `source` of the tables calls it
+    title = "…"
+    license = "CC BY 4.0"
+    citation = "…"
+    url = "https://…"
+    version = "…"
+    sha256 = "…"            # over the files that were read
 
 Every key may be missing. Files are named relative to the card and lie in its folder or below it:
 a card may come with data from anywhere. For links the rule of folders holds, see `archive`.
@@ -45,11 +55,54 @@ NAME = "data.toml"
 TABLES = ("groups", "boxes", "partial_groups")
 SETS = ("images", "partial")  # zips or folders
 ABOUT = ("title", "license", "citation", "url")
+SOURCE = ("name", *ABOUT, "version", "sha256")
 # By their order in a message.
-KEYS = dict.fromkeys(("images", *TABLES, "partial", "tumour_free", *ABOUT, "notes")).keys()
+KEYS = dict.fromkeys(
+    ("images", *TABLES, "partial", "tumour_free", *ABOUT, "notes", "made_by", "sources")
+).keys()
 MAX_BYTES = 64 << 10
 CONTROLS = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's categories: controls and line breaks
 HINT = "mend it, or pass it over with --no-card"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where images of a data set come from: a collection, a hospital, a scanner.
+
+    Attributes:
+        name: as the column `source` of the tables calls it.
+        title, license, citation, url, version: as in a card; empty where nobody knows.
+        sha256: digest over the files that were read, or of the archive; empty where unknown.
+    """
+
+    name: str
+    title: str = ""
+    license: str = ""
+    citation: str = ""
+    url: str = ""
+    version: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class CardText:
+    """What a program that makes a data set says of it: the rest is filled in by `written_card`.
+
+    Attributes:
+        made_by: the command and its version.
+        sources: in the order of the card; title, licence, citation and url of the whole are
+            theirs together.
+        notes: for people; may have several lines.
+    """
+
+    made_by: str
+    sources: tuple[Source, ...]
+    notes: str = ""
+
+    def joined(self, key: str) -> str:
+        """What the sources say together of one of ABOUT; each thing once."""
+        said = (getattr(source, key) for source in self.sources)
+        return "; ".join(dict.fromkeys(text for text in said if text))
 
 
 @dataclass(frozen=True)
@@ -61,12 +114,14 @@ class DataCard:
         files: by key, of SETS and TABLES: what is there.
         tumour_free: the classes without a tumour; None where the card does not say.
         about: by key, of ABOUT.
+        sources: where the images come from.
     """
 
     path: Path
     files: Mapping[str, Path]
     tumour_free: tuple[str, ...] | None
     about: Mapping[str, str]
+    sources: tuple[Source, ...] = ()
 
 
 def find_card(data: Path) -> DataCard | None:
@@ -98,6 +153,26 @@ def find_card(data: Path) -> DataCard | None:
     if content is None or not _names(shared, content, data):
         return None
     return _card(shared, content, data)
+
+
+def written_card(files: Mapping[str, str], tumour_free: Iterable[str], text: CardText) -> str:
+    """The card of a data set that a program has made.
+
+    Args:
+        files: by key, of SETS and TABLES: names relative to the card.
+        tumour_free: the classes without a tumour.
+    """
+    lines = [f"{key} = {_toml(text.joined(key))}" for key in ABOUT if text.joined(key)]
+    lines += [f"{key} = {_toml(name)}" for key, name in files.items()]
+    lines.append(f"tumour_free = [{', '.join(map(_toml, tumour_free))}]")
+    if text.notes:
+        lines.append(f"notes = {_toml(text.notes)}")
+    lines.append(f"made_by = {_toml(text.made_by)}")
+    for source in text.sources:
+        lines += ["", "[[sources]]"]
+        said = ((key, getattr(source, key)) for key in SOURCE)
+        lines += [f"{key} = {_toml(value)}" for key, value in said if value]
+    return "\n".join(lines) + "\n"
 
 
 def card_text(
@@ -170,13 +245,14 @@ def _card(path: Path, content: Mapping[str, Any], data: Path) -> DataCard:
             raise _wrong(path, f"unknown key {key[:60]!r}{near}")
     if "partial_groups" in content and "partial" not in content:
         raise _wrong(path, "partial_groups is the table of partial, which is not there")
-    words = {key: _words(path, content, key) for key in (*ABOUT, "notes") if key in content}
+    texts = (*ABOUT, "notes", "made_by")
+    words = {key: _words(path, content, key) for key in texts if key in content}
     files = {"images": data}
     files |= {key: _file(path, content, key) for key in (*SETS, *TABLES) if key in content}
     if "partial" in files and files["partial"].samefile(path.parent):
         raise _wrong(path, "partial is the card's own folder: keep its slices in one below it")
     about = {key: words[key] for key in ABOUT if key in words}
-    return DataCard(path, files, _tumour_free(path, content), about)
+    return DataCard(path, files, _tumour_free(path, content), about, _sources(path, content))
 
 
 def _parse(path: Path) -> dict[str, Any] | None:
@@ -219,6 +295,20 @@ def _tumour_free(path: Path, content: Mapping[str, Any]) -> tuple[str, ...] | No
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise _wrong(path, 'tumour_free is no list of texts, as ["notumor"]')
     return tuple(names) or None
+
+
+def _sources(path: Path, content: Mapping[str, Any]) -> tuple[Source, ...]:
+    found = content.get("sources", [])
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise _wrong(path, "sources is no list of tables, as [[sources]] begins one")
+    for each in found:
+        for key in each:
+            if key not in SOURCE:
+                near = did_you_mean(key, SOURCE) or f"; there are {', '.join(SOURCE)}"
+                raise _wrong(path, f"unknown key {key[:60]!r} of a source{near}")
+        if not each.get("name"):
+            raise _wrong(path, "a source without a name")
+    return tuple(Source(**{key: _words(path, each, key) for key in each}) for each in found)
 
 
 def _file(path: Path, content: Mapping[str, Any], key: str) -> Path:

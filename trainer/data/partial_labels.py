@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError
 from edge_runtime.imaging.preprocess import Preprocess
-from edge_runtime.labels import normalise_label
+from edge_runtime.labels import NO_TUMOR, normalise_label
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.near_duplicates import find_pairs
 from trainer.data.reading import Progress
@@ -64,6 +64,22 @@ class PartialLabels:
         }
 
 
+def is_partial(label: str, labels: Iterable[str]) -> bool:
+    """Whether a label only says that a slice is of one of several classes.
+
+    Args:
+        labels: all that there are: `tumor` is a class of its own where no tumour has a type.
+    """
+    if "+" in label:
+        return True
+    typed = (each for each in labels if not (_is_any_tumour(each) or each == NO_TUMOR))
+    return _is_any_tumour(label) and any("+" not in each for each in typed)
+
+
+def _is_any_tumour(label: str) -> bool:
+    return label.lower() in ("tumor", "tumour")
+
+
 def allowed_classes(
     folder: str, classes: Sequence[str], tumour_free: Sequence[str]
 ) -> npt.NDArray[np.bool_]:
@@ -73,7 +89,7 @@ def allowed_classes(
     Raises:
         DataError: an unknown class, or a name that tells nothing.
     """
-    if folder.lower() in ("tumor", "tumour") and tumour_free:
+    if _is_any_tumour(folder) and tumour_free:
         return np.array([name not in tumour_free for name in classes])
     named = {normalise_label(part) for part in re.split(r"\s*\+\s*", folder)}
     if unknown := sorted(named - set(classes)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,20 @@ def key_of(name: str, paths: Container[str]) -> str | None:
             return None
         name = name.partition("/")[2]
     return name
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows of text as CSV with LF line ends.
+
+    Every text is quoted where one holds a carriage return, which Python's writer leaves bare.
+    """
+    cells = [[guard(value) for value in row] for row in rows]
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(columns)
+    careful = any("\r" in value for row in cells for value in row)
+    quoting: Any = csv.QUOTE_ALL if careful else csv.QUOTE_MINIMAL
+    csv.writer(text, lineterminator="\n", quoting=quoting).writerows(cells)
+    return text.getvalue()
 
 
 def to_csv(table: pd.DataFrame) -> str:
