@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
-from trainer.commands.audit import audit_command as check
+import copy
 
-__all__ = ["check"]
+from trainer.commands.audit import audit_command
+
+check = copy.copy(audit_command)
+check.name = "check"
+check.params = [each for each in audit_command.params if each.name != "version"]
