@@ -89,15 +89,20 @@ class ImageArchive(Protocol):
 
 
 class _Listing:
-    """Names of pictures, and of what else is there."""
+    """Names of pictures, and of what else is there.
 
-    def __init__(self) -> None:
+    Args:
+        also: suffixes of further files, in lower case, that are listed as pictures are.
+    """
+
+    def __init__(self, also: tuple[str, ...] = ()) -> None:
+        self._suffixes = PICTURE_SUFFIXES + also
         self.pictures: list[str] = []
         self.others: list[Other] = []
 
     def add(self, name: str, head: Callable[[], bytes]) -> None:
         """Take a file; `head` gives its first bytes, where the name does not tell enough."""
-        if name.lower().endswith(PICTURE_SUFFIXES):
+        if name.lower().endswith(self._suffixes):
             self.pictures.append(name)
             return
         try:
@@ -129,8 +134,9 @@ def _made_by_us(names: Set[str]) -> str | None:
 class FolderArchive:
     """Image files below a folder; see the module for links and hidden folders."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, also: tuple[str, ...] = ()) -> None:
         self._root = root
+        self._also = also
 
     def names(self) -> list[str]:
         """Names of all image files, sorted.
@@ -154,7 +160,7 @@ class FolderArchive:
 
     @cached_property
     def _listing(self) -> _Listing:
-        listing = _Listing()
+        listing = _Listing(self._also)
         closed: list[str] = []
         count = 0
         # Folders to look into, each with the folders above it: a link may lead in circles.
@@ -206,14 +212,14 @@ class ZipArchive:
         DataError: no zip, or one that points outside, repeats a name or unpacks beyond reason.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, also: tuple[str, ...] = ()) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
             raise DataError(f"{path.name}: not a readable zip file") from None
         self._lock = threading.Lock()  # a zip is one open file
         self._members: dict[str, zipfile.ZipInfo] = {}
-        self._listing = _Listing()
+        self._listing = _Listing(also)
         infos = self._zip.infolist()
         if len(infos) > MAX_MEMBERS:
             raise DataError(f"{path.name}: more than {MAX_MEMBERS:,} members")
@@ -326,15 +332,18 @@ def member_parts(archive: str, name: str) -> tuple[str, ...]:
     return parts
 
 
-def open_archive(path: str | os.PathLike[str]) -> ImageArchive:
+def open_archive(path: str | os.PathLike[str], also: tuple[str, ...] = ()) -> ImageArchive:
     """A zip or a folder as an `ImageArchive`.
+
+    Args:
+        also: suffixes of files, in lower case, that are listed and read beside the pictures.
 
     Raises:
         DataError: neither, or a hostile archive.
     """
     place = Path(path)
     if place.is_dir():
-        return FolderArchive(place)
+        return FolderArchive(place, also)
     if place.is_file():
-        return ZipArchive(place)
+        return ZipArchive(place, also)
     raise DataError(f"{place}: no such zip file or folder")
