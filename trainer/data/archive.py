@@ -92,17 +92,17 @@ class _Listing:
     """Names of pictures, and of what else is there.
 
     Args:
-        also: suffixes of further files, in lower case, that are listed as pictures are.
+        every: every file counts as one.
     """
 
-    def __init__(self, also: tuple[str, ...] = ()) -> None:
-        self._suffixes = PICTURE_SUFFIXES + also
+    def __init__(self, every: bool = False) -> None:
+        self._every = every
         self.pictures: list[str] = []
         self.others: list[Other] = []
 
     def add(self, name: str, head: Callable[[], bytes]) -> None:
         """Take a file; `head` gives its first bytes, where the name does not tell enough."""
-        if name.lower().endswith(self._suffixes):
+        if self._every or name.lower().endswith(PICTURE_SUFFIXES):
             self.pictures.append(name)
             return
         try:
@@ -132,11 +132,14 @@ def _made_by_us(names: Set[str]) -> str | None:
 
 
 class FolderArchive:
-    """Image files below a folder; see the module for links and hidden folders."""
+    """Image files below a folder; see the module for links and hidden folders.
 
-    def __init__(self, root: Path, also: tuple[str, ...] = ()) -> None:
-        self._root = root
-        self._also = also
+    Args:
+        every: list every regular file.
+    """
+
+    def __init__(self, root: Path, every: bool = False) -> None:
+        self._root, self._every = root, every
 
     def names(self) -> list[str]:
         """Names of all image files, sorted.
@@ -160,7 +163,7 @@ class FolderArchive:
 
     @cached_property
     def _listing(self) -> _Listing:
-        listing = _Listing(self._also)
+        listing = _Listing(self._every)
         closed: list[str] = []
         count = 0
         # Folders to look into, each with the folders above it: a link may lead in circles.
@@ -208,18 +211,21 @@ class FolderArchive:
 class ZipArchive:
     """Image files in a zip.
 
+    Args:
+        every: list every file.
+
     Raises:
         DataError: no zip, or one that points outside, repeats a name or unpacks beyond reason.
     """
 
-    def __init__(self, path: Path, also: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, every: bool = False) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
             raise DataError(f"{path.name}: not a readable zip file") from None
         self._lock = threading.Lock()  # a zip is one open file
         self._members: dict[str, zipfile.ZipInfo] = {}
-        self._listing = _Listing(also)
+        self._listing = _Listing(every)
         infos = self._zip.infolist()
         if len(infos) > MAX_MEMBERS:
             raise DataError(f"{path.name}: more than {MAX_MEMBERS:,} members")
@@ -332,18 +338,18 @@ def member_parts(archive: str, name: str) -> tuple[str, ...]:
     return parts
 
 
-def open_archive(path: str | os.PathLike[str], also: tuple[str, ...] = ()) -> ImageArchive:
+def open_archive(path: str | os.PathLike[str], every: bool = False) -> ImageArchive:
     """A zip or a folder as an `ImageArchive`.
 
     Args:
-        also: suffixes of files, in lower case, that are listed and read beside the pictures.
+        every: its files are volumes, masks and whatever else: `names` are those of all of them.
 
     Raises:
         DataError: neither, or a hostile archive.
     """
     place = Path(path)
     if place.is_dir():
-        return FolderArchive(place, also)
+        return FolderArchive(place, every)
     if place.is_file():
-        return ZipArchive(place, also)
+        return ZipArchive(place, every)
     raise DataError(f"{place}: no such zip file or folder")

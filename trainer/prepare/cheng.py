@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.imaging.gray import as_gray
-from trainer.data.archive import ANYWHERE, ImageArchive, open_archive
+from trainer.data.archive import ImageArchive, open_archive
 from trainer.data.card import NAME, Source, find_card
 from trainer.data.layout import PassedOver, and_passed_over
 from trainer.data.reading import Progress
@@ -120,13 +120,13 @@ def find_files(place: Path) -> Found:
     Raises:
         DataError: no zip or folder, a hostile one, or no .mat file in it.
     """
-    archive = open_archive(place, (".mat", ".zip"))
+    archive = open_archive(place, every=True)
     files, others = _listed(archive, "", None if place.is_dir() else NESTED)
     if place.is_dir():
         for name in archive.names():
             if name.lower().endswith(".zip"):
                 try:
-                    inner = open_archive(place / name, (".mat", ".zip"))
+                    inner = open_archive(place / name, every=True)
                 except DataError as error:  # a hostile or damaged one is its own problem
                     others[str(error).removeprefix(f"{Path(name).name}: ")].append(name)
                     continue
@@ -246,13 +246,13 @@ def _listed(
             number = _NUMBERED.fullmatch(last)
             stem = f"{int(number[1]):04d}" if number else ""
             files.append(MatFile(above + name, stem, archive, name))
-        elif not last.endswith(".zip"):
+        elif last.endswith(".zip"):
+            if nested is not None:
+                others[nested].append(above + name)
+        elif above + name != NAME:  # the card is read
             others[NO_MAT].append(above + name)
-        elif nested is not None:
-            others[nested].append(above + name)
     for path, reason in archive.others():
-        if path != NAME or above:  # the card is read
-            others[reason if reason in ANYWHERE else NO_MAT].append(above + path)
+        others[reason].append(above + path)
     return files, others
 
 
