@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.imaging.gray import as_gray
+from edge_runtime.model.metadata import INTENDED_USE
 from trainer.data.archive import ImageArchive, open_archive
 from trainer.data.card import NAME, Source, find_card
 from trainer.data.layout import PassedOver, and_passed_over
@@ -52,7 +53,7 @@ COLLECTION = Source(
 NOTES = (
     "T1 after contrast; axial, coronal and sagittal slices. The patients are the collection's own "
     "pseudonyms; those that differ only in a letter at their end are one. Gray levels are those "
-    "that the device makes of 16 bits. Research use only."
+    f"that the device makes of 16 bits. {INTENDED_USE}"
 )
 FOLDS = "cvind.mat"
 

@@ -160,7 +160,7 @@ class DataFolder:
         ]
         typed = [row for row in whole if row.label not in self._partial]
         partial = [row for row in whole if row.label in self._partial]
-        write_description(self.out, SLICES, typed, card, partial)
+        write_description(self.out, SLICES, typed, card, partial, MASKS if self._masks else "")
         self._journal.unlink()
         dropped = [reason for reasons in self._items.values() for reason in reasons]
         return summary(whole, dropped)
@@ -224,13 +224,19 @@ class DataFolder:
 
 
 def write_description(
-    out: Path, images: str, rows: Sequence[Row], card: CardText, partial: Sequence[Row] = ()
+    out: Path,
+    images: str,
+    rows: Sequence[Row],
+    card: CardText,
+    partial: Sequence[Row] = (),
+    masks: str = "",
 ) -> None:
     """Write the tables, croissant.json and the card of a folder whose pictures are there.
 
     Args:
         images: the folder of the pictures below `out`.
         rows, partial: sorted by path.
+        masks: the folder of the masks below `out`; empty without any.
     """
     write_text(out / GROUPS, groups_text(rows))
     files = {"images": images, "groups": GROUPS}
@@ -241,7 +247,7 @@ def write_description(
         write_text(out / PARTIAL_GROUPS, groups_text(partial))
         files |= {"partial": PARTIAL, "partial_groups": PARTIAL_GROUPS}
     free = [NO_TUMOR] if any(row.label == NO_TUMOR for row in rows) else []
-    write_text(out / CROISSANT, describe(files, rows, partial, card))
+    write_text(out / CROISSANT, describe(files, rows, partial, card, masks))
     write_text(out / NAME, written_card(files, free, card))
 
 
