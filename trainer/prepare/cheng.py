@@ -191,24 +191,28 @@ def read_all(
         progress: called with (done, total).
 
     Returns:
-        A digest over the files that could be opened.
+        A digest over the files that gave a slice.
     """
     digests = []
     for done, file in enumerate(files):
         progress(done, len(files))
-        before = folder.dropped_of(file.path)
+        lines = folder.dropped_of(file.path)
+        digest = ""
         try:
             data = file.read()
-            digests.append(hashlib.sha256(data).hexdigest())
-            if before is None:
+            digest = hashlib.sha256(data).hexdigest()
+            if lines is None:
                 new, lines = read_slice(data, file.stem, reader)
                 folder.add(file.path, [new], [Dropped(file.path, line) for line in lines])
         except InputError as error:
-            lines = [one_line(error)]
-            if before is None:
+            if lines is None:
+                lines = [one_line(error)]
                 folder.add(file.path, [], [Dropped(file.path, lines[0])])
-        for line in lines if before is None else before:
-            tell(file.path, line, not line.endswith((OTHER_BOX, NO_BOX)))
+        skipped = any(not line.endswith((OTHER_BOX, NO_BOX)) for line in lines)
+        for line in lines:
+            tell(file.path, line, skipped)
+        if not skipped:
+            digests.append(digest)
     progress(len(files), len(files))
     return content_digest(digests)
 
