@@ -167,6 +167,7 @@ def test_any_picture_and_mask_come_back(
     [
         ("100360", "100360"), ("53669", "53669"), ("MR017260F", "MR017260"),
         ("MR040240", "MR040240"), ("MR040240B", "MR040240"), ("MR040240D", "MR040240"),
+        ("100360 ", "100360"), ("100360\0\0", "100360"),
     ],
 )  # fmt: skip
 def test_series_of_one_patient_are_one(reader: MatReader, pid: str, patient: str) -> None:
@@ -244,6 +245,26 @@ WRONG: dict[str, tuple[Callable[[], bytes], str]] = {
                "image is no slice, its shape is"),
     "empty": (lambda: cheng_file(image=np.zeros((0, 0)), mask=disc((48, 40))), "image is no slice"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "pid",
+    ["SMITH^JOHN", "王100360", "100360é", "100 360", "1970-01-01", "123456789", "MR1BB", "\0"],
+)
+def test_what_may_be_a_real_identifier_goes_nowhere(reader: MatReader, pid: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_slice(cheng_file(patient=pid), "0001", reader)
+    assert str(caught.value) == (
+        "PID is no identifier of the collection, such as 100360 or MR040240B"
+    )
+
+
+def test_a_file_that_is_too_large_is_not_read(collection: Path, tmp_path: Path) -> None:
+    with open(collection / "7.mat", "wb") as stream:
+        stream.truncate(matlab.MAX_BYTES + 1)
+    done = make(collection, tmp_path / "out")
+    assert "7.mat: larger than the limit of 16 MiB; skipped" in done.stderr
+    assert "6 slices with a box" in done.stdout
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -401,12 +422,14 @@ def test_a_process_that_was_ended_by_others_costs_nothing() -> None:
 
 
 def test_a_file_that_never_ends_is_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matlab, "SECONDS", 0.1)
-    monkeypatch.setattr(
-        matlab, "_CHILD", "print('ready', flush=True)\nimport sys\nsys.stdin.read()"
-    )
-    with MatReader() as reader, pytest.raises(InputError, match="or took too long"):
-        reader.read(cheng_file(), STRUCT, FIELDS)
+    deaf = "print('ready', flush=True)\nimport sys\nsys.stdin.read()"
+    monkeypatch.setattr(matlab, "_CHILD", deaf)
+    with MatReader() as reader:
+        reader._start()
+        monkeypatch.setattr(matlab, "SECONDS", 0.1)
+        monkeypatch.setattr(matlab, "ATTEMPTS", 1)
+        with pytest.raises(InputError, match="or took too long"):
+            reader.read(cheng_file(), STRUCT, FIELDS)
 
 
 def test_a_process_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from trainer.data.card import NAME, Source, find_card
 from trainer.data.layout import PassedOver, and_passed_over
 from trainer.data.reading import Progress
 from trainer.prepare.folder import DataFolder, Dropped, NewSlice, content_digest
-from trainer.prepare.matlab import Array, MatReader, MatStruct
+from trainer.prepare.matlab import MAX_BYTES, Array, MatReader, MatStruct, too_large
 from trainer.prepare.rows import Box, Row
 
 Pixels = npt.NDArray[np.uint8]
@@ -89,7 +89,9 @@ class MatFile(NamedTuple):
     name: str
 
     def read(self) -> bytes:
-        """The file's bytes. Raises InputError when it cannot be read."""
+        """The file's bytes. Raises InputError when it cannot be read, or is too large."""
+        if self.archive.size(self.name) > MAX_BYTES:
+            raise too_large()
         return self.archive.read(self.name)
 
 
@@ -304,7 +306,8 @@ def _patient(values: Array) -> str:
     One that does not look like those of the collection may be a real one, and goes nowhere.
     """
     codes = values.ravel()[:64].tolist()
-    found = _PATIENT.fullmatch("".join(chr(int(code)) for code in codes if 0 < code < 128))
+    letters = "".join(chr(int(code)) if 0 <= code < 128 else "?" for code in codes)
+    found = _PATIENT.fullmatch(letters.strip("\0 "))
     if found is None:
         raise InputError("PID is no identifier of the collection, such as 100360 or MR040240B")
     return found[1]

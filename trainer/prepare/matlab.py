@@ -19,8 +19,8 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
@@ -99,14 +99,11 @@ class MatReader:
         request = json.dumps({"size": len(data), "struct": struct, "fields": list(fields)})
         for _ in range(ATTEMPTS):
             process = self._process or self._start()
-            watch = threading.Timer(SECONDS, process.kill)
-            watch.start()
             try:
-                return _ask(process, request.encode() + b"\n" + data, fields)
+                with _watched(process):
+                    return _ask(process, request.encode() + b"\n" + data, fields)
             except (OSError, ValueError, TypeError):  # it died, or talks nonsense
                 self._end()
-            finally:
-                watch.cancel()
         raise InputError("damaged: the process that read it died of it, or took too long")
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -118,9 +115,11 @@ class MatReader:
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each takes address space
         )
         self._process = process
-        if _of(process.stdout).readline(MAX_LINE) != READY:
+        with _watched(process):
+            ready = _of(process.stdout).readline(MAX_LINE) == READY
+        if not ready:
             self._end()
-            raise DataError("the process that reads MATLAB files ended at once: is h5py broken?")
+            raise DataError("the process that reads MATLAB files does not start: is h5py broken?")
         return process
 
     def _end(self) -> None:
@@ -133,9 +132,25 @@ class MatReader:
             process.wait()
 
 
+@contextmanager
+def _watched(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill a process that takes over SECONDS for what is done in the `with`."""
+    watch = threading.Timer(SECONDS, process.kill)
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.cancel()
+
+
+def too_large() -> InputError:
+    """What is wrong with a file over MAX_BYTES."""
+    return InputError(f"larger than the limit of {MAX_BYTES // MIB} MiB")
+
+
 def _check_kind(data: bytes) -> None:
     if len(data) > MAX_BYTES:
-        raise InputError(f"larger than the limit of {MAX_BYTES // MIB} MiB")
+        raise too_large()
     if data.startswith(_MATLAB_5):
         raise InputError("a MATLAB 5 file is not supported: save it with -v7.3")
     places = (0, *(512 << i for i in range(8)))  # HDF5 File Format Specification 3.0, II.A
