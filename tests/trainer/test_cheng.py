@@ -441,7 +441,8 @@ def test_a_process_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     "answer",
     ["[]", "nonsense", '{"image": ["|O8", [1]]}', '{"image": ["<i2", [-1]]}', '{"image": 3}',
-     '{"image": ["<i2", [99999, 99999]]}', '{"image": ["<i2", [9]]}', "{}"],
+     '{"image": ["<i2", [99999, 99999]]}', '{"image": ["<i2", [9]]}', "{}", "[" * 60_000,
+     '{"image": ["<i2", [1.5]]}', '{"image": ["<i2", ["a"]]}', "1" * 70_000],
 )  # fmt: skip
 def test_an_answer_is_not_trusted(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matlab, "_CHILD", f"print('ready\\n' + {answer!r}, flush=True)")

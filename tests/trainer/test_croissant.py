@@ -32,6 +32,8 @@ CARD = CardText(
             "5", "ab" * 32),),
     "Some notes.",
 )  # fmt: skip
+# rdflib, which reads the JSON-LD, of itself.
+pytestmark = pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning")
 DATE = "datePublished"  # nobody knows it of what was just made
 BOX = (0.25, 0.5, 0.5, 0.75)
 

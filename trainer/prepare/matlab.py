@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +102,7 @@ class MatReader:
             try:
                 with _watched(process):
                     return _ask(process, request.encode() + b"\n" + data, fields)
-            except (OSError, ValueError, TypeError):  # it died, or talks nonsense
+            except (OSError, ValueError, TypeError, RecursionError):  # it died, or talks nonsense
                 self._end()
         raise InputError("damaged: the process that read it died of it, or took too long")
 
@@ -116,7 +116,7 @@ class MatReader:
         )
         self._process = process
         with _watched(process):
-            ready = _of(process.stdout).readline(MAX_LINE) == READY
+            ready = _pipes(process)[1].readline(MAX_LINE) == READY
         if not ready:
             self._end()
             raise DataError("the process that reads MATLAB files does not start: is h5py broken?")
@@ -126,10 +126,15 @@ class MatReader:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            for stream in (process.stdin, process.stdout):
+            for stream in _pipes(process):
                 with suppress(OSError):  # what it did not take
-                    _of(stream).close()
+                    stream.close()
             process.wait()
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    """To a process, and from it."""
+    return cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
 
 
 @contextmanager
@@ -163,9 +168,9 @@ def _ask(process: subprocess.Popen[bytes], request: bytes, fields: Sequence[str]
 
     Raises:
         InputError: what is wrong with the file.
-        OSError, ValueError, TypeError: no such answer.
+        OSError, ValueError, TypeError, RecursionError: no such answer.
     """
-    requests, answers = _of(process.stdin), _of(process.stdout)
+    requests, answers = _pipes(process)
     requests.write(request)
     requests.flush()
     report = json.loads(answers.readline(MAX_LINE))
@@ -184,7 +189,7 @@ def _ask(process: subprocess.Popen[bytes], request: bytes, fields: Sequence[str]
     return MatStruct(arrays, problems)
 
 
-def _received(answers: BinaryIO, kind: str, shape: list[int]) -> Array:
+def _received(answers: IO[bytes], kind: str, shape: list[int]) -> Array:
     """An array as MATLAB shows it: HDF5 has its dimensions in reverse order."""
     if not _NUMBERS.fullmatch(kind):
         raise ValueError("no numbers")
@@ -196,13 +201,6 @@ def _received(answers: BinaryIO, kind: str, shape: list[int]) -> Array:
     if len(data) != size:
         raise ValueError("cut off")
     return np.frombuffer(data, dtype).reshape(shape).T
-
-
-def _of(stream: Any) -> BinaryIO:
-    """A stream of a process that was started with pipes."""
-    assert stream is not None
-    opened: BinaryIO = stream
-    return opened
 
 
 def _is_large(shape: Sequence[int]) -> bool:
