@@ -89,15 +89,20 @@ class ImageArchive(Protocol):
 
 
 class _Listing:
-    """Names of pictures, and of what else is there."""
+    """Names of pictures, and of what else is there.
 
-    def __init__(self) -> None:
+    Args:
+        every: every file counts as one.
+    """
+
+    def __init__(self, every: bool = False) -> None:
+        self._every = every
         self.pictures: list[str] = []
         self.others: list[Other] = []
 
     def add(self, name: str, head: Callable[[], bytes]) -> None:
         """Take a file; `head` gives its first bytes, where the name does not tell enough."""
-        if name.lower().endswith(PICTURE_SUFFIXES):
+        if self._every or name.lower().endswith(PICTURE_SUFFIXES):
             self.pictures.append(name)
             return
         try:
@@ -127,10 +132,14 @@ def _made_by_us(names: Set[str]) -> str | None:
 
 
 class FolderArchive:
-    """Image files below a folder; see the module for links and hidden folders."""
+    """Image files below a folder; see the module for links and hidden folders.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    Args:
+        every: list every regular file.
+    """
+
+    def __init__(self, root: Path, every: bool = False) -> None:
+        self._root, self._every = root, every
 
     def names(self) -> list[str]:
         """Names of all image files, sorted.
@@ -154,7 +163,7 @@ class FolderArchive:
 
     @cached_property
     def _listing(self) -> _Listing:
-        listing = _Listing()
+        listing = _Listing(self._every)
         closed: list[str] = []
         count = 0
         # Folders to look into, each with the folders above it: a link may lead in circles.
@@ -202,18 +211,21 @@ class FolderArchive:
 class ZipArchive:
     """Image files in a zip.
 
+    Args:
+        every: list every file.
+
     Raises:
         DataError: no zip, or one that points outside, repeats a name or unpacks beyond reason.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, every: bool = False) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
             raise DataError(f"{path.name}: not a readable zip file") from None
         self._lock = threading.Lock()  # a zip is one open file
         self._members: dict[str, zipfile.ZipInfo] = {}
-        self._listing = _Listing()
+        self._listing = _Listing(every)
         infos = self._zip.infolist()
         if len(infos) > MAX_MEMBERS:
             raise DataError(f"{path.name}: more than {MAX_MEMBERS:,} members")
@@ -326,15 +338,18 @@ def member_parts(archive: str, name: str) -> tuple[str, ...]:
     return parts
 
 
-def open_archive(path: str | os.PathLike[str]) -> ImageArchive:
+def open_archive(path: str | os.PathLike[str], every: bool = False) -> ImageArchive:
     """A zip or a folder as an `ImageArchive`.
+
+    Args:
+        every: its files are volumes, masks and whatever else: `names` are those of all of them.
 
     Raises:
         DataError: neither, or a hostile archive.
     """
     place = Path(path)
     if place.is_dir():
-        return FolderArchive(place)
+        return FolderArchive(place, every)
     if place.is_file():
-        return ZipArchive(place)
+        return ZipArchive(place, every)
     raise DataError(f"{place}: no such zip file or folder")
