@@ -21,7 +21,7 @@ def describe(
 
     Args:
         files: by key of the card (images, groups, boxes, partial, partial_groups): names relative
-            to the description.
+            to the description; none where there are no pictures.
         rows, partial: what the tables hold.
         card: what is known of the data.
     """
@@ -37,6 +37,8 @@ def describe(
                 "encodingFormat": "text/csv",
                 "sha256": hashlib.sha256(groups_text(rows).encode()).hexdigest(),
             }
-        ],
+        ]
+        if "groups" in files
+        else [],
     }
     return json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n"

@@ -98,8 +98,7 @@ class DataFolder:
         self._rows: dict[str, Row] = {}  # by the file's path below the folder
         self._masks: set[str] = set()
         self._journal = out / JOURNAL
-        head = {"version": edge_runtime.__version__, "labels": known, **settings}
-        self._begin(json.dumps(head, sort_keys=True))
+        self._begin({"labels": known, **settings})
 
     @property
     def resumed(self) -> int:
@@ -169,30 +168,16 @@ class DataFolder:
         """Where a slice lies below the folder."""
         return f"{PARTIAL if row.label in self._partial else SLICES}/{row.path}"
 
-    def _begin(self, head: str) -> None:
+    def _begin(self, settings: Mapping[str, Any]) -> None:
         """Start the journal, or read it.
 
         A last line that was cut off, and an input of which a picture is missing or altered, are
         not done.
         """
         self._resumed = 0
-        try:
-            lines = self._journal.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            lines = []
-        if not lines:
-            if self.out.exists() and any(path.name != JOURNAL for path in self.out.iterdir()):
-                raise UsageError(f"{self.out} is not empty; name another --out")
-            self.out.mkdir(parents=True, exist_ok=True)
-            self._journal.write_text(head + "\n", encoding="utf-8")
-            return
-        if lines[0] != head:
-            raise UsageError(
-                f"{self.out} holds what another command, or one with other options, began; give "
-                "those again, or name another --out"
-            )
+        head, *lines = claim(self.out, settings)
         kept = [head]
-        for line in lines[1:]:
+        for line in lines:
             try:
                 entry = json.loads(line)
             except ValueError:
@@ -223,6 +208,43 @@ class DataFolder:
         return all((self.out / MASKS / path).is_file() for path in entry["masks"])
 
 
+def claim(out: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Take a folder to make, and give the lines of its journal: the first is of the settings.
+
+    Args:
+        out: new, empty, or what a command with the same settings left when it was stopped.
+        settings: ready for JSON.
+
+    Raises:
+        UsageError: it holds something else.
+    """
+    head = json.dumps({"version": edge_runtime.__version__, **settings}, sort_keys=True)
+    journal = out / JOURNAL
+    try:
+        lines = journal.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        lines = []
+    if not lines:
+        if out.exists() and any(path.name != JOURNAL for path in out.iterdir()):
+            raise UsageError(f"{out} is not empty; name another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        journal.write_text(head + "\n", encoding="utf-8")
+        return [head]
+    if lines[0] != head:
+        raise UsageError(
+            f"{out} holds what another command, or one with other options, began; give those "
+            "again, or name another --out"
+        )
+    return lines
+
+
+def release(out: Path) -> None:
+    """Give a claimed folder up if nothing came into it, so that another command may have it."""
+    if [path.name for path in out.iterdir()] == [JOURNAL]:
+        (out / JOURNAL).unlink()
+        out.rmdir()
+
+
 def write_description(
     out: Path, images: str, rows: Sequence[Row], card: CardText, partial: Sequence[Row] = ()
 ) -> None:
@@ -230,10 +252,12 @@ def write_description(
 
     Args:
         images: the folder of the pictures below `out`.
-        rows, partial: sorted by path.
+        rows, partial: sorted by path; without any, the card names no pictures.
     """
-    write_text(out / GROUPS, groups_text(rows))
-    files = {"images": images, "groups": GROUPS}
+    files: dict[str, str] = {}
+    if rows:
+        write_text(out / GROUPS, groups_text(rows))
+        files = {"images": images, "groups": GROUPS}
     if any(row.box is not None for row in rows):
         write_text(out / BOXES, boxes_text(rows))
         files["boxes"] = BOXES

@@ -1,0 +1,188 @@
+"""A file of a URL, proved by its digest."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from edge_runtime.errors import DataError, printable
+from edge_runtime.files import replacing
+from edge_runtime.imaging.kinds import HEAD, unsupported_format
+from edge_runtime.imaging.limits import MIB
+from trainer.prepare.fetch.origin import (
+    ATTEMPTS,
+    CHUNK,
+    GIB,
+    Desk,
+    Told,
+    cache_folder,
+    failure,
+    file_digest,
+    is_cut,
+)
+
+if TYPE_CHECKING:
+    import requests
+
+REDIRECTS = 5
+TIMEOUTS = (10, 60)  # seconds: for a connection, and between two bytes
+LOGIN = "download it with a browser"
+_SECRETS = re.compile("sig|token|secret|key|credential|password|auth|private", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Web:
+    """See `Origin`.
+
+    Attributes:
+        url: http or https, without a name and password.
+        sha256: of the file, in lower case.
+    """
+
+    url: str
+    sha256: str
+
+    @property
+    def spec(self) -> str:
+        """The address, without a query that may hold a secret."""
+        parts = urlsplit(self.url)
+        query = "" if _SECRETS.search(parts.query) else parts.query
+        return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
+
+    @property
+    def key(self) -> str:
+        return f"{self.spec} {self.sha256}"
+
+    @property
+    def name(self) -> str:
+        """What the file is called, without a folder."""
+        last = unquote(urlsplit(self.url).path).replace("\\", "/").rpartition("/")[2]
+        return printable(last.replace(":", "_").lstrip("."))[-200:] or "download"
+
+    @property
+    def source(self) -> str:
+        return self.name.partition(".")[0]
+
+    def bare(self) -> Told:
+        return Told(url=self.spec)
+
+    def links_into(self, folder: Path) -> Path | None:
+        return None
+
+    def cached(self, told: Told | None) -> Path | None:
+        """The file by its digest; a damaged one is deleted."""
+        place = self._place()
+        if not place.is_file():
+            return None
+        if file_digest(place) != self.sha256:
+            place.unlink()
+            return None
+        return place
+
+    def obtain(self, desk: Desk) -> tuple[Told, Path]:
+        """Download the file, or go on with what came before. What does not fit the digest is
+        deleted; where it began with an earlier part, it is downloaded anew once."""
+        import requests
+
+        part, told = desk.part, self.bare()
+        found = ""
+        for anew in (False, True):
+            begun = part.is_file()
+            if not (begun and not anew and file_digest(part) == self.sha256):
+                told = self._attempts(requests.Session(), desk)
+            found = file_digest(part)
+            if found == self.sha256:
+                return told, self._keep(part)
+            with open(part, "rb") as stream:
+                what = unsupported_format(stream.read(HEAD))
+            part.unlink()
+            if not begun:
+                break
+        page = f" (it is {what})" if what else ""
+        raise DataError(
+            f"{self.spec}: what came{page} has the SHA-256 {found}, not {self.sha256}; it was "
+            "deleted. The file there is another one, or --sha256 is wrong"
+        )
+
+    def _place(self) -> Path:
+        return cache_folder() / self.sha256
+
+    def _keep(self, part: Path) -> Path:
+        """Move the whole file into the cache."""
+        place = self._place()
+        with replacing(place) as kept:
+            shutil.move(part, kept)
+        return place
+
+    def _attempts(self, session: requests.Session, desk: Desk) -> Told:
+        import requests
+        import urllib3
+
+        session.max_redirects = REDIRECTS
+        for attempt in range(ATTEMPTS):
+            before = _size(desk.part)
+            try:
+                return self._continue(session, desk)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                came = _size(desk.part) > before
+                if attempt < ATTEMPTS - 1 and came and is_cut(error):
+                    continue
+                raise failure(self.spec, self._host(), LOGIN, error) from None
+        raise AssertionError("the last attempt returns or raises")
+
+    def _host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    def _continue(self, session: requests.Session, desk: Desk) -> Told:
+        """Ask for what is missing, and write it behind what is there; a server that sends all of
+        it anew is taken at its word."""
+        have = _size(desk.part)
+        headers = {"Accept-Encoding": "identity", "User-Agent": "btc-data"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+        with session.get(self.url, headers=headers, stream=True, timeout=TIMEOUTS) as answer:
+            other_part = answer.status_code == 206 and not _begins_at(answer, have)
+            if have and (answer.status_code == 416 or other_part):
+                desk.part.unlink()
+                return self._continue(session, desk)
+            answer.raise_for_status()
+            if answer.status_code not in (200, 206):
+                raise DataError(f"{self.spec}: the server answers {answer.status_code}, no file")
+            if answer.status_code == 200:
+                have = 0
+            length = answer.headers.get("Content-Length", "")
+            total = have + int(length) if length.isdecimal() else None
+            told = Told(url=self.spec, size=total)
+            desk.announce(told)
+            self._write(answer, desk, have, total)
+        return told
+
+    def _write(self, answer: requests.Response, desk: Desk, have: int, total: int | None) -> None:
+        """Bytes as they come: what a server packed for the way would not fit the digest."""
+        with open(desk.part, "ab" if have else "wb") as stream:
+            for chunk in answer.raw.stream(CHUNK, decode_content=False):
+                have += len(chunk)
+                if have > desk.most:
+                    stream.close()
+                    desk.part.unlink()
+                    raise DataError(
+                        f"{self.spec}: more than {desk.most / GIB:g} GiB came, the limit of "
+                        "--max-size"
+                    )
+                stream.write(chunk)
+                desk.advance(have // MIB, (total or have) // MIB)
+
+
+def _begins_at(answer: requests.Response, have: int) -> bool:
+    return answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
