@@ -55,6 +55,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HF = f"hf:someone/brain-slices@{COMMIT}"
 API = "/api/v1/datasets.DatasetApiService"
 SECRET = "KGAT_not_to_be_seen"
+Run = Callable[..., tuple[int, str, str]]  # see the fixture `fetch`
 
 
 def picture(seed: int) -> bytes:
@@ -103,6 +104,8 @@ class Service(ThreadingHTTPServer):
         pages: by path: bytes (a file), a status, or a function of the handler.
         cut: by path: after how many bytes each of the next answers breaks off.
         ranges: whether files are sent in part.
+        stalled: by path: after how many bytes an answer waits until `go_on` is set; `reached` is
+            set then.
         asked: method, path and Range of each request.
     """
 
@@ -113,6 +116,8 @@ class Service(ThreadingHTTPServer):
         self.pages: dict[str, Any] = {}
         self.cut: dict[str, list[int]] = {}
         self.ranges = True
+        self.stalled: dict[str, int] = {}
+        self.reached, self.go_on = threading.Event(), threading.Event()
         self.asked: list[tuple[str, str, str]] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -227,6 +232,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not body:
             return
+        if path in self.server.stalled:
+            self.wfile.write(data[: self.server.stalled[path]])
+            self.server.reached.set()
+            self.server.go_on.wait(60)
+            self.close_connection = True
+            return
         breaks = self.server.cut.get(path) or []
         end = start + breaks.pop(0) if breaks else len(data)
         self.wfile.write(data[start:end])
@@ -268,7 +279,7 @@ def home(tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 @pytest.fixture
-def fetch(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def fetch(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """The command within this process: its exit code, stdout and stderr."""
 
     def run(*words: object) -> tuple[int, str, str]:
@@ -334,7 +345,7 @@ socket.getaddrinfo = refuse
     ],
 )  # fmt: skip
 def test_what_names_no_version_is_told_what_to_type(
-    fetch: Callable[..., tuple[int, str, str]],
+    fetch: Run,
     service: Service,
     tmp_path: Path,
     words: list[str],
@@ -370,7 +381,7 @@ def asked(service: Service, path: str) -> list[str]:
 
 
 def test_a_zip_of_class_folders_becomes_a_data_set(
-    fetch: Callable[..., tuple[int, str, str]], service: Service, tmp_path: Path
+    fetch: Run, service: Service, tmp_path: Path
 ) -> None:
     data = zipped(SLICES)
     service.pages["/slices.zip"] = data
@@ -406,7 +417,7 @@ def test_a_zip_of_class_folders_becomes_a_data_set(
 
 
 def test_a_finished_folder_is_refused_and_the_same_version_gives_the_same_bytes(
-    fetch: Callable[..., tuple[int, str, str]], service: Service, tmp_path: Path
+    fetch: Run, service: Service, tmp_path: Path
 ) -> None:
     data = zipped(SLICES)
     service.pages["/slices.zip"] = data
@@ -423,7 +434,7 @@ def test_a_finished_folder_is_refused_and_the_same_version_gives_the_same_bytes(
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_download_that_is_cut_off_goes_on(
-    fetch: Callable[..., tuple[int, str, str]], service: Service, tmp_path: Path, ranges: bool
+    fetch: Run, service: Service, tmp_path: Path, ranges: bool
 ) -> None:
     """Twice, within one command: with what is missing, or anew where the server sends no parts."""
     data = zipped({"a/x.bin": random.Random(1).randbytes(5000)})
@@ -440,7 +451,7 @@ def test_a_download_that_is_cut_off_goes_on(
 
 
 def test_a_command_goes_on_with_what_one_before_it_left(
-    fetch: Callable[..., tuple[int, str, str]], service: Service, tmp_path: Path
+    fetch: Run, service: Service, tmp_path: Path
 ) -> None:
     data = zipped(SLICES)
     service.pages["/x.zip"] = data
@@ -461,7 +472,7 @@ def test_a_command_goes_on_with_what_one_before_it_left(
 
 @pytest.mark.parametrize("part", [b"not what the file begins with", b"x" * 100_000])
 def test_a_part_that_does_not_fit_is_downloaded_anew(
-    fetch: Callable[..., tuple[int, str, str]], service: Service, tmp_path: Path, part: bytes
+    fetch: Run, service: Service, tmp_path: Path, part: bytes
 ) -> None:
     data = zipped(SLICES)
     service.pages["/x.zip"] = data
@@ -473,9 +484,7 @@ def test_a_part_that_does_not_fit_is_downloaded_anew(
     assert fetch(*words)[0] == 0
 
 
-def test_a_whole_part_needs_no_server(
-    fetch: Callable[..., tuple[int, str, str]], service: Service, tmp_path: Path
-) -> None:
+def test_a_whole_part_needs_no_server(fetch: Run, service: Service, tmp_path: Path) -> None:
     data = zipped(SLICES)
     service.pages["/x.zip"] = data
     service.cut["/x.zip"] = [10, 0]
@@ -504,7 +513,7 @@ def test_a_whole_part_needs_no_server(
     ],
 )
 def test_what_does_not_come_costs_one_line(
-    fetch: Callable[..., tuple[int, str, str]],
+    fetch: Run,
     service: Service,
     tmp_path: Path,
     page: object,
@@ -522,7 +531,7 @@ def test_what_does_not_come_costs_one_line(
 
 
 def test_what_is_too_large_is_refused_before_it_comes_or_when_it_is(
-    fetch: Callable[..., tuple[int, str, str]], service: Service, tmp_path: Path
+    fetch: Run, service: Service, tmp_path: Path
 ) -> None:
     data = bytes(300_000)
     service.pages["/x.bin"] = data
@@ -549,7 +558,7 @@ def test_what_is_too_large_is_refused_before_it_comes_or_when_it_is(
 
 
 def test_bytes_are_those_of_the_file_however_the_server_calls_them(
-    fetch: Callable[..., tuple[int, str, str]], service: Service, tmp_path: Path
+    fetch: Run, service: Service, tmp_path: Path
 ) -> None:
     """Some servers send a .tar.gz as a .tar that was packed for the way."""
     data = tarred({"T1/a.nii.gz": gzip.compress(b"x", mtime=0)}, "w:gz")
@@ -571,7 +580,7 @@ def test_bytes_are_those_of_the_file_however_the_server_calls_them(
 
 
 def test_a_secret_of_a_url_is_in_no_file(
-    fetch: Callable[..., tuple[int, str, str]], service: Service, home: Path, tmp_path: Path
+    fetch: Run, service: Service, home: Path, tmp_path: Path
 ) -> None:
     data = zipped(SLICES)
     service.pages["/x.zip"] = data
@@ -583,7 +592,7 @@ def test_a_secret_of_a_url_is_in_no_file(
 
 
 def test_a_full_disk_is_told(
-    fetch: Callable[..., tuple[int, str, str]],
+    fetch: Run,
     service: Service,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -591,7 +600,7 @@ def test_a_full_disk_is_told(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainer.prepare.fetch.web.Web._write", full)
+    monkeypatch.setattr("trainer.prepare.fetch.web.Web._bytes", full)
     service.pages["/x.zip"] = b"x"
     code, _, err = fetch(
         f"{service.url}/x.zip", "--sha256", sha256(b"x"), "--out", tmp_path / "out"
@@ -601,7 +610,7 @@ def test_a_full_disk_is_told(
 
 
 def test_a_damaged_file_of_the_cache_is_downloaded_anew(
-    fetch: Callable[..., tuple[int, str, str]], service: Service, home: Path, tmp_path: Path
+    fetch: Run, service: Service, home: Path, tmp_path: Path
 ) -> None:
     data = zipped(SLICES)
     service.pages["/x.zip"] = data
@@ -620,7 +629,7 @@ def test_a_damaged_file_of_the_cache_is_downloaded_anew(
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("when", ["download", "keep", "unpack", "place", "table", "card"])
 def test_a_command_that_is_killed_goes_on(
-    service: Service, home: Path, tmp_path: Path, when: str
+    fetch: Run, service: Service, tmp_path: Path, when: str
 ) -> None:
     """With kill -9 at any point: the next ends with the bytes of an unbroken one."""
     data = zipped({**SLICES, "more.zip": zipped({"pituitary/d.png": picture(4)})})
@@ -639,15 +648,13 @@ def test_a_command_that_is_killed_goes_on(
     first = process(*words, tmp_path / "out", before=before)
     assert first.returncode == -signal.SIGKILL
     assert JOURNAL in {path.name for path in (tmp_path / "out").iterdir()}
-    assert process(*words, tmp_path / "out").returncode == 0
+    assert fetch(*words, tmp_path / "out")[0] == 0
     assert asked(service, "/x.zip") == [""]
-    assert process(*words, tmp_path / "whole").returncode == 0
+    assert fetch(*words, tmp_path / "whole")[0] == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 # Kaggle.
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def test_a_version_of_kaggle_becomes_a_data_set(
@@ -723,7 +730,7 @@ def test_another_programs_cache_serves_without_a_note(
 
 def test_a_download_of_kaggle_goes_on(fetch: Run, service: Service, tmp_path: Path) -> None:
     """Within a command, and in the next. kagglehub writes whole MiB, and asks for a file before it
-    asks for its rest."""
+    asks for its rest, and once more before it unpacks it."""
     big = random.Random(2).randbytes(4 * MIB)
     service.kaggle(zipped({"x.bin": big}, zipfile.ZIP_STORED))
     service.cut["/store/archive.zip"] = [MIB + 9, 0, MIB + 9, 0, 0]
@@ -734,7 +741,7 @@ def test_a_download_of_kaggle_goes_on(fetch: Run, service: Service, tmp_path: Pa
     service.asked.clear()
     code, _, err = fetch(KAGGLE, "--out", tmp_path / "out")
     assert (code, len(err.splitlines())) == (0, 1)
-    assert asked(service, "/store/archive.zip") == ["", f"bytes={2 * MIB}-"]
+    assert asked(service, "/store/archive.zip") == ["", f"bytes={2 * MIB}-", ""]
     assert contents(tmp_path / "out" / "files") == {"x.bin": big}
 
 
@@ -921,6 +928,158 @@ def test_no_connection_to_hugging_face(
     assert answer.returncode == 1
     assert "no connection to Hugging Face" in answer.stderr
     assert len(answer.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("of", ["kaggle", "url"])
+def test_a_command_that_is_killed_while_bytes_come_goes_on_with_them(
+    fetch: Run, service: Service, tmp_path: Path, of: str
+) -> None:
+    data = zipped({"x.bin": random.Random(7).randbytes(3 * MIB)}, zipfile.ZIP_STORED)
+    service.kaggle(data)
+    service.pages["/x.zip"] = data
+    words, path = {
+        "kaggle": ((KAGGLE,), "/store/archive.zip"),
+        "url": ((f"{service.url}/x.zip", "--sha256", sha256(data)), "/x.zip"),
+    }[of]
+    service.stalled[path] = 2 * MIB + 9
+    kill(service, (*words, "--out", tmp_path / "out"), lambda: largest(tmp_path) >= 2 * MIB)
+    assert fetch(*words, "--out", tmp_path / "out")[0] == 0
+    begun = [int(each[6:].partition("-")[0]) for each in asked(service, path) if each]
+    assert begun
+    assert min(begun) >= 2 * MIB
+    assert fetch(*words, "--out", tmp_path / "whole")[0] == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_command_that_is_killed_goes_on_with_whole_files_of_hugging_face(
+    service: Service, home: Path, tmp_path: Path
+) -> None:
+    service.hugging_face(SLICES)
+    paths = [f"/datasets/someone/brain-slices/resolve/{COMMIT}/{name}" for name in SLICES]
+    service.stalled[paths[0]] = 9
+    snapshots = home / "hf/hub/datasets--someone--brain-slices/snapshots"
+    kill(service, (HF, "--out", tmp_path / "out"), lambda: len(contents(snapshots)) == 3)
+    assert process(HF, "--out", tmp_path / "out").returncode == 0
+    assert {path for way, path, _ in service.asked if way == "GET" and path in paths} == {paths[0]}
+    assert contents(tmp_path / "out" / "files") == SLICES
+
+
+def kill(service: Service, words: tuple[object, ...], come: Callable[[], bool]) -> None:
+    """End the command with kill -9 when an answer stalls and `come` is true."""
+    with subprocess.Popen(line(words), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as first:
+        assert service.reached.wait(60)
+        while not come():  # what is on its way
+            assert first.poll() is None
+        first.kill()
+    service.go_on.set()
+    service.stalled.clear()
+    service.asked.clear()
+
+
+def largest(folder: Path) -> int:
+    """Bytes of the largest file below."""
+    return max(path.stat().st_size for path in folder.rglob("*"))
+
+
+def test_a_command_that_is_killed_while_kagglehub_unpacks_goes_on(
+    service: Service, home: Path, tmp_path: Path
+) -> None:
+    service.kaggle(zipped(SLICES))
+    die = (
+        "import os, zipfile\nzipfile.ZipFile.extractall = lambda *_, **__: os.kill(os.getpid(), 9)"
+    )
+    first = process(KAGGLE, "--out", tmp_path / "out", before=die)
+    assert first.returncode == -signal.SIGKILL
+    assert process(KAGGLE, "--out", tmp_path / "out").returncode == 0
+    assert contents(tmp_path / "out" / "files") == SLICES
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        (zipped({"a.png": bytes(40 * MIB)}), "unpacks beyond reason"),
+        (tarred({"a.png": bytes(40 * MIB)}, "w:gz"), "unpacks beyond reason"),
+        (b"", "damaged"),
+    ],
+)
+def test_what_kagglehub_would_unpack_beyond_reason_is_refused(
+    fetch: Run, service: Service, home: Path, tmp_path: Path, data: bytes, hint: str
+) -> None:
+    service.kaggle(data)
+    code, out, err = fetch(KAGGLE, "--out", tmp_path / "out")
+    assert (code, out) == (1, "")
+    assert hint in err.splitlines()[-1]
+    assert not [name for name in contents(home) if "/versions/" in name or ".archive" in name]
+
+
+@pytest.mark.parametrize("kind", [ZIP, TAR])
+def test_what_points_outside_of_kagglehubs_cache_stays_within(
+    fetch: Run, service: Service, home: Path, tmp_path: Path, kind: str
+) -> None:
+    """kagglehub itself sees to that: of a tar it refuses all, of a zip it mends the names."""
+    data = (zipped if kind == ZIP else tarred)({"../../../../../x.txt": b"x", "/y.txt": b"y"})
+    service.kaggle(data)
+    code, _, err = fetch(KAGGLE, "--out", tmp_path / "out")
+    assert code == (0 if kind == ZIP else 1)
+    assert len(err.splitlines()) == (1 if kind == ZIP else 2)
+    for path in tmp_path.rglob("*.txt"):
+        below = home / "k" / "datasets" / "someone" / "brain-slices" / "versions" / "3"
+        assert path.is_relative_to(below) or path.is_relative_to(tmp_path / "out" / "files")
+
+
+def test_a_name_that_points_outside_of_hugging_faces_cache_is_refused(
+    service: Service, home: Path, tmp_path: Path
+) -> None:
+    service.hugging_face({"../../../../../evil.txt": b"x"})
+    answer = process(HF, "--out", tmp_path / "out")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert len(answer.stderr.splitlines()) == 2
+    assert not list(tmp_path.rglob("*.txt"))
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [((KAGGLE,), "kagglehub"), ((HF,), "huggingface_hub"),
+     (("http://127.0.0.1:1/x", "--sha256", "0" * 64), "requests")],
+)  # fmt: skip
+def test_a_missing_package_is_named(
+    home: Path, tmp_path: Path, words: tuple[str, ...], name: str
+) -> None:
+    before = f"import sys\nsys.modules[{name!r}] = None"
+    answer = process(*words, "--out", tmp_path / "out", before=before)
+    assert answer.returncode == 2
+    hint = f"the package {name} is missing: pip install 'btc-edge[data]'"
+    assert answer.stderr == f"btc-data: {hint}\n"
+
+
+def test_help_imports_none_of_the_libraries(home: Path) -> None:
+    before = (
+        "import sys\nfor name in ('numpy', 'requests', 'kagglehub', 'huggingface_hub', 'rich'):"
+        "\n    sys.modules[name] = None"
+    )
+    answer = process("--help", before=before)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "--offline" in answer.stdout
+
+
+def test_what_is_in_no_table_is_told(fetch: Run, service: Service, tmp_path: Path) -> None:
+    others = {"cover.png": picture(9), "mystery": picture(8), "Training/glioma/notes.txt": b"x",
+              ".hidden/a.png": b"x", "Testing/v.dcm": b"x"}  # fmt: skip
+    data = zipped({**SLICES, **others})
+    service.pages["/x.zip"] = data
+    words = (f"{service.url}/x.zip", "--sha256", sha256(data), "--out", tmp_path / "out")
+    code, out, err = fetch(*words)
+    assert code == 0
+    assert [each.partition(":")[0] for each in err.splitlines()[1:]] == [
+        ".hidden/a.png", "Testing/v.dcm", "Training/glioma/notes.txt", "cover.png, mystery",
+    ]  # fmt: skip
+    assert "dropped, 2: a picture in no class folder" in out
+    rows = (tmp_path / "out" / "groups.csv").read_text().splitlines()
+    assert len(rows) == 4
+    assert fetch(*words[:3], "--out", tmp_path / "b", "--citation", "x" * 2001)[0] == 2
 
 
 # What archives hold.

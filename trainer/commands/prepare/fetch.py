@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,12 +72,16 @@ def fetch(
 
     origin = read_origin(collection, sha256)
     said = Said(title, license, citation, source)
-    with progress_bars() as bars:
-        talk = Talk(say, add_bar(bars, "MiB downloaded"))
-        fetched = run(origin, out, said, talk, int(max_size * GIB), offline)
+    fetched = run(origin, out, said, Talk(say, _bar), int(max_size * GIB), offline)
     with to_the_reader():
         click.echo(printable(f"files: {_counted(fetched.files)}"))
     print_summary(fetched.slices, out, _following(fetched, out))
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    with progress_bars() as bars:
+        yield add_bar(bars, "MiB downloaded")
 
 
 def _counted(files: Mapping[str, int]) -> str:

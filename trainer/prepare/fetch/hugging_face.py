@@ -1,4 +1,7 @@
-"""A revision of a data set of the Hugging Face Hub, through huggingface_hub."""
+"""A revision of a data set of the Hugging Face Hub, through huggingface_hub.
+
+It goes on with part of a file within a process only; the next has the files that came whole.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import DataError, UsageError
-from trainer.prepare.fetch.origin import Desk, Told, failure, quiet_libraries
+from trainer.prepare.fetch.origin import Desk, Told, failure, plain, quiet_libraries
 
 LOGIN = "put a token of https://huggingface.co/settings/tokens into HF_TOKEN, or: hf auth login"
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -99,9 +102,9 @@ class HuggingFace:
         files = found.siblings or []
         return replace(
             self._at(found.sha),
-            title=_words(said.get("pretty_name")),
-            license=_words(said.get("license")),
-            citation=_words(found.citation),
+            title=plain(said.get("pretty_name")),
+            license=plain(said.get("license")),
+            citation=plain(found.citation),
             size=sum(each.size or 0 for each in files),
             digests={each.rfilename: each.lfs.sha256 for each in files if each.lfs is not None},
         )
@@ -120,10 +123,3 @@ class HuggingFace:
             f"{self.repository} has no tag {self.revision}; name a tag, or a commit by all 40 "
             f"digits of its hash: {self._page()}/commits/main lists them"
         )
-
-
-def _words(value: object) -> str:
-    """A text of a card, in which several may stand in a list."""
-    if isinstance(value, list):
-        return ", ".join(each for each in value if isinstance(each, str))
-    return value if isinstance(value, str) else ""

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -27,6 +27,8 @@ from trainer.prepare.fetch.hugging_face import HuggingFace
 from trainer.prepare.fetch.kaggle import Kaggle
 from trainer.prepare.fetch.origin import (
     GIB,
+    LONGEST,
+    Bar,
     Desk,
     Origin,
     Told,
@@ -87,10 +89,10 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Talk:
-    """Whom a job talks to: `line` takes one for stderr, `advance` the MiB that have come."""
+    """Whom a job talks to: `line` takes one for stderr; `bar` as of a `Desk`."""
 
     line: Callable[[str], None]
-    advance: Callable[[int, int], None] = field(default=lambda done, total: None)
+    bar: Bar
 
 
 def read_origin(text: str, sha256: str | None) -> Origin:
@@ -171,6 +173,8 @@ def fetch(origin: Origin, out: Path, said: Said, talk: Talk, most: int, offline:
         UsageError: `out` holds something else, or the version is none.
         DataError: it cannot be had; one line on what to do.
     """
+    if any(len(text) > LONGEST for text in vars(said).values()):
+        raise UsageError(f"a text of the card may have {LONGEST:,} characters")
     claim(out, {"command": "fetch", "key": origin.key, **vars(said)})
     try:
         told, place = _obtain(origin, out, said, talk, most, offline)
@@ -211,7 +215,7 @@ def _obtain(
             f"{origin.spec}: not in the cache, or not all of it; give the same command without "
             "--offline where there is a connection"
         )
-    told, place = origin.obtain(Desk(out / PART, announce, most, talk.advance))
+    told, place = origin.obtain(Desk(out / PART, announce, most, talk.bar))
     remember(origin.key, told)
     return told, place
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import tarfile
-import zipfile
-import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edge_runtime.errors import DataError
-from trainer.prepare.fetch.origin import ATTEMPTS, Desk, Told, failure, is_cut, quiet_libraries
+from trainer.prepare.fetch.origin import (
+    ATTEMPTS,
+    Desk,
+    Told,
+    failure,
+    is_cut,
+    plain,
+    quiet_libraries,
+)
+from trainer.prepare.fetch.unpack import DAMAGE, Damaged, check_archive
 
 LOGIN = "put a token of https://www.kaggle.com/settings/api into KAGGLE_API_TOKEN"
 
@@ -66,8 +74,8 @@ class Kaggle:
     def _base(self) -> Path:
         """The data set's folder in kagglehub's cache."""
         with quiet_libraries():
-            from kagglehub.config import get_cache_folder
-        return Path(get_cache_folder()).expanduser() / "datasets" / self.owner / self.name
+            from kagglehub import config
+        return Path(config.get_cache_folder()).expanduser() / "datasets" / self.owner / self.name
 
     def _ask(self) -> Told:
         """What Kaggle says; it tells title, licence and size of the current version only."""
@@ -83,32 +91,58 @@ class Kaggle:
             raise DataError(f"{self.spec}: Kaggle has no such version; the newest is {newest}")
         size = found.total_bytes if newest == self.number else None
         return replace(
-            self.bare(), title=found.title, license=found.license_name, size=size or None
+            self.bare(),
+            title=plain(found.title),
+            license=plain(found.license_name),
+            size=size or None,
         )
 
     def _download(self) -> Path:
-        """kagglehub goes on with an archive that is not whole, but does not try again itself."""
+        """kagglehub unpacks without a limit, so its archive is looked at before it does."""
         import kagglehub
         from kagglehub.exceptions import DataCorruptionError
 
+        there = self.cached(None)
+        if there is not None:
+            return there
+        try:
+            self._patiently(self._download_archive)
+            check_archive(self._archive(), self.spec)
+            return Path(self._patiently(lambda: kagglehub.dataset_download(self.handle)))
+        except (DataCorruptionError, *DAMAGE, DataError) as error:
+            if is_cut(error):  # an answer that is no JSON is a ValueError, too
+                raise
+            # kagglehub would take the archive for whole the next time.
+            with suppress(FileNotFoundError):
+                self._archive().unlink()
+            if isinstance(error, DataError) and not isinstance(error, Damaged):
+                raise
+            raise DataError(
+                f"{self.spec}: what came is damaged, and was deleted; give the same command again"
+            ) from None
+
+    def _download_archive(self) -> None:
+        """As the first half of kagglehub's own way, into the file that it goes on with."""
+        from kagglehub.clients import build_kaggle_client, download_file
+        from kagglehub.handle import parse_dataset_handle
+        from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
+
+        request = ApiDownloadDatasetRequest()
+        request.owner_slug, request.dataset_slug = self.owner, self.name
+        request.dataset_version_number = self.number
+        self._archive().parent.mkdir(parents=True, exist_ok=True)
+        with build_kaggle_client() as client:
+            answer = client.datasets.dataset_api_client.download_dataset(request)
+            download_file(answer, str(self._archive()), parse_dataset_handle(self.handle))
+
+    def _patiently(self, work: Callable[[], Any]) -> Any:
+        """Try again where a connection was cut, as long as something comes: kagglehub goes on with
+        a part, but does not try itself."""
         for attempt in range(ATTEMPTS):
             before = self._size()
             try:
                 with quiet_libraries():
-                    return Path(kagglehub.dataset_download(self.handle))
-            except (
-                *(DataCorruptionError, zipfile.BadZipFile, tarfile.TarError, zlib.error),
-                *(EOFError, ValueError, NotImplementedError),
-            ) as error:
-                if is_cut(error):  # an answer that is no JSON is a ValueError, too
-                    raise
-                # kagglehub would take the archive for whole the next time.
-                with suppress(FileNotFoundError):
-                    self._archive().unlink()
-                raise DataError(
-                    f"{self.spec}: what came is damaged, and was deleted; give the same command "
-                    "again"
-                ) from None
+                    return work()
             except Exception as error:
                 if attempt == ATTEMPTS - 1 or not is_cut(error) or self._size() <= before:
                     raise

@@ -10,7 +10,14 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +25,11 @@ from typing import Protocol
 from edge_runtime.errors import DataError, one_line
 from edge_runtime.files import write_text
 
+Bar = Callable[[], AbstractContextManager[Callable[[int, int], None]]]
+
 ATTEMPTS = 5  # of a download that is cut off, as long as each brings something
 CHUNK = 1 << 20
+LONGEST = 2000  # characters of a text in a card, which as a whole may have 64 KiB
 GIB = 1 << 30
 
 _TRANSPORT = frozenset({"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2"})
@@ -52,13 +62,14 @@ class Desk:
         announce: is told what the service says before anything comes, and refuses what is too
             large with a DataError.
         most: bytes.
-        advance: is told the MiB that have come, and of how many.
+        bar: shows how far a download is that no library shows; is told the MiB that have come, and
+            of how many.
     """
 
     part: Path
     announce: Callable[[Told], None]
     most: int
-    advance: Callable[[int, int], None] = lambda done, total: None
+    bar: Bar
 
 
 class Origin(Protocol):
@@ -113,6 +124,14 @@ class Origin(Protocol):
     def links_into(self, folder: Path) -> Path | None:
         """The folder that links of a cached collection may lead into; None where it has none."""
         ...
+
+
+def plain(value: object) -> str:
+    """A text of a service for a card, in one line that is no longer than one reads; of a list, its
+    texts."""
+    if isinstance(value, list):
+        return plain(", ".join(each for each in value if isinstance(each, str)))
+    return " ".join(value.split())[:LONGEST] if isinstance(value, str) else ""
 
 
 def cache_folder() -> Path:

@@ -161,15 +161,10 @@ class Unpacker:
 
     def _unpack_zip(self, path: Path, name: str, below: str) -> None:
         with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-            size = sum(info.file_size for info in infos)
-            if size > _reasonable(path.stat().st_size):
-                _refuse_bomb(name)
-            self._admit(name, len(infos), size)
+            infos = _reasonable_infos(archive, path, name)
+            self._admit(name, len(infos), sum(info.file_size for info in infos))
             for info in infos:
                 inner = _joined(below, name, info.filename)
-                if info.file_size > _reasonable(info.compress_size):
-                    _refuse_bomb(name)
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if info.filename.endswith(("/", "\\")) or kind == stat.S_IFDIR or inner == below:
                     continue
@@ -307,6 +302,40 @@ def archive_kind(path: Path, name: str) -> str | None:
     return TAR if begin[257:262] == b"ustar" else None
 
 
+def check_archive(path: Path, name: str) -> None:
+    """Look at an archive that another program is to unpack.
+
+    Raises:
+        Damaged: it cannot be read.
+        DataError: it unpacks beyond reason.
+    """
+    try:
+        if archive_kind(path, name) == ZIP:
+            with zipfile.ZipFile(path) as archive:
+                infos = _reasonable_infos(archive, path, name)
+            _check_totals(name, len(infos), sum(info.file_size for info in infos))
+        else:
+            _check_tar(path, name)
+    except DAMAGE:
+        raise Damaged(f"{name}: a damaged archive, or none that is read here") from None
+
+
+def _check_tar(path: Path, name: str) -> None:
+    count = size = 0
+    with (
+        closing(_Bounded(path, name)) as stream,
+        tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:") as archive,
+    ):
+        for member in archive:
+            if member.size < 0:
+                raise tarfile.ReadError
+            if member.issparse():
+                _refuse_bomb(name)
+            count += 1
+            size += member.size
+            _check_totals(name, count, size)
+
+
 def named_archive(path: str) -> tuple[str | None, str]:
     """Which archive a file is by its name, and the path without the suffix."""
     for suffix, kind in SUFFIXES.items():
@@ -346,6 +375,23 @@ def _is_file_name(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return b"\0" not in encoded
+
+
+def _reasonable_infos(archive: zipfile.ZipFile, path: Path, name: str) -> list[zipfile.ZipInfo]:
+    """The members of a zip; all together, and each of them, unpack within reason."""
+    infos = archive.infolist()
+    if sum(info.file_size for info in infos) > _reasonable(path.stat().st_size) or any(
+        info.file_size > _reasonable(info.compress_size) for info in infos
+    ):
+        _refuse_bomb(name)
+    return infos
+
+
+def _check_totals(name: str, count: int, size: int) -> None:
+    if count > MAX_MEMBERS:
+        raise DataError(f"{name}: more than {MAX_MEMBERS:,} files; refused")
+    if size > MAX_TOTAL_BYTES:
+        raise DataError(f"{name}: unpacks to more than {MAX_TOTAL_BYTES // MIB:,} MiB; refused")
 
 
 def _reasonable(size: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ from trainer.prepare.fetch.origin import (
 
 if TYPE_CHECKING:
     import requests
+
+Advance = Callable[[int, int], None]
 
 REDIRECTS = 5
 TIMEOUTS = (10, 60)  # seconds: for a connection, and between two bytes
@@ -93,7 +96,8 @@ class Web:
         for anew in (False, True):
             begun = part.is_file()
             if not (begun and not anew and file_digest(part) == self.sha256):
-                told = self._attempts(requests.Session(), desk)
+                with desk.bar() as advance:
+                    told = self._attempts(requests.Session(), desk, advance)
             found = file_digest(part)
             if found == self.sha256:
                 return told, self._keep(part)
@@ -118,7 +122,7 @@ class Web:
             shutil.move(part, kept)
         return place
 
-    def _attempts(self, session: requests.Session, desk: Desk) -> Told:
+    def _attempts(self, session: requests.Session, desk: Desk, advance: Advance) -> Told:
         import requests
         import urllib3
 
@@ -126,7 +130,7 @@ class Web:
         for attempt in range(ATTEMPTS):
             before = _size(desk.part)
             try:
-                return self._continue(session, desk)
+                return self._continue(session, desk, advance)
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 came = _size(desk.part) > before
                 if attempt < ATTEMPTS - 1 and came and is_cut(error):
@@ -137,7 +141,7 @@ class Web:
     def _host(self) -> str:
         return urlsplit(self.url).hostname or ""
 
-    def _continue(self, session: requests.Session, desk: Desk) -> Told:
+    def _continue(self, session: requests.Session, desk: Desk, advance: Advance) -> Told:
         """Ask for what is missing, and write it behind what is there; a server that sends all of
         it anew is taken at its word."""
         have = _size(desk.part)
@@ -148,7 +152,7 @@ class Web:
             other_part = answer.status_code == 206 and not _begins_at(answer, have)
             if have and (answer.status_code == 416 or other_part):
                 desk.part.unlink()
-                return self._continue(session, desk)
+                return self._continue(session, desk, advance)
             answer.raise_for_status()
             if answer.status_code not in (200, 206):
                 raise DataError(f"{self.spec}: the server answers {answer.status_code}, no file")
@@ -158,23 +162,26 @@ class Web:
             total = have + int(length) if length.isdecimal() else None
             told = Told(url=self.spec, size=total)
             desk.announce(told)
-            self._write(answer, desk, have, total)
+            try:
+                with open(desk.part, "ab" if have else "wb") as stream:
+                    for come in self._bytes(answer, have, desk.most):
+                        stream.write(come)
+                        have += len(come)
+                        advance(have // MIB, (total or have) // MIB)
+            except DataError:
+                desk.part.unlink()
+                raise
         return told
 
-    def _write(self, answer: requests.Response, desk: Desk, have: int, total: int | None) -> None:
+    def _bytes(self, answer: requests.Response, have: int, most: int) -> Iterator[bytes]:
         """Bytes as they come: what a server packed for the way would not fit the digest."""
-        with open(desk.part, "ab" if have else "wb") as stream:
-            for chunk in answer.raw.stream(CHUNK, decode_content=False):
-                have += len(chunk)
-                if have > desk.most:
-                    stream.close()
-                    desk.part.unlink()
-                    raise DataError(
-                        f"{self.spec}: more than {desk.most / GIB:g} GiB came, the limit of "
-                        "--max-size"
-                    )
-                stream.write(chunk)
-                desk.advance(have // MIB, (total or have) // MIB)
+        for chunk in answer.raw.stream(CHUNK, decode_content=False):
+            have += len(chunk)
+            if have > most:
+                raise DataError(
+                    f"{self.spec}: more than {most / GIB:g} GiB came, the limit of --max-size"
+                )
+            yield chunk
 
 
 def _begins_at(answer: requests.Response, have: int) -> bool:
