@@ -492,14 +492,14 @@ def test_a_whole_part_needs_no_server(fetch: Run, service: Service, tmp_path: Pa
     assert fetch(*words)[0] == 1
     (tmp_path / "out" / ".btc-data-part").write_bytes(data)
     service.pages["/x.zip"] = 404
-    assert fetch(*words)[0] == 0
+    code, _, err = fetch(*words)
+    assert (code, err) == (0, f"{service.url}/x.zip: licence not stated; 0.0 MiB\n")
 
 
 @pytest.mark.parametrize(
     ("page", "hint"),
     [
-        (b"other bytes", "--sha256 is wrong"),
-        (b"<html>Sign in</html>", "it is an HTML page"),
+        (b"<html>Sign in</html>", "what came is an HTML page"),
         (404, "not found (404)"),
         (401, "sign in"),
         (403, "its terms must be accepted"),
@@ -528,6 +528,22 @@ def test_what_does_not_come_costs_one_line(
     assert len(err.splitlines()) <= 2
     assert SECRET not in err
     assert not (tmp_path / "out").exists()  # another command may have it
+
+
+def test_a_file_of_another_digest_is_not_taken_and_not_downloaded_again(
+    fetch: Run, service: Service, home: Path, tmp_path: Path
+) -> None:
+    data = zipped(SLICES)
+    service.pages["/x.zip"] = data
+    words = (f"{service.url}/x.zip", "--out", tmp_path / "out", "--sha256")
+    code, out, err = fetch(*words, "0" * 64)
+    assert (code, out) == (1, "")
+    assert f"has the SHA-256 {sha256(data)}, not {'0' * 64}: the file there is another" in err
+    assert len(err.splitlines()) == 2
+    assert not (tmp_path / "out").exists()
+    assert fetch(*words, "0" * 64, "--offline")[0] == 1
+    assert fetch(*words, sha256(data))[0] == 0
+    assert asked(service, "/x.zip") == [""]
 
 
 def test_what_is_too_large_is_refused_before_it_comes_or_when_it_is(
@@ -636,7 +652,7 @@ def test_a_command_that_is_killed_goes_on(
     service.pages["/x.zip"] = data
     words = (f"{service.url}/x.zip", "--sha256", sha256(data), "--out")
     killed = {
-        "download": ("trainer.prepare.fetch.web", "Web._keep"),
+        "download": ("trainer.prepare.fetch.web", "_keep"),
         "keep": ("shutil", "move"),
         "unpack": ("trainer.prepare.fetch.unpack", "Unpacker._unpack_one"),
         "place": ("trainer.prepare.fetch.job", "_described"),
@@ -864,8 +880,12 @@ def test_a_tag_is_a_version_and_a_branch_is_none(
 ) -> None:
     service.hugging_face(SLICES)
     name = "hf:someone/brain-slices"
-    for revision, hint in [("dev", f"today it is {HF}"), ("0123456", "all 40 digits of its hash")]:
-        answer = process(f"{name}@{revision}", "--out", tmp_path / "out")
+    for words, hint in [
+        (f"{name}@dev", f"today it is {HF}"),
+        (f"{name}@0123456", "all 40 digits of its hash"),
+        ("hf:someone/brain-@v1.0", "no data set can have this name"),
+    ]:
+        answer = process(words, "--out", tmp_path / "out")
         assert (answer.returncode, answer.stdout) == (2, "")
         assert hint in answer.stderr
         assert len(answer.stderr.splitlines()) == 1

@@ -53,7 +53,7 @@ class HuggingFace:
     def cached(self, told: Told | None) -> Path | None:
         with quiet_libraries():
             from huggingface_hub import snapshot_download
-            from huggingface_hub.errors import LocalEntryNotFoundError
+            from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
             try:
                 place = snapshot_download(
@@ -64,6 +64,8 @@ class HuggingFace:
                 )
             except LocalEntryNotFoundError:  # one that is not whole, too
                 return None
+            except HFValidationError:
+                raise UsageError(f"{self.spec}: no data set can have this name") from None
         return Path(place)
 
     def obtain(self, desk: Desk) -> tuple[Told, Path]:

@@ -12,7 +12,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -206,8 +206,9 @@ def _obtain(
                 "--max-size to have it"
             )
 
-    if place is not None and (told is not None or offline):
-        known = told or origin.bare()
+    if place is not None and (told is not None or origin.sha256 or offline):
+        size = place.stat().st_size if place.is_file() else None
+        known = told or replace(origin.bare(), size=size)
         talk.line(f"{_line(origin, known, said)}; from the cache")
         return known, place
     if offline:
@@ -216,7 +217,8 @@ def _obtain(
             "--offline where there is a connection"
         )
     told, place = origin.obtain(Desk(out / PART, announce, most, talk.bar))
-    remember(origin.key, told)
+    if not origin.sha256:  # of which nothing is told
+        remember(origin.key, told)
     return told, place
 
 

@@ -24,6 +24,7 @@ from trainer.prepare.fetch.origin import (
     failure,
     file_digest,
     is_cut,
+    quiet_libraries,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Advance = Callable[[int, int], None]
 
 REDIRECTS = 5
+LONGEST = 60  # characters of a file's name; a file system takes 255 bytes
 TIMEOUTS = (10, 60)  # seconds: for a connection, and between two bytes
 LOGIN = "download it with a browser"
 _SECRETS = re.compile("sig|token|secret|key|credential|password|auth|private", re.IGNORECASE)
@@ -64,7 +66,7 @@ class Web:
     def name(self) -> str:
         """What the file is called, without a folder."""
         last = unquote(urlsplit(self.url).path).replace("\\", "/").rpartition("/")[2]
-        return printable(last.replace(":", "_").lstrip("."))[-200:] or "download"
+        return printable(last.replace(":", "_"))[-LONGEST:].lstrip(".") or "download"
 
     @property
     def source(self) -> str:
@@ -87,40 +89,50 @@ class Web:
         return place
 
     def obtain(self, desk: Desk) -> tuple[Told, Path]:
-        """Download the file, or go on with what came before. What does not fit the digest is
-        deleted; where it began with an earlier part, it is downloaded anew once."""
-        import requests
+        """Download the file, or go on with what came before.
 
-        part, told = desk.part, self.bare()
-        found = ""
+        What began with an earlier part and does not fit the digest is downloaded anew once. A file
+        of another digest is kept under its own: whoever means it need not download it again.
+        """
+        with quiet_libraries():
+            import requests
+
+        part = desk.part
         for anew in (False, True):
             begun = part.is_file()
-            if not (begun and not anew and file_digest(part) == self.sha256):
+            if begun and not anew and file_digest(part) == self.sha256:
+                told = Told(url=self.spec, size=_size(part))
+                desk.announce(told)
+            else:
                 with desk.bar() as advance:
                     told = self._attempts(requests.Session(), desk, advance)
             found = file_digest(part)
             if found == self.sha256:
-                return told, self._keep(part)
-            with open(part, "rb") as stream:
-                what = unsupported_format(stream.read(HEAD))
-            part.unlink()
+                return told, _keep(part, found)
             if not begun:
                 break
-        page = f" (it is {what})" if what else ""
-        raise DataError(
-            f"{self.spec}: what came{page} has the SHA-256 {found}, not {self.sha256}; it was "
-            "deleted. The file there is another one, or --sha256 is wrong"
-        )
+            part.unlink()
+        raise self._other(part, found)
 
     def _place(self) -> Path:
         return cache_folder() / self.sha256
 
-    def _keep(self, part: Path) -> Path:
-        """Move the whole file into the cache."""
-        place = self._place()
-        with replacing(place) as kept:
-            shutil.move(part, kept)
-        return place
+    def _other(self, part: Path, found: str) -> DataError:
+        """What to say of a file of another digest; it is no longer in its place."""
+        with open(part, "rb") as stream:
+            what = unsupported_format(stream.read(HEAD)) or ""
+        if what.endswith("HTML page"):
+            part.unlink()
+            return DataError(
+                f"{self.spec}: what came is {what}, not the file; open it in a browser, which may "
+                "ask you to sign in"
+            )
+        _keep(part, found)
+        return DataError(
+            f"{self.spec}: what came has the SHA-256 {found}, not {self.sha256}: the file there is "
+            f"another one, or --sha256 is wrong. If it is the one that you mean, --sha256 {found} "
+            "takes it from the cache"
+        )
 
     def _attempts(self, session: requests.Session, desk: Desk, advance: Advance) -> Told:
         import requests
@@ -182,6 +194,14 @@ class Web:
                     f"{self.spec}: more than {most / GIB:g} GiB came, the limit of --max-size"
                 )
             yield chunk
+
+
+def _keep(part: Path, digest: str) -> Path:
+    """Move a whole file into the cache."""
+    place = cache_folder() / digest
+    with replacing(place) as kept:
+        shutil.move(part, kept)
+    return place
 
 
 def _begins_at(answer: requests.Response, have: int) -> bool:
