@@ -925,8 +925,8 @@ def test_a_snapshot_that_is_not_whole_is_not_taken_offline(
 
 @pytest.mark.parametrize(
     ("page", "hint"),
-    [(404, "not found (404)"), (401, "HF_TOKEN"), (403, "HF_TOKEN"), (500, "is in trouble (500)"),
-     (429, "too many requests"), (b"<html>", "is not understood")],
+    [(404, "not found (404)"), (401, "HF_TOKEN"), (429, "try again in 7 seconds"),
+     (b"<html>", "is not understood")],
 )  # fmt: skip
 def test_what_hugging_face_refuses_costs_one_line(
     service: Service, home: Path, tmp_path: Path, page: object, hint: str
@@ -1293,7 +1293,7 @@ def test_archives_within_are_unpacked_each_into_a_folder_of_its_name(
     """As figshare's of Cheng: a zip of zips of .mat. What is no archive of files is left alone."""
     others = {"v.nii.gz": gzip.compress(b"v", mtime=0), "n.npz": zipped({"a.npy": b"a"}),
               "bad.zip": b"PK\x03\x04 and no more", "same.zip": zipped({"b": b"b"}),
-              "same/a": b"a"}  # fmt: skip
+              "same/a": b"a", "more.rar": b"Rar!"}  # fmt: skip
     data = zipped(
         {"brain_1-766.zip": zipped({"1.mat": b"1", "2.mat": b"2"}),
          "brain_767-1532.zip": zipped({"1.mat": b"767"}),
@@ -1312,6 +1312,7 @@ def test_archives_within_are_unpacked_each_into_a_folder_of_its_name(
     }  # fmt: skip
     assert err.splitlines()[1:] == [
         f"bad.zip: {unpack.LEFT_PACKED}; skipped", f"same.zip: {unpack.BESIDE}; skipped",
+        f"more.rar: {unpack.OTHER_PACKER}; skipped",
     ]  # fmt: skip
     assert f"btc-data cheng {tmp_path / 'out' / 'files'} --out {tmp_path / 'out-slices'}" in out
     card = find_card(tmp_path / "out")

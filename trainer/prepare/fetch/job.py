@@ -258,7 +258,6 @@ def _unpacked(origin: Origin, told: Told, place: Path, out: Path) -> Unpacker:
         shutil.rmtree(stage, ignore_errors=True)
         raise
     stage.replace(out / FILES)
-    unpacker.root = out / FILES
     return unpacker
 
 

@@ -37,6 +37,7 @@ MAX_HEADER = 16 * MIB  # of a member of a tar; tarfile reads it at once
 ZIP, TAR = "zip", "tar"
 SUFFIXES = {".zip": ZIP, ".tar": TAR, ".tar.gz": TAR, ".tgz": TAR}
 ZIPS_OF_OTHERS = (".npz", ".keras", ".xlsx", ".docx", ".pptx", ".jar", ".whl", ".pt", ".pth")
+OTHER_PACKERS = (".7z", ".rar", ".bz2", ".tbz2", ".xz", ".txz", ".zst")
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError,
           ValueError, NotImplementedError, OverflowError, gzip.BadGzipFile)  # fmt: skip
@@ -50,6 +51,7 @@ METHOD = "packed by a method that is not unpacked here"
 DAMAGED = "damaged in the archive"
 LEFT_PACKED = "left packed: an archive that cannot be read"
 BESIDE = "left packed: its folder is there already"
+OTHER_PACKER = "left packed: unpack it with another program"
 TOO_DEEP = "left packed: too many archives within each other"
 
 
@@ -135,10 +137,14 @@ class Unpacker:
             DataError: one is hostile.
         """
         again = False
-        told = {*self.left_out.get(LEFT_PACKED, ()), *self.left_out.get(BESIDE, ())}
+        told = {path for paths in self.left_out.values() for path in paths}
         for path in sorted(self.files):
             kind, stem = named_archive(path)
-            if kind is None or path in told:
+            if path in told:
+                continue
+            if path.lower().endswith(OTHER_PACKERS):
+                self.left_out[OTHER_PACKER].append(path)
+            if kind is None:
                 continue
             if depth > DEPTH:
                 self.left_out[TOO_DEEP].append(path)
