@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import edge_runtime
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_text
-from edge_runtime.labels import NO_TUMOR
 from trainer.data.card import NAME, CardText, written_card
 from trainer.data.partial_labels import is_partial
 from trainer.prepare.croissant import describe
@@ -181,8 +180,7 @@ class DataFolder:
         except FileNotFoundError:
             lines = []
         if not lines:
-            if self.out.exists() and any(path.name != JOURNAL for path in self.out.iterdir()):
-                raise UsageError(f"{self.out} is not empty; name another --out")
+            check_free(self.out)
             self.out.mkdir(parents=True, exist_ok=True)
             self._journal.write_text(head + "\n", encoding="utf-8")
             return
@@ -223,6 +221,18 @@ class DataFolder:
         return all((self.out / MASKS / path).is_file() for path in entry["masks"])
 
 
+def check_free(out: Path) -> None:
+    """Refuse a folder that holds something but what a stopped command left: before minutes of work.
+
+    Raises:
+        UsageError: it does.
+    """
+    if (out / JOURNAL).exists() and (out / JOURNAL).stat().st_size:
+        return
+    if out.exists() and any(path.name != JOURNAL for path in out.iterdir()):
+        raise UsageError(f"{out} is not empty; name another --out")
+
+
 def write_description(
     out: Path, images: str, rows: Sequence[Row], card: CardText, partial: Sequence[Row] = ()
 ) -> None:
@@ -240,7 +250,8 @@ def write_description(
     if partial:
         write_text(out / PARTIAL_GROUPS, groups_text(partial))
         files |= {"partial": PARTIAL, "partial_groups": PARTIAL_GROUPS}
-    free = [NO_TUMOR] if any(row.label == NO_TUMOR for row in rows) else []
+    there = {row.label for row in rows}
+    free = [label for label in card.tumour_free if label in there]
     write_text(out / CROISSANT, describe(files, rows, partial, card))
     write_text(out / NAME, written_card(files, free, card))
 
