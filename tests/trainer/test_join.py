@@ -221,6 +221,70 @@ def test_a_box_is_not_taken_from_another_patient(tmp_path: Path) -> None:
     assert read(tmp_path / "out")["b/glioma/1.png"]["patient"] == "P2"
 
 
+def test_a_box_of_nobodys_will_do_but_where_the_patient_is_unclear(tmp_path: Path) -> None:
+    one, two = draw_slice(3), blend(draw_slice(3), draw_slice(7), 0.1)
+    between, other = blend(one, two, 0.5), draw_slice(5)
+    drawn = {"glioma/b.png": png(between), "glioma/o.png": png(other)}
+    write_set(tmp_path / "boxes", drawn, boxes=dict.fromkeys(drawn, BOX))
+    known = {"glioma/1.png": png(one), "glioma/2.png": png(two), "glioma/o.png": png(other // 2)}
+    rows = [row(path, f"g{i}", "s", f"P{i}") for i, path in enumerate(known)]
+    write_set(tmp_path / "patients", known, rows)
+    write_set(tmp_path / "bare", {"glioma/x.png": png(between + 1)})
+    out = tmp_path / "out"
+    run(tmp_path / "boxes", tmp_path / "patients", tmp_path / "bare", "--out", out)
+    boxes = read(out, "boxes.csv")
+    assert "patients/glioma/o.png" in boxes
+    assert "bare/glioma/x.png" not in boxes
+    assert read(out)["boxes/glioma/o.png"]["patient"] == "P2"
+    assert read(out)["bare/glioma/x.png"]["patient"] == ""
+
+
+def test_nothing_is_carried_within_an_input(tmp_path: Path) -> None:
+    """Its table has been made with both pictures at hand."""
+    picture = draw_slice(3)
+    pictures = {"glioma/a.png": png(picture), "glioma/b.png": png(picture[:, ::-1])}
+    rows = [row("glioma/a.png", "g1", "s", "P1"), row("glioma/b.png", "g2")]
+    write_set(tmp_path / "a", pictures, rows, {"glioma/a.png": BOX})
+    run(tmp_path / "a", "--out", tmp_path / "out")
+    found = read(tmp_path / "out")["a/glioma/b.png"]
+    assert [found[name] for name in ("patient", "source", "group")] == ["", "a", "g1"]
+    assert len(read(tmp_path / "out", "boxes.csv")) == 1
+
+
+def test_a_patient_of_one_group_is_one_whatever_the_source(tmp_path: Path) -> None:
+    """As where a copy of another source took the patient over."""
+    pictures = {f"c/{i}.png": png(draw_slice(i)) for i in range(3)}
+    rows = [row("c/0.png", "g1", "s", "P"), row("c/1.png", "g1", "t", "P"),
+            row("c/2.png", "g2", "t", "P")]  # fmt: skip
+    write_set(tmp_path / "a", pictures, rows)
+    run(tmp_path / "a", "--out", tmp_path / "out")
+    found = read(tmp_path / "out").values()
+    assert {(cells["patient"], cells["group"]) for cells in found} == {("P", "g1")}
+
+
+def test_flat_pictures_are_of_one_group_where_they_are_equal(tmp_path: Path) -> None:
+    flat = {level: png(np.full((40, 40), level, np.uint8)) for level in (7, 8)}
+    write_set(tmp_path / "a", {"c/a.png": flat[7], "c/b.png": flat[8]})
+    write_set(tmp_path / "b", {"c/a.png": flat[7]})
+    run(tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")
+    assert groups_as_sets(tmp_path / "out") == {
+        frozenset({"a/c/a.png", "b/c/a.png"}), frozenset({"a/c/b.png"}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("turn", TURN_NAMES)
+def test_a_conflict_says_how_the_first_must_be_turned(tmp_path: Path, turn: str) -> None:
+    """Also where the second looks more like another."""
+    picture = draw_slice(2)
+    near = blend(picture, draw_slice(7), 0.05)
+    write_set(tmp_path / "a", {"glioma/1.png": png(picture), "glioma/2.png": png(near)})
+    write_set(tmp_path / "b", {"other/b.png": png(TURNS[turn](picture))})
+    run(tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")
+    found = list(csv.DictReader((tmp_path / "out/conflicts.csv").open()))
+    assert [each["path"] for each in found] == ["a/glioma/1.png", "a/glioma/2.png"]
+    assert {(each["other_path"], each["turn"]) for each in found} == {("b/other/b.png", turn)}
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(2, 8))
 def test_the_nearest_is_that_of_the_definition(data: st.DataObject, n: int) -> None:
@@ -395,9 +459,11 @@ def test_a_partial_label_of_other_classes_is_a_conflict(tmp_path: Path) -> None:
     a = {"glioma/a.png": picture, "pituitary/p.png": png(draw_slice(3))}
     write_set(tmp_path / "a", a)
     b = {"meningioma+pituitary/x.png": picture, "meningioma/m.png": png(draw_slice(4))}
-    write_set(tmp_path / "b", b)
+    write_set(tmp_path / "b", b, boxes={"meningioma+pituitary/x.png": BOX, "meningioma/m.png": BOX})
     done = run(tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")
     assert "1 pairs of look-alikes have conflicting labels" in done.stdout
+    assert "1 slices with a box" in done.stdout, "a partial slice is learned from without its box"
+    assert set(read(tmp_path / "out", "boxes.csv")) == {"b/meningioma/m.png"}
 
 
 def test_classes_without_a_tumour_are_those_of_all_cards(tmp_path: Path) -> None:
