@@ -478,6 +478,15 @@ def test_classes_without_a_tumour_are_those_of_all_cards(tmp_path: Path) -> None
     assert (tmp_path / "out/conflicts.csv").is_file(), "a clear head shows no tumour of any type"
 
 
+def test_a_box_in_a_class_without_tumours_is_left_out(tmp_path: Path) -> None:
+    pictures = {"clear/a.png": png(draw_slice(2)), "glioma/b.png": png(draw_slice(3))}
+    boxes = dict.fromkeys(pictures, BOX)
+    write_set(tmp_path / "a", pictures, boxes=boxes, more='tumour_free = ["clear"]')
+    done = run(tmp_path / "a", "--out", tmp_path / "out")
+    assert set(read(tmp_path / "out", "boxes.csv")) == {"a/glioma/b.png"}
+    assert "1 slices of classes without tumours have a box, such as clear/a.png" in done.stderr
+
+
 def test_what_is_in_no_split_goes_to_training(tmp_path: Path) -> None:
     """Beside Training and Testing it would be passed over."""
     a = {f"{side}/glioma/{i}.png": png(draw_slice(i)) for i, side in enumerate(["Train", "test"])}
@@ -521,7 +530,7 @@ def test_a_bad_file_costs_one_line(tmp_path: Path) -> None:
     bad = {
         "glioma/torn.png": good["glioma/a.png"][:300], "glioma/empty.jpg": b"",
         "glioma/head.nii": b"\x5c\x01\0\0" + bytes(400), "loose.png": good["glioma/a.png"],
-        "a\u202eb/c.png": good["glioma/b.png"],
+        "a\u202eb/c.png": good["glioma/b.png"], " train/c.png": good["glioma/b.png"],
     }  # fmt: skip
     for name, data in bad.items():
         (tmp_path / "a/slices" / name).parent.mkdir(exist_ok=True)
@@ -534,7 +543,7 @@ def test_a_bad_file_costs_one_line(tmp_path: Path) -> None:
         assert sum(shown in line and line.endswith("; skipped") for line in lines) == 1, name
     assert "btc-data volumes" in done.stderr
     assert len(lines) == len(clean.stderr.splitlines()) + len(bad) + 1
-    assert done.stdout.count("dropped, ") == 4
+    assert done.stdout.count("dropped, ") == 5
     assert "torn" not in done.stdout
 
 

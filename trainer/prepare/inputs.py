@@ -101,8 +101,8 @@ def read_input(
     say: Say,
     progress: Progress | None,
 ) -> tuple[list[Fact], list[str]]:
-    """The facts of an input's pictures, with what its tables say of each; and the reason of each
-    file that cannot be used.
+    """The facts of an input's pictures, with what its tables say of each; and the reason for each
+    file that gives none.
 
     Args:
         number: of the input.
@@ -121,13 +121,15 @@ def read_input(
         names, passed_over = arrange(archive)
         for passed in passed_over:
             skip(f"{each.name}: {passed.words}", passed.reason)
+            problems += [passed.reason] * len(passed.paths)
             if passed.reason.endswith(NO_SLICE.partition("{}")[2]):
                 say(f"{each.name}: btc-data volumes makes a data set of volumes, to be joined")
 
         def keep(
             picture: Picture, archive: ImageArchive = archive, partial: bool = key == "partial"
         ) -> Fact:
-            if not is_label(picture.label):
+            # One that is called ` train` would be a class here, and a split in the result.
+            if not is_label(picture.label) or picture.label.lower() in SPLITS:
                 raise InputError("no class can be called as its folder is: rename that")
             return Fact(
                 number, archive, picture.path, partial, picture.label, picture.split,

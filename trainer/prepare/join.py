@@ -122,6 +122,7 @@ def join_data(
         problems += failed
     known = sorted({fact.label for fact in facts})
     free = _tumour_free(inputs, known)
+    _without_wrong_boxes(facts, inputs, free, say)
     slices = _compared(facts, inputs, known, free)
     found = compare(slices, threshold)
     rows = _rows(facts, inputs, known, slices, found, say)
@@ -163,6 +164,21 @@ def _tumour_free(inputs: Sequence[Input], known: Sequence[str]) -> tuple[str, ..
         if each.card is not None and each.card.tumour_free is not None:
             named |= {normalise_label(name) for name in each.card.tumour_free}
     return tuple(label for label in known if label in named)
+
+
+def _without_wrong_boxes(
+    facts: Sequence[Fact], inputs: Sequence[Input], free: Sequence[str], say: Say
+) -> None:
+    """Take away the tumours' boxes of classes without tumours: no training reads those."""
+    wrong = [fact for fact in facts if fact.label in free and fact.box is not None]
+    for number, each in enumerate(inputs):
+        if own := [fact for fact in wrong if fact.number == number]:
+            say(
+                f"{each.name}: {len(own):,} slices of classes without tumours have a box, such as "
+                f"{own[0].name}; label or box is wrong, and the box is left out"
+            )
+    for fact in wrong:
+        fact.box = None
 
 
 def _compared(
