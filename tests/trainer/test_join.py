@@ -21,12 +21,19 @@ from hypothesis import strategies as st
 
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
-from tests.trainer.test_near_duplicates import draw_slice
+from tests.trainer.test_near_duplicates import add_kin, draw_slice, draw_smooth
 from trainer.commands.data import command as btc_data
 from trainer.commands.prepare.join import ALIKE
 from trainer.data.card import find_card
 from trainer.data.dataset import read_dataset
-from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES, TURNS, Pairs, thumbnail
+from trainer.data.near_duplicates import (
+    THRESHOLD,
+    TURN_NAMES,
+    TURNS,
+    Pairs,
+    find_pairs,
+    thumbnail,
+)
 from trainer.data.partial_labels import read_partial_labels
 from trainer.prepare import copies, folder, join
 from trainer.prepare.copies import CLEAR, INVERSE, NONE, Nearest, turned_box
@@ -317,6 +324,70 @@ def test_the_nearest_is_that_of_the_definition(data: st.DataObject, n: int) -> N
         clear = not others or 1 - max(others) >= max(CLEAR * near, 1e-9)
         assert best[own] == (there[0][1] if there and clear else NONE)
         assert (own in unclear) == bool(there and not clear)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.integers(1, 4), st.integers(0, 10_000))
+def test_what_is_taken_over_comes_of_a_look_alike(
+    data: st.DataObject, originals: int, seed: int
+) -> None:
+    """Of another input, directly; and no group is less than its table, its patients and its
+    look-alikes make it."""
+    thumbnails = add_kin(draw_smooth(originals, seed), THRESHOLD, seed)
+    n = len(thumbnails)
+
+    def drawn(few: Sequence[str]) -> list[str]:
+        return data.draw(st.lists(st.sampled_from(few), min_size=n, max_size=n))
+
+    inputs = np.array(data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
+    labels = np.array(data.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
+    slices = copies.Slices(
+        inputs=inputs,
+        labels=labels,
+        agree=np.array([[1, 0, 0], [0, 1, 1], [0, 1, 1]], bool),  # free of tumour, one, partial
+        partial=labels == 2,
+        tumour_free=labels == 0,
+        groups=drawn(["", "", "g1", "g2"]),
+        sources=drawn(["", "s", "t"]),
+        homes=["s"] * n,
+        patients=drawn(["", "", "P", "Q"]),
+        boxes=[BOX if flag == "x" and label == 1 else None
+               for flag, label in zip(drawn(["", "", "x"]), labels, strict=True)],
+        pixels=[hashlib.sha256(picture.data).hexdigest() for picture in thumbnails],
+        thumbnails=thumbnails,
+    )  # fmt: skip
+    found = copies.compare(slices, THRESHOLD)
+    alike = np.zeros((n, n), bool)
+    turns = {}
+    for pairs in find_pairs(thumbnails):
+        alike[pairs.first, pairs.second] = alike[pairs.second, pairs.first] = True
+        turns |= dict(zip(zip(pairs.first, pairs.second, strict=True), pairs.turn, strict=True))
+    for taken in (found.patient_of, found.source_of, found.box_of):
+        for own in np.flatnonzero(taken != NONE):
+            assert alike[own, taken[own]]
+            assert inputs[own] != inputs[taken[own]]
+            assert slices.agree[labels[own], labels[taken[own]]]
+    for own in np.flatnonzero(found.box_of != NONE):
+        other = found.box_of[own]
+        turn = turns[other, own] if other < own else INVERSE[turns[own, other]]
+        assert labels[own] == 1
+        assert slices.boxes[own] is None
+        assert found.boxes[own] == turned_box(BOX, TURN_NAMES[turn])
+        assert found.persons[other] in (found.persons[own], NONE) or not slices.patients[other]
+    together = found.groups[:, None] == found.groups[None]
+    assert together[alike].all()
+    for keys in (
+        [(i, g) if g else None for i, g in zip(inputs, slices.groups, strict=True)],
+        [(s or "s", p) if p else None
+         for s, p in zip(slices.sources, slices.patients, strict=True)],
+        [int(p) if p != NONE else None for p in found.persons],
+    ):  # fmt: skip
+        same = np.array([[a == b and a is not None for a in keys] for b in keys])
+        assert together[same].all()
+    clash = {frozenset((each.first, each.second)) for each in found.conflicts}
+    wrong = alike & ~slices.agree[labels][:, labels]
+    assert {i for pair in clash for i in pair} == set(np.flatnonzero(wrong.any(axis=1)))
+    assert all(wrong[tuple(pair)] for pair in clash)
 
 
 def test_names_of_groups_and_patients_are_their_inputs_own(tmp_path: Path) -> None:
