@@ -400,10 +400,11 @@ def as_markdown(result: Mapping[str, Any]) -> str:
             "gray levels of another scale, or also bent by a power of "
             f"{BENDS['bent'][0]:g} to {BENDS['bent'][1]:g}. They are made of the main set's own "
             "pictures: a collection's true originals may differ by more. Alike: how many slices "
-            "look like a picture that an original was made of.",
+            "look like a picture that an original was made of. None, in brackets: slices whose "
+            "label excludes that of the original, from which nothing is taken.",
             "",
             "| originals | of | gray levels | given back to | alike | right patient | wrong "
-            "| none (in conflict by label) | boxes given | median overlap "
+            "| none (by label) | boxes given | median overlap "
             f"| over {GOOD:g} | others with a patient |",
             "|--:|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
             *map(_given_back_row, result["given_back"]),
