@@ -41,7 +41,7 @@ FOLDERS = {
 }
 COMMANDS = sorted({p.stem for p in FOLDER.glob("[!_]*.py")} | set(FOLDERS))
 OLDER_WORDS = {"footprint", "formats", "models"}
-OF_SPEED = {"device", "fastest", "peers", "resize", "training"}
+OF_SPEED = {"device", "fastest", "join", "peers", "resize", "training"}
 TABLES = sorted(p.stem for p in RESULTS.glob("*.json"))
 
 

@@ -6,23 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edge_runtime.errors import UsageError
-
 
 @contextmanager
 def progress_bars() -> Iterator[Any]:
-    """Rich progress bars on stderr, only where that is a terminal.
+    """Rich progress bars on stderr, only where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    Raises:
-        UsageError: the extra is not installed.
-    """
-    try:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-    except ImportError:
-        raise UsageError(
-            "this command needs more packages: pip install 'btc-edge[train]'"
-        ) from None
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:

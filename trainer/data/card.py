@@ -50,6 +50,7 @@ from edge_runtime.errors import (
     printable,
 )
 from edge_runtime.imaging.limits import ImageLimits, read_file
+from edge_runtime.labels import NO_TUMOR
 
 NAME = "data.toml"
 TABLES = ("groups", "boxes", "partial_groups")
@@ -93,11 +94,13 @@ class CardText:
         sources: in the order of the card; title, licence, citation and url of the whole are
             theirs together.
         notes: for people; may have several lines.
+        tumour_free: the classes without a tumour, those among them that the data set has.
     """
 
     made_by: str
     sources: tuple[Source, ...]
     notes: str = ""
+    tumour_free: tuple[str, ...] = (NO_TUMOR,)
 
     def joined(self, key: str) -> str:
         """What the sources say together of one of ABOUT; each thing once."""

@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import edge_runtime
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_text
-from edge_runtime.labels import NO_TUMOR
 from trainer.data.card import NAME, CardText, written_card
 from trainer.data.partial_labels import is_partial
 from trainer.prepare.croissant import describe
@@ -233,8 +232,7 @@ def claim(out: Path, settings: Mapping[str, Any]) -> list[str]:
     except FileNotFoundError:
         lines = []
     if not lines:
-        if out.exists() and any(not _is_ours(path.name) for path in out.iterdir()):
-            raise UsageError(f"{out} is not empty; name another --out")
+        check_free(out)
         write_text(journal, head + "\n")
         lines = [head]
     if lines[0] != head:
@@ -257,6 +255,18 @@ def release(out: Path) -> None:
     if [path.name for path in out.iterdir()] == [JOURNAL]:
         (out / JOURNAL).unlink()
         out.rmdir()
+
+
+def check_free(out: Path) -> None:
+    """Refuse a folder that holds something but what a stopped command left: before minutes of work.
+
+    Raises:
+        UsageError: it does.
+    """
+    if (out / JOURNAL).exists() and (out / JOURNAL).stat().st_size:
+        return
+    if out.exists() and any(not _is_ours(path.name) for path in out.iterdir()):
+        raise UsageError(f"{out} is not empty; name another --out")
 
 
 def write_description(
@@ -284,7 +294,8 @@ def write_description(
     if partial:
         write_text(out / PARTIAL_GROUPS, groups_text(partial))
         files |= {"partial": PARTIAL, "partial_groups": PARTIAL_GROUPS}
-    free = [NO_TUMOR] if any(row.label == NO_TUMOR for row in rows) else []
+    there = {row.label for row in rows}
+    free = [label for label in card.tumour_free if label in there]
     write_text(out / CROISSANT, describe(files, rows, partial, card, masks))
     write_text(out / NAME, written_card(files, free, card))
 

@@ -1,0 +1,189 @@
+"""The data sets that a command line names, and the facts of their pictures.
+
+A data set is a folder or zip with a card (see `trainer.data.card`), or one of class folders alone.
+Each picture is read once; a slice keeps about 2 KB of facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_runtime.errors import DataError, InputError, UsageError, printable
+from edge_runtime.files import is_hidden
+from edge_runtime.labels import normalise_label
+from edge_runtime.model.metadata import is_label
+from trainer.data.archive import NO_SLICE, ImageArchive, open_archive
+from trainer.data.boxes import read_boxes
+from trainer.data.card import DataCard, find_card
+from trainer.data.groups import read_groups
+from trainer.data.layout import SPLITS, arrange
+from trainer.data.near_duplicates import Thumbnails
+from trainer.data.reading import Picture, Progress, read_pictures
+from trainer.prepare.rows import Box
+
+Skip = Callable[[str, str], None]  # told of a file that is left out, and why
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One of the data sets.
+
+    Attributes:
+        name: what it is called in the result: part of its paths.
+        path: folder or zip.
+        card: what is known of it, where it has a card.
+    """
+
+    name: str
+    path: Path
+    card: DataCard | None
+
+
+@dataclass
+class Fact:
+    """What is kept of a picture.
+
+    Attributes:
+        number: of its input.
+        archive: what it is read from again.
+        name: within the archive.
+        partial: whether it is of the card's `partial`.
+        label, split: see `layout.class_and_split`.
+        sha256: of the file, hexadecimal.
+        pixels, thumbnail: see `reading.Picture`.
+        row: of a table of groups; empty where there is none.
+        box: of a table of boxes.
+    """
+
+    number: int
+    archive: ImageArchive
+    name: str
+    partial: bool
+    label: str
+    split: str
+    sha256: str
+    pixels: str
+    thumbnail: Thumbnails
+    row: Mapping[str, str] = field(default_factory=dict)
+    box: Box | None = None
+
+
+def find_inputs(words: Sequence[str], no_card: bool = False) -> list[Input]:
+    """The inputs that a command line names, as PATH or NAME=PATH.
+
+    Raises:
+        UsageError: none of that name, a name that cannot be a folder's here, or two alike.
+        DataError: a wrong card.
+    """
+    inputs: list[Input] = []
+    for word in words:
+        name, equals, rest = word.partition("=")
+        named = bool(equals) and not Path(word).exists()
+        path = Path(rest if named else word)
+        if not path.exists():
+            raise UsageError(f"{path}: no such zip file or folder")
+        if not named:
+            whole = path.resolve()
+            name = whole.name if path.is_dir() else whole.stem
+        if why := _wrong_name(name, [each.name for each in inputs]):
+            raise UsageError(f"{name!r} {why}; name it otherwise, as one={path}")
+        inputs.append(Input(name, path, None if no_card else find_card(path)))
+    return inputs
+
+
+def read_input(
+    number: int,
+    each: Input,
+    skip: Skip,
+    say: Say,
+    progress: Progress | None,
+) -> tuple[list[Fact], list[str]]:
+    """The facts of an input's pictures, with what its tables say of each; and the reason for each
+    file that gives none.
+
+    Args:
+        number: of the input.
+        skip, say: told of what is left out, and of what one should know.
+
+    Raises:
+        DataError: no readable picture, or a wrong table.
+    """
+    files = each.card.files if each.card else {"images": each.path}
+    facts: list[Fact] = []
+    problems: list[str] = []
+    for key, table in (("images", "groups"), ("partial", "partial_groups")):
+        if key not in files:
+            continue
+        archive = open_archive(files[key])
+        names, passed_over = arrange(archive)
+        for passed in passed_over:
+            skip(f"{each.name}: {passed.words}", passed.reason)
+            problems += [passed.reason] * len(passed.paths)
+            if passed.reason.endswith(NO_SLICE.partition("{}")[2]):
+                say(f"{each.name}: btc-data volumes makes a data set of volumes, to be joined")
+
+        def keep(
+            picture: Picture, archive: ImageArchive = archive, partial: bool = key == "partial"
+        ) -> Fact:
+            # One that is called ` train` would be a class here, and a split in the result.
+            if not is_label(picture.label) or picture.label.lower() in SPLITS:
+                raise InputError("no class can be called as its folder is: rename that")
+            return Fact(
+                number, archive, picture.path, partial, picture.label, picture.split,
+                picture.sha256.hex(), picture.pixels, picture.thumbnail,
+            )  # fmt: skip
+
+        read, failed = read_pictures(archive, names, keep, progress)
+        for path, reason in failed:
+            skip(f"{each.name}: {path}", reason)
+            problems.append(reason.replace(path, "its file"))
+        _add_tables(read, each, files.get(table), files.get("boxes"), say)
+        facts += read
+    if not facts:
+        raise DataError(f"{each.path}: no readable picture in class folders")
+    if each.card is None:
+        say(f"{each.name}: no data card, so nobody knows its licence and where it comes from")
+    return facts, problems
+
+
+def _add_tables(
+    facts: list[Fact], each: Input, groups: Path | None, boxes: Path | None, say: Say
+) -> None:
+    """Add to each fact its row of the tables."""
+    if groups is not None and facts:
+        table = read_groups(groups, {fact.name for fact in facts})
+        for fact in facts:
+            fact.row = table[fact.name]
+        labels = ((fact, fact.row.get("label", "")) for fact in facts)
+        other = [
+            fact.name
+            for fact, label in labels
+            if normalise_label(label or fact.label) != fact.label
+        ]
+        if other:
+            say(
+                f"{each.name}: {groups.name} gives {len(other):,} slices another label than their "
+                f"folder, such as {other[0]}; the folder counts"
+            )
+    images = [fact for fact in facts if not fact.partial]
+    if boxes is not None and images:
+        found = read_boxes(boxes, [fact.name for fact in images])
+        for fact, (left, top, right, bottom) in zip(images, found.tolist(), strict=True):
+            if left == left:  # not NaN
+                fact.box = (left, top, right, bottom)
+
+
+def _wrong_name(name: str, others: Sequence[str]) -> str:
+    """Why an input cannot be called so; empty where it can."""
+    if not name or name != printable(name) or "/" in name or "\\" in name or not is_label(name):
+        return "cannot be a folder's name here"
+    if is_hidden(name):
+        return "would be a hidden folder"
+    if name.lower() in SPLITS:
+        return "would be taken for one side of a split"
+    if name.casefold() in (other.casefold() for other in others):
+        return "is the name of two inputs"
+    return ""
