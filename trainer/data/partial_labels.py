@@ -77,7 +77,7 @@ def is_partial(label: str, labels: Iterable[str]) -> bool:
 
 
 def _is_any_tumour(label: str) -> bool:
-    return label.lower() in ("tumor", "tumour")
+    return label.lower() in ("tumor", "tumour", "yes")  # yes: of yes and no, as some sets have it
 
 
 def allowed_classes(
