@@ -42,6 +42,9 @@ MAX_MEMBERS = 500_000  # files and folders
 MAX_MEMBER_BYTES = 64 * MIB
 MAX_TOTAL_BYTES = 64 * 1024 * MIB
 MAX_RATIO = 200  # images hardly compress; deflate reaches 1,032 on zeros
+# Of archives of volumes: the voxels of one, unpacked, and masks, which are nearly all zeros.
+MAX_VOLUME_BYTES = 1024 * MIB
+MAX_MASK_RATIO = 1_040
 RUN = "run.json"
 RESULTS = frozenset({"metrics.json", "predictions.csv"})  # `btc-evaluate` writes both
 
@@ -87,17 +90,26 @@ class ImageArchive(Protocol):
         """The bytes of one file, in any thread. Raises InputError when it cannot be read."""
         ...
 
+    def begin(self, name: str, most: int) -> bytes:
+        """The first `most` bytes of one file, or all of it. Raises InputError as `read`."""
+        ...
+
 
 class _Listing:
-    """Names of pictures, and of what else is there."""
+    """Names of pictures, and of what else is there.
 
-    def __init__(self) -> None:
+    Args:
+        every: every file counts as one.
+    """
+
+    def __init__(self, every: bool = False) -> None:
+        self._every = every
         self.pictures: list[str] = []
         self.others: list[Other] = []
 
     def add(self, name: str, head: Callable[[], bytes]) -> None:
         """Take a file; `head` gives its first bytes, where the name does not tell enough."""
-        if name.lower().endswith(PICTURE_SUFFIXES):
+        if self._every or name.lower().endswith(PICTURE_SUFFIXES):
             self.pictures.append(name)
             return
         try:
@@ -127,10 +139,15 @@ def _made_by_us(names: Set[str]) -> str | None:
 
 
 class FolderArchive:
-    """Image files below a folder; see the module for links and hidden folders."""
+    """Image files below a folder; see the module for links and hidden folders.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    Args:
+        every: list every regular file, of up to MAX_VOLUME_BYTES.
+    """
+
+    def __init__(self, root: Path, every: bool = False) -> None:
+        self._root, self._every = root, every
+        self._most = MAX_VOLUME_BYTES if every else MAX_MEMBER_BYTES
 
     def names(self) -> list[str]:
         """Names of all image files, sorted.
@@ -145,16 +162,19 @@ class FolderArchive:
 
     def size(self, name: str) -> int:
         try:
-            return min((self._root / name).stat().st_size, MAX_MEMBER_BYTES)
+            return min((self._root / name).stat().st_size, self._most)
         except (OSError, ValueError):  # ValueError: a null byte in the path
             return 0
 
     def read(self, name: str) -> bytes:
-        return read_file(self._root / name, ImageLimits(max_bytes=MAX_MEMBER_BYTES))
+        return read_file(self._root / name, ImageLimits(max_bytes=self._most))
+
+    def begin(self, name: str, most: int) -> bytes:
+        return first_bytes(self._root / name, most)
 
     @cached_property
     def _listing(self) -> _Listing:
-        listing = _Listing()
+        listing = _Listing(self._every)
         closed: list[str] = []
         count = 0
         # Folders to look into, each with the folders above it: a link may lead in circles.
@@ -202,18 +222,23 @@ class FolderArchive:
 class ZipArchive:
     """Image files in a zip.
 
+    Args:
+        every: list every file, of up to MAX_VOLUME_BYTES.
+
     Raises:
         DataError: no zip, or one that points outside, repeats a name or unpacks beyond reason.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, every: bool = False) -> None:
+        self._most = MAX_VOLUME_BYTES if every else MAX_MEMBER_BYTES
+        self._ratio = MAX_MASK_RATIO if every else MAX_RATIO
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
             raise DataError(f"{path.name}: not a readable zip file") from None
         self._lock = threading.Lock()  # a zip is one open file
         self._members: dict[str, zipfile.ZipInfo] = {}
-        self._listing = _Listing()
+        self._listing = _Listing(every)
         infos = self._zip.infolist()
         if len(infos) > MAX_MEMBERS:
             raise DataError(f"{path.name}: more than {MAX_MEMBERS:,} members")
@@ -228,7 +253,7 @@ class ZipArchive:
 
     def _admit(self, archive: str, parts: tuple[str, ...], info: zipfile.ZipInfo) -> None:
         name = "/".join(parts)
-        if info.file_size > max(MAX_RATIO * info.compress_size, MIB):
+        if info.file_size > max(self._ratio * info.compress_size, MIB):
             raise DataError(
                 f"{archive}: member {name!r} unpacks beyond reason (zip bomb?); refused"
             )
@@ -258,16 +283,19 @@ class ZipArchive:
         return sorted(self._listing.others)
 
     def size(self, name: str) -> int:
-        return min(self._members[name].file_size, MAX_MEMBER_BYTES)
+        return min(self._members[name].file_size, self._most)
 
     def read(self, name: str) -> bytes:
         info = self._members[name]
-        if info.file_size > MAX_MEMBER_BYTES:
-            raise InputError(f"larger than the limit of {MAX_MEMBER_BYTES // MIB} MiB")
-        data = self._unpack(info, MAX_MEMBER_BYTES + 1)
+        if info.file_size > self._most:
+            raise InputError(f"larger than the limit of {self._most // MIB} MiB")
+        data = self._unpack(info, self._most + 1)
         if not data:
             raise InputError("empty file")
         return data
+
+    def begin(self, name: str, most: int) -> bytes:
+        return self._unpack(self._members[name], most)
 
     def _unpack(self, info: zipfile.ZipInfo, most: int) -> bytes:
         """The first `most` bytes of a member."""
@@ -326,15 +354,18 @@ def member_parts(archive: str, name: str) -> tuple[str, ...]:
     return parts
 
 
-def open_archive(path: str | os.PathLike[str]) -> ImageArchive:
+def open_archive(path: str | os.PathLike[str], every: bool = False) -> ImageArchive:
     """A zip or a folder as an `ImageArchive`.
+
+    Args:
+        every: its files are volumes, masks and whatever else: `names` are those of all of them.
 
     Raises:
         DataError: neither, or a hostile archive.
     """
     place = Path(path)
     if place.is_dir():
-        return FolderArchive(place)
+        return FolderArchive(place, every)
     if place.is_file():
-        return ZipArchive(place)
+        return ZipArchive(place, every)
     raise DataError(f"{place}: no such zip file or folder")

@@ -1,0 +1,678 @@
+"""From DICOM series and NIfTI volumes to labelled slices, without anything of the patient.
+
+What is written of a patient are keyed digests: see `pseudonyms`. Headers are read first, of every
+file a few kilobytes; then one volume at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_runtime.errors import DataError, InputError, one_line
+from edge_runtime.imaging.kinds import gzipped_kind, halves_of, kind_of, other_halves
+from edge_runtime.imaging.limits import ImageLimits
+from edge_runtime.imaging.nifti import Volume, read_volume
+from edge_runtime.imaging.nifti_pair import join_pair
+from edge_runtime.labels import NO_TUMOR
+from trainer.data.archive import MAX_VOLUME_BYTES, ImageArchive, open_archive
+from trainer.data.card import CardText, Source
+from trainer.data.layout import PassedOver
+from trainer.prepare.dicom_series import (
+    FileHead,
+    Series,
+    Stack,
+    group_series,
+    read_file_head,
+    stacks_of,
+)
+from trainer.prepare.folder import DataFolder, Dropped, NewSlice, Summary
+from trainer.prepare.head_slices import evenly, within_head
+from trainer.prepare.masks import Masks, is_mask, stem_of
+from trainer.prepare.rows import Box, Row
+from trainer.prepare.sequences import sequence_in
+from trainer.prepare.volume_labels import (
+    FolderLabels,
+    Labels,
+    Said,
+    TableLabels,
+    checked_label,
+)
+from trainer.prepare.volume_planes import DicomVolume, Shown, cut_refusal, cut_volume
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from trainer.prepare.pseudonyms import Pseudonyms
+
+    Progress = Callable[[int, int], None]
+    Mask = npt.NDArray[np.bool_]
+
+# More than a device takes: this is a workstation.
+LIMITS = ImageLimits(max_bytes=MAX_VOLUME_BYTES, max_memory=MAX_VOLUME_BYTES)
+BEGIN = 1 << 16  # bytes of a file that are read at first: nearly every header ends there
+VISIBLE = 0.0005  # share of a slice's pixels that a mask must mark for the slice to show the tumour
+
+# Why an input gives no slice, beside what its readers say.
+EMPTY = "empty file"
+PICTURE = "a picture, no volume: btc-train reads class folders of pictures as they are"
+OTHER = "neither DICOM nor NIfTI"
+MASK = "a mask by its name, no picture"
+HALF = "half of a NIfTI pair: its .hdr is missing"
+COPY = "a copy of another file of its series"
+PLANE = "acquired in a plane that is not asked for"
+HEADLESS = "no head to be seen"
+UNMARKED = "its mask marks nothing that could be seen in the plane"
+TOGETHER = (PICTURE, OTHER, MASK)  # all files of one reason are told in one line
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for.
+
+    Attributes:
+        planes: of PLANES.
+        per_volume: slices of a volume in a plane; None for all within the head.
+        source: name of where the volumes come from.
+        label: of all of them; `table` says it of each; class folders do where both are None.
+        masks: folder or zip of NIfTI masks, or None.
+        by_study: each study counts as a patient.
+    """
+
+    planes: tuple[str, ...]
+    per_volume: int | None
+    source: str
+    label: str | None = None
+    table: Path | None = None
+    masks: Path | None = None
+    by_study: bool = False
+
+
+@dataclass
+class Tell:
+    """Lines for the user.
+
+    Attributes:
+        problem: takes what was dropped, and why.
+        note: takes anything else.
+    """
+
+    problem: Callable[[str, str], None]
+    note: Callable[[str], None]
+
+
+@dataclass
+class _Unit:
+    """A NIfTI file or a DICOM series.
+
+    Attributes:
+        item: what tells it from all others, as a pseudonym.
+        what: its name for the terminal.
+        paths: of its files.
+        names: what tables and masks may call it.
+        patients: what a table may call its patient.
+        series: of DICOM; None for NIfTI.
+    """
+
+    item: str
+    what: str
+    paths: list[str]
+    names: list[str]
+    patients: list[str]
+    series: Series | None = None
+
+
+@dataclass
+class _Found:
+    """All that an archive holds."""
+
+    units: list[_Unit] = field(default_factory=list)
+    dropped: list[tuple[str, Dropped]] = field(default_factory=list)  # with the item's pseudonym
+
+
+def cut_volumes(
+    data: Path,
+    out: Path,
+    wanted: Wanted,
+    pseudonyms: Pseudonyms,
+    tell: Tell,
+    looking: Progress,
+    cutting: Progress,
+    made_by: str,
+) -> Summary:
+    """Cut the volumes of a folder or zip into slices, in `out`.
+
+    Args:
+        looking, cutting: called with how many files (volumes) are done, and of how many.
+        made_by: the command and its version.
+
+    Raises:
+        DataError: no volumes, a table or folders that give no labels, a hostile archive.
+        UsageError: `out` holds something else.
+    """
+    archive = open_archive(data, every=True)
+    same = wanted.masks is not None and wanted.masks.samefile(data)
+    mask_archive = open_archive(wanted.masks, every=True) if wanted.masks else None
+    masks = Masks(mask_archive, LIMITS, beside=same)
+    found = _look(archive, _inside(wanted.masks, data), pseudonyms, tell, looking)
+    labels = _labels(wanted, found.units)
+    _refuse_names(labels, found.units)
+    folder = DataFolder(out, _settings(wanted, pseudonyms), labels.known)
+    for item, useless in found.dropped:
+        if folder.dropped_of(item) is None:
+            folder.add(item, [], [useless])
+    cutter = _Cutter(archive, wanted, pseudonyms, masks, tell)
+    said = [(unit, labels.of(unit.names, unit.patients, unit.paths)) for unit in found.units]
+    cutter.tell_patients(found.units, wanted.by_study, any(map(_names_patient, said)))
+    for done, (unit, of_it) in enumerate(said):
+        cutting(done, len(said))
+        if folder.dropped_of(unit.item) is None:
+            slices, dropped = cutter.cut(unit, of_it)
+            folder.add(unit.item, slices, dropped)
+    cutting(len(said), len(said))
+    cutter.tell_unmarked()
+    _tell_unused("the labels table", "fit no volume", labels.unused(), tell)
+    _tell_unused("--masks", "belong to no tumour's volume", masks.unused(), tell)
+    return folder.finish(_card(wanted, labels, made_by))
+
+
+def _labels(wanted: Wanted, units: Sequence[_Unit]) -> Labels:
+    if wanted.label is not None:
+        return Labels((checked_label(wanted.label, "--label"),))
+    if wanted.table is not None:
+        return TableLabels(wanted.table)
+    return FolderLabels(path for unit in units for path in unit.paths)
+
+
+def _settings(wanted: Wanted, pseudonyms: Pseudonyms) -> dict[str, object]:
+    """All that decides what is written; nothing in it can be turned back into an identifier."""
+    table = wanted.table.read_bytes() if wanted.table else b""
+    return {
+        "command": "volumes",
+        "planes": wanted.planes,
+        "per_volume": wanted.per_volume,
+        "source": wanted.source,
+        "by_study": wanted.by_study,
+        "masks": wanted.masks is not None,
+        "table": pseudonyms.of("table", hashlib.sha256(table).hexdigest()),
+        "key": pseudonyms.of("key"),
+    }
+
+
+def _card(wanted: Wanted, labels: Labels, made_by: str) -> CardText:
+    sources = {wanted.source, *(labels.sources if isinstance(labels, TableLabels) else ())}
+    number = "all" if wanted.per_volume is None else f"up to {wanted.per_volume}"
+    notes = (
+        f"Slices of MR volumes, planes: {', '.join(wanted.planes)}; {number} of each volume, "
+        "evenly spaced within the head. Patients and series are keyed digests."
+    )
+    return CardText(made_by, tuple(Source(name) for name in sorted(sources)), notes)
+
+
+def _inside(masks: Path | None, data: Path) -> str:
+    """Where the masks lie below the data; empty where they do not."""
+    if masks is None or not (data.is_dir() and masks.is_dir()):
+        return ""
+    inner, outer = masks.resolve(), data.resolve()
+    return inner.relative_to(outer).as_posix() + "/" if outer in inner.parents else ""
+
+
+def _look(
+    archive: ImageArchive, masks: str, pseudonyms: Pseudonyms, tell: Tell, progress: Progress
+) -> _Found:
+    """Read what every file says of itself; what is of no use is told."""
+    names = [name for name in archive.names() if not (masks and name.startswith(masks))]
+    useless: dict[str, list[str]] = defaultdict(list)  # files by reason
+    heads: list[FileHead] = []
+    niftis = []
+    present = set(names)
+    for done, name in enumerate(names):
+        progress(done, len(names))
+        try:
+            found = _look_at(archive, name, present)
+        except InputError as error:
+            found = one_line(error)
+        if isinstance(found, str):
+            useless[found].append(name)
+        elif found is None:
+            continue
+        elif isinstance(found, FileHead):
+            heads.append(found)
+        else:
+            niftis.append(name)
+    progress(len(names), len(names))
+    for path, reason in archive.others():
+        useless[reason].append(path)
+    result = _Found()
+    for reason, files in sorted(useless.items()):
+        parts = [files] if reason in TOGETHER else [[file] for file in files]
+        for part in parts:
+            words = PassedOver("", reason, tuple(part)).words
+            tell.problem(words, reason)
+            item = pseudonyms.of("file", reason, *part)
+            result.dropped.append((item, Dropped(words, reason)))
+    for name in niftis:
+        result.units.append(_nifti_unit(name, pseudonyms))
+    for series in group_series(heads):
+        unit = _dicom_unit(series, pseudonyms)
+        for words, reason in _useless_parts(series):
+            tell.problem(words, reason)
+            item = pseudonyms.of("part", unit.item, reason)
+            result.dropped.append((item, Dropped(words, reason)))
+        if unit.series is not None and unit.series.heads:
+            result.units.append(unit)
+    if not result.units:
+        raise DataError(
+            "no DICOM series and no NIfTI volume that could be cut: see the lines above"
+        )
+    return result
+
+
+@dataclass
+class _Nifti:
+    """A file that is read as a NIfTI volume."""
+
+
+def _look_at(archive: ImageArchive, name: str, present: set[str]) -> FileHead | _Nifti | str | None:
+    """What a file is: a DICOM file's head, a NIfTI volume, or why it is of no use; None for what
+    belongs to another file."""
+    data = archive.begin(name, BEGIN)
+    if not data:
+        return EMPTY
+    kind = kind_of(data) or gzipped_kind(data)
+    if kind is not None and kind.name == "dicom":
+        cut_off = len(data) == BEGIN
+        head = read_file_head(name, data, LIMITS, cut_off)
+        return head or read_file_head(name, archive.read(name), LIMITS, False)
+    halves = halves_of(name)
+    if halves and not name.lower().endswith(halves[0]):
+        if any(half in present for half in _beside(name)):
+            return None
+        if kind is None:
+            return HALF
+    if halves or (kind is not None and kind.name == "nifti"):
+        return MASK if is_mask(name) else _Nifti()
+    return OTHER if kind is None else PICTURE
+
+
+def _beside(name: str) -> list[str]:
+    """Paths that the other half of a pair may have."""
+    path = PurePosixPath(name)
+    return [path.with_name(half).as_posix() for half in other_halves(path.name)]
+
+
+def _nifti_unit(name: str, pseudonyms: Pseudonyms) -> _Unit:
+    stem, base = stem_of(name), PurePosixPath(name).name
+    names = [name, stem, base, PurePosixPath(stem).name]
+    patient = bids_subject(name)
+    patients = [patient] if patient else [base, PurePosixPath(stem).name]
+    return _Unit(pseudonyms.of("nifti", name), name, [name], names, patients)
+
+
+def _dicom_unit(series: Series, pseudonyms: Pseudonyms) -> _Unit:
+    names = series.names
+    folders = {PurePosixPath(name).parent.as_posix() for name in names}
+    called = [series.first.series] if series.first.series else []
+    if len(folders) == 1:
+        folder = folders.pop()
+        called += [folder, PurePosixPath(folder).name]
+    words = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
+    patients = [series.first.patient] if series.first.patient else []
+    item = pseudonyms.of("series", *series.identity)
+    return _Unit(item, words, names, called, patients, series)
+
+
+def _useless_parts(series: Series) -> Iterator[tuple[str, str]]:
+    """Files of a series that give no slice, in words, and why; they are left out of it."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for head in series.heads:
+        if head.useless:
+            reasons[head.useless].append(head.name)
+    if series.copies:
+        reasons[COPY] += series.copies
+    series.heads = [head for head in series.heads if not head.useless]
+    for reason, names in sorted(reasons.items()):
+        yield PassedOver("", reason, tuple(sorted(names))).words, reason
+
+
+def _refuse_names(labels: Labels, units: Sequence[_Unit]) -> None:
+    """Refuse class folders that are called like the patients in them.
+
+    Raises:
+        DataError: one is.
+    """
+    if not isinstance(labels, FolderLabels):
+        return
+    for unit in units:
+        if unit.series is None:
+            continue
+        said = labels.of(unit.names, unit.patients, unit.paths)
+        if isinstance(said, str):
+            continue
+        first = unit.series.first
+        parts = {
+            _letters(part) for part in (first.patient, *re.split(r"[\^= ]", first.patient_name))
+        }
+        whole = {_letters(first.patient_name)}
+        if _letters(said.label) in (parts | whole) - {""}:
+            raise DataError(
+                f"the folder {said.label!r} is called like the patient in it, and would name a "
+                "class: say what the volumes show by --label or --labels"
+            )
+
+
+def _letters(text: str) -> str:
+    return "".join(c for c in text.casefold() if c.isalnum())
+
+
+def _names_patient(said: tuple[_Unit, Said | str]) -> bool:
+    return not isinstance(said[1], str) and bool(said[1].patient)
+
+
+def bids_subject(name: str) -> str:
+    """What stands behind `sub-` in a path (BIDS 1.9, entity `sub`); empty where nothing does."""
+    for part in reversed(PurePosixPath(name).parts):
+        found = re.match(r"sub-([0-9A-Za-z+]+)", part)
+        if found:
+            return found[1]
+    return ""
+
+
+class _Cutter:
+    """Cuts one unit after the other."""
+
+    def __init__(
+        self,
+        archive: ImageArchive,
+        wanted: Wanted,
+        pseudonyms: Pseudonyms,
+        masks: Masks,
+        tell: Tell,
+    ) -> None:
+        self._archive, self._wanted, self._pseudonyms = archive, wanted, pseudonyms
+        self._masks, self._tell = masks, tell
+        self._unmarked: list[str] = []
+
+    def cut(self, unit: _Unit, said: Said | str) -> tuple[list[NewSlice], list[Dropped]]:
+        """The slices of a unit, and what of it gives none; each is told."""
+        if isinstance(said, str):
+            return [], [self._drop(unit.what, said)]
+        row = Row(
+            "", said.label, "", said.source or self._wanted.source, self._patient(unit, said),
+        )  # fmt: skip
+        if unit.series is None:
+            return self._cut_nifti(unit, said, row)
+        return self._cut_series(unit, unit.series, said, row)
+
+    def tell_patients(self, units: Sequence[_Unit], by_study: bool, stated: bool) -> None:
+        """Tell where patients are guessed."""
+        heads = [unit.series.first for unit in units if unit.series is not None]
+        if (blank := sum(not head.patient for head in heads)) and not by_study:
+            self._tell.note(f"{blank:,} series without a PatientID: each study counts as a patient")
+        studies = {head.study for head in heads}
+        if len({head.patient for head in heads}) == 1 < len(studies) and not by_study:
+            self._tell.note(
+                f"all series have one PatientID, in {len(studies):,} studies: one patient, or what "
+                "an anonymiser wrote for all; with --patient-from study each study counts as one"
+            )
+        niftis = [unit for unit in units if unit.series is None]
+        if (bare := sum(not bids_subject(unit.what) for unit in niftis)) and not stated:
+            self._tell.note(
+                f"{bare:,} NIfTI files without sub-… in their names: each name, but for what names "
+                "the sequence, counts as a patient; a labels table with series and patient tells "
+                "whose they are"
+            )
+
+    def tell_unmarked(self) -> None:
+        """Tell of tumours' volumes whose slices may not show the tumour."""
+        if self._unmarked:
+            words = PassedOver("", "", tuple(self._unmarked)).words
+            self._tell.note(
+                f"{words}: no mask, so slices of the whole head, of which some may not show the "
+                "tumour"
+            )
+
+    def _drop(self, what: str, reason: str, more: str = "") -> Dropped:
+        self._tell.problem(what, f"{reason} ({more})" if more else reason)
+        return Dropped(what, reason)
+
+    def _patient(self, unit: _Unit, said: Said) -> str:
+        """A patient's pseudonym."""
+        return "p" + self._pseudonyms.of(*self._identity(unit, said))
+
+    def _identity(self, unit: _Unit, said: Said) -> tuple[str, ...]:
+        source = said.source or self._wanted.source
+        if unit.series is None:
+            # Numbers of a collection's own, unlike those of a hospital.
+            if known := said.patient or bids_subject(unit.what):
+                return "subject", source, known
+            return "volume", source, _without_sequence(unit.what)
+        first = unit.series.first
+        if said.patient:
+            return "patient", said.patient
+        if first.patient and not self._wanted.by_study:
+            return "patient", first.patient
+        if first.study:
+            return "study", first.study
+        return "series", first.series or first.instance or first.name
+
+    def _cut_nifti(self, unit: _Unit, said: Said, row: Row) -> tuple[list[NewSlice], list[Dropped]]:
+        try:
+            volume = read_volume(self._nifti_bytes(unit.what), LIMITS)
+        except InputError as error:
+            return [], [self._drop(unit.what, one_line(error))]
+        if volume.volumes > 1:
+            self._tell.note(f"{unit.what}: {volume.volumes:,} volumes, of which the first is cut")
+        sequence = said.sequence or sequence_in(PurePosixPath(unit.what).name)
+        row = _with(row, sequence=sequence)
+        mask = self._mask(unit, said, volume)
+        return self._cut_planes(unit.what, unit.item, volume, mask, row, self._wanted.planes)
+
+    def _nifti_bytes(self, name: str) -> bytes:
+        """A volume's file; both halves of a pair as one."""
+        from io import BytesIO
+
+        data = self._archive.read(name)
+        if not halves_of(name) or data[344:348] == b"n+1\0" or data[4:8] == b"n+2\0":
+            return data
+        for half in _beside(name):
+            try:
+                image = self._archive.read(half)
+            except (InputError, KeyError):
+                continue
+            return join_pair(data, BytesIO(image), LIMITS)
+        raise InputError("the header of a NIfTI pair: its .img file is missing")
+
+    def _cut_series(
+        self, unit: _Unit, series: Series, said: Said, row: Row
+    ) -> tuple[list[NewSlice], list[Dropped]]:
+        row = _with(row, sequence=said.sequence or series.first.sequence)
+        slices: list[NewSlice] = []
+        dropped: list[Dropped] = []
+        damaged: dict[str, str] = {}
+        for number, stack in enumerate(stacks_of(series)):
+            # By what it holds: the order of files and their names must not tell.
+            lie = repr((stack.lie.cosines, stack.lie.shape, stack.places[0].position))
+            digits = self._pseudonyms.of("stack", *series.identity, lie)
+            volume = DicomVolume(self._archive, stack, LIMITS)
+            some = self._cut_stack(unit, volume, digits, said, row, number)
+            slices += some[0]
+            dropped += some[1]
+            damaged |= volume.damaged
+        dropped += [self._drop(name, reason) for name, reason in sorted(damaged.items())]
+        return slices, dropped
+
+    def _cut_stack(
+        self, unit: _Unit, dicom: DicomVolume, digits: str, said: Said, row: Row, number: int
+    ) -> tuple[list[NewSlice], list[Dropped]]:
+        """The slices of one stack of a series; the first is that of most slices."""
+        stack, what = dicom.stack, unit.what
+        self._tell_stack(what, stack)
+        others = tuple(plane for plane in self._wanted.planes if plane != stack.plane)
+        mask = self._stack_mask(unit, said, stack) if number == 0 else None
+        slices: list[NewSlice] = []
+        dropped: list[Dropped] = []
+        try:
+            if stack.plane in self._wanted.planes:
+                slices = self._take(digits, dicom.shown(mask), row)
+            if others:
+                reason, more = dicom.refusal()
+                if reason:
+                    if number == 0 or not slices:
+                        dropped.append(self._drop(what, reason, more))
+                else:
+                    volume = dicom.volume()
+                    some = self._cut_planes(what, digits, volume, mask, row, others)
+                    slices += some[0]
+                    dropped += some[1]
+        except InputError as error:
+            dropped.append(self._drop(what, one_line(error)))
+        return slices, dropped
+
+    def _tell_stack(self, what: str, stack: Stack) -> None:
+        if stack.repeated:
+            self._tell.note(
+                f"{what}: {stack.repeated:,} pictures of places that another one shows (echoes, "
+                "time points): the first of each is cut"
+            )
+        if len(stack.places) > 1 and stack.unevenness:
+            self._tell.note(f"{what}: {stack.unevenness}")
+
+    def _stack_mask(self, unit: _Unit, said: Said, stack: Stack) -> Mask | None:
+        rows, columns = stack.lie.shape
+        shape = columns, rows, len(stack.places)
+        if stack.unevenness:  # no volume that a mask could lie in
+            self._is_unmarked(unit, said)
+            return None
+        return self._mask_of(unit, said, shape, stack.affine)
+
+    def _mask(self, unit: _Unit, said: Said, volume: Volume) -> Mask | None:
+        return self._mask_of(unit, said, volume.voxels.shape, volume.affine)
+
+    def _mask_of(
+        self, unit: _Unit, said: Said, shape: Sequence[int], affine: npt.NDArray[np.float64]
+    ) -> Mask | None:
+        """A tumour's mask in the voxels of its volume, where there is one that fits."""
+        if said.label == NO_TUMOR:
+            return None
+        try:
+            name = self._masks.find(unit.names)
+            if name is not None:
+                return self._masks.read(name, shape, affine)
+        except InputError as error:
+            self._tell.note(f"{unit.what}: its mask is not used: {one_line(error)}")
+        self._is_unmarked(unit, said)
+        return None
+
+    def _is_unmarked(self, unit: _Unit, said: Said) -> None:
+        if said.label != NO_TUMOR:
+            self._unmarked.append(unit.what)
+
+    def _cut_planes(
+        self,
+        what: str,
+        digits: str,
+        volume: Volume,
+        mask: Mask | None,
+        row: Row,
+        planes: Sequence[str],
+    ) -> tuple[list[NewSlice], list[Dropped]]:
+        slices: list[NewSlice] = []
+        reasons: Counter[str] = Counter()
+        for plane in planes:
+            try:
+                if refusal := cut_refusal(volume, plane):
+                    raise InputError(refusal)
+                slices += self._take(digits, cut_volume(volume, plane, mask), row)
+            except InputError as error:
+                reasons[one_line(error)] += 1
+        return slices, [self._drop(what, reason) for reason in sorted(reasons)]
+
+    def _take(self, digits: str, shown: Shown, row: Row) -> list[NewSlice]:
+        """Evenly spaced slices.
+
+        Raises:
+            InputError: none shows a head, or what the mask marks.
+        """
+        if shown.marked is not None:
+            numbers = _showing(shown.marked)
+            if not numbers:
+                raise InputError(UNMARKED)
+        else:
+            numbers = within_head(shown.grays, shown.plane, shown.distance)
+            if not numbers:
+                raise InputError(HEADLESS)
+        slices = []
+        for number in evenly(numbers, self._wanted.per_volume):
+            gray = shown.grays[number]
+            name = f"{row.patient}_{digits}_{shown.plane}_{number:04d}.png"
+            path = f"{row.label}/{name}"
+            box, mask = None, None
+            if shown.marked is not None:
+                marked = _scaled(shown.marked[number], gray.shape)
+                box, mask = _box(marked), _png(marked * np.uint8(255))
+            new = _with(row, path=path, group=row.patient, plane=shown.plane, box=box)
+            slices.append(NewSlice(_png(gray), new, mask))
+        return slices
+
+
+def _showing(marked: Mask) -> list[int]:
+    """The slices in which a mask (N×H×W) marks enough to be seen."""
+    shares = marked.reshape(len(marked), -1).mean(axis=1)
+    return [int(number) for number in np.flatnonzero(shares >= VISIBLE)]
+
+
+def _scaled(marked: Mask, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """A mask (0 and 1) in the size of its slice, whose pixels were made square."""
+    import cv2
+
+    height, width = shape
+    flat = np.ascontiguousarray(marked, np.uint8)
+    scaled: npt.NDArray[np.uint8]
+    scaled = cv2.resize(flat, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return scaled
+
+
+def _box(marked: npt.NDArray[np.uint8]) -> Box | None:
+    rows, columns = (np.flatnonzero(marked.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return None
+    height, width = marked.shape
+    return (
+        float(columns[0]) / width,
+        float(rows[0]) / height,
+        float(columns[-1] + 1) / width,
+        float(rows[-1] + 1) / height,
+    )
+
+
+def _png(gray: npt.NDArray[np.uint8]) -> bytes:
+    import cv2
+
+    data: bytes = cv2.imencode(".png", gray)[1].tobytes()
+    return data
+
+
+def _without_sequence(name: str) -> str:
+    """A NIfTI file's path without its suffix and without a last part that names the sequence."""
+    stem = stem_of(name)
+    base, _, last = stem.rpartition(max("_-", key=stem.rfind))
+    return base if base and sequence_in(last) else stem
+
+
+def _with(row: Row, **changed: object) -> Row:
+    from dataclasses import replace
+
+    return replace(row, **changed)  # type: ignore[arg-type]
+
+
+def _tell_unused(where: str, why: str, names: Sequence[str], tell: Tell) -> None:
+    if names:
+        tell.problem(f"{where}: {PassedOver('', '', tuple(names)).words}", why)
