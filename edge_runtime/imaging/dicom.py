@@ -155,7 +155,7 @@ class _Rules:
         layer = self._layer(number, "PixelValueTransformationSequence")
         values: Array = _modality(layer, self._head)(raw).astype(np.float32)
         padded = _padding(raw, self._head)
-        if padded is not None and not padded.all():
+        if padded is not None:
             values[padded] = np.nan
         return values
 

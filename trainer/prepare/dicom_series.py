@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,6 +82,11 @@ class Place(NamedTuple):
     order: tuple[float, ...]
     file: str
     frame: int
+
+    @property
+    def instance(self) -> int:
+        """The file's InstanceNumber; 0 where it has none."""
+        return int(self.order[ORDER.index("InstanceNumber")])
 
 
 class Lie(NamedTuple):
@@ -233,8 +238,12 @@ class Series:
         return sorted(head.name for head in self.heads)
 
 
-def group_series(heads: Iterable[FileHead]) -> list[Series]:
-    """The series, each of one patient and study; files that tell no series are one each."""
+def group_series(heads: Iterable[FileHead], size: Callable[[str], int]) -> list[Series]:
+    """The series, each of one patient and study; files that tell no series are one each.
+
+    Args:
+        size: bytes of a file; of copies, one of which may be cut off, the longest counts.
+    """
     found: dict[tuple[str, ...], list[FileHead]] = defaultdict(list)
     for head in heads:
         alone = "" if head.series else head.instance or head.name
@@ -244,10 +253,14 @@ def group_series(heads: Iterable[FileHead]) -> list[Series]:
         kept: dict[str, FileHead] = {}
         copies = []
         for head in sorted(files, key=lambda head: (_content(head), head.name)):
-            if head.instance and head.instance in kept:
-                copies.append(head.name)
-            else:
+            other = kept.get(head.instance) if head.instance else None
+            if other is None:
                 kept[head.instance or head.name] = head
+            elif size(head.name) > size(other.name):
+                copies.append(other.name)
+                kept[head.instance] = head
+            else:
+                copies.append(head.name)
         series.append(Series(identity, list(kept.values()), copies))
     return series
 

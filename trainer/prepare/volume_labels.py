@@ -5,7 +5,9 @@ A table (CSV) has the column `label` and `patient`, `series` or both. `series` i
 SeriesInstanceUID, a NIfTI file's name or path, or the path of the folder that a DICOM series fills;
 `patient` a PatientID, or of NIfTI files what stands behind `sub-` (BIDS) or the file's name. Where
 a row has both, the series says which volume is meant and the patient whose it is. Columns that may
-be there: `source`, `sequence`.
+be there: `source`, `sequence`, and `first` and `last`: only slices of these numbers are taken, such
+as those that show the tumour. They count in the plane that the volume was acquired in, as
+InstanceNumber does (frames from 1 on), in NIfTI files as btc-edge does, from 0 on.
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ MOST_CLASSES = 20  # that folders may name: beyond, they are patients rather tha
 
 
 class Said(NamedTuple):
-    """What the user says of a volume; empty where nothing."""
+    """What the user says of a volume; empty where nothing. `numbers` are the first and the last of
+    the slices that may be taken."""
 
     label: str
     source: str = ""
     sequence: str = ""
     patient: str = ""
+    numbers: tuple[int, int] | None = None
 
 
 @dataclass
@@ -120,7 +124,8 @@ class TableLabels(Labels):
                 raise DataError(f"{place}: {sequence!r} is none of {', '.join(SEQUENCES)}")
             if not source.isprintable():
                 raise DataError(f"{place}: a source of characters that do not show")
-            said = Said(label, source, _known(sequence), patient)
+            numbers = _numbers(cells.get("first", ""), cells.get("last", ""), place)
+            said = Said(label, source, _known(sequence), patient, numbers)
             rows, key = (self._series, _series_key(series)) if series else (self._patients, patient)
             if rows.setdefault(key, (said, line))[0] != said:
                 raise DataError(f"{place}: says something else of {series or patient} than another")
@@ -174,6 +179,15 @@ def checked_label(name: str, what: str) -> str:
     if bad or not label.isprintable() or len(label.encode("utf-8", "replace")) > MOST_BYTES:
         raise DataError(f"{what} {name[:80]!r} cannot be a class: it would name a folder")
     return label
+
+
+def _numbers(first: str, last: str, place: str) -> tuple[int, int] | None:
+    if not first and not last:
+        return None
+    try:
+        return int(first), int(last)
+    except ValueError:
+        raise DataError(f"{place}: first and last are not two whole numbers") from None
 
 
 def _known(sequence: str) -> str:

@@ -9,7 +9,7 @@ volume is.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -42,6 +42,7 @@ FEWEST = 16  # voxels along each side of such a volume
 THICK = f"slices more than {THICKEST:g} mm apart are not cut in other planes"
 FEW = f"fewer than {FEWEST} slices are not cut in other planes"
 UNEVEN = "slices that make no even volume are not cut in other planes"
+NOTHING = "no slice of it can be read"
 LARGE = "too large to be cut in other planes"
 
 
@@ -54,12 +55,14 @@ class Shown:
         grays: by number; each may be made when it is asked for.
         distance: mm between two of them; 0 where it is not known.
         marked: the tumour's mask (N×H×W) in voxels, before these are made square; None without.
+        numbers: what users call the slices; None in planes in which they do not count them.
     """
 
     plane: str
     grays: Grays
     distance: float
     marked: Mask | None = None
+    numbers: Sequence[int] | None = None
 
 
 class _Cuts:
@@ -103,7 +106,10 @@ def cut_volume(volume: Volume, plane: str, mask: Mask | None) -> Shown:
     marked = None
     if mask is not None:
         marked = upright(mask, volume.view, plane)[0][:: 1 if cut.rising else -1]
-    return Shown(plane, _Cuts(cut), cut.distance, marked)
+    numbers = None
+    if plane == own_plane(volume):
+        numbers = range(len(cut))[:: 1 if cut.rising else -1]
+    return Shown(plane, _Cuts(cut), cut.distance, marked, numbers)
 
 
 class DicomVolume:
@@ -113,37 +119,35 @@ class DicomVolume:
 
     Attributes:
         stack: what is left.
+        mask: the tumour's (column, row, slice), or None.
         damaged: why files were left out, by name.
     """
 
     def __init__(self, archive: ImageArchive, stack: Stack, limits: ImageLimits) -> None:
         self._archive, self._limits = archive, limits
         self.stack = stack
+        self.mask: Mask | None = None
         self.damaged: dict[str, str] = {}
 
-    def shown(self, mask: Mask | None = None) -> Shown:
+    def shown(self) -> Shown:
         """The slices as they were acquired.
-
-        Args:
-            mask: column, row and slice.
 
         Raises:
             InputError: none can be read, or too many pixels.
         """
         grays: dict[Place, Gray] = {}
         pixels = 0
-        every = self.stack.places
         for place, gray in self._read():
             pixels += gray.size
             if pixels > self._limits.max_bytes:
                 raise InputError(f"slices of more than {self._limits.max_bytes // MIB} MiB")
             grays[place] = gray
         places = self._keep(grays)
-        marked = None
-        if mask is not None:
-            marked = mask.transpose(2, 1, 0)[[place in grays for place in every]]
+        marked = None if self.mask is None else self.mask.transpose(2, 1, 0)
         shown = [grays[place] for place in places]
-        return Shown(self.stack.plane, shown, self.stack.distance, marked)
+        frames = len(places) > len(self._files)
+        numbers = [place.frame + 1 if frames else place.instance for place in places]
+        return Shown(self.stack.plane, shown, self.stack.distance, marked, numbers)
 
     def refusal(self) -> tuple[str, str]:
         """Why no volume can be made of the stack, and more of it in words; empty where it can."""
@@ -195,9 +199,12 @@ class DicomVolume:
         Raises:
             InputError: there is none.
         """
+        kept = [place in read for place in self.stack.places]
         places = [place for place in self.stack.places if place in read]
+        if self.mask is not None:
+            self.mask = self.mask[:, :, kept]
         if not places:
-            raise InputError("no slice of it can be read")
+            raise InputError(NOTHING)
         self.stack = replace(self.stack, places=places)
         return places
 
@@ -247,7 +254,7 @@ class DicomVolume:
                 step = int(np.ceil(np.sqrt(values.size * len(some) / SAMPLE)))
                 samples.append(values[::step, ::step].ravel())
         if not samples:
-            raise InputError("no slice of it can be read")
+            raise InputError(NOTHING)
         return robust_range(np.concatenate(samples))
 
 

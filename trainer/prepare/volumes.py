@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ import numpy as np
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.imaging.kinds import gzipped_kind, halves_of, kind_of, other_halves
 from edge_runtime.imaging.limits import ImageLimits
-from edge_runtime.imaging.nifti import Volume, read_volume
+from edge_runtime.imaging.nifti import read_volume
 from edge_runtime.imaging.nifti_pair import join_pair
 from edge_runtime.labels import NO_TUMOR
 from trainer.data.archive import MAX_VOLUME_BYTES, ImageArchive, open_archive
@@ -45,7 +45,7 @@ from trainer.prepare.volume_labels import (
     TableLabels,
     checked_label,
 )
-from trainer.prepare.volume_planes import DicomVolume, Shown, cut_refusal, cut_volume
+from trainer.prepare.volume_planes import NOTHING, DicomVolume, Shown, cut_refusal, cut_volume
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -67,8 +67,9 @@ OTHER = "neither DICOM nor NIfTI"
 MASK = "a mask by its name, no picture"
 HALF = "half of a NIfTI pair: its .hdr is missing"
 COPY = "a copy of another file of its series"
-PLANE = "acquired in a plane that is not asked for"
 HEADLESS = "no head to be seen"
+UNNUMBERED = "the numbers first and last of its row count in another plane"
+NO_NUMBERS = "no slice has a number from first to last of its row"
 UNMARKED = "its mask marks nothing that could be seen in the plane"
 TOGETHER = (PICTURE, OTHER, MASK)  # all files of one reason are told in one line
 
@@ -227,7 +228,11 @@ def _inside(masks: Path | None, data: Path) -> str:
 def _look(
     archive: ImageArchive, masks: str, pseudonyms: Pseudonyms, tell: Tell, progress: Progress
 ) -> _Found:
-    """Read what every file says of itself; what is of no use is told."""
+    """Read what every file says of itself; what is of no use is told.
+
+    Args:
+        masks: where masks lie that are no volumes.
+    """
     names = [name for name in archive.names() if not (masks and name.startswith(masks))]
     useless: dict[str, list[str]] = defaultdict(list)  # files by reason
     heads: list[FileHead] = []
@@ -260,7 +265,7 @@ def _look(
             result.dropped.append((item, Dropped(words, reason)))
     for name in niftis:
         result.units.append(_nifti_unit(name, pseudonyms))
-    for series in group_series(heads):
+    for series in group_series(heads, archive.size):
         unit = _dicom_unit(series, pseudonyms)
         for words, reason in _useless_parts(series):
             tell.problem(words, reason)
@@ -471,9 +476,18 @@ class _Cutter:
         if volume.volumes > 1:
             self._tell.note(f"{unit.what}: {volume.volumes:,} volumes, of which the first is cut")
         sequence = said.sequence or sequence_in(PurePosixPath(unit.what).name)
-        row = _with(row, sequence=sequence)
-        mask = self._mask(unit, said, volume)
-        return self._cut_planes(unit.what, unit.item, volume, mask, row, self._wanted.planes)
+        row = replace(row, sequence=sequence)
+        mask = self._mask_of(unit, said, volume.voxels.shape, volume.affine)
+        slices: list[NewSlice] = []
+        reasons: dict[str, None] = {}
+        for plane in self._wanted.planes:
+            try:
+                if refusal := cut_refusal(volume, plane):
+                    raise InputError(refusal)
+                slices += self._take(unit.item, cut_volume(volume, plane, mask), row, said)
+            except InputError as error:
+                reasons[one_line(error)] = None
+        return slices, [self._drop(unit.what, reason) for reason in reasons]
 
     def _nifti_bytes(self, name: str) -> bytes:
         """A volume's file; both halves of a pair as one."""
@@ -493,48 +507,46 @@ class _Cutter:
     def _cut_series(
         self, unit: _Unit, series: Series, said: Said, row: Row
     ) -> tuple[list[NewSlice], list[Dropped]]:
-        row = _with(row, sequence=said.sequence or series.first.sequence)
+        row = replace(row, sequence=said.sequence or series.first.sequence)
         slices: list[NewSlice] = []
-        dropped: list[Dropped] = []
+        reasons: dict[str, str] = {}  # each is told once, though it may hold for several stacks
         damaged: dict[str, str] = {}
         for number, stack in enumerate(stacks_of(series)):
             # By what it holds: the order of files and their names must not tell.
             lie = repr((stack.lie.cosines, stack.lie.shape, stack.places[0].position))
             digits = self._pseudonyms.of("stack", *series.identity, lie)
             volume = DicomVolume(self._archive, stack, LIMITS)
-            some = self._cut_stack(unit, volume, digits, said, row, number)
-            slices += some[0]
-            dropped += some[1]
+            self._tell_stack(unit.what, stack)
+            if number == 0:
+                volume.mask = self._stack_mask(unit, said, stack)
+            slices += self._cut_stack(volume, digits, said, row, reasons)
             damaged |= volume.damaged
+        if damaged:  # each is told
+            reasons.pop(NOTHING, None)
+        dropped = [self._drop(unit.what, *reason) for reason in reasons.items()]
         dropped += [self._drop(name, reason) for name, reason in sorted(damaged.items())]
         return slices, dropped
 
     def _cut_stack(
-        self, unit: _Unit, dicom: DicomVolume, digits: str, said: Said, row: Row, number: int
-    ) -> tuple[list[NewSlice], list[Dropped]]:
-        """The slices of one stack of a series; the first is that of most slices."""
-        stack, what = dicom.stack, unit.what
-        self._tell_stack(what, stack)
-        others = tuple(plane for plane in self._wanted.planes if plane != stack.plane)
-        mask = self._stack_mask(unit, said, stack) if number == 0 else None
+        self, dicom: DicomVolume, digits: str, said: Said, row: Row, reasons: dict[str, str]
+    ) -> list[NewSlice]:
+        """The slices of one stack of a series, and why there are none in some plane."""
+        own = dicom.stack.plane
+        others = [plane for plane in self._wanted.planes if plane != own]
         slices: list[NewSlice] = []
-        dropped: list[Dropped] = []
         try:
-            if stack.plane in self._wanted.planes:
-                slices = self._take(digits, dicom.shown(mask), row)
-            if others:
-                reason, more = dicom.refusal()
-                if reason:
-                    if number == 0 or not slices:
-                        dropped.append(self._drop(what, reason, more))
-                else:
-                    volume = dicom.volume()
-                    some = self._cut_planes(what, digits, volume, mask, row, others)
-                    slices += some[0]
-                    dropped += some[1]
+            if own in self._wanted.planes:
+                slices += self._take(digits, dicom.shown(), row, said)
+            if others and (refusal := dicom.refusal())[0]:
+                reasons.setdefault(*refusal)
+            elif others:
+                volume = dicom.volume()
+                for plane in others:
+                    shown = replace(cut_volume(volume, plane, dicom.mask), numbers=None)
+                    slices += self._take(digits, shown, row, said)
         except InputError as error:
-            dropped.append(self._drop(what, one_line(error)))
-        return slices, dropped
+            reasons.setdefault(one_line(error), "")
+        return slices
 
     def _tell_stack(self, what: str, stack: Stack) -> None:
         if stack.repeated:
@@ -553,9 +565,6 @@ class _Cutter:
             return None
         return self._mask_of(unit, said, shape, stack.affine)
 
-    def _mask(self, unit: _Unit, said: Said, volume: Volume) -> Mask | None:
-        return self._mask_of(unit, said, volume.voxels.shape, volume.affine)
-
     def _mask_of(
         self, unit: _Unit, said: Said, shape: Sequence[int], affine: npt.NDArray[np.float64]
     ) -> Mask | None:
@@ -572,34 +581,14 @@ class _Cutter:
         return None
 
     def _is_unmarked(self, unit: _Unit, said: Said) -> None:
-        if said.label != NO_TUMOR:
+        if said.label != NO_TUMOR and said.numbers is None:
             self._unmarked.append(unit.what)
 
-    def _cut_planes(
-        self,
-        what: str,
-        digits: str,
-        volume: Volume,
-        mask: Mask | None,
-        row: Row,
-        planes: Sequence[str],
-    ) -> tuple[list[NewSlice], list[Dropped]]:
-        slices: list[NewSlice] = []
-        reasons: Counter[str] = Counter()
-        for plane in planes:
-            try:
-                if refusal := cut_refusal(volume, plane):
-                    raise InputError(refusal)
-                slices += self._take(digits, cut_volume(volume, plane, mask), row)
-            except InputError as error:
-                reasons[one_line(error)] += 1
-        return slices, [self._drop(what, reason) for reason in sorted(reasons)]
-
-    def _take(self, digits: str, shown: Shown, row: Row) -> list[NewSlice]:
+    def _take(self, digits: str, shown: Shown, row: Row, said: Said) -> list[NewSlice]:
         """Evenly spaced slices.
 
         Raises:
-            InputError: none shows a head, or what the mask marks.
+            InputError: none shows a head, or what the mask marks, or has the wanted numbers.
         """
         if shown.marked is not None:
             numbers = _showing(shown.marked)
@@ -609,6 +598,13 @@ class _Cutter:
             numbers = within_head(shown.grays, shown.plane, shown.distance)
             if not numbers:
                 raise InputError(HEADLESS)
+        if said.numbers is not None:
+            if shown.numbers is None:
+                raise InputError(UNNUMBERED)
+            first, last = said.numbers
+            numbers = [each for each in numbers if first <= shown.numbers[each] <= last]
+            if not numbers:
+                raise InputError(NO_NUMBERS)
         slices = []
         for number in evenly(numbers, self._wanted.per_volume):
             gray = shown.grays[number]
@@ -618,7 +614,7 @@ class _Cutter:
             if shown.marked is not None:
                 marked = _scaled(shown.marked[number], gray.shape)
                 box, mask = _box(marked), _png(marked * np.uint8(255))
-            new = _with(row, path=path, group=row.patient, plane=shown.plane, box=box)
+            new = replace(row, path=path, group=row.patient, plane=shown.plane, box=box)
             slices.append(NewSlice(_png(gray), new, mask))
         return slices
 
@@ -665,12 +661,6 @@ def _without_sequence(name: str) -> str:
     stem = stem_of(name)
     base, _, last = stem.rpartition(max("_-", key=stem.rfind))
     return base if base and sequence_in(last) else stem
-
-
-def _with(row: Row, **changed: object) -> Row:
-    from dataclasses import replace
-
-    return replace(row, **changed)  # type: ignore[arg-type]
 
 
 def _tell_unused(where: str, why: str, names: Sequence[str], tell: Tell) -> None:

@@ -34,8 +34,9 @@ class _Count(click.IntRange):
     "table",
     type=TABLE,
     help="CSV with the columns label and patient (PatientID, or sub-…), series (SeriesInstanceUID, "
-    "a NIfTI file's name, the folder of a series) or both; source and sequence may be there. "
-    "Without --label and --labels, class folders tell.",
+    "a NIfTI file's name, the folder of a series) or both; source, sequence, first and last "
+    "(numbers of the slices to take) may be there. Without --label and --labels, class folders "
+    "tell.",
 )
 @click.option(
     "--plane",
