@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import subprocess
@@ -47,15 +46,17 @@ from tests.trainer.volume_files import (
 from trainer.commands.data import command
 from trainer.data.archive import ZipArchive, open_archive
 from trainer.prepare import folder as data_folder
-from trainer.prepare import volumes as module
 from trainer.prepare.dicom_series import read_file_head
 from trainer.prepare.folder import JOURNAL, DataFolder
 from trainer.prepare.head_slices import BRAIN, evenly, within_head
 from trainer.prepare.sequences import SEQUENCES, sequence_in, sequence_of
 from trainer.prepare.volume_labels import class_folder
+from trainer.prepare.volume_units import look_at
 
 BIN = Path(sys.executable).parent
 HEAD = draw_head()
+MARKED = np.zeros(SIZE, np.uint8)
+MARKED[20:28, 8:14, 10:15] = 2
 ALL = [word for plane in PLANES for word in ("--plane", plane)]
 
 
@@ -403,6 +404,61 @@ def test_a_file_damaged_inside_is_left_out(tmp_path: Path) -> None:
     assert len(made.said("not cut in other planes")) == 1
 
 
+def test_a_series_of_very_many_directions_is_dropped(tmp_path: Path) -> None:
+    def cosines(number: int) -> list[float]:
+        angle = 0.09 * number
+        return [float(np.cos(angle)), float(np.sin(angle)), 0, 0, 0, -1]
+
+    files = series(np.stack([HEAD[:, :, 9]] * 70, 2), ImageOrientationPatient=cosines)
+    write(tmp_path / "data" / "glioma", files)
+    write(tmp_path / "data" / "glioma", series(HEAD, seed="good"), "g{}.dcm")
+    made = run(tmp_path / "data")
+    assert len(made.said("more than 64 directions")) == 1
+    assert len(made.rows) == 10
+
+
+def test_slices_that_are_stored_turned_are_told(tmp_path: Path) -> None:
+    """They are what the device shows of such a file; other planes are upright all the same."""
+    files = series(HEAD[::-1].copy(), ImageOrientationPatient=[-1, 0, 0, 0, 1, 0],
+                   ImagePositionPatient=lambda n: [40, -50, n * SPACING])  # fmt: skip
+    write(tmp_path / "data" / "glioma", files)
+    made = run(tmp_path / "data", *ALL, "--per-volume", "all")
+    assert len(made.said("stored turned or mirrored")) == 1
+    write(tmp_path / "usual" / "data" / "glioma", series(HEAD))
+    usual = run(tmp_path / "usual" / "data", *ALL, "--per-volume", "all")
+    same(made.pictures(plane="coronal"), usual.pictures(plane="coronal"))
+    pairs = zip(made.pictures(plane="axial"), usual.pictures(plane="axial"), strict=True)
+    assert all(np.array_equal(one, other[:, ::-1]) for one, other in pairs)
+
+
+def test_a_damaged_member_of_a_zip_is_not_named_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        tmp_path / "data" / "glioma",
+        {"Zwetschkenbaum": b"12345678" * 9, "a.nii": nifti(HEAD)},
+        "{}",
+    )
+    path = tmp_path / "data.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in tree(tmp_path / "data").items():
+            archive.writestr(name, data)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b"12345678")] ^= 1
+    path.write_bytes(raw)
+    add, journals = DataFolder.add, []
+
+    def spied(self: DataFolder, *arguments: Any) -> None:
+        add(self, *arguments)
+        journals.append((self.out / JOURNAL).read_text())
+
+    monkeypatch.setattr(DataFolder, "add", spied)
+    made = run(path)
+    assert len(made.said("glioma/Zwetschkenbaum: damaged in the archive")) == 1
+    assert "damaged in the archive" in journals[0]
+    assert not any("Zwetschkenbaum" in text for text in (*journals, made.stdout))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 5000), st.binary(min_size=1, max_size=8), st.integers(100, 5000))
 def test_no_head_of_a_file_raises_anything_else(at: int, bytes_: bytes, length: int) -> None:
@@ -570,6 +626,12 @@ def test_folders_called_like_patients_are_no_classes(tmp_path: Path) -> None:
         data = write(tmp_path / str(number) / "data" / name / "s", series(HEAD)).parents[1]
         with pytest.raises(DataError, match="called like the patient"):
             run(data)
+    with pytest.raises(DataError, match="called like the patient"):
+        run(
+            write(
+                tmp_path / "bids" / "data" / "sub-7" / "anat", {0: nifti(HEAD)}, "{}.nii"
+            ).parents[1]
+        )
     many = tmp_path / "many"
     for number in range(21):
         write(many / f"person {number}", {0: b"n"}, "{}.nii")
@@ -584,6 +646,7 @@ def test_usage(two: Path) -> None:
         (("--source", " "), "--source"),
         (("--key", two.with_name("made") / "key"), "would lie in --out"),
         (("--label", "a/b"), "cannot be a class"),
+        (("--label", "a", "--out", two / "made"), "lies in the data"),
     ):
         with pytest.raises(BtcError, match=re.escape(why)):
             run(two, *words)
@@ -683,7 +746,8 @@ def test_one_series_number_of_two_patients_is_two_series(tmp_path: Path) -> None
 
 def test_nifti_files_of_one_subject_are_one_patient(tmp_path: Path) -> None:
     names = ["sub-01/anat/sub-01_T1w", "sub-01/anat/sub-01_FLAIR", "sub-02/anat/sub-02_T1w",
-             "BraTS_3/BraTS_3_t1ce", "BraTS_3/BraTS_3_flair", "BraTS_4/BraTS_4_flair", "9/T2"]  # fmt: skip
+             "BraTS_3/BraTS_3_t1ce", "BraTS_3/BraTS_3_flair", "BraTS_4/BraTS_4_flair",
+             "9/T2"]  # fmt: skip
     for name in names:
         path = tmp_path / "data" / f"{name}.nii"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -838,6 +902,8 @@ def mixed(tmp_path: Path) -> Path:
     write(data / "glioma" / "one", series(HEAD))
     write(data / "glioma" / "two", series(draw_head(1), "sagittal", seed="two", skip=(7,)))
     write(data / "notumor", {"sub-3_T1w": nifti(HEAD, "PIR"), "notes": b"text"}, "{}.nii")
+    write(data / "glioma", {"sub-4_T1w": nifti(HEAD)}, "{}.nii")
+    write(data.with_name("masks"), {"sub-4_seg": nifti(MARKED)}, "{}.nii")
     return data
 
 
@@ -851,7 +917,7 @@ def test_a_zip_gives_the_same_bytes(mixed: Path) -> None:
 
 
 def test_a_run_that_was_stopped_goes_on(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [*ALL, "--per-volume", 3]
+    words = [*ALL, "--per-volume", 3, "--masks", mixed.with_name("masks")]
     whole = run(mixed, *words, out=mixed.with_name("whole"))
     write_file = data_folder._write
     writes = len(whole.rows)
@@ -874,6 +940,7 @@ def test_a_run_that_was_stopped_goes_on(mixed: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(UsageError, match="other options"):
             run(mixed, *ALL, out=out)
         again = run(mixed, *words, out=out)
+        assert not again.said("belong to no")
         assert tree(out) == tree(whole.out)
         assert again.stdout.splitlines()[:-2] == whole.stdout.splitlines()[:-2]
 
@@ -894,10 +961,6 @@ def test_a_run_that_was_killed_goes_on(mixed: Path) -> None:
 
 
 # -- Masks ---------------------------------------------------------------------------------------
-
-
-MARKED = np.zeros(SIZE, np.uint8)
-MARKED[20:28, 8:14, 10:15] = 2
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR"])
@@ -975,8 +1038,8 @@ def test_masks_that_do_not_fit_are_told(tmp_path: Path) -> None:
     made = run(tmp_path / "data", "--masks", tmp_path / "masks", "--per-volume", 2)
     assert len(made.said("its mask is not used: a mask that does not lie as the volume does")) == 2
     assert len(made.said("its mask is not used: truncated or damaged")) == 1
-    (line,) = made.said("some may not show the tumour")
-    assert all(f"glioma/{name}.nii" in line for name in "abc")
+    lines = made.said("no mask that fits: slices of the whole head")
+    assert [line.split(":")[0] for line in lines] == [f"glioma/{name}.nii" for name in "abc"]
     assert made.said("glioma/d.nii: its mask marks nothing")
     (line,) = made.said("belong to no tumour's volume")
     assert "e.nii" in line
@@ -1026,6 +1089,5 @@ def test_many_files_are_read_by_their_beginnings(tmp_path: Path) -> None:
             return archive.read(name)
 
     for name in archive.names():
-        assert module._look_at(Spy(), name, set()) is not None  # type: ignore[arg-type]
+        assert look_at(Spy(), name) is not None  # type: ignore[arg-type]
     assert read == []
-    assert shutil.which("btc-data") or BIN.exists()

@@ -63,6 +63,14 @@ PROJECTION = "a projection through the head, no slice of it"
 COLOURED = "a colour picture, such as a map of values"
 NOWHERE = "a DICOM file that does not tell where its picture lies in the patient"
 
+# Of each plane, the axis (to the left, the back, the head) and the direction of rows and columns.
+UPRIGHT = {
+    "axial": ((0, 1), (1, 1)),
+    "coronal": ((0, 1), (2, -1)),
+    "sagittal": ((1, 1), (2, -1)),
+}
+MOST_STACKS = 64  # of a series
+TOO_MANY = f"a series of more than {MOST_STACKS} directions"
 PARALLEL = 0.02  # between the cosines of two slices in one stack: 1 degree
 SAME_PLACE = 0.05  # mm
 EVEN = 0.05  # share of a distance between slices by which others may differ from it
@@ -310,6 +318,13 @@ class Stack:
         return ""
 
     @property
+    def upright(self) -> bool:
+        """Whether the slices are stored as radiologists look at them."""
+        rows, columns = self.lie.cosines[:3], self.lie.cosines[3:]
+        across, down = UPRIGHT[self.plane]
+        return rows[across[0]] * across[1] > 0.5 and columns[down[0]] * down[1] > 0.5
+
+    @property
     def affine(self) -> Vector:
         """4×4: from column, row and slice to mm to the right, anterior and superior."""
         positions = np.array([place.position for place in self.places])
@@ -329,12 +344,18 @@ class Stack:
 
 
 def stacks_of(series: Series) -> list[Stack]:
-    """The stacks of a series, those of most slices first."""
+    """The stacks of a series, those of most slices first.
+
+    Raises:
+        InputError: more than MOST_STACKS.
+    """
     lying: list[tuple[Lie, list[Place]]] = []
     every = (found for head in series.heads for found in head.places)
     for lie, place in sorted(every, key=lambda found: (found[0], found[1].position)):
         stack = next((places for other, places in lying if _is_parallel(lie, other)), None)
         if stack is None:
+            if len(lying) == MOST_STACKS:
+                raise InputError(TOO_MANY)
             lying.append((lie, [place]))
         else:
             stack.append(place)

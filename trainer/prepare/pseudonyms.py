@@ -19,7 +19,9 @@ from edge_runtime.imaging.limits import ImageLimits, read_file
 
 LEAST, MOST = 16, 4096  # bytes of a key's file
 MADE = 32  # bytes of one that is made here
-DIGITS = 12  # of a pseudonym: two of a million patients share one with a chance of 1 in 500
+DIGITS = (
+    12  # of a pseudonym in a name: two of a million patients share one with a chance of 1 in 500
+)
 
 
 class Pseudonyms:
@@ -29,13 +31,13 @@ class Pseudonyms:
         self._key = key
 
     def of(self, kind: str, *words: str) -> str:
-        """DIGITS hexadecimal digits for words that together name one thing.
+        """Hexadecimal digits for words that together name one thing.
 
         Args:
             kind: what they name, so that a patient and a series called alike share nothing.
         """
         message = json.dumps([kind, *words])  # words may hold anything, lone surrogates too
-        return hmac.new(self._key, message.encode(), "sha256").hexdigest()[:DIGITS]
+        return hmac.new(self._key, message.encode(), "sha256").hexdigest()
 
 
 def read_key(path: Path) -> tuple[Pseudonyms, list[str]]:

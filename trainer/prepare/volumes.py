@@ -7,35 +7,29 @@ file a few kilobytes; then one volume at a time.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_runtime.errors import DataError, InputError, one_line
-from edge_runtime.imaging.kinds import gzipped_kind, halves_of, kind_of, other_halves
-from edge_runtime.imaging.limits import ImageLimits
+from edge_runtime.imaging.kinds import halves_of
 from edge_runtime.imaging.nifti import read_volume
 from edge_runtime.imaging.nifti_pair import join_pair
 from edge_runtime.labels import NO_TUMOR
-from trainer.data.archive import MAX_VOLUME_BYTES, ImageArchive, open_archive
+from trainer.data.archive import ImageArchive, open_archive
 from trainer.data.card import CardText, Source
 from trainer.data.layout import PassedOver
-from trainer.prepare.dicom_series import (
-    FileHead,
-    Series,
-    Stack,
-    group_series,
-    read_file_head,
-    stacks_of,
-)
+from trainer.prepare.dicom_series import Series, Stack, stacks_of
 from trainer.prepare.folder import DataFolder, Dropped, NewSlice, Summary
 from trainer.prepare.head_slices import evenly, within_head
-from trainer.prepare.masks import Masks, is_mask, stem_of
+from trainer.prepare.masks import Masks, stem_of
+from trainer.prepare.pseudonyms import DIGITS
 from trainer.prepare.rows import Box, Row
 from trainer.prepare.sequences import sequence_in
 from trainer.prepare.volume_labels import (
@@ -46,6 +40,14 @@ from trainer.prepare.volume_labels import (
     checked_label,
 )
 from trainer.prepare.volume_planes import NOTHING, DicomVolume, Shown, cut_refusal, cut_volume
+from trainer.prepare.volume_units import (
+    LIMITS,
+    Tell,
+    Unit,
+    bids_subject,
+    find_units,
+    halves_beside,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -55,23 +57,13 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
     Mask = npt.NDArray[np.bool_]
 
-# More than a device takes: this is a workstation.
-LIMITS = ImageLimits(max_bytes=MAX_VOLUME_BYTES, max_memory=MAX_VOLUME_BYTES)
-BEGIN = 1 << 16  # bytes of a file that are read at first: nearly every header ends there
 VISIBLE = 0.0005  # share of a slice's pixels that a mask must mark for the slice to show the tumour
 
-# Why an input gives no slice, beside what its readers say.
-EMPTY = "empty file"
-PICTURE = "a picture, no volume: btc-train reads class folders of pictures as they are"
-OTHER = "neither DICOM nor NIfTI"
-MASK = "a mask by its name, no picture"
-HALF = "half of a NIfTI pair: its .hdr is missing"
-COPY = "a copy of another file of its series"
+# Why a volume gives no slice in a plane, beside what its readers say.
 HEADLESS = "no head to be seen"
 UNNUMBERED = "the numbers first and last of its row count in another plane"
 NO_NUMBERS = "no slice has a number from first to last of its row"
 UNMARKED = "its mask marks nothing that could be seen in the plane"
-TOGETHER = (PICTURE, OTHER, MASK)  # all files of one reason are told in one line
 
 
 @dataclass(frozen=True)
@@ -94,48 +86,6 @@ class Wanted:
     table: Path | None = None
     masks: Path | None = None
     by_study: bool = False
-
-
-@dataclass
-class Tell:
-    """Lines for the user.
-
-    Attributes:
-        problem: takes what was dropped, and why.
-        note: takes anything else.
-    """
-
-    problem: Callable[[str, str], None]
-    note: Callable[[str], None]
-
-
-@dataclass
-class _Unit:
-    """A NIfTI file or a DICOM series.
-
-    Attributes:
-        item: what tells it from all others, as a pseudonym.
-        what: its name for the terminal.
-        paths: of its files.
-        names: what tables and masks may call it.
-        patients: what a table may call its patient.
-        series: of DICOM; None for NIfTI.
-    """
-
-    item: str
-    what: str
-    paths: list[str]
-    names: list[str]
-    patients: list[str]
-    series: Series | None = None
-
-
-@dataclass
-class _Found:
-    """All that an archive holds."""
-
-    units: list[_Unit] = field(default_factory=list)
-    dropped: list[tuple[str, Dropped]] = field(default_factory=list)  # with the item's pseudonym
 
 
 def cut_volumes(
@@ -162,7 +112,7 @@ def cut_volumes(
     same = wanted.masks is not None and wanted.masks.samefile(data)
     mask_archive = open_archive(wanted.masks, every=True) if wanted.masks else None
     masks = Masks(mask_archive, LIMITS, beside=same)
-    found = _look(archive, _inside(wanted.masks, data), pseudonyms, tell, looking)
+    found = find_units(archive, _inside(wanted.masks, data), pseudonyms, tell, looking)
     labels = _labels(wanted, found.units)
     _refuse_names(labels, found.units)
     folder = DataFolder(out, _settings(wanted, pseudonyms), labels.known)
@@ -171,20 +121,22 @@ def cut_volumes(
             folder.add(item, [], [useless])
     cutter = _Cutter(archive, wanted, pseudonyms, masks, tell)
     said = [(unit, labels.of(unit.names, unit.patients, unit.paths)) for unit in found.units]
-    cutter.tell_patients(found.units, wanted.by_study, any(map(_names_patient, said)))
+    _tell_guesses(said, wanted, tell)
     for done, (unit, of_it) in enumerate(said):
         cutting(done, len(said))
         if folder.dropped_of(unit.item) is None:
             slices, dropped = cutter.cut(unit, of_it)
             folder.add(unit.item, slices, dropped)
+        elif not isinstance(of_it, str) and of_it.label != NO_TUMOR:
+            with suppress(InputError):  # told when it was cut
+                masks.find(unit.names)
     cutting(len(said), len(said))
-    cutter.tell_unmarked()
     _tell_unused("the labels table", "fit no volume", labels.unused(), tell)
     _tell_unused("--masks", "belong to no tumour's volume", masks.unused(), tell)
     return folder.finish(_card(wanted, labels, made_by))
 
 
-def _labels(wanted: Wanted, units: Sequence[_Unit]) -> Labels:
+def _labels(wanted: Wanted, units: Sequence[Unit]) -> Labels:
     if wanted.label is not None:
         return Labels((checked_label(wanted.label, "--label"),))
     if wanted.table is not None:
@@ -225,129 +177,7 @@ def _inside(masks: Path | None, data: Path) -> str:
     return inner.relative_to(outer).as_posix() + "/" if outer in inner.parents else ""
 
 
-def _look(
-    archive: ImageArchive, masks: str, pseudonyms: Pseudonyms, tell: Tell, progress: Progress
-) -> _Found:
-    """Read what every file says of itself; what is of no use is told.
-
-    Args:
-        masks: where masks lie that are no volumes.
-    """
-    names = [name for name in archive.names() if not (masks and name.startswith(masks))]
-    useless: dict[str, list[str]] = defaultdict(list)  # files by reason
-    heads: list[FileHead] = []
-    niftis = []
-    present = set(names)
-    for done, name in enumerate(names):
-        progress(done, len(names))
-        try:
-            found = _look_at(archive, name, present)
-        except InputError as error:
-            found = one_line(error)
-        if isinstance(found, str):
-            useless[found].append(name)
-        elif found is None:
-            continue
-        elif isinstance(found, FileHead):
-            heads.append(found)
-        else:
-            niftis.append(name)
-    progress(len(names), len(names))
-    for path, reason in archive.others():
-        useless[reason].append(path)
-    result = _Found()
-    for reason, files in sorted(useless.items()):
-        parts = [files] if reason in TOGETHER else [[file] for file in files]
-        for part in parts:
-            words = PassedOver("", reason, tuple(part)).words
-            tell.problem(words, reason)
-            item = pseudonyms.of("file", reason, *part)
-            result.dropped.append((item, Dropped(words, reason)))
-    for name in niftis:
-        result.units.append(_nifti_unit(name, pseudonyms))
-    for series in group_series(heads, archive.size):
-        unit = _dicom_unit(series, pseudonyms)
-        for words, reason in _useless_parts(series):
-            tell.problem(words, reason)
-            item = pseudonyms.of("part", unit.item, reason)
-            result.dropped.append((item, Dropped(words, reason)))
-        if unit.series is not None and unit.series.heads:
-            result.units.append(unit)
-    if not result.units:
-        raise DataError(
-            "no DICOM series and no NIfTI volume that could be cut: see the lines above"
-        )
-    return result
-
-
-@dataclass
-class _Nifti:
-    """A file that is read as a NIfTI volume."""
-
-
-def _look_at(archive: ImageArchive, name: str, present: set[str]) -> FileHead | _Nifti | str | None:
-    """What a file is: a DICOM file's head, a NIfTI volume, or why it is of no use; None for what
-    belongs to another file."""
-    data = archive.begin(name, BEGIN)
-    if not data:
-        return EMPTY
-    kind = kind_of(data) or gzipped_kind(data)
-    if kind is not None and kind.name == "dicom":
-        cut_off = len(data) == BEGIN
-        head = read_file_head(name, data, LIMITS, cut_off)
-        return head or read_file_head(name, archive.read(name), LIMITS, False)
-    halves = halves_of(name)
-    if halves and not name.lower().endswith(halves[0]):
-        if any(half in present for half in _beside(name)):
-            return None
-        if kind is None:
-            return HALF
-    if halves or (kind is not None and kind.name == "nifti"):
-        return MASK if is_mask(name) else _Nifti()
-    return OTHER if kind is None else PICTURE
-
-
-def _beside(name: str) -> list[str]:
-    """Paths that the other half of a pair may have."""
-    path = PurePosixPath(name)
-    return [path.with_name(half).as_posix() for half in other_halves(path.name)]
-
-
-def _nifti_unit(name: str, pseudonyms: Pseudonyms) -> _Unit:
-    stem, base = stem_of(name), PurePosixPath(name).name
-    names = [name, stem, base, PurePosixPath(stem).name]
-    patient = bids_subject(name)
-    patients = [patient] if patient else [base, PurePosixPath(stem).name]
-    return _Unit(pseudonyms.of("nifti", name), name, [name], names, patients)
-
-
-def _dicom_unit(series: Series, pseudonyms: Pseudonyms) -> _Unit:
-    names = series.names
-    folders = {PurePosixPath(name).parent.as_posix() for name in names}
-    called = [series.first.series] if series.first.series else []
-    if len(folders) == 1:
-        folder = folders.pop()
-        called += [folder, PurePosixPath(folder).name]
-    words = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
-    patients = [series.first.patient] if series.first.patient else []
-    item = pseudonyms.of("series", *series.identity)
-    return _Unit(item, words, names, called, patients, series)
-
-
-def _useless_parts(series: Series) -> Iterator[tuple[str, str]]:
-    """Files of a series that give no slice, in words, and why; they are left out of it."""
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for head in series.heads:
-        if head.useless:
-            reasons[head.useless].append(head.name)
-    if series.copies:
-        reasons[COPY] += series.copies
-    series.heads = [head for head in series.heads if not head.useless]
-    for reason, names in sorted(reasons.items()):
-        yield PassedOver("", reason, tuple(sorted(names))).words, reason
-
-
-def _refuse_names(labels: Labels, units: Sequence[_Unit]) -> None:
+def _refuse_names(labels: Labels, units: Sequence[Unit]) -> None:
     """Refuse class folders that are called like the patients in them.
 
     Raises:
@@ -356,17 +186,15 @@ def _refuse_names(labels: Labels, units: Sequence[_Unit]) -> None:
     if not isinstance(labels, FolderLabels):
         return
     for unit in units:
-        if unit.series is None:
-            continue
         said = labels.of(unit.names, unit.patients, unit.paths)
         if isinstance(said, str):
             continue
-        first = unit.series.first
-        parts = {
-            _letters(part) for part in (first.patient, *re.split(r"[\^= ]", first.patient_name))
-        }
-        whole = {_letters(first.patient_name)}
-        if _letters(said.label) in (parts | whole) - {""}:
+        subject = bids_subject(unit.what)
+        names = [f"sub-{subject}"] if subject else []
+        if unit.series is not None:
+            first = unit.series.first
+            names = [first.patient, first.patient_name, *re.split(r"[\^= ]", first.patient_name)]
+        if _letters(said.label) in {_letters(name) for name in names} - {""}:
             raise DataError(
                 f"the folder {said.label!r} is called like the patient in it, and would name a "
                 "class: say what the volumes show by --label or --labels"
@@ -377,17 +205,34 @@ def _letters(text: str) -> str:
     return "".join(c for c in text.casefold() if c.isalnum())
 
 
-def _names_patient(said: tuple[_Unit, Said | str]) -> bool:
-    return not isinstance(said[1], str) and bool(said[1].patient)
-
-
-def bids_subject(name: str) -> str:
-    """What stands behind `sub-` in a path (BIDS 1.9, entity `sub`); empty where nothing does."""
-    for part in reversed(PurePosixPath(name).parts):
-        found = re.match(r"sub-([0-9A-Za-z+]+)", part)
-        if found:
-            return found[1]
-    return ""
+def _tell_guesses(said: Sequence[tuple[Unit, Said | str]], wanted: Wanted, tell: Tell) -> None:
+    """Tell where patients are guessed, and where slices may not show the tumour."""
+    heads = [unit.series.first for unit, _ in said if unit.series is not None]
+    if (blank := sum(not head.patient for head in heads)) and not wanted.by_study:
+        tell.note(f"{blank:,} series without a PatientID: each study counts as a patient")
+    studies = {head.study for head in heads}
+    if len({head.patient for head in heads}) == 1 < len(studies) and not wanted.by_study:
+        tell.note(
+            f"all series have one PatientID, in {len(studies):,} studies: one patient, or what "
+            "an anonymiser wrote for all; with --patient-from study each study counts as one"
+        )
+    known = [(unit, of_it) for unit, of_it in said if not isinstance(of_it, str)]
+    bare = sum(
+        unit.series is None and not (of_it.patient or bids_subject(unit.what))
+        for unit, of_it in known
+    )
+    if bare:
+        tell.note(
+            f"{bare:,} NIfTI files without sub-… in their names: each name, but for what names "
+            "the sequence, counts as a patient; a labels table with series and patient tells "
+            "whose they are"
+        )
+    whole = sum(of_it.label != NO_TUMOR and of_it.numbers is None for _, of_it in known)
+    if whole and wanted.masks is None:
+        tell.note(
+            f"{whole:,} volumes with a tumour: slices of the whole head, of which some may not "
+            "show it; --masks, or first and last in the labels table, take those that do"
+        )
 
 
 class _Cutter:
@@ -403,56 +248,31 @@ class _Cutter:
     ) -> None:
         self._archive, self._wanted, self._pseudonyms = archive, wanted, pseudonyms
         self._masks, self._tell = masks, tell
-        self._unmarked: list[str] = []
 
-    def cut(self, unit: _Unit, said: Said | str) -> tuple[list[NewSlice], list[Dropped]]:
+    def cut(self, unit: Unit, said: Said | str) -> tuple[list[NewSlice], list[Dropped]]:
         """The slices of a unit, and what of it gives none; each is told."""
         if isinstance(said, str):
-            return [], [self._drop(unit.what, said)]
+            return [], [self._tell.drop(unit.what, said)]
         row = Row(
             "", said.label, "", said.source or self._wanted.source, self._patient(unit, said),
         )  # fmt: skip
         if unit.series is None:
-            return self._cut_nifti(unit, said, row)
-        return self._cut_series(unit, unit.series, said, row)
-
-    def tell_patients(self, units: Sequence[_Unit], by_study: bool, stated: bool) -> None:
-        """Tell where patients are guessed."""
-        heads = [unit.series.first for unit in units if unit.series is not None]
-        if (blank := sum(not head.patient for head in heads)) and not by_study:
-            self._tell.note(f"{blank:,} series without a PatientID: each study counts as a patient")
-        studies = {head.study for head in heads}
-        if len({head.patient for head in heads}) == 1 < len(studies) and not by_study:
+            slices, dropped = self._cut_nifti(unit, said, row)
+        else:
+            slices, dropped = self._cut_series(unit, unit.series, said, row)
+        unsure = said.label != NO_TUMOR and said.numbers is None and self._wanted.masks
+        if unsure and any(each.mask is None for each in slices):
             self._tell.note(
-                f"all series have one PatientID, in {len(studies):,} studies: one patient, or what "
-                "an anonymiser wrote for all; with --patient-from study each study counts as one"
+                f"{unit.what}: no mask that fits: slices of the whole head, of which some may not "
+                "show the tumour"
             )
-        niftis = [unit for unit in units if unit.series is None]
-        if (bare := sum(not bids_subject(unit.what) for unit in niftis)) and not stated:
-            self._tell.note(
-                f"{bare:,} NIfTI files without sub-… in their names: each name, but for what names "
-                "the sequence, counts as a patient; a labels table with series and patient tells "
-                "whose they are"
-            )
+        return slices, dropped
 
-    def tell_unmarked(self) -> None:
-        """Tell of tumours' volumes whose slices may not show the tumour."""
-        if self._unmarked:
-            words = PassedOver("", "", tuple(self._unmarked)).words
-            self._tell.note(
-                f"{words}: no mask, so slices of the whole head, of which some may not show the "
-                "tumour"
-            )
-
-    def _drop(self, what: str, reason: str, more: str = "") -> Dropped:
-        self._tell.problem(what, f"{reason} ({more})" if more else reason)
-        return Dropped(what, reason)
-
-    def _patient(self, unit: _Unit, said: Said) -> str:
+    def _patient(self, unit: Unit, said: Said) -> str:
         """A patient's pseudonym."""
-        return "p" + self._pseudonyms.of(*self._identity(unit, said))
+        return "p" + self._pseudonyms.of(*self._identity(unit, said))[:DIGITS]
 
-    def _identity(self, unit: _Unit, said: Said) -> tuple[str, ...]:
+    def _identity(self, unit: Unit, said: Said) -> tuple[str, ...]:
         source = said.source or self._wanted.source
         if unit.series is None:
             # Numbers of a collection's own, unlike those of a hospital.
@@ -468,11 +288,11 @@ class _Cutter:
             return "study", first.study
         return "series", first.series or first.instance or first.name
 
-    def _cut_nifti(self, unit: _Unit, said: Said, row: Row) -> tuple[list[NewSlice], list[Dropped]]:
+    def _cut_nifti(self, unit: Unit, said: Said, row: Row) -> tuple[list[NewSlice], list[Dropped]]:
         try:
             volume = read_volume(self._nifti_bytes(unit.what), LIMITS)
         except InputError as error:
-            return [], [self._drop(unit.what, one_line(error))]
+            return [], [self._tell.drop(unit.what, one_line(error))]
         if volume.volumes > 1:
             self._tell.note(f"{unit.what}: {volume.volumes:,} volumes, of which the first is cut")
         sequence = said.sequence or sequence_in(PurePosixPath(unit.what).name)
@@ -484,37 +304,39 @@ class _Cutter:
             try:
                 if refusal := cut_refusal(volume, plane):
                     raise InputError(refusal)
-                slices += self._take(unit.item, cut_volume(volume, plane, mask), row, said)
+                slices += self._take(unit.item[:DIGITS], cut_volume(volume, plane, mask), row, said)
             except InputError as error:
                 reasons[one_line(error)] = None
-        return slices, [self._drop(unit.what, reason) for reason in reasons]
+        return slices, [self._tell.drop(unit.what, reason) for reason in reasons]
 
     def _nifti_bytes(self, name: str) -> bytes:
         """A volume's file; both halves of a pair as one."""
-        from io import BytesIO
-
         data = self._archive.read(name)
         if not halves_of(name) or data[344:348] == b"n+1\0" or data[4:8] == b"n+2\0":
             return data
-        for half in _beside(name):
+        for half in halves_beside(name):
             try:
                 image = self._archive.read(half)
             except (InputError, KeyError):
                 continue
-            return join_pair(data, BytesIO(image), LIMITS)
+            return join_pair(data, io.BytesIO(image), LIMITS)
         raise InputError("the header of a NIfTI pair: its .img file is missing")
 
     def _cut_series(
-        self, unit: _Unit, series: Series, said: Said, row: Row
+        self, unit: Unit, series: Series, said: Said, row: Row
     ) -> tuple[list[NewSlice], list[Dropped]]:
         row = replace(row, sequence=said.sequence or series.first.sequence)
         slices: list[NewSlice] = []
         reasons: dict[str, str] = {}  # each is told once, though it may hold for several stacks
         damaged: dict[str, str] = {}
-        for number, stack in enumerate(stacks_of(series)):
+        try:
+            stacks = stacks_of(series)
+        except InputError as error:
+            return [], [self._tell.drop(unit.what, one_line(error))]
+        for number, stack in enumerate(stacks):
             # By what it holds: the order of files and their names must not tell.
-            lie = repr((stack.lie.cosines, stack.lie.shape, stack.places[0].position))
-            digits = self._pseudonyms.of("stack", *series.identity, lie)
+            held = repr((stack.lie, stack.places[0].position))
+            digits = self._pseudonyms.of("stack", *series.identity, held)[:DIGITS]
             volume = DicomVolume(self._archive, stack, LIMITS)
             self._tell_stack(unit.what, stack)
             if number == 0:
@@ -523,8 +345,8 @@ class _Cutter:
             damaged |= volume.damaged
         if damaged:  # each is told
             reasons.pop(NOTHING, None)
-        dropped = [self._drop(unit.what, *reason) for reason in reasons.items()]
-        dropped += [self._drop(name, reason) for name, reason in sorted(damaged.items())]
+        dropped = [self._tell.drop(unit.what, *reason) for reason in reasons.items()]
+        dropped += [self._tell.drop(name, reason) for name, reason in sorted(damaged.items())]
         return slices, dropped
 
     def _cut_stack(
@@ -556,17 +378,18 @@ class _Cutter:
             )
         if len(stack.places) > 1 and stack.unevenness:
             self._tell.note(f"{what}: {stack.unevenness}")
+        if not stack.upright:
+            self._tell.note(f"{what}: slices that are stored turned or mirrored; they stay so")
 
-    def _stack_mask(self, unit: _Unit, said: Said, stack: Stack) -> Mask | None:
+    def _stack_mask(self, unit: Unit, said: Said, stack: Stack) -> Mask | None:
         rows, columns = stack.lie.shape
         shape = columns, rows, len(stack.places)
         if stack.unevenness:  # no volume that a mask could lie in
-            self._is_unmarked(unit, said)
             return None
         return self._mask_of(unit, said, shape, stack.affine)
 
     def _mask_of(
-        self, unit: _Unit, said: Said, shape: Sequence[int], affine: npt.NDArray[np.float64]
+        self, unit: Unit, said: Said, shape: Sequence[int], affine: npt.NDArray[np.float64]
     ) -> Mask | None:
         """A tumour's mask in the voxels of its volume, where there is one that fits."""
         if said.label == NO_TUMOR:
@@ -577,12 +400,7 @@ class _Cutter:
                 return self._masks.read(name, shape, affine)
         except InputError as error:
             self._tell.note(f"{unit.what}: its mask is not used: {one_line(error)}")
-        self._is_unmarked(unit, said)
         return None
-
-    def _is_unmarked(self, unit: _Unit, said: Said) -> None:
-        if said.label != NO_TUMOR and said.numbers is None:
-            self._unmarked.append(unit.what)
 
     def _take(self, digits: str, shown: Shown, row: Row, said: Said) -> list[NewSlice]:
         """Evenly spaced slices.

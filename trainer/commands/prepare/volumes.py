@@ -109,8 +109,11 @@ def volumes(
     place = key or Path(click.get_app_dir("btc-edge")) / KEY
     if out.resolve() in place.resolve().parents:
         raise UsageError(f"the key {place} would lie in --out, which may be given away")
+    if data.is_dir() and data.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UsageError(f"--out {out} lies in the data")
     _need_packages()
-    from trainer.prepare.volumes import Tell, Wanted, cut_volumes
+    from trainer.prepare.volume_units import Tell
+    from trainer.prepare.volumes import Wanted, cut_volumes
 
     pseudonyms, lines = read_key(place)
     for line in lines:
