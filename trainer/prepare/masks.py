@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
@@ -15,6 +14,7 @@ from edge_runtime.errors import InputError
 from edge_runtime.imaging.kinds import kind_named
 from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.imaging.nifti import read_volume
+from trainer.prepare.sequences import sequence_in
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -27,7 +27,6 @@ SUFFIXES = ("_mask", "-mask", "_seg", "-seg", "_label", "-label")
 ELSEWHERE = "a mask that does not lie as the volume does"
 SEVERAL = "several masks of its name"
 NEAR = 0.5  # of a voxel: how far a mask's corners may lie from the volume's
-_LAST_PART = re.compile(r"[_-][^_-]+$")
 
 
 class Masks:
@@ -45,10 +44,7 @@ class Masks:
         self._paths: dict[str, list[str]] = defaultdict(list)
         for path in archive.names() if archive else ():
             kind = kind_named(path)
-            header = path.lower().endswith((".hdr",))
-            if (header or (kind is not None and kind.name == "nifti")) and (
-                is_mask(path) or not beside
-            ):
+            if kind is not None and kind.name == "nifti" and (is_mask(path) or not beside):
                 stem = stem_of(path)
                 for key in {stem, PurePosixPath(stem).name}:
                     self._paths[key].append(path)
@@ -110,13 +106,20 @@ def stem_of(name: str) -> str:
     return next((name[: -len(each)] for each in suffixes if lower.endswith(each)), name)
 
 
+def without_sequence(name: str) -> str:
+    """A volume's name without its suffix and without a last part that names the sequence."""
+    stem = stem_of(name)
+    base, _, last = stem.rpartition(max("_-", key=stem.rfind))
+    return base if base and sequence_in(last) else stem
+
+
 def _names(volume: Iterable[str]) -> Iterator[str]:
     """What the mask of a volume may be called: as the volume is, with a suffix, or with the suffix
     in place of what names the sequence (x_t1.nii and x_seg.nii)."""
     for name in map(stem_of, volume):
         yield name
         yield from (name + suffix for suffix in SUFFIXES)
-        shorter = _LAST_PART.sub("", name)
+        shorter = without_sequence(name)
         if shorter != name:
             yield from (shorter + suffix for suffix in SUFFIXES)
 

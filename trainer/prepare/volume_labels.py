@@ -147,10 +147,6 @@ class TableLabels(Labels):
         lines = sorted({line for _, line in self._all()} - self._fitting)
         return [f"row {line} ({self._rows[line]})" for line in lines]
 
-    @property
-    def sources(self) -> list[str]:
-        return sorted({said.source for said, _ in self._all()} - {""})
-
     def _all(self) -> list[tuple[Said, int]]:
         return [*self._series.values(), *self._patients.values()]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -70,7 +70,7 @@ class Unit:
         item: what tells it from all others, as a keyed digest.
         what: its name for the terminal.
         paths: of its files.
-        names: what tables and masks may call it.
+        names: what tables and masks may call it, and no other volume.
         patients: what a table may call its patient.
         series: of DICOM; None for NIfTI.
     """
@@ -92,19 +92,23 @@ class Found:
 
 
 def find_units(
-    archive: ImageArchive, masks: str, pseudonyms: Pseudonyms, tell: Tell, progress: Progress
+    archive: ImageArchive,
+    is_left_out: Callable[[str], bool],
+    pseudonyms: Pseudonyms,
+    tell: Tell,
+    progress: Progress,
 ) -> Found:
     """Read what every file says of itself; what is of no use is told.
 
     Args:
         archive: lists every file.
-        masks: a folder of masks in it, with a slash, that is left out; or empty.
+        is_left_out: whether a file is none of them, such as a mask that is asked for.
         progress: called with how many files are done, and of how many.
 
     Raises:
         DataError: no volume.
     """
-    names = [name for name in archive.names() if not (masks and name.startswith(masks))]
+    names = [name for name in archive.names() if not is_left_out(name)]
     present = set(names)
     useless: dict[str, list[str]] = defaultdict(list)  # files by reason
     heads: list[FileHead] = []
@@ -138,6 +142,9 @@ def find_units(
             found.units.append(unit)
     if not found.units:
         raise DataError("no DICOM series and no NIfTI volume to cut: see the lines above")
+    shared = Counter(name for unit in found.units for name in {*unit.names})
+    for unit in found.units:
+        unit.names = [name for name in unit.names if shared[name] == 1]
     return found
 
 

@@ -28,7 +28,7 @@ from trainer.data.layout import PassedOver
 from trainer.prepare.dicom_series import Series, Stack, stacks_of
 from trainer.prepare.folder import DataFolder, Dropped, NewSlice, Summary
 from trainer.prepare.head_slices import evenly, within_head
-from trainer.prepare.masks import Masks, stem_of
+from trainer.prepare.masks import Masks, is_mask, without_sequence
 from trainer.prepare.pseudonyms import DIGITS
 from trainer.prepare.rows import Box, Row
 from trainer.prepare.sequences import sequence_in
@@ -108,12 +108,19 @@ def cut_volumes(
         DataError: no volumes, a table or folders that give no labels, a hostile archive.
         UsageError: `out` holds something else.
     """
+    stated = _stated_labels(wanted)  # before minutes of work
     archive = open_archive(data, every=True)
     same = wanted.masks is not None and wanted.masks.samefile(data)
     mask_archive = open_archive(wanted.masks, every=True) if wanted.masks else None
     masks = Masks(mask_archive, LIMITS, beside=same)
-    found = find_units(archive, _inside(wanted.masks, data), pseudonyms, tell, looking)
-    labels = _labels(wanted, found.units)
+    inside = _inside(wanted.masks, data)
+
+    def is_left_out(name: str) -> bool:
+        return is_mask(name) if same else bool(inside) and name.startswith(inside)
+
+    found = find_units(archive, is_left_out, pseudonyms, tell, looking)
+    paths = (path for unit in found.units for path in unit.paths)
+    labels = FolderLabels(paths) if stated is None else stated
     _refuse_names(labels, found.units)
     folder = DataFolder(out, _settings(wanted, pseudonyms), labels.known)
     for item, useless in found.dropped:
@@ -133,15 +140,16 @@ def cut_volumes(
     cutting(len(said), len(said))
     _tell_unused("the labels table", "fit no volume", labels.unused(), tell)
     _tell_unused("--masks", "belong to no tumour's volume", masks.unused(), tell)
-    return folder.finish(_card(wanted, labels, made_by))
+    return folder.finish(_card(wanted, said, made_by))
 
 
-def _labels(wanted: Wanted, units: Sequence[Unit]) -> Labels:
+def _stated_labels(wanted: Wanted) -> Labels | None:
+    """What the user says; None where class folders do."""
     if wanted.label is not None:
         return Labels((checked_label(wanted.label, "--label"),))
     if wanted.table is not None:
         return TableLabels(wanted.table)
-    return FolderLabels(path for unit in units for path in unit.paths)
+    return None
 
 
 def _settings(wanted: Wanted, pseudonyms: Pseudonyms) -> dict[str, object]:
@@ -159,8 +167,9 @@ def _settings(wanted: Wanted, pseudonyms: Pseudonyms) -> dict[str, object]:
     }
 
 
-def _card(wanted: Wanted, labels: Labels, made_by: str) -> CardText:
-    sources = {wanted.source, *(labels.sources if isinstance(labels, TableLabels) else ())}
+def _card(wanted: Wanted, said: Sequence[tuple[Unit, Said | str]], made_by: str) -> CardText:
+    labelled = (of_it for _, of_it in said if not isinstance(of_it, str))
+    sources = {of_it.source or wanted.source for of_it in labelled} or {wanted.source}
     number = "all" if wanted.per_volume is None else f"up to {wanted.per_volume}"
     notes = (
         f"Slices of MR volumes, planes: {', '.join(wanted.planes)}; {number} of each volume, "
@@ -278,7 +287,7 @@ class _Cutter:
             # Numbers of a collection's own, unlike those of a hospital.
             if known := said.patient or bids_subject(unit.what):
                 return "subject", source, known
-            return "volume", source, _without_sequence(unit.what)
+            return "volume", source, without_sequence(unit.what)
         first = unit.series.first
         if said.patient:
             return "patient", said.patient
@@ -472,13 +481,6 @@ def _png(gray: npt.NDArray[np.uint8]) -> bytes:
 
     data: bytes = cv2.imencode(".png", gray)[1].tobytes()
     return data
-
-
-def _without_sequence(name: str) -> str:
-    """A NIfTI file's path without its suffix and without a last part that names the sequence."""
-    stem = stem_of(name)
-    base, _, last = stem.rpartition(max("_-", key=stem.rfind))
-    return base if base and sequence_in(last) else stem
 
 
 def _tell_unused(where: str, why: str, names: Sequence[str], tell: Tell) -> None:

@@ -50,6 +50,7 @@ class _Count(click.IntRange):
 @click.option(
     "--per-volume",
     type=_Count(min=1),
+    metavar="N|all",
     default=str(PER_VOLUME),
     show_default=True,
     help="Slices of a volume in each plane, evenly spaced within the head.",
