@@ -259,8 +259,11 @@ def test_a_gap_costs_the_other_planes_only(tmp_path: Path) -> None:
     made = run(tmp_path / "data", *ALL, "--per-volume", 5)
     assert made.values("plane") == {"axial"}
     assert len(made.rows) == 5
-    (line,) = made.said("not cut in other planes")
-    assert "a gap of 7.5 mm between slices that lie 2.5 mm apart" in line
+    (line,) = made.said("a gap of 7.5 mm between slices that lie 2.5 mm apart")
+    assert "not cut in other planes" in line
+    alone = run(tmp_path / "data", "--per-volume", 5, out=tmp_path / "alone")
+    assert len(alone.said("a gap of 7.5 mm")) == 1
+    assert "dropped" not in alone.stdout
     assert "dropped, 1: slices that make no even volume" in made.stdout
 
 
@@ -280,18 +283,17 @@ def test_a_localiser_is_three_stacks(tmp_path: Path) -> None:
 
 
 def test_of_several_pictures_of_a_place_the_first_is_cut(tmp_path: Path) -> None:
-    late = series(HEAD // 3, seed="late", EchoTime=90, SeriesInstanceUID="1.2.3")
-    early = series(HEAD, seed="early", EchoTime=10, SeriesInstanceUID="1.2.3",
-                   WindowCenter=500, WindowWidth=1000)  # fmt: skip
-    study = {"StudyInstanceUID": "1.9"}
-    late = series(HEAD // 3, seed="late", EchoTime=90, SeriesInstanceUID="1.2.3", **study)
-    early = series(HEAD, seed="early", EchoTime=10, SeriesInstanceUID="1.2.3", **study)
+    shared = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": "1.2.3", "RepetitionTime": 3000,
+              "SeriesDescription": "PD+T2 tse"}  # fmt: skip
+    late = series(HEAD // 3, seed="late", EchoTime=90, **shared)
+    early = series(HEAD, seed="early", EchoTime=10, **shared)
     write(tmp_path / "both" / "data" / "glioma", early, "z{}")
     write(tmp_path / "both" / "data" / "glioma", late, "a{}")
     write(tmp_path / "one" / "data" / "glioma", early)
     both, one = (run(tmp_path / n / "data", "--key", tmp_path / "key") for n in ("both", "one"))
     assert tree(both.out) == tree(one.out)
     assert len(both.said("32 pictures of places that another one shows")) == 1
+    assert both.values("sequence") == {"PD"}
 
 
 def test_copies_of_a_file_are_told_and_count_once(tmp_path: Path) -> None:
@@ -353,6 +355,7 @@ def _useless() -> dict[str, tuple[bytes, str]]:
         "odd.dcm": (altered(Modality="ZWETSCHKE"), "not an MR picture (another modality)"),
         "screen.dcm": (altered(SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), "a screenshot"),
         "mip.dcm": (altered(ImageType=["DERIVED", "PRIMARY", "PROJECTION IMAGE"]), "a projection"),
+        "burned.dcm": (altered(BurnedInAnnotation="YES"), "burned-in annotation"),
         "colour.dcm": (colour, "a colour picture"),
         "nowhere.dcm": (altered(ImagePositionPatient=None), "does not tell where"),
         "DICOMDIR": (index, "a DICOMDIR"),
@@ -612,21 +615,29 @@ def test_what_a_table_says_of_a_series(two: Path) -> None:
     table.write_text(
         "series,patient,label,source,sequence,first,last\n"
         "1.2.77,x1,glioma,north,FLAIR,985,990\n"  # InstanceNumber falls from 1000
+        "sub-07_T1w,,notumor,north,,0,1\n"  # as it is said, though no head is there
         "other.nii,x1,glioma+meningioma,south,t1 gd,,\n"
         "nothing,,glioma,,,,\n"
     )
     made = run(two, "--labels", table, "--source", "own", "--per-volume", "all")
     north = [row for row in made.rows if row["source"] == "north"]
-    assert sorted(row["path"][-8:-4] for row in north) == [f"{n:04d}" for n in range(10, 16)]
-    assert {row["sequence"] for row in north} == {"FLAIR"}
+    numbers = {(row["label"], int(row["path"][-8:-4]), row["sequence"]) for row in north}
+    wanted = {("glioma", n, "FLAIR") for n in range(10, 16)}
+    assert numbers == wanted | {("notumor", n, "T1") for n in (0, 1)}
     assert {row["sequence"] for row in made.rows if row["source"] == "south"} == {"T1 contrast"}
-    assert len(made.values("patient")) == 2  # numbers of different collections' own
+    assert len(made.values("patient")) == 3  # numbers of different collections' own
     (line,) = made.said("fit no volume")
-    assert "row 4 (nothing)" in line
-    (line,) = made.said("sub-07")
-    assert "no row of the labels table fits it; skipped" in line
+    assert "row 5 (nothing)" in line
     card = (made.out / "data.toml").read_text()
     assert re.findall('^name = "(.*)"$', card, re.M) == ["north", "south"]
+
+
+def test_volumes_without_a_row_are_left_out(two: Path) -> None:
+    table = two.with_name("labels.csv")
+    table.write_text("patient,label\n07,notumor\n")
+    made = run(two, "--labels", table)
+    assert len(made.said("no row of the labels table fits it; skipped")) == 2
+    assert made.values("label") == {"notumor"}
 
 
 @pytest.mark.parametrize(
@@ -762,6 +773,20 @@ def test_a_blank_patient_is_a_study(tmp_path: Path) -> None:
     assert len(made.values("patient")) == 3
 
 
+def test_a_patient_is_the_same_in_every_character_set(tmp_path: Path) -> None:
+    for number, charset in enumerate(("ISO_IR 100", "ISO_IR 192")):
+        files = series(HEAD, seed=str(number), SpecificCharacterSet=charset, PatientID="ÄÖ-1")
+        write(tmp_path / "data" / str(number), files)
+    for number, wrong in enumerate((b"\xc4\xd6-2", b"\xc4\xd7-2")):  # no UTF-8
+        files = series(HEAD, seed=f"w{number}", PatientID="abcd")
+        files = {n: data.replace(b"LO\4\0abcd", b"LO\4\0" + wrong) for n, data in files.items()}
+        assert wrong in files[0]
+        write(tmp_path / "data" / f"w{number}", files)
+    made = run(tmp_path / "data", "--label", "glioma", "--per-volume", 1)
+    assert len(made.rows) == 4
+    assert len(made.values("patient")) == 3
+
+
 def test_one_series_number_of_two_patients_is_two_series(tmp_path: Path) -> None:
     for name in ("a", "b"):
         files = series(HEAD, seed=name, PatientID=name, SeriesInstanceUID="1.2.3")
@@ -849,7 +874,7 @@ def _people(tmp_path: Path) -> tuple[Path, set[str]]:
     write(data / "notumor" / "Privat-Hofrat", {"sub-Nepomuk_T1w": nifti(HEAD)}, "{}.nii")
     write(data / "notumor", {"Kyselak": nifti(HEAD), "Kyselak_seg": nifti(HEAD)}, "{}.nii")
     (data / "notumor" / "Kaputt-Hofrat.dcm").write_bytes(series(HEAD)[3][:900])
-    return data, secret | {"Nepomuk", "Kyselak", "Kaputt", "Hofrat", "Spitalordner", "MR_IMAGE",
+    return data, secret | {"Nepomuk", "Kyselak", "Kaputt", "Hofrat", "Spitalordner",
                            str(tmp_path)}  # fmt: skip
 
 
@@ -906,6 +931,7 @@ def test_sequences_by_their_words(text: str, sequence: str) -> None:
         ("brain", "", (9000, 100, 2500), "FLAIR"), ("", "", (450, 10, 0), "T1"),
         ("", "Dotarem", (450, 10, 0), "T1 contrast"), ("", "", (4000, 90, 0), "T2"),
         ("", "", (3000, 15, 0), "PD"), ("", "", (2000, 3, 900), "T1"), ("", "", (0, 0, 0), ""),
+        ("pd+t2_tse", "", (3000, 15, 0), "PD"), ("PD/T2", "", (3000, 95, 0), "T2"),
         ("T1", "NONE", (450, 10, 0), "T1"), ("T2", "Gd", (4000, 90, 0), "T2"),
     ],
 )  # fmt: skip
@@ -1085,6 +1111,18 @@ def test_a_mask_is_of_one_volume_only(tmp_path: Path) -> None:
     made = run(tmp_path / "data", "--masks", tmp_path / "masks")
     assert "\n4 patients, 4 groups, 5 slices with a box" in made.stdout
     assert len(made.said("no mask that fits")) == 3
+    masks = packed(tmp_path / "masks")
+    zipped = run(packed(tmp_path / "data"), "--masks", masks, out=tmp_path / "z")
+    assert tree(zipped.out) == tree(made.out)
+
+
+def test_files_of_no_use_are_told_together_and_counted(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "glioma", dict.fromkeys(range(7), b"text"), "{}.txt")
+    write(tmp_path / "data" / "glioma", {"a": nifti(HEAD)}, "{}.nii")
+    made = run(tmp_path / "data")
+    (line,) = made.said("neither DICOM nor NIfTI")
+    assert "and 4 more" in line
+    assert "dropped, 7: neither DICOM nor NIfTI" in made.stdout
 
 
 # -- Archives ------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Vector = npt.NDArray[np.float64]
 
 # All that is read beside the pixels.
-KINDS = ("Modality", "SOPClassUID", "ImageType")
+KINDS = ("Modality", "SOPClassUID", "ImageType", "BurnedInAnnotation")
 IDENTITY = ("PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 ORDER = ("TemporalPositionIdentifier", "EchoTime", "DiffusionBValue", "AcquisitionNumber",
@@ -60,6 +60,7 @@ INDEX = "a DICOMDIR, the index of other files"
 NO_MR = "not an MR picture ({})"
 SCREENSHOT = "a screenshot or another secondary capture, no MR picture"
 PROJECTION = "a projection through the head, no slice of it"
+WRITTEN_ON = "a picture with burned-in annotation, which may name the patient"
 COLOURED = "a colour picture, such as a map of values"
 NOWHERE = "a DICOM file that does not tell where its picture lies in the patient"
 
@@ -194,6 +195,8 @@ def _useless(head: pydicom.Dataset) -> str:
         return SCREENSHOT
     if modality == "" and kind and not kind.startswith("1.2.840.10008.5.1.4.1.1.4"):
         return NO_MR.format("another kind of file")
+    if _text(head, "BurnedInAnnotation").upper() == "YES":
+        return WRITTEN_ON
     if types & PROJECTIONS:
         return PROJECTION
     photometric = _text(head, "PhotometricInterpretation")

@@ -13,7 +13,7 @@ CONTRAST = "T1 contrast"
 SEQUENCES = ("T1", CONTRAST, "T2", "FLAIR", "PD", "DWI", "ADC", "T2*", "SWI", "MRA")
 # The first that fits is it. Words of descriptions and of BIDS file names, between anything that is
 # no letter or digit.
-_WORDS = (
+_KINDS = (
     ("ADC", r"adc|apparent diffusion"),
     ("DWI", r"dwi|dti|diff|diffusion|trace|b ?(?:1000|800)"),
     ("SWI", r"swi|swan|venobold|swip"),
@@ -24,12 +24,13 @@ _WORDS = (
     ("T2", r"t2|t2w"),
     ("PD", r"pd|pdw|dp|proton"),
 )
-_PATTERNS = [(name, re.compile(rf"\b(?:{words})\b")) for name, words in _WORDS]
+_PATTERNS = [(name, re.compile(rf"\b(?:{words})\b")) for name, words in _KINDS]
 _T2_STAR = re.compile(r"t2\*")
 _AGENT = re.compile(
     r"\b(?:t1c|t1ce|t1gd|t1wce|gd|gad|gado|gadolinium|post|postcontrast|contrast|ce|km|kontrast)\b"
     r"|\+ ?(?:c|gd|km)\b"
 )
+_DOUBLE_ECHO = re.compile(r"\b(?:pdw?|dp) ?\+? ?(?:t2w?)\b|\bt2w? ?\+? ?(?:pdw?|dp)\b")
 _WITHOUT = re.compile(r"\b(?:pre|without|no|none|non|ohne|nativ|native|unenhanced)\b")
 
 
@@ -38,11 +39,15 @@ def sequence_in(text: str) -> str:
     lower = text.lower()
     if _T2_STAR.search(lower):
         return "T2*"
-    words = re.sub(r"[^a-z0-9+]+", " ", lower)
+    words = _words(lower)
     found = next((name for name, pattern in _PATTERNS if pattern.search(words)), "")
     if found == "T1" and _AGENT.search(words) and not _WITHOUT.search(words):
         return CONTRAST
     return found
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[^a-z0-9+]+", " ", text.lower())
 
 
 def sequence_of(
@@ -55,7 +60,9 @@ def sequence_of(
         agent: the contrast agent.
         repetition, echo, inversion: times in ms; 0 where they are not told.
     """
-    found = sequence_in(description) or _by_times(repetition, echo, inversion)
+    found = sequence_in(description)
+    if not found or _DOUBLE_ECHO.search(_words(description)):
+        found = _by_times(repetition, echo, inversion)
     given = agent.strip() and not _WITHOUT.search(agent.lower())
     return CONTRAST if found == "T1" and given else found
 

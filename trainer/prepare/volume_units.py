@@ -85,10 +85,11 @@ class Unit:
 
 @dataclass
 class Found:
-    """All that an archive holds: its volumes, and what gives none, each with its keyed digest."""
+    """All that an archive holds: its volumes, and what gives none, once for each file or series, by
+    keyed digests."""
 
     units: list[Unit] = field(default_factory=list)
-    dropped: list[tuple[str, Dropped]] = field(default_factory=list)
+    dropped: dict[str, list[Dropped]] = field(default_factory=dict)
 
 
 def find_units(
@@ -132,12 +133,12 @@ def find_units(
     for reason, files in sorted(useless.items()):
         for part in [files] if reason in TOGETHER else [[file] for file in files]:
             item = pseudonyms.of("file", reason, *part)
-            found.dropped.append((item, tell.drop(_words(part), reason)))
+            found.dropped[item] = [tell.drop(_words(part), reason)] * len(part)
     for series in group_series(heads, archive.size):
         unit = _dicom_unit(series, pseudonyms)
         for files, reason in _useless_parts(series):
             item = pseudonyms.of("part", unit.item, reason)
-            found.dropped.append((item, tell.drop(_words(files), reason)))
+            found.dropped[item] = [tell.drop(_words(files), reason)]
         if series.heads:
             found.units.append(unit)
     if not found.units:

@@ -123,9 +123,9 @@ def cut_volumes(
     labels = FolderLabels(paths) if stated is None else stated
     _refuse_names(labels, found.units)
     folder = DataFolder(out, _settings(wanted, pseudonyms), labels.known)
-    for item, useless in found.dropped:
+    for item, useless in found.dropped.items():
         if folder.dropped_of(item) is None:
-            folder.add(item, [], [useless])
+            folder.add(item, [], useless)
     cutter = _Cutter(archive, wanted, pseudonyms, masks, tell)
     said = [(unit, labels.of(unit.names, unit.patients, unit.paths)) for unit in found.units]
     _tell_guesses(said, wanted, tell)
@@ -334,7 +334,7 @@ class _Cutter:
     def _cut_series(
         self, unit: Unit, series: Series, said: Said, row: Row
     ) -> tuple[list[NewSlice], list[Dropped]]:
-        row = replace(row, sequence=said.sequence or series.first.sequence)
+        sequences = {head.name: head.sequence for head in series.heads}
         slices: list[NewSlice] = []
         reasons: dict[str, str] = {}  # each is told once, though it may hold for several stacks
         damaged: dict[str, str] = {}
@@ -350,6 +350,8 @@ class _Cutter:
             self._tell_stack(unit.what, stack)
             if number == 0:
                 volume.mask = self._stack_mask(unit, said, stack)
+            sequence = said.sequence or sequences[stack.places[0].file]
+            row = replace(row, sequence=sequence)
             slices += self._cut_stack(volume, digits, said, row, reasons)
             damaged |= volume.damaged
         if damaged:  # each is told
@@ -385,7 +387,7 @@ class _Cutter:
                 f"{what}: {stack.repeated:,} pictures of places that another one shows (echoes, "
                 "time points): the first of each is cut"
             )
-        if len(stack.places) > 1 and stack.unevenness:
+        if len(stack.places) > 1 and stack.unevenness and self._wanted.planes == (stack.plane,):
             self._tell.note(f"{what}: {stack.unevenness}")
         if not stack.upright:
             self._tell.note(f"{what}: slices that are stored turned or mirrored; they stay so")
@@ -418,20 +420,18 @@ class _Cutter:
             InputError: none shows a head, or what the mask marks, or has the wanted numbers.
         """
         if shown.marked is not None:
-            numbers = _showing(shown.marked)
-            if not numbers:
-                raise InputError(UNMARKED)
+            numbers, none = _showing(shown.marked), UNMARKED
+        elif said.numbers is None:
+            numbers, none = within_head(shown.grays, shown.plane, shown.distance), HEADLESS
         else:
-            numbers = within_head(shown.grays, shown.plane, shown.distance)
-            if not numbers:
-                raise InputError(HEADLESS)
+            numbers, none = list(range(len(shown.grays))), NO_NUMBERS
         if said.numbers is not None:
             if shown.numbers is None:
                 raise InputError(UNNUMBERED)
             first, last = said.numbers
             numbers = [each for each in numbers if first <= shown.numbers[each] <= last]
-            if not numbers:
-                raise InputError(NO_NUMBERS)
+        if not numbers:
+            raise InputError(none)
         slices = []
         for number in evenly(numbers, self._wanted.per_volume):
             gray = shown.grays[number]
