@@ -70,6 +70,7 @@ UPRIGHT = {
     "coronal": ((0, 1), (2, -1)),
     "sagittal": ((1, 1), (2, -1)),
 }
+MOST_TEXT = 1024  # characters of an element that are kept: none may have more than 64 by the book
 MOST_STACKS = 64  # of a series
 TOO_MANY = f"a series of more than {MOST_STACKS} directions"
 PARALLEL = 0.02  # between the cosines of two slices in one stack: 1 degree
@@ -212,13 +213,14 @@ def _places(head: pydicom.Dataset, name: str, limits: ImageLimits) -> Iterable[t
     shared = _first(head, GROUPS[0])
     own = head.get(GROUPS[1]) or []
     order = tuple(_number(head, each) for each in ORDER)
-    for frame in range(count):
+    # Without functional groups, what the head tells is the first frame's; and a few bytes may claim
+    # thousands of frames.
+    for frame in range(min(count, len(own)) if count > 1 else 1):
         groups = [own[frame] if frame < len(own) else None, shared]
         position = _numbers(_layer(groups, "PlanePositionSequence", head), GEOMETRY[0], 3)
         cosines = _numbers(_layer(groups, "PlaneOrientationSequence", head), GEOMETRY[1], 6)
         spacing = _numbers(_layer(groups, "PixelMeasuresSequence", head), GEOMETRY[2], 2)
-        # Without functional groups, the position is the first frame's.
-        if position is None or cosines is None or (count > 1 and not own):
+        if position is None or cosines is None:
             continue
         if abs(np.linalg.norm(_normal(cosines)) - 1) > PARALLEL:
             continue
@@ -446,5 +448,5 @@ def _text(of: pydicom.Dataset, name: str) -> str:
     if value is None:
         return ""
     parts = value if isinstance(value, pydicom.multival.MultiValue) else [value]
-    text = "\\".join(str(part) for part in parts)
+    text = "\\".join(str(part) for part in parts)[:MOST_TEXT]
     return unicodedata.normalize("NFC", re.sub(r"[\s\0]+", " ", text).strip())
