@@ -6,22 +6,33 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_runtime.errors import DataError, UsageError
 from trainer.commands.audit import audit_command
 from trainer.commands.evaluate import evaluate_command
 from trainer.commands.train import train_command
-from trainer.data.card import MAX_BYTES, card_text, find_card
+from trainer.data.card import (
+    ABOUT,
+    MAX_BYTES,
+    CardText,
+    Source,
+    card_text,
+    find_card,
+    written_card,
+)
 from trainer.synthetic.phantoms import write_phantoms
 
 BIN = Path(sys.executable).parent
 KNN = ("--model", "knn", "--features", "histogram", "--size", "32", "--no-cache")
-ABOUT = 'title = "Phantoms"\nlicense = "CC BY 4.0"\ncitation = "Nobody, 2026"\n'
+PHANTOMS = 'title = "Phantoms"\nlicense = "CC BY 4.0"\ncitation = "Nobody, 2026"\n'
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +49,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "boxes.csv").write_text("\n".join([header, *boxes, ""]))
     (folder / "data.toml").write_text(
         'images = "slices.zip"\ngroups = "groups.csv"\nboxes = "boxes.csv"\n'
-        f'tumour_free = ["notumor"]\n{ABOUT}'
+        f'tumour_free = ["notumor"]\n{PHANTOMS}'
     )
     return folder
 
@@ -61,7 +72,7 @@ def test_a_folder_names_all_that_belongs_to_it(folder: Path) -> None:
     (folder / "data.toml").write_text(
         'images = "images"\ngroups = "groups.csv"\nboxes = "./boxes.csv"\npartial = "more"\n'
         'partial_groups = "groups.csv"\ntumour_free = ["a", "b"]\nnotes = """two\nlines"""\n'
-        + ABOUT
+        + PHANTOMS
     )
     card = find_card(folder)
     assert card is not None
@@ -180,6 +191,15 @@ WRONG = {
     'url = "a\\u202eb"': r"url has a character that does not show, '\\u202e'",
     'notes = "a\\nb\\u0007"': r"notes has a character that does not show, '\\x07'",
     'images = "images"\npartial = "."': "partial is the card's own folder: keep its slices in",
+    "sources = 1": r"sources is no list of tables, as \[\[sources\]\] begins one",
+    "[sources]\nname = 'a'": "sources is no list of tables",
+    "[[sources]]\ntitle = 'a'": "a source without a name",
+    "[[sources]]\nname = 1": "name is no text",
+    "[[sources]]\nname = 'a'\nlicence = 'b'": (
+        "unknown key 'licence' of a source; did you mean 'license'"
+    ),
+    '[[sources]]\nname = "a\\u001b"': r"name has a character that does not show",
+    'made_by = "a\\nb"': r"made_by has a character that does not show",
     "groups": "not a TOML file: ",
     "x = " + "[" * 5000: "not a TOML file: ",
     "x = " + "9" * 5000: "not a TOML file: ",
@@ -198,6 +218,39 @@ def test_a_wrong_card_is_one_line(folder: Path, text: str) -> None:
     assert line.endswith("; mend it, or pass it over with --no-card")
     assert len(line) < 700
     assert "\x1b" not in line
+
+
+lines = st.text(
+    st.characters(exclude_categories=("Cc", "Cf", "Cs", "Zl", "Zp")), min_size=1, max_size=30
+)
+
+
+@given(
+    sources=st.lists(st.builds(Source, *[lines] * 7), min_size=1, max_size=3),
+    notes=st.text(st.sampled_from("aé\n\"\\ '#")),
+)
+def test_a_written_card_says_what_it_was_given(sources: list[Source], notes: str) -> None:
+    text = CardText("btc-data join 1.2", tuple(sources), notes)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "slices").mkdir()
+        (folder / "groups.csv").touch()
+        files = {"images": "slices", "groups": "groups.csv"}
+        (folder / "data.toml").write_text(written_card(files, ["notumor"], text), "utf-8")
+        card = find_card(folder)
+        assert card is not None
+        assert card.sources == tuple(sources)
+        assert card.files == {key: folder / value for key, value in files.items()}
+        assert card.tumour_free == ("notumor",)
+        assert set(card.about) == set(ABOUT)
+        for key in ABOUT:
+            assert all(getattr(source, key) in card.about[key] for source in sources)
+
+
+def test_what_sources_say_alike_is_said_once() -> None:
+    text = CardText("", (Source("a", license="CC0"), Source("b"), Source("c", license="CC0")))
+    assert text.joined("license") == "CC0"
+    assert text.joined("url") == ""
 
 
 def test_a_card_that_cannot_be_read(folder: Path) -> None:
@@ -281,7 +334,7 @@ def test_a_resumed_training_takes_the_tables_that_it_began_with(
     copy.mkdir()
     for name in ("slices.zip", "groups.csv", "boxes.csv"):
         (copy / name).write_bytes((described / name).read_bytes())
-    began = 'images = "slices.zip"\ngroups = "groups.csv"\n' + ABOUT.replace("BY 4.0", "BY 3.0")
+    began = 'images = "slices.zip"\ngroups = "groups.csv"\n' + PHANTOMS.replace("BY 4.0", "BY 3.0")
     (copy / "data.toml").write_text(began)
     out = tmp_path / "run"
 

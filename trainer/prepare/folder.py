@@ -36,6 +36,7 @@ SLICES, PARTIAL, MASKS = "slices", "partial", "masks"
 GROUPS, PARTIAL_GROUPS, BOXES = "groups.csv", "partial.csv", "boxes.csv"
 CROISSANT = "croissant.json"
 JOURNAL = ".btc-data.jsonl"
+PART = ".part-"  # what files begin with while they are written, those of `files.replacing` too
 
 
 class NewSlice(NamedTuple):
@@ -98,8 +99,7 @@ class DataFolder:
         self._rows: dict[str, Row] = {}  # by the file's path below the folder
         self._masks: set[str] = set()
         self._journal = out / JOURNAL
-        head = {"version": edge_runtime.__version__, "labels": known, **settings}
-        self._begin(json.dumps(head, sort_keys=True))
+        self._begin({"labels": known, **settings})
 
     @property
     def resumed(self) -> int:
@@ -119,16 +119,20 @@ class DataFolder:
         Raises:
             DataError: two slices have one path.
         """
-        rows, masks = [], []
+        rows: list[Row] = []
+        masks: dict[str, str] = {}
         for each in slices:
             row = replace(each.row, sha256=hashlib.sha256(each.encoded).hexdigest())
             place = self._place(row)
             if place in self._rows:
                 raise DataError(f"two slices would be {place}")
+            if each.mask is not None and row.path in self._masks:
+                raise DataError(f"two masks would be {MASKS}/{row.path}")
             _write(self.out / place, each.encoded)
             if each.mask is not None:
                 _write(self.out / MASKS / row.path, each.mask)
-                masks.append(row.path)
+                masks[row.path] = hashlib.sha256(each.mask).hexdigest()
+                self._masks.add(row.path)
             self._rows[place] = row
             rows.append(row)
         entry = {
@@ -138,8 +142,7 @@ class DataFolder:
             "dropped": [each.reason for each in dropped],
         }
         self._keep(entry)
-        with open(self._journal, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        _append(self._journal, json.dumps(entry) + "\n")
 
     def finish(self, card: CardText, groups: Mapping[str, str] | None = None) -> Summary:
         """Write the tables and, last, the card; the journal goes.
@@ -149,7 +152,7 @@ class DataFolder:
             groups: new names of groups, by name.
 
         Raises:
-            DataError: no slice.
+            DataError: no slice, or none of a single class.
         """
         if not self._rows:
             raise DataError(f"no slice for {self.out}: see the lines above")
@@ -160,7 +163,9 @@ class DataFolder:
         ]
         typed = [row for row in whole if row.label not in self._partial]
         partial = [row for row in whole if row.label in self._partial]
-        write_description(self.out, SLICES, typed, card, partial)
+        if not typed:
+            raise DataError(f"no slice for {self.out} but of one of several classes")
+        write_description(self.out, SLICES, typed, card, partial, MASKS if self._masks else "")
         self._journal.unlink()
         dropped = [reason for reasons in self._items.values() for reason in reasons]
         return summary(whole, dropped)
@@ -169,39 +174,26 @@ class DataFolder:
         """Where a slice lies below the folder."""
         return f"{PARTIAL if row.label in self._partial else SLICES}/{row.path}"
 
-    def _begin(self, head: str) -> None:
+    def _begin(self, settings: Mapping[str, Any]) -> None:
         """Start the journal, or read it.
 
-        A last line that was cut off, and an input of which a picture is missing or altered, are
-        not done.
+        A last line that was cut off, and an input of which a picture or mask is missing or altered,
+        are not done.
         """
         self._resumed = 0
-        try:
-            lines = self._journal.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            lines = []
-        if not lines:
-            if self.out.exists() and any(path.name != JOURNAL for path in self.out.iterdir()):
-                raise UsageError(f"{self.out} is not empty; name another --out")
-            self.out.mkdir(parents=True, exist_ok=True)
-            self._journal.write_text(head + "\n", encoding="utf-8")
-            return
-        if lines[0] != head:
-            raise UsageError(
-                f"{self.out} holds what another command, or one with other options, began; give "
-                "those again, or name another --out"
-            )
+        head, *lines = claim(self.out, settings)
         kept = [head]
-        for line in lines[1:]:
+        for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:
-                break
-            if self._whole(entry):
+                whole = self._whole(entry)
+            except (ValueError, KeyError, TypeError):  # cut off, or not from here
+                continue
+            if whole:
                 self._keep(entry)
                 kept.append(line)
                 self._resumed += 1
-        self._journal.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_text(self._journal, "".join(f"{line}\n" for line in kept))
 
     def _keep(self, entry: Mapping[str, Any]) -> None:
         self._items[entry["item"]] = list(entry["dropped"])
@@ -211,29 +203,81 @@ class DataFolder:
         self._masks.update(entry["masks"])
 
     def _whole(self, entry: Mapping[str, Any]) -> bool:
-        """Whether an input's pictures are what was written."""
-        for saved in entry["rows"]:
-            row = _row(saved)
-            try:
-                encoded = (self.out / self._place(row)).read_bytes()
-            except OSError:
-                return False
-            if hashlib.sha256(encoded).hexdigest() != row.sha256:
-                return False
-        return all((self.out / MASKS / path).is_file() for path in entry["masks"])
+        """Whether an input's pictures and masks are what was written."""
+        rows = map(_row, entry["rows"])
+        written = {self._place(row): row.sha256 for row in rows}
+        written |= {f"{MASKS}/{path}": digest for path, digest in entry["masks"].items()}
+        try:
+            return all(
+                hashlib.sha256((self.out / place).read_bytes()).hexdigest() == digest
+                for place, digest in written.items()
+            )
+        except OSError:
+            return False
+
+
+def claim(out: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Take a folder to make, and give the lines of its journal: the first is of the settings.
+
+    Args:
+        out: new, empty, or what a command with the same settings left when it was stopped.
+        settings: ready for JSON.
+
+    Raises:
+        UsageError: it holds something else.
+    """
+    head = json.dumps({"version": edge_runtime.__version__, **settings}, sort_keys=True)
+    journal = out / JOURNAL
+    try:
+        lines = journal.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        lines = []
+    if not lines:
+        if out.exists() and any(not _is_ours(path.name) for path in out.iterdir()):
+            raise UsageError(f"{out} is not empty; name another --out")
+        write_text(journal, head + "\n")
+        lines = [head]
+    if lines[0] != head:
+        raise UsageError(
+            f"{out} holds what another command, or one with other options, began; give those "
+            "again, or name another --out"
+        )
+    for path in out.rglob(f"{PART}*"):
+        path.unlink()
+    return lines
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file is one that a stopped command leaves before anything else."""
+    return name == JOURNAL or name.startswith(PART)
+
+
+def release(out: Path) -> None:
+    """Give a claimed folder up if nothing came into it, so that another command may have it."""
+    if [path.name for path in out.iterdir()] == [JOURNAL]:
+        (out / JOURNAL).unlink()
+        out.rmdir()
 
 
 def write_description(
-    out: Path, images: str, rows: Sequence[Row], card: CardText, partial: Sequence[Row] = ()
+    out: Path,
+    images: str,
+    rows: Sequence[Row],
+    card: CardText,
+    partial: Sequence[Row] = (),
+    masks: str = "",
 ) -> None:
     """Write the tables, croissant.json and the card of a folder whose pictures are there.
 
     Args:
         images: the folder of the pictures below `out`.
-        rows, partial: sorted by path.
+        rows, partial: sorted by path; without any, the card names no pictures.
+        masks: the folder of the masks below `out`; empty without any.
     """
-    write_text(out / GROUPS, groups_text(rows))
-    files = {"images": images, "groups": GROUPS}
+    files: dict[str, str] = {}
+    if rows:
+        write_text(out / GROUPS, groups_text(rows))
+        files = {"images": images, "groups": GROUPS}
     if any(row.box is not None for row in rows):
         write_text(out / BOXES, boxes_text(rows))
         files["boxes"] = BOXES
@@ -241,7 +285,7 @@ def write_description(
         write_text(out / PARTIAL_GROUPS, groups_text(partial))
         files |= {"partial": PARTIAL, "partial_groups": PARTIAL_GROUPS}
     free = [NO_TUMOR] if any(row.label == NO_TUMOR for row in rows) else []
-    write_text(out / CROISSANT, describe(files, rows, partial, card))
+    write_text(out / CROISSANT, describe(files, rows, partial, card, masks))
     write_text(out / NAME, written_card(files, free, card))
 
 
@@ -277,6 +321,11 @@ def _row(saved: Mapping[str, Any]) -> Row:
 def _write(place: Path, data: bytes) -> None:
     """Write a file whole or not at all. Not flushed to the disk: a resumed command compares it."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(f".part-{place.name}")
+    part = place.with_name(f"{PART}{place.name}")
     part.write_bytes(data)
     os.replace(part, place)
+
+
+def _append(journal: Path, line: str) -> None:
+    with open(journal, "a", encoding="utf-8") as stream:
+        stream.write(line)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +31,14 @@ def made_by(command: str) -> str:
     return f"btc-data {command} {edge_runtime.__version__}"
 
 
-def print_summary(summary: Summary, out: Path) -> None:
-    """What a finished folder holds, on stdout, and the command to type next."""
+def print_summary(
+    summary: Summary, out: Path, following: Sequence[str | os.PathLike[str]] | None = None
+) -> None:
+    """What a finished folder holds, on stdout, and the command to type next.
+
+    Args:
+        following: that command; `btc-data check` where none is given, nothing where it is empty.
+    """
     from edge_runtime.model.metadata import INTENDED_USE
 
     with to_the_reader():
@@ -38,9 +46,13 @@ def print_summary(summary: Summary, out: Path) -> None:
             click.echo(printable(f"{label}: {count:,} slices"))
         known = [(summary.patients, "patients"), (summary.groups, "groups")]
         known += [(summary.boxes, "slices with a box")]
-        click.echo(", ".join(f"{count:,} {what}" for count, what in known))
+        if summary.classes:
+            click.echo(", ".join(f"{count:,} {what}" for count, what in known))
         for reason, count in summary.dropped.items():
             click.echo(printable(f"dropped, {count:,}: {reason}"))
         click.echo(printable(f"Data: {out}"))
         click.echo(INTENDED_USE)
-    next_command(["btc-data", "check", out])
+    if following is None:
+        following = ["btc-data", "check", out]
+    if following:
+        next_command(following)
