@@ -7,7 +7,8 @@ most SAMPLED frames, evenly spaced; what the file marks as padding is black and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     Gray = npt.NDArray[np.uint8]
     Range = tuple[float, float]
 
-GRAY = ("MONOCHROME1", "MONOCHROME2")
+INVERSE = "MONOCHROME1"
+GRAY = (INVERSE, "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 SAMPLED = 16  # frames that a value range is taken from
 
@@ -52,35 +54,79 @@ def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> St
     Raises:
         InputError: no pixels, over the limits, a compression without decoder, truncated, damaged.
     """
-    try:
-        head, count, at = read_head(data, limits)
-        stored = StoredFrames(data, at, head, count)
-        pixels = int(head.Rows) * int(head.Columns)
-        sampled = pixels * min(count, SAMPLED) if head.SamplesPerPixel == 1 else 0
-        memory = stored.memory + shown_memory(pixels, sampled)
-    except InputError:
-        raise
-    except Exception:  # pydicom raises many kinds on a damaged file
-        raise InputError(DAMAGED) from None
-    return Stack(count, memory, _frames(head, stored))
+    frames = Frames(data, limits)
+    return Stack(frames.count, frames.memory, frames.grays())
 
 
-def _frames(head: pydicom.Dataset, stored: StoredFrames) -> Iterator[Gray]:
+class Frames:
+    """The frames of a file, as they are shown and as values.
+
+    Args:
+        value_range: gives the values that become black and white in frames without a window;
+            asked for when such a frame comes. Default: `gray.robust_range` of the file's own.
+
+    Attributes:
+        count: how many there are.
+        memory: bytes that decoding and showing one takes beyond the file itself.
+        inverse: whether the least values are shown white.
+
+    Raises:
+        InputError: as `read`.
+    """
+
+    def __init__(
+        self, data: bytes, limits: ImageLimits, value_range: Callable[[], Range] | None = None
+    ) -> None:
+        with _one_kind_of_error():
+            self._head, self.count, at = read_head(data, limits)
+            self._stored = StoredFrames(data, at, self._head, self.count)
+            pixels = int(self._head.Rows) * int(self._head.Columns)
+            sampled = pixels * min(self.count, SAMPLED) if self._head.SamplesPerPixel == 1 else 0
+            self.memory = self._stored.memory + shown_memory(pixels, sampled)
+            self.inverse = str(self._head.PhotometricInterpretation) == INVERSE
+        self._value_range = value_range
+
+    def grays(self) -> Iterator[Gray]:
+        """The frames in their order (uint8, H×W, pixels square)."""
+        with _one_kind_of_error():
+            rules = _Rules(self._head, self._stored, self._value_range)
+            for number, raw in self._stored.frames(range(self._stored.count)):
+                yield rules.gray(number, raw)
+
+    def values(self, numbers: Sequence[int]) -> Iterator[Array]:
+        """The modality's values of these rising frames (float32, H×W, pixels as stored); NaN where
+        the file marks padding.
+
+        Raises:
+            InputError: damaged, or colours.
+        """
+        with _one_kind_of_error():
+            rules = _Rules(self._head, self._stored, None)
+            for number, raw in self._stored.frames(numbers):
+                yield rules.values(number, raw)
+
+
+@contextmanager
+def _one_kind_of_error() -> Iterator[None]:
+    """What pydicom and the decoders raise, which is whatever they like, as an InputError."""
     try:
-        rules = _Rules(head, stored)
-        for number, raw in stored.frames(range(stored.count)):
-            yield rules.gray(number, raw)
+        yield
     except InputError:
         raise
-    except Exception:  # decoders raise whatever they like
+    except Exception:
         raise InputError(DAMAGED) from None
 
 
 class _Rules:
     """How the stored values of a file's frames become gray levels."""
 
-    def __init__(self, head: pydicom.Dataset, stored: StoredFrames) -> None:
-        self._head, self._stored = head, stored
+    def __init__(
+        self,
+        head: pydicom.Dataset,
+        stored: StoredFrames,
+        value_range: Callable[[], Range] | None,
+    ) -> None:
+        self._head, self._stored, self._given_range = head, stored, value_range
         self._shared = _first(head, "SharedFunctionalGroupsSequence")
         self._own = head.get("PerFrameFunctionalGroupsSequence") or []
         self._photometric = str(head.PhotometricInterpretation)
@@ -101,6 +147,18 @@ class _Rules:
         spacing = _spacing(self._layer(number, "PixelMeasuresSequence"), self._head)
         return square_pixels(gray, *spacing)
 
+    @np.errstate(all="ignore")  # rescaled values may be no numbers; who shows them refuses those
+    def values(self, number: int, raw: Array) -> Array:
+        """A frame's values, see `Frames.values`."""
+        if raw.ndim != 2 or self._photometric not in GRAY:
+            raise InputError("a colour picture")
+        layer = self._layer(number, "PixelValueTransformationSequence")
+        values: Array = _modality(layer, self._head)(raw).astype(np.float32)
+        padded = _padding(raw, self._head)
+        if padded is not None:
+            values[padded] = np.nan
+        return values
+
     def _luma(self, raw: Array) -> Gray:
         if raw.shape[2] != 3:
             raise InputError(f"not supported: a DICOM file of {raw.shape[2]} values a pixel")
@@ -116,7 +174,7 @@ class _Rules:
         if to_gray is None:
             to_gray = partial(within, value_range=self._range_of(number, raw))
         gray = in_bands(raw, lambda part: to_gray(to_values(part)))
-        if self._photometric == "MONOCHROME1":
+        if self._photometric == INVERSE:
             np.subtract(255, gray, out=gray)
         padded = _padding(raw, self._head)
         if padded is not None and not padded.all():
@@ -125,6 +183,8 @@ class _Rules:
 
     def _range_of(self, number: int, raw: Array) -> Range:
         """The range of the frames that have no window, found with the first of them."""
+        if self._range is None and self._given_range is not None:
+            self._range = self._given_range()
         if self._range is None:
             wanted = np.linspace(0, self._stored.count - 1, SAMPLED).round().astype(int)
             some = sorted({number, *wanted.tolist()}) if self._stored.count > 1 else [number]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pydicom
@@ -72,6 +72,25 @@ def read_head(data: bytes, limits: ImageLimits) -> Head:
         InputError: no picture, over the limits, too many parts, damaged; pydicom raises many
             other kinds on a damaged file.
     """
+    elements, end = read_elements(data, limits, [*ELEMENTS, *OFFSETS])
+    return Head(elements, count_frames(elements, limits), end)
+
+
+def read_elements(
+    data: bytes,
+    limits: ImageLimits,
+    names: Sequence[str],
+    sequences: Sequence[Sequence[str]] = SEQUENCES,
+) -> tuple[pydicom.Dataset, int]:
+    """Some elements of a file, and where the element of its pixels begins (or the file ends).
+
+    Args:
+        names: keywords of the elements at the top; all others are skipped unread.
+        sequences: keywords of those that may be asked for, by how deep they stand.
+
+    Raises:
+        InputError: too many parts; pydicom raises many other kinds on a damaged file.
+    """
     if DEFLATED in data:  # pydicom would inflate it whole, to any size
         raise InputError("not supported: a deflated DICOM file; save it without that compression")
     if sum(map(data.count, ITEMS)) > ITEMS_A_FRAME * limits.max_slices:
@@ -79,11 +98,11 @@ def read_head(data: bytes, limits: ImageLimits) -> Head:
     reads = iter(range(MAX_READS))
     stream = _Bounded(data, reads)
     elements = pydicom.dcmread(
-        stream, specific_tags=[*ELEMENTS, *OFFSETS], stop_before_pixels=True, force=True
+        stream, specific_tags=list(names), stop_before_pixels=True, force=True
     )
     refuse_large(elements)
-    _open_sequences(elements, reads)
-    return Head(elements, _count(elements, limits), stream.tell())
+    _open_sequences(elements, reads, sequences)
+    return elements, stream.tell()
 
 
 class _Bounded(io.BytesIO):
@@ -118,9 +137,11 @@ def refuse_large(of: pydicom.Dataset) -> None:
             raise InputError(DAMAGED)
 
 
-def _open_sequences(of: pydicom.Dataset, reads: Iterator[int], depth: int = 0) -> None:
+def _open_sequences(
+    of: pydicom.Dataset, reads: Iterator[int], sequences: Sequence[Sequence[str]]
+) -> None:
     """Read the sequences that are used; pydicom would do it unbounded when it is asked for them."""
-    for name in SEQUENCES[depth]:
+    for name in sequences[0]:
         if name not in of:
             continue
         raw = of.get_item(name)
@@ -128,13 +149,17 @@ def _open_sequences(of: pydicom.Dataset, reads: Iterator[int], depth: int = 0) -
             stream, size = _Bounded(raw.value, reads), len(raw.value)
             items = read_sequence(stream, raw.is_implicit_VR, raw.is_little_endian, size, "ascii")
             of[name] = pydicom.DataElement(raw.tag, "SQ", items)
-        if depth + 1 < len(SEQUENCES):
+        if len(sequences) > 1:
             for item in of[name].value or []:
-                _open_sequences(item, reads, depth + 1)
+                _open_sequences(item, reads, sequences[1:])
 
 
-def _count(head: pydicom.Dataset, limits: ImageLimits) -> int:
-    """The number of frames, once sizes are known to be bearable."""
+def count_frames(head: pydicom.Dataset, limits: ImageLimits) -> int:
+    """The number of frames, once sizes are known to be bearable.
+
+    Raises:
+        InputError: no picture, none of its size, or over the limits.
+    """
     if "Rows" not in head or "Columns" not in head:
         raise InputError("a DICOM file without an image")
     rows, columns = int(head.Rows), int(head.Columns)

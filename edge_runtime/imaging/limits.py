@@ -72,9 +72,9 @@ def read_file(path: str | os.PathLike[str], limits: ImageLimits = DEFAULT_LIMITS
     return data
 
 
-def first_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The first HEAD bytes of a file, by which `kinds.kind_of` tells what it is; none where it is
-    no regular one.
+def first_bytes(path: str | os.PathLike[str], most: int = HEAD) -> bytes:
+    """The first bytes of a file, HEAD of them so that `kinds.kind_of` tells what it is; none where
+    it is no regular one.
 
     Raises:
         InputError: it may not be read.
@@ -83,7 +83,7 @@ def first_bytes(path: str | os.PathLike[str]) -> bytes:
         descriptor = os.open(path, _READ)
         try:
             regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            return os.read(descriptor, HEAD) if regular else b""
+            return os.read(descriptor, most) if regular else b""
         finally:
             os.close(descriptor)
     except OSError as error:

@@ -13,7 +13,7 @@ import math
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nibabel
@@ -58,14 +58,30 @@ class _Voxels(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class _View(NamedTuple):
+class View(NamedTuple):
     """How a volume is shown."""
 
     order: list[int]  # the axes of the file that go right, anterior and superior
     turned: list[bool]  # of these, whether they must be turned around
     spacing: list[float]  # of voxels along them, in mm
-    slope: float
-    intercept: float
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
+class Volume(NamedTuple):
+    """A volume as it stands in a file.
+
+    Attributes:
+        voxels: X×Y×Z, before slope and intercept.
+        view: how it is shown.
+        affine: 4×4, from voxels to mm to the right, anterior and superior.
+        volumes: how many the file holds.
+    """
+
+    voxels: Array
+    view: View
+    affine: Array
+    volumes: int = 1
 
 
 def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> Stack:
@@ -79,6 +95,28 @@ def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> St
         InputError: no volume of real numbers, several where none is chosen, over the limits,
             truncated or damaged.
     """
+    voxels, view, _ = _opened(data, limits, volume)
+    packed = data[:2] == GZIP
+    axes = [voxels.shape[axis] for axis in view.order]
+    through = _axes(plane)[0]
+    pixels = math.prod(axes) // axes[through]
+    memory = shown_memory(pixels, math.prod(axes)) + (voxels.size + 2 * BLOCK if packed else 0)
+    return Stack(axes[through], memory, _cut(data, limits, voxels, view, plane))
+
+
+def read_volume(data: bytes, limits: ImageLimits) -> Volume:
+    """The voxels of a file's first volume.
+
+    Raises:
+        InputError: as `read`.
+    """
+    voxels, view, header = _opened(data, limits, 0)
+    count = math.prod(map(int, header.get_data_shape()[3:]))
+    return Volume(_stack(data, limits, voxels), view, header.get_best_affine(), count)
+
+
+def _opened(data: bytes, limits: ImageLimits, volume: int | None) -> tuple[_Voxels, View, Any]:
+    """Where the volume that is meant stands, how it is shown, and the header."""
     packed = data[:2] == GZIP
     start = _start(data) if packed else data[: 2 * LONGEST_HEADER]
     try:
@@ -93,11 +131,7 @@ def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> St
         raise InputError(DAMAGED)
     if packed and voxels.offset + voxels.size > limits.max_bytes:
         raise InputError(f"unpacks to more than the limit of {limits.max_bytes // MIB} MiB")
-    axes = [voxels.shape[axis] for axis in view.order]
-    through = len(PLANES) - 1 - PLANES.index(plane)
-    pixels = math.prod(axes) // axes[through]
-    memory = shown_memory(pixels, math.prod(axes)) + (voxels.size + 2 * BLOCK if packed else 0)
-    return Stack(axes[through], memory, _cut(data, limits, voxels, view, through))
+    return voxels, view, header
 
 
 def _header(start: bytes) -> Any:
@@ -136,41 +170,100 @@ def _voxels(header: Any, limits: ImageLimits, volume: int | None) -> _Voxels:
     return voxels._replace(offset=voxels.offset + (volume or 0) * voxels.size)
 
 
-def _view(header: Any) -> _View:
+def _view(header: Any) -> View:
     slope, intercept = header.get_slope_inter()
-    places = nibabel.io_orientation(header.get_best_affine())
-    if np.isnan(places).any() or len(places) != 3:
-        raise InputError("a NIfTI file whose orientation cannot be told")
-    order = [int(np.flatnonzero(places[:, 0] == axis)[0]) for axis in range(3)]
-    zooms = [*header.get_zooms()[:3], 1.0][:3]
-    return _View(
-        order,
-        [bool(places[axis, 1] > 0) for axis in order],
-        [abs(float(zooms[axis])) for axis in order],
-        1.0 if slope is None else slope,
-        0.0 if intercept is None else intercept,
+    view = view_of(header.get_best_affine(), [*header.get_zooms()[:3], 1.0][:3])
+    return view._replace(
+        slope=1.0 if slope is None else slope, intercept=0.0 if intercept is None else intercept
     )
 
 
-def _cut(
-    data: bytes, limits: ImageLimits, voxels: _Voxels, view: _View, through: int
-) -> Iterator[Gray]:
-    """Cut the slices of one axis (0 to 2: right, anterior, superior)."""
-    across, down = (axis for axis in range(3) if axis != through)
-    stack = _stack(data, limits, voxels).transpose(view.order)
-    stack = np.moveaxis(stack, (through, down, across), (0, 1, 2))
+def view_of(affine: Array, zooms: Sequence[float]) -> View:
+    """How voxels that lie so are shown.
+
+    Args:
+        affine: 4×4, from voxels to mm to the right, anterior and superior.
+        zooms: mm of a voxel along the axes of the array.
+
+    Raises:
+        InputError: it does not tell.
+    """
+    places = nibabel.io_orientation(affine)
+    if np.isnan(places).any() or len(places) != 3:
+        raise InputError("a NIfTI file whose orientation cannot be told")
+    order = [int(np.flatnonzero(places[:, 0] == axis)[0]) for axis in range(3)]
+    return View(
+        order,
+        [bool(places[axis, 1] > 0) for axis in order],
+        [abs(float(zooms[axis])) for axis in order],
+    )
+
+
+def upright(voxels: Array, view: View, plane: str) -> tuple[Array, bool]:
+    """The slices of a plane as they are shown, but for the spacing of their pixels.
+
+    Args:
+        voxels: X×Y×Z, as they stand in the file.
+        plane: one of PLANES.
+
+    Returns:
+        A view of N×H×W, in the file's order, and whether that goes to the right, anterior or
+        superior.
+    """
+    through, down, across = _axes(plane)
+    stack = np.moveaxis(voxels.transpose(view.order), (through, down, across), (0, 1, 2))
     # Right, anterior and superior rise in the array; on the screen they begin at the left, the top.
     rows, columns = (slice(None, None, -1 if view.turned[axis] else 1) for axis in (down, across))
-    stack = stack[:, rows, columns]
-    with np.errstate(all="ignore"):  # a hostile slope
-        low, high = sorted(end * view.slope + view.intercept for end in robust_range(stack))
-    for raw in stack:
-        gray = in_bands(raw, lambda part: _levels(part, view, (low, high)))
-        yield square_pixels(gray, view.spacing[down], view.spacing[across])
+    return stack[:, rows, columns], view.turned[through]
+
+
+class Cut:
+    """A volume cut along one axis, its gray levels alike over all slices.
+
+    Args:
+        voxels, plane: as of `upright`.
+
+    Attributes:
+        rising: whether the slices go to the right, anterior or superior.
+        distance: mm between two of them.
+    """
+
+    def __init__(self, voxels: Array, view: View, plane: str) -> None:
+        through, down, across = _axes(plane)
+        self._raw, self.rising = upright(voxels, view, plane)
+        self.distance = view.spacing[through]
+        self._view, self._spacing = view, (view.spacing[down], view.spacing[across])
+        with np.errstate(all="ignore"):  # a hostile slope
+            low, high = sorted(end * view.slope + view.intercept for end in robust_range(self._raw))
+        self._range = low, high
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def gray(self, number: int) -> Gray:
+        """A slice as it is shown."""
+        gray = in_bands(self._raw[number], lambda part: _levels(part, self._view, self._range))
+        return square_pixels(gray, *self._spacing)
+
+
+def _axes(plane: str) -> tuple[int, int, int]:
+    """The axes of the patient (0 to 2: right, anterior, superior) through the slices, down and
+    across."""
+    through = len(PLANES) - 1 - PLANES.index(plane)
+    across, down = (axis for axis in range(3) if axis != through)
+    return through, down, across
+
+
+def _cut(
+    data: bytes, limits: ImageLimits, voxels: _Voxels, view: View, plane: str
+) -> Iterator[Gray]:
+    cut = Cut(_stack(data, limits, voxels), view, plane)
+    for number in range(len(cut)):
+        yield cut.gray(number)
 
 
 @np.errstate(all="ignore")  # a hostile slope: what overflows becomes white or black
-def _levels(raw: Array, view: _View, value_range: tuple[float, float]) -> Gray:
+def _levels(raw: Array, view: View, value_range: tuple[float, float]) -> Gray:
     values = raw * np.float64(view.slope) + view.intercept
     return within(np.nan_to_num(values, nan=value_range[0]), value_range)
 

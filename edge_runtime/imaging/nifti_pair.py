@@ -11,13 +11,16 @@ import io
 import os
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from edge_runtime.errors import InputError
 from edge_runtime.imaging.kinds import halves_of, other_halves
 from edge_runtime.imaging.limits import MIB, ImageLimits, read_file
 
 DAMAGED = "truncated or damaged NIfTI file"
+ANALYZE = (
+    "not supported: an Analyze 7.5 pair, which does not say which side is left; convert it to NIfTI"
+)
 
 
 class _Layout(NamedTuple):
@@ -65,17 +68,35 @@ def read_pair(path: str | os.PathLike[str], limits: ImageLimits) -> bytes:
         if header[layout.magic_at : layout.magic_at + 4] == layout.magic:
             if image_path is None:
                 raise InputError("the header of a NIfTI pair: its .img file is missing")
-            return _joined(header, layout, image_path, limits)
-    analyze = header[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c") and header[344:348] != b"n+1\0"
-    if len(header) >= 348 and analyze:  # begins with its size, as NIfTI-1 does
-        raise InputError(
-            "not supported: an Analyze 7.5 pair, which does not say which side is left; "
-            "convert it to NIfTI"
-        )
+            try:
+                with open(image_path, "rb", buffering=0) as image:
+                    return _joined(header, layout, image, limits)
+            except OSError as error:
+                raise InputError(f"its .img file cannot be read: {error.strerror}") from None
+    if _is_analyze(header):
+        raise InputError(ANALYZE)
     return read_file(path, limits)
 
 
-def _joined(header: bytes, layout: _Layout, image: Path, limits: ImageLimits) -> bytes:
+def join_pair(header: bytes, image: BinaryIO, limits: ImageLimits) -> bytes:
+    """The single NIfTI file that the two files of a pair could have been.
+
+    Raises:
+        InputError: the first is no header of a pair; damaged or too large.
+    """
+    for layout in _LAYOUTS:
+        if header[layout.magic_at : layout.magic_at + 4] == layout.magic:
+            return _joined(header, layout, image, limits)
+    raise InputError(ANALYZE if _is_analyze(header) else DAMAGED)
+
+
+def _is_analyze(header: bytes) -> bool:
+    """Whether it begins with its size, as NIfTI-1 does, and is no NIfTI file."""
+    sized = header[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c")
+    return len(header) >= 348 and sized and header[344:348] != b"n+1\0"
+
+
+def _joined(header: bytes, layout: _Layout, image: BinaryIO, limits: ImageLimits) -> bytes:
     """Header and voxels in one buffer, without a second copy of the voxels."""
     if len(header) < layout.size:
         raise InputError(DAMAGED)
@@ -89,12 +110,8 @@ def _joined(header: bytes, layout: _Layout, image: Path, limits: ImageLimits) ->
     struct.pack_into(order + layout.offset, single, layout.offset_at, offset + begin)
     whole = io.BytesIO()
     whole.write(single)
-    try:
-        with open(image, "rb", buffering=0) as stream:
-            while block := stream.read(MIB):
-                whole.write(block)
-                if whole.tell() > limits.max_bytes:
-                    raise InputError(f"larger than the limit of {limits.max_bytes // MIB} MiB")
-    except OSError as error:
-        raise InputError(f"its .img file cannot be read: {error.strerror}") from None
+    while block := image.read(MIB):
+        whole.write(block)
+        if whole.tell() > limits.max_bytes:
+            raise InputError(f"larger than the limit of {limits.max_bytes // MIB} MiB")
     return whole.getvalue()

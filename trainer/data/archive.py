@@ -42,6 +42,9 @@ MAX_MEMBERS = 500_000  # files and folders
 MAX_MEMBER_BYTES = 64 * MIB
 MAX_TOTAL_BYTES = 64 * 1024 * MIB
 MAX_RATIO = 200  # images hardly compress; deflate reaches 1,032 on zeros
+# Of archives of volumes: the voxels of one, unpacked, and masks, which are nearly all zeros.
+MAX_VOLUME_BYTES = 1024 * MIB
+MAX_MASK_RATIO = 1_040
 RUN = "run.json"
 RESULTS = frozenset({"metrics.json", "predictions.csv"})  # `btc-evaluate` writes both
 
@@ -85,6 +88,10 @@ class ImageArchive(Protocol):
 
     def read(self, name: str) -> bytes:
         """The bytes of one file, in any thread. Raises InputError when it cannot be read."""
+        ...
+
+    def begin(self, name: str, most: int) -> bytes:
+        """The first `most` bytes of one file, or all of it. Raises InputError as `read`."""
         ...
 
 
@@ -135,11 +142,12 @@ class FolderArchive:
     """Image files below a folder; see the module for links and hidden folders.
 
     Args:
-        every: list every regular file.
+        every: list every regular file, of up to MAX_VOLUME_BYTES.
     """
 
     def __init__(self, root: Path, every: bool = False) -> None:
         self._root, self._every = root, every
+        self._most = MAX_VOLUME_BYTES if every else MAX_MEMBER_BYTES
 
     def names(self) -> list[str]:
         """Names of all image files, sorted.
@@ -154,12 +162,15 @@ class FolderArchive:
 
     def size(self, name: str) -> int:
         try:
-            return min((self._root / name).stat().st_size, MAX_MEMBER_BYTES)
+            return min((self._root / name).stat().st_size, self._most)
         except (OSError, ValueError):  # ValueError: a null byte in the path
             return 0
 
     def read(self, name: str) -> bytes:
-        return read_file(self._root / name, ImageLimits(max_bytes=MAX_MEMBER_BYTES))
+        return read_file(self._root / name, ImageLimits(max_bytes=self._most))
+
+    def begin(self, name: str, most: int) -> bytes:
+        return first_bytes(self._root / name, most)
 
     @cached_property
     def _listing(self) -> _Listing:
@@ -212,13 +223,15 @@ class ZipArchive:
     """Image files in a zip.
 
     Args:
-        every: list every file.
+        every: list every file, of up to MAX_VOLUME_BYTES.
 
     Raises:
         DataError: no zip, or one that points outside, repeats a name or unpacks beyond reason.
     """
 
     def __init__(self, path: Path, every: bool = False) -> None:
+        self._most = MAX_VOLUME_BYTES if every else MAX_MEMBER_BYTES
+        self._ratio = MAX_MASK_RATIO if every else MAX_RATIO
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
@@ -240,7 +253,7 @@ class ZipArchive:
 
     def _admit(self, archive: str, parts: tuple[str, ...], info: zipfile.ZipInfo) -> None:
         name = "/".join(parts)
-        if info.file_size > max(MAX_RATIO * info.compress_size, MIB):
+        if info.file_size > max(self._ratio * info.compress_size, MIB):
             raise DataError(
                 f"{archive}: member {name!r} unpacks beyond reason (zip bomb?); refused"
             )
@@ -270,16 +283,19 @@ class ZipArchive:
         return sorted(self._listing.others)
 
     def size(self, name: str) -> int:
-        return min(self._members[name].file_size, MAX_MEMBER_BYTES)
+        return min(self._members[name].file_size, self._most)
 
     def read(self, name: str) -> bytes:
         info = self._members[name]
-        if info.file_size > MAX_MEMBER_BYTES:
-            raise InputError(f"larger than the limit of {MAX_MEMBER_BYTES // MIB} MiB")
-        data = self._unpack(info, MAX_MEMBER_BYTES + 1)
+        if info.file_size > self._most:
+            raise InputError(f"larger than the limit of {self._most // MIB} MiB")
+        data = self._unpack(info, self._most + 1)
         if not data:
             raise InputError("empty file")
         return data
+
+    def begin(self, name: str, most: int) -> bytes:
+        return self._unpack(self._members[name], most)
 
     def _unpack(self, info: zipfile.ZipInfo, most: int) -> bytes:
         """The first `most` bytes of a member."""

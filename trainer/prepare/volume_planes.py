@@ -1,0 +1,262 @@
+"""A volume's slices in a plane, as the device shows them.
+
+A NIfTI volume is cut by the device's own code. A DICOM series is shown in the plane that it was
+acquired in, file by file, by the device's own code too: through its window, or where it has none,
+in one range of values for all files. For other planes its values are stacked and cut as a NIfTI
+volume is.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_runtime.errors import InputError
+from edge_runtime.imaging.dicom import SAMPLED, Frames
+from edge_runtime.imaging.geometry import PLANES
+from edge_runtime.imaging.gray import SAMPLE, robust_range
+from edge_runtime.imaging.limits import MIB, ImageLimits
+from edge_runtime.imaging.nifti import Cut, Volume, upright, view_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from trainer.data.archive import ImageArchive
+    from trainer.prepare.dicom_series import Place, Stack
+    from trainer.prepare.head_slices import Grays
+
+    Array = npt.NDArray[Any]
+    Gray = npt.NDArray[np.uint8]
+    Mask = npt.NDArray[np.bool_]
+
+THICKEST = 3.0  # mm between slices that other planes can be cut of: thicker ones smear
+FEWEST = 16  # voxels along each side of such a volume
+
+# Why a volume is not cut in a plane.
+THICK = f"slices more than {THICKEST:g} mm apart are not cut in other planes"
+FEW = f"fewer than {FEWEST} slices are not cut in other planes"
+UNEVEN = "slices that make no even volume are not cut in other planes"
+NOTHING = "no slice of it can be read"
+LARGE = "too large to be cut in other planes"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The slices of a volume in one plane, to the right, the front or the head.
+
+    Attributes:
+        plane: one of PLANES.
+        grays: by number; each may be made when it is asked for.
+        distance: mm between two of them; 0 where it is not known.
+        marked: the tumour's mask (N×H×W) in voxels, before these are made square; None without.
+        numbers: what users call the slices; None in planes in which they do not count them.
+    """
+
+    plane: str
+    grays: Grays
+    distance: float
+    marked: Mask | None = None
+    numbers: Sequence[int] | None = None
+
+
+class _Cuts:
+    """The slices of a cut volume, from the left, the back or the feet on."""
+
+    def __init__(self, cut: Cut) -> None:
+        self._cut = cut
+
+    def __len__(self) -> int:
+        return len(self._cut)
+
+    def __getitem__(self, number: int) -> Gray:
+        return self._cut.gray(number if self._cut.rising else len(self._cut) - 1 - number)
+
+
+def own_plane(volume: Volume) -> str:
+    """The plane through a volume's widest distance between voxels: that it was acquired in."""
+    spacing = volume.view.spacing
+    return PLANES[len(PLANES) - 1 - max(range(3), key=lambda axis: (spacing[axis], axis))]
+
+
+def cut_refusal(volume: Volume, plane: str) -> str:
+    """Why a volume cannot be cut in a plane; empty where it can."""
+    if plane == own_plane(volume):
+        return ""
+    if min(volume.voxels.shape) < FEWEST:
+        return FEW
+    return THICK if max(volume.view.spacing) > THICKEST else ""
+
+
+def cut_volume(volume: Volume, plane: str, mask: Mask | None) -> Shown:
+    """A volume's slices in a plane.
+
+    Args:
+        mask: in the volume's voxels.
+
+    Raises:
+        InputError: no finite value.
+    """
+    cut = Cut(volume.voxels, volume.view, plane)
+    marked = None
+    if mask is not None:
+        marked = upright(mask, volume.view, plane)[0][:: 1 if cut.rising else -1]
+    numbers = None
+    if plane == own_plane(volume):
+        numbers = range(len(cut))[:: 1 if cut.rising else -1]
+    return Shown(plane, _Cuts(cut), cut.distance, marked, numbers)
+
+
+class DicomVolume:
+    """A stack of DICOM slices.
+
+    Files that turn out damaged are left out.
+
+    Attributes:
+        stack: what is left.
+        mask: the tumour's (column, row, slice), or None.
+        damaged: why files were left out, by name.
+    """
+
+    def __init__(self, archive: ImageArchive, stack: Stack, limits: ImageLimits) -> None:
+        self._archive, self._limits = archive, limits
+        self.stack = stack
+        self.mask: Mask | None = None
+        self.damaged: dict[str, str] = {}
+
+    def shown(self) -> Shown:
+        """The slices as they were acquired.
+
+        Raises:
+            InputError: none can be read, or too many pixels.
+        """
+        grays: dict[Place, Gray] = {}
+        pixels = 0
+        for place, gray in self._read():
+            pixels += gray.size
+            if pixels > self._limits.max_bytes:
+                raise InputError(f"slices of more than {self._limits.max_bytes // MIB} MiB")
+            grays[place] = gray
+        places = self._keep(grays)
+        marked = None if self.mask is None else self.mask.transpose(2, 1, 0)
+        shown = [grays[place] for place in places]
+        frames = len(places) > len(self._files)
+        numbers = [place.frame + 1 if frames else place.instance for place in places]
+        return Shown(self.stack.plane, shown, self.stack.distance, marked, numbers)
+
+    def refusal(self) -> tuple[str, str]:
+        """Why no volume can be made of the stack, and more of it in words; empty where it can."""
+        stack, (rows, columns) = self.stack, self.stack.lie.shape
+        if min(len(stack.places), rows, columns) < FEWEST:
+            return FEW, ""
+        if stack.unevenness:
+            return UNEVEN, stack.unevenness
+        if stack.distance > THICKEST:
+            return THICK, f"{stack.distance:.1f} mm"
+        if len(stack.places) * rows * columns * 4 > self._limits.max_bytes:
+            return LARGE, ""
+        return "", ""
+
+    def volume(self) -> Volume:
+        """The values as one volume (column, row, slice), padding as NaN.
+
+        Raises:
+            InputError: a file is damaged, so that one is missing.
+        """
+        stack, (rows, columns) = self.stack, self.stack.lie.shape
+        values = np.empty((len(stack.places), rows, columns), np.float32)
+        numbers = {place: number for number, place in enumerate(stack.places)}
+        read = set()
+        for file, places in self._files.items():
+            with self._noting(file):
+                frames = self._open(file)
+                found = frames.values([place.frame for place in places])
+                for place, raw in zip(places, found, strict=True):
+                    np.multiply(raw, -1 if frames.inverse else 1, out=values[numbers[place]])
+                    read.add(place)
+        if len(self._keep(read)) < len(numbers):
+            raise InputError(UNEVEN)
+        down, across = stack.lie.spacing
+        view = view_of(stack.affine, [across, down, stack.distance])
+        return Volume(values.transpose(2, 1, 0), view, stack.affine)
+
+    @property
+    def _files(self) -> dict[str, list[Place]]:
+        """The places that each file holds, by rising frames."""
+        files: dict[str, list[Place]] = defaultdict(list)
+        for place in self.stack.places:
+            files[place.file].append(place)
+        return {name: sorted(places, key=_frame) for name, places in files.items()}
+
+    def _keep(self, read: Any) -> list[Place]:
+        """Take the stack for the places that could be read.
+
+        Raises:
+            InputError: there is none.
+        """
+        kept = [place in read for place in self.stack.places]
+        places = [place for place in self.stack.places if place in read]
+        if self.mask is not None:
+            self.mask = self.mask[:, :, kept]
+        if not places:
+            raise InputError(NOTHING)
+        self.stack = replace(self.stack, places=places)
+        return places
+
+    def _read(self) -> Iterator[tuple[Place, Gray]]:
+        """Gray slices, file by file."""
+        several = len(self._files) > 1
+        for file, wanted in self._files.items():
+            with self._noting(file):
+                frames = self._open(file, several)
+                by_frame = {place.frame: place for place in wanted}
+                for number, gray in enumerate(frames.grays()):
+                    if number in by_frame:
+                        yield by_frame.pop(number), gray
+                    if not by_frame:
+                        break
+
+    def _open(self, file: str, several: bool = False) -> Frames:
+        """A file's frames.
+
+        Args:
+            several: shown in the range of all files, where it has no window.
+        """
+        value_range = (lambda: self._range) if several else None
+        frames = Frames(self._archive.read(file), self._limits, value_range)
+        if frames.memory > self._limits.max_memory:
+            raise InputError(f"needs {frames.memory // MIB} MiB of memory to decode")
+        return frames
+
+    @contextmanager
+    def _noting(self, file: str) -> Iterator[None]:
+        """Keeps why a file cannot be read, and goes on."""
+        try:
+            yield
+        except InputError as error:
+            self.damaged.setdefault(file, str(error))
+
+    @cached_property
+    def _range(self) -> tuple[float, float]:
+        """The values that become black and white, of some slices of the stack."""
+        places = self.stack.places
+        wanted = np.linspace(0, len(places) - 1, SAMPLED).round().astype(int)
+        some = sorted({*wanted.tolist()})
+        samples = []
+        for number in some:
+            with self._noting(places[number].file):
+                (values,) = self._open(places[number].file).values([places[number].frame])
+                step = int(np.ceil(np.sqrt(values.size * len(some) / SAMPLE)))
+                samples.append(values[::step, ::step].ravel())
+        if not samples:
+            raise InputError(NOTHING)
+        return robust_range(np.concatenate(samples))
+
+
+def _frame(place: Place) -> int:
+    return place.frame
