@@ -47,10 +47,10 @@ from trainer.data.card import CardText, Source
 from trainer.data.groups import GroupTable, column, read_groups
 from trainer.data.near_duplicates import TURN_NAMES, TURNS, find_pairs, has_near_duplicate
 from trainer.data.tables import read_table
-from trainer.prepare.copies import turned_box
 from trainer.prepare.folder import SLICES, write_description
-from trainer.prepare.inputs import find_inputs
-from trainer.prepare.join import CONFLICTS, join_data
+from trainer.prepare.join.copies import turned_box
+from trainer.prepare.join.inputs import find_inputs
+from trainer.prepare.join.job import CONFLICTS, join_data
 from trainer.prepare.rows import Box, Row
 
 MAIN = "brain-tumor-mri"

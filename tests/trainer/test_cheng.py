@@ -32,9 +32,9 @@ from trainer.data.card import find_card
 from trainer.data.dataset import read_dataset
 from trainer.data.tables import read_table
 from trainer.prepare import folder as data_folder
-from trainer.prepare import matlab
-from trainer.prepare.cheng import FIELDS, STRUCT, find_files, read_slice
-from trainer.prepare.matlab import MatReader
+from trainer.prepare.cheng import matlab
+from trainer.prepare.cheng.job import FIELDS, STRUCT, find_files, read_slice
+from trainer.prepare.cheng.matlab import MatReader
 
 EMPTY = np.zeros((48, 40), np.uint8)
 

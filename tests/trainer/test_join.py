@@ -35,9 +35,11 @@ from trainer.data.near_duplicates import (
     thumbnail,
 )
 from trainer.data.partial_labels import read_partial_labels
-from trainer.prepare import copies, folder, join
-from trainer.prepare.copies import CLEAR, INVERSE, NONE, Nearest, turned_box
-from trainer.prepare.inputs import find_inputs
+from trainer.prepare import folder
+from trainer.prepare.join import copies
+from trainer.prepare.join import job as join
+from trainer.prepare.join.copies import CLEAR, INVERSE, NONE, Nearest, turned_box
+from trainer.prepare.join.inputs import find_inputs
 from trainer.prepare.rows import Box
 
 BOX = (0.25, 0.375, 0.5, 0.625)  # in sixteenths of the sides, so that digits do not matter

@@ -26,9 +26,9 @@ def cheng(folder: Path, out: Path, no_card: bool) -> None:
     from dataclasses import replace
 
     from trainer.data.card import CardText
-    from trainer.prepare.cheng import COLLECTION, LABELS, NOTES, find_files, from_card, read_all
+    from trainer.prepare.cheng.job import COLLECTION, LABELS, NOTES, find_files, from_card, read_all
+    from trainer.prepare.cheng.matlab import MatReader
     from trainer.prepare.folder import DataFolder
-    from trainer.prepare.matlab import MatReader
 
     source = COLLECTION if no_card else from_card(folder)
     found = find_files(folder)

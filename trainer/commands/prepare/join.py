@@ -17,7 +17,7 @@ from trainer.commands.progress import add_bar, progress_bars
 from trainer.commands.terminal import say, say_problem
 
 if TYPE_CHECKING:
-    from trainer.prepare.join import Joined
+    from trainer.prepare.join.job import Joined
 
 ALIKE = 0.98  # near_duplicates.THRESHOLD, which would bring numpy
 
@@ -51,8 +51,8 @@ def join(
     mirrored or turned ones, come into one group; a slice without a patient, source or box takes
     that of the one of another DATA that it looks most like. Research use only.
     """
-    from trainer.prepare.inputs import find_inputs
-    from trainer.prepare.join import join_data
+    from trainer.prepare.join.inputs import find_inputs
+    from trainer.prepare.join.job import join_data
 
     found = find_inputs(inputs, no_card)
     with progress_bars() as bars:

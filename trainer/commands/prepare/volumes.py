@@ -101,7 +101,7 @@ def volumes(
     from edge_runtime.errors import UsageError
     from trainer.commands.progress import add_bar, progress_bars
     from trainer.commands.terminal import say, say_problem
-    from trainer.prepare.pseudonyms import read_key
+    from trainer.prepare.volumes.pseudonyms import read_key
 
     if label is not None and table is not None:
         raise UsageError("--label and --labels: give one of them")
@@ -113,8 +113,8 @@ def volumes(
     if data.is_dir() and data.resolve() in (out.resolve(), *out.resolve().parents):
         raise UsageError(f"--out {out} lies in the data")
     _need_packages()
-    from trainer.prepare.volume_units import Tell
-    from trainer.prepare.volumes import Wanted, cut_volumes
+    from trainer.prepare.volumes.job import Wanted, cut_volumes
+    from trainer.prepare.volumes.units import Tell
 
     pseudonyms, lines = read_key(place)
     for line in lines:

@@ -28,9 +28,9 @@ from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES
 from trainer.data.partial_labels import is_partial
 from trainer.data.reading import Progress
 from trainer.data.tables import csv_text
-from trainer.prepare.copies import NONE, Found, Slices, compare
 from trainer.prepare.folder import DataFolder, NewSlice, Summary, check_free, content_digest
-from trainer.prepare.inputs import Fact, Input, Say, Skip, read_input
+from trainer.prepare.join.copies import NONE, Found, Slices, compare
+from trainer.prepare.join.inputs import Fact, Input, Say, Skip, read_input
 from trainer.prepare.rows import Row
 
 CONFLICTS = "conflicts.csv"

@@ -30,8 +30,8 @@ from trainer.data.archive import ImageArchive, open_archive
 from trainer.data.card import NAME, Source, find_card
 from trainer.data.layout import PassedOver, and_passed_over
 from trainer.data.reading import Progress
+from trainer.prepare.cheng.matlab import MAX_BYTES, Array, MatReader, MatStruct, too_large
 from trainer.prepare.folder import DataFolder, Dropped, NewSlice, content_digest
-from trainer.prepare.matlab import MAX_BYTES, Array, MatReader, MatStruct, too_large
 from trainer.prepare.rows import Box, Row
 
 Pixels = npt.NDArray[np.uint8]

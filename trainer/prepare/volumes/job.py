@@ -25,22 +25,22 @@ from edge_runtime.labels import NO_TUMOR
 from trainer.data.archive import ImageArchive, open_archive
 from trainer.data.card import CardText, Source
 from trainer.data.layout import PassedOver
-from trainer.prepare.dicom_series import Series, Stack, stacks_of
 from trainer.prepare.folder import DataFolder, Dropped, NewSlice, Summary
-from trainer.prepare.head_slices import evenly, within_head
-from trainer.prepare.masks import Masks, is_mask, without_sequence
-from trainer.prepare.pseudonyms import DIGITS
 from trainer.prepare.rows import Box, Row
-from trainer.prepare.sequences import sequence_in
-from trainer.prepare.volume_labels import (
+from trainer.prepare.volumes.dicom_series import Series, Stack, stacks_of
+from trainer.prepare.volumes.head_slices import evenly, within_head
+from trainer.prepare.volumes.labels import (
     FolderLabels,
     Labels,
     Said,
     TableLabels,
     checked_label,
 )
-from trainer.prepare.volume_planes import NOTHING, DicomVolume, Shown, cut_refusal, cut_volume
-from trainer.prepare.volume_units import (
+from trainer.prepare.volumes.masks import Masks, is_mask, without_sequence
+from trainer.prepare.volumes.planes import NOTHING, DicomVolume, Shown, cut_refusal, cut_volume
+from trainer.prepare.volumes.pseudonyms import DIGITS
+from trainer.prepare.volumes.sequences import sequence_in
+from trainer.prepare.volumes.units import (
     LIMITS,
     Tell,
     Unit,
@@ -52,7 +52,7 @@ from trainer.prepare.volume_units import (
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from trainer.prepare.pseudonyms import Pseudonyms
+    from trainer.prepare.volumes.pseudonyms import Pseudonyms
 
     Progress = Callable[[int, int], None]
     Mask = npt.NDArray[np.bool_]

@@ -23,7 +23,7 @@ from edge_runtime.files import is_hidden
 from edge_runtime.labels import normalise_label
 from trainer.data.layout import SPLITS
 from trainer.data.tables import read_table
-from trainer.prepare.sequences import SEQUENCES, sequence_in
+from trainer.prepare.volumes.sequences import SEQUENCES, sequence_in
 
 NO_LABEL = "no row of the labels table fits it"
 NO_CLASS = "in no class folder: give --label or --labels"

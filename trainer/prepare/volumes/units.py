@@ -14,12 +14,12 @@ from edge_runtime.imaging.kinds import gzipped_kind, halves_of, kind_of, other_h
 from edge_runtime.imaging.limits import ImageLimits
 from trainer.data.archive import MAX_VOLUME_BYTES, ImageArchive
 from trainer.data.layout import PassedOver
-from trainer.prepare.dicom_series import FileHead, Series, group_series, read_file_head
 from trainer.prepare.folder import Dropped
-from trainer.prepare.masks import is_mask, stem_of
+from trainer.prepare.volumes.dicom_series import FileHead, Series, group_series, read_file_head
+from trainer.prepare.volumes.masks import is_mask, stem_of
 
 if TYPE_CHECKING:
-    from trainer.prepare.pseudonyms import Pseudonyms
+    from trainer.prepare.volumes.pseudonyms import Pseudonyms
 
     Progress = Callable[[int, int], None]
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from trainer.data.archive import ImageArchive
-    from trainer.prepare.dicom_series import Place, Stack
-    from trainer.prepare.head_slices import Grays
+    from trainer.prepare.volumes.dicom_series import Place, Stack
+    from trainer.prepare.volumes.head_slices import Grays
 
     Array = npt.NDArray[Any]
     Gray = npt.NDArray[np.uint8]

@@ -21,7 +21,7 @@ from edge_runtime.errors import InputError
 from edge_runtime.imaging.dicom_head import DAMAGED, SEQUENCES, count_frames, read_elements
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.limits import ImageLimits
-from trainer.prepare.sequences import sequence_of
+from trainer.prepare.volumes.sequences import sequence_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt

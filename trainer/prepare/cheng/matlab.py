@@ -46,7 +46,7 @@ ATTEMPTS = 2  # the first process may have been ended by something else than the
 _MATLAB_5 = b"MATLAB 5.0 MAT-file"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NUMBERS = re.compile("[<|][buif][1248]")  # dtypes, as numpy writes them
-_CHILD = "from trainer.prepare.matlab import child; child()"
+_CHILD = "from trainer.prepare.cheng.matlab import child; child()"
 
 
 class MatStruct(NamedTuple):

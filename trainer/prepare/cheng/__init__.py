@@ -1,0 +1,1 @@
+"""Cheng's collection of tumours (figshare 1512427), made a data set."""

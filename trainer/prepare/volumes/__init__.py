@@ -1,0 +1,1 @@
+"""DICOM series and NIfTI volumes, cut into labelled slices."""
