@@ -216,7 +216,7 @@ def draw_odd() -> dict[str, tuple[np.ndarray, set[str]]]:
 def test_odd_files(tmp_path: Path, name: str) -> None:
     drawn, expected = draw_odd()[name]
     save(tmp_path, f"glioma/{name}", drawn)
-    files = read_files(open_archive(tmp_path))
+    files = read_files(tmp_path)
     found = {kind for kind, odd in zip(ODDITIES, files.odd[0], strict=True) if odd}
     # A random picture may break a second rule as well; a slice may break none but its own.
     assert expected <= found if "colourful" in expected or "noise" in found else expected == found

@@ -192,7 +192,7 @@ def test_a_training_and_an_audit_read_the_same(
     data = read_dataset(place, OPTIONS)
     once = sorted(reads)
     assert len(once) == len(set(once)) == 8
-    files = read_files(archive.open_archive(place))
+    files = read_files(place)
     assert sorted(reads) == sorted(once * 2), "each file once"
     assert len(data.problems) == 3
     assert data.problems == files.problems
@@ -481,6 +481,7 @@ def fake_dataset(groups: list[int], labels: list[int]) -> Dataset:
         paths=tuple(f"{i}.png" for i in range(n)),
         splits=("",) * n,
         groups=tuple(f"g{g}" for g in groups),
+        given_groups=("",) * n,
         sources=("",) * n,
         patients=("",) * n,
         problems=(),

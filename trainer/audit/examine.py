@@ -9,7 +9,6 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,17 @@ from trainer.audit.near_duplicates import (
     same_pixels,
 )
 from trainer.audit.shortcuts import measure_shortcuts
-from trainer.data.archive import open_archive
-from trainer.data.groups import GroupTable, column, group_slices, read_groups, ungrouped_warning
+from trainer.data.collection import Data, are_several, collections_of, title_of
+from trainer.data.groups import (
+    GroupTable,
+    column,
+    group_slices,
+    one_group_a_person,
+    read_group_tables,
+)
 from trainer.data.layout import PassedOver
 from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES, Pairs
-from trainer.data.reading import Progress, nothing_readable
+from trainer.data.reading import Progress
 
 SCHEMA = 2
 PER_TURN = 4  # leaking pairs listed for each turn
@@ -63,29 +68,29 @@ class Audit:
 
 
 def audit(
-    path: str | os.PathLike[str],
+    data: Data,
     groups_csv: str | os.PathLike[str] | None = None,
     *,
     reading: Progress | None = None,
     comparing: Progress | None = None,
 ) -> Audit:
-    """Audit a zip or folder of labelled slices.
+    """Audit a zip or folder of labelled slices, or several collections together.
 
     Args:
-        path: with Training/ and Testing/, or class folders alone.
-        groups_csv: table with the columns path and group, optionally label, source, patient.
+        data: with Training/ and Testing/, or class folders alone.
+        groups_csv: table with the columns path and group, optionally label, source, patient, in
+            place of the collections' own.
         reading, comparing: called with (done, total).
 
     Raises:
         DataError: no readable image, a hostile archive, an unusable table.
     """
-    name = Path(path).resolve().name
-    files = read_files(open_archive(path), reading)
-    if len(files) == 0:
-        raise nothing_readable(name, files.problems, files.passed_over)
-    table = read_groups(groups_csv, set(files.paths)) if groups_csv else {}
-    found = examine(name, files, table, comparing)
-    return replace(found, warnings=ungrouped_warning(groups_csv, table))
+    collections = collections_of(data)
+    files = read_files(data, reading)
+    table, warnings = read_group_tables(collections, files.paths, groups_csv)
+    if are_several(collections):
+        table = one_group_a_person(table)
+    return replace(examine(title_of(data), files, table, comparing), warnings=warnings)
 
 
 def examine(name: str, files: Files, table: GroupTable, progress: Progress | None = None) -> Audit:

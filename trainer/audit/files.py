@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from edge_runtime.imaging.headers import Header
 from edge_runtime.quiet import quiet_c_stderr
-from trainer.data.archive import ImageArchive
+from trainer.data.collection import Data, collections_of, read_collections
 from trainer.data.file_statistics import FILE_STATISTICS
-from trainer.data.layout import PassedOver, arrange
+from trainer.data.layout import PassedOver
 from trainer.data.near_duplicates import THUMBNAIL_SIZE
-from trainer.data.reading import Picture, Progress, read_pictures
+from trainer.data.reading import Picture, Progress
 
 TINY = 64  # pixels of the shorter side
 LONG = 1.2  # longer side over shorter side
@@ -103,16 +103,19 @@ class _Facts(NamedTuple):
     odd: tuple[bool, ...]
 
 
-def read_files(archive: ImageArchive, progress: Progress | None = None) -> Files:
+def read_files(data: Data, progress: Progress | None = None) -> Files:
     """Read and decode each image once and keep its facts.
 
     A file that cannot be read, or lies in no class folder, becomes a problem.
 
     Args:
+        data: zip or folder, or collections.
         progress: called with (done, total).
+
+    Raises:
+        DataError: no readable image, or a hostile archive.
     """
-    names, passed_over = arrange(archive)
-    facts, problems = read_pictures(archive, names, _facts, progress)
+    facts, problems, passed_over = read_collections(collections_of(data), _facts, progress)
     n = len(facts)
     return Files(
         paths=tuple(f.path for f in facts),

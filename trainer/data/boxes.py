@@ -11,14 +11,42 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import DataError
-from trainer.data.tables import key_of, read_table
+from trainer.data.collection import Collection, are_several
+from trainer.data.tables import first_folder, key_of, read_table
 
 COLUMNS = ("x_center", "y_center", "width", "height")
 ROUNDING = 1e-3  # of a side, in a table of few digits
 Boxes = npt.NDArray[np.float64]
 
 
-def read_boxes(path: str | os.PathLike[str], names: Sequence[str]) -> Boxes:
+def read_box_tables(
+    collections: Sequence[Collection],
+    names: Sequence[str],
+    boxes_csv: str | os.PathLike[str] | None = None,
+) -> Boxes | None:
+    """The boxes of the slices of all collections, see `read_boxes`; None without any table.
+
+    Args:
+        names: paths of all N slices.
+        boxes_csv: one table of all of them, in place of the collections' own.
+
+    Raises:
+        DataError: see `read_boxes`.
+    """
+    if boxes_csv is not None:
+        return read_boxes(boxes_csv, names, are_several(collections))
+    if all(each.boxes_csv is None for each in collections):
+        return None
+    boxes = np.full((len(names), 4), np.nan)
+    for each in collections:
+        if each.boxes_csv is not None:
+            members = each.members(names)
+            with each.named_in_errors():
+                boxes[list(members.values())] = read_boxes(each.boxes_csv, list(members))
+    return boxes
+
+
+def read_boxes(path: str | os.PathLike[str], names: Sequence[str], several: bool = False) -> Boxes:
     """The box of each slice: left, top, right, bottom as fractions of the picture's sides.
 
     Args:
@@ -26,6 +54,7 @@ def read_boxes(path: str | os.PathLike[str], names: Sequence[str]) -> Boxes:
             fractions of the image's width or height. A slice may have several rows: their hull
             counts. Slices without a row, or with four empty cells, have no box.
         names: paths of the N slices within the data set.
+        several: the first folder of each is the collection's name, which the table knows.
 
     Returns:
         N×4; a row of NaN where there is no box.
@@ -41,7 +70,7 @@ def read_boxes(path: str | os.PathLike[str], names: Sequence[str]) -> Boxes:
     boxes = np.full((len(names), 4), np.nan)
     matched = False
     for i, name in enumerate(names):
-        key = key_of(name.strip(), found)
+        key = key_of(name.strip(), found, first_folder(name) if several else "")
         if key is None:
             continue
         matched = True

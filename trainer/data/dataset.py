@@ -18,12 +18,20 @@ from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess, crop_box, preprocess
 from edge_runtime.labels import NO_TUMOR, normalise_label
 from edge_runtime.model.metadata import MOST_LABELS, is_label
-from trainer.data.archive import open_archive
-from trainer.data.boxes import into_input, read_boxes
-from trainer.data.groups import column, group_slices, read_groups, ungrouped_warning
-from trainer.data.layout import PassedOver, arrange, class_spot
+from trainer.data.boxes import into_input, read_box_tables
+from trainer.data.collection import (
+    Collection,
+    Data,
+    are_several,
+    collections_of,
+    open_data,
+    read_collections,
+)
+from trainer.data.groups import column, group_slices, one_group_a_person, read_group_tables
+from trainer.data.layout import PassedOver, class_spot
 from trainer.data.near_duplicates import clusters, thumbnail
-from trainer.data.reading import Picture, Progress, nothing_readable, read_pictures
+from trainer.data.reading import Picture, Progress
+from trainer.data.tables import first_folder
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Dataset:
         splits: `training`, `testing` or empty (no such folders).
         groups: slices of one group never stand on two sides of a split: those of the table,
             where one was given, joined wherever slices are near-duplicates.
+        given_groups: those of the table before they were joined; empty where it says nothing.
         sources: where a slice comes from; empty where nobody knows.
         patients: the patient of a slice; empty where nobody knows.
         problems: (path, reason) of files that could not be read.
@@ -51,7 +60,8 @@ class Dataset:
         tumour_free: the classes that show no tumour for certain, see `read_dataset`.
         tables: digests of what the tables (`groups`, `boxes`) say of these slices, whatever else
             stands in them; empty without tables.
-        origin: the zip or folder that the slices were read from; None where nobody knows.
+        origin: the zip or folder that the slices were read from, or the collections; None where
+            nobody knows.
         warnings: sentences on classes of which nothing can be read, and on what a table leaves
             open.
     """
@@ -62,6 +72,7 @@ class Dataset:
     paths: tuple[str, ...]
     splits: tuple[str, ...]
     groups: tuple[str, ...]
+    given_groups: tuple[str, ...]
     sources: tuple[str, ...]
     patients: tuple[str, ...]
     problems: tuple[tuple[str, str], ...]
@@ -74,7 +85,7 @@ class Dataset:
     tumour_free: tuple[str, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
-    origin: Path | None = None
+    origin: Path | tuple[Collection, ...] | None = None
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -98,6 +109,7 @@ class Dataset:
             paths=pick(self.paths),
             splits=pick(self.splits),
             groups=pick(self.groups),
+            given_groups=pick(self.given_groups),
             sources=pick(self.sources),
             patients=pick(self.patients),
             thumbnails=self.thumbnails[chosen],
@@ -108,7 +120,7 @@ class Dataset:
 
 
 def read_dataset(
-    path: str | os.PathLike[str],
+    origin: Data,
     options: Preprocess,
     *,
     class_names: Sequence[str] | None = None,
@@ -118,17 +130,20 @@ def read_dataset(
     tumour_free: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Read each image of a zip or folder once, decode and preprocess it.
+    """Read each image of a zip or folder, or of several collections, once; decode and preprocess
+    it.
 
     The class is the name of the folder that holds the file; a folder called Training or Testing
     anywhere above it is the split. Common spellings of the four classes are folded. What is read
     and what is passed over: see `arrange` and the module `archive`.
 
     Args:
+        origin: the zip or folder, or the collections, of which the paths then begin with the names.
         class_names: the classes and their order; default: those found, sorted.
         least_classes: how many there must be.
-        groups_csv: table with the columns path and group, optionally label, source, patient.
-        boxes_csv: table of tumours' boxes, see `read_boxes`.
+        groups_csv: table with the columns path and group, optionally label, source, patient, in
+            place of the collections' own.
+        boxes_csv: table of tumours' boxes, see `read_boxes`, likewise.
         tumour_free: the classes without a tumour; default: the class `notumor`, where there is
             one. Nothing else tells: a class without boxes may merely lack them.
         progress: called with (done, total).
@@ -137,13 +152,10 @@ def read_dataset(
         DataError: no readable image, an unknown class, a hostile archive, an unusable table.
         UsageError: a tumour-free class that is not there.
     """
-    archive = open_archive(path)
-    names, passed_over = arrange(archive)
-    slices, problems = read_pictures(
-        archive, names, lambda picture: _preprocessed(picture, options), progress
+    collections = collections_of(origin)
+    slices, problems, passed_over = read_collections(
+        collections, lambda picture: _preprocessed(picture, options), progress
     )
-    if not slices:
-        raise nothing_readable(Path(path).name, problems, passed_over)
     known = _classes({s.label for s in slices}, class_names, least_classes)
     data = Dataset(
         images=np.stack([s.image for s in slices]),
@@ -152,6 +164,7 @@ def read_dataset(
         paths=tuple(s.path for s in slices),
         splits=tuple(s.split for s in slices),
         groups=("",) * len(slices),
+        given_groups=("",) * len(slices),
         sources=("",) * len(slices),
         patients=("",) * len(slices),
         problems=tuple(problems),
@@ -162,42 +175,62 @@ def read_dataset(
         boxes=np.full((len(slices), 4), np.nan),
         tumour_free=_tumour_free(known, tumour_free),
         passed_over=passed_over,
-        origin=Path(path),
-        warnings=tuple(_lost_classes(known, problems)),
+        origin=collections if are_several(collections) else collections[0].path,
+        warnings=tuple(_lost_classes(known, problems, are_several(collections))),
     )
-    data = _with_groups(data, [s.pixels for s in slices], groups_csv)
-    return data if boxes_csv is None else _with_boxes(data, boxes_csv)
+    data = _with_groups(data, [s.pixels for s in slices], collections, groups_csv)
+    return _with_boxes(data, collections, boxes_csv)
 
 
 def _with_groups(
-    data: Dataset, pixels: Sequence[str], groups_csv: str | os.PathLike[str] | None
+    data: Dataset,
+    pixels: Sequence[str],
+    collections: Sequence[Collection],
+    groups_csv: str | os.PathLike[str] | None,
 ) -> Dataset:
-    """The data with what a table says of groups, sources and patients, joined by looks.
+    """The data with what tables say of groups, sources and patients, joined by looks and, among
+    several collections, by patients.
 
     Args:
         pixels: a digest of each slice's pixels.
     """
-    table = read_groups(groups_csv, set(data.paths)) if groups_csv else {}
+    table, warnings = read_group_tables(collections, data.paths, groups_csv)
     given, sources, patients = (
         column(table, data.paths, c) for c in ("group", "source", "patient")
     )
+    if are_several(collections):
+        table = one_group_a_person(table)
     tables = dict(data.tables)
-    if groups_csv is not None:
+    if says_groups(collections, groups_csv):
         tables["groups"] = _digest(zip(data.paths, given, sources, patients, strict=True))
+    own = column(table, data.paths, "group")
     return replace(
         data,
-        groups=group_slices(given, pixels, clusters(data.thumbnails)),
+        groups=group_slices(own, pixels, clusters(data.thumbnails)),
+        given_groups=given,
         sources=sources,
         patients=patients,
         grouped=any(given),
         tables=tables,
-        warnings=(*data.warnings, *ungrouped_warning(groups_csv, table)),
+        warnings=(*data.warnings, *warnings),
     )
 
 
-def _with_boxes(data: Dataset, boxes_csv: str | os.PathLike[str]) -> Dataset:
-    """The data with the tumours' boxes of a table, which are those of whole pictures there."""
-    boxes = read_boxes(boxes_csv, data.paths)
+def says_groups(
+    collections: Sequence[Collection], groups_csv: str | os.PathLike[str] | None
+) -> bool:
+    """Whether anything but names and looks says which slices belong together, or where they come
+    from."""
+    return groups_csv is not None or any(each.groups_csv or each.source for each in collections)
+
+
+def _with_boxes(
+    data: Dataset, collections: Sequence[Collection], boxes_csv: str | os.PathLike[str] | None
+) -> Dataset:
+    """The data with the tumours' boxes of tables, which are those of whole pictures there."""
+    boxes = read_box_tables(collections, data.paths, boxes_csv)
+    if boxes is None:
+        return data
     rows = ((path, *map(repr, box.tolist())) for path, box in zip(data.paths, boxes, strict=True))
     tables = {**data.tables, "boxes": _digest(rows)}
     return replace(data, boxes=into_input(boxes, data.crop_boxes), tables=tables)
@@ -220,7 +253,7 @@ def originals(
     if data.origin is None or not len(rows):
         return [None] * len(rows)
     try:
-        archive = open_archive(data.origin)
+        archive = open_data(data.origin)
     except (DataError, OSError):
         return [None] * len(rows)
     found: list[npt.NDArray[np.uint8] | None] = []
@@ -282,9 +315,12 @@ def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple
     return known
 
 
-def _lost_classes(known: Sequence[str], problems: Sequence[tuple[str, str]]) -> list[str]:
+def _lost_classes(
+    known: Sequence[str], problems: Sequence[tuple[str, str]], several: bool
+) -> list[str]:
     """A sentence on each class that is none since none of its pictures could be read."""
-    spots = [spot for name, _ in problems if (spot := class_spot(name)) is not None]
+    names = (name.removeprefix(first_folder(name) if several else "") for name, _ in problems)
+    spots = [spot for name in names if (spot := class_spot(name)) is not None]
     lost = Counter(label for label, _ in spots if label not in known)
     return [
         f"no picture of {label} could be read ({count:,} tried), so it is no class"
@@ -321,6 +357,28 @@ def check_boxes(data: Dataset) -> None:
             f"({wrong.size} such slices): correct the table, or name other classes with "
             "--tumour-free"
         )
+
+
+def given_away_by_source(data: Dataset) -> tuple[str, ...]:
+    """A sentence on the classes that share no source with any other: a model may tell them by
+    their source, and no figure on these data would show it."""
+    classes: dict[str, set[str]] = {}
+    sources: dict[str, set[str]] = {}
+    for label, source in zip(data.labels.tolist(), data.sources, strict=True):
+        name = data.class_names[label]
+        classes.setdefault(source, set()).add(name)
+        sources.setdefault(name, set()).add(source)
+    alone = [
+        name
+        for name in data.class_names
+        if name in sources and all(len(classes[source]) == 1 for source in sources[name])
+    ]
+    if not alone:
+        return ()
+    return (
+        f"{', '.join(alone)}: from no source that another class comes from; a model may learn the "
+        "source in place of the class, and no figure on these data would show it",
+    )
 
 
 def _digest(rows: Iterable[Sequence[str]]) -> str:

@@ -1,0 +1,215 @@
+"""Several zips and folders of slices as one data set.
+
+Each is a collection: its folders say for themselves which classes and splits there are, and its
+tables speak of its own slices. Among several the paths of a collection begin with its name, as
+they would if one folder held them all; it comes from the zip's or folder's own name alone, so that
+data may move. A collection that stands alone has no name, and its paths begin with nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from edge_runtime.errors import DataError, UsageError
+from trainer.data.archive import ImageArchive, Other, open_archive
+from trainer.data.layout import PassedOver, arrange
+from trainer.data.reading import (
+    Kept,
+    Picture,
+    Problem,
+    Progress,
+    nothing_readable,
+    read_pictures,
+)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A zip or folder of slices, and what belongs to it.
+
+    Attributes:
+        path: the zip or folder.
+        name: what its paths begin with among several; empty where it stands alone.
+        source: where its slices come from where no table says so; empty: `name` is as good.
+        groups_csv, boxes_csv: its tables, or None. Paths in them are its own, without `name`.
+    """
+
+    path: Path
+    name: str = ""
+    source: str = ""
+    groups_csv: Path | None = None
+    boxes_csv: Path | None = None
+
+    @property
+    def prefix(self) -> str:
+        """What its paths begin with."""
+        return f"{self.name}/" if self.name else ""
+
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return self.name or self.path.resolve().name
+
+    def members(self, paths: Sequence[str]) -> dict[str, int]:
+        """Where its slices stand among the paths of all: by the path within the collection."""
+        prefix = self.prefix
+        return {p[len(prefix) :]: i for i, p in enumerate(paths) if p.startswith(prefix)}
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """A DataError of one of several says of which."""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}" if self.name else str(error)) from None
+
+
+# One zip or folder, or named collections.
+Data: TypeAlias = "str | os.PathLike[str] | Sequence[Collection]"
+
+
+def collections_of(data: Data) -> tuple[Collection, ...]:
+    """The collections in the order of their slices, that of their paths: it does not matter in
+    which order they were named."""
+    if isinstance(data, (str, os.PathLike)):
+        return (Collection(Path(data)),)
+    return tuple(sorted(data, key=lambda each: each.prefix))
+
+
+def are_several(collections: Sequence[Collection]) -> bool:
+    """Whether paths begin with the names of collections."""
+    return bool(collections[0].name)
+
+
+def title_of(data: Data) -> str:
+    """What a message calls the data."""
+    return ", ".join(each.title for each in collections_of(data))
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """A name for each zip or folder: its own, without a zip's suffix. A number tells those of one
+    name apart, in their order."""
+    names: list[str] = []
+    for path in paths:
+        # A link keeps its own name, `.` and `..` have none. Paths stand in tables, as UTF-8.
+        own = path.name if path.name not in ("", "..") else path.resolve().name
+        own = (own.removesuffix(path.suffix) if path.is_file() else own).strip() or "data"
+        wanted = own.encode("utf-8", "backslashreplace").decode()
+        name, number = wanted, 1
+        while name in names:
+            number += 1
+            name = f"{wanted}-{number}"
+        names.append(name)
+    return names
+
+
+def check_apart(paths: Sequence[Path]) -> None:
+    """Refuse zips or folders of which slices would count twice.
+
+    Raises:
+        UsageError: two are one, or one lies in another.
+    """
+    real = [(path, path.resolve()) for path in paths]
+    for i, (first, one) in enumerate(real):
+        for second, other in real[i + 1 :]:
+            if one == other:
+                raise UsageError(f"{second}: the same data as {first}; name it once")
+            for inner, outer in ((first, second), (second, first)):
+                if outer.resolve() in inner.resolve().parents:
+                    raise UsageError(f"{inner} lies in {outer}: its slices would count twice")
+
+
+def read_collections(
+    collections: Sequence[Collection],
+    keep: Callable[[Picture], Kept],
+    progress: Progress | None = None,
+) -> tuple[list[Kept], list[Problem], tuple[PassedOver, ...]]:
+    """Read and decode each picture once, see `read_pictures`, each collection arranged for itself.
+
+    Args:
+        keep: what is kept of a picture, whose path begins with the collection's name.
+        progress: called with (done, total), over all.
+
+    Returns:
+        What was kept, the files that cannot be used, and those that are passed over.
+
+    Raises:
+        DataError: a collection of which no picture can be read, or a hostile archive.
+    """
+    arranged = []
+    for each in collections:
+        archive = open_archive(each.path)
+        arranged.append((each, archive, *arrange(archive)))
+    total = sum(len(names) for _, _, names, _ in arranged)
+    kept: list[Kept] = []
+    problems: list[Problem] = []
+    passed_over: dict[tuple[str, str], list[str]] = defaultdict(list)
+    before = 0
+    for each, archive, names, passed in arranged:
+        found, wrong = read_pictures(
+            archive, names, _placed(each.prefix, keep), _counted(progress, before, total)
+        )
+        if not found:
+            raise nothing_readable(each.title, wrong, passed)
+        before += len(names)
+        kept += found
+        problems += [Problem(each.prefix + path, reason) for path, reason in wrong]
+        for kind, reason, paths in passed:
+            passed_over[kind, reason] += [each.prefix + path for path in paths]
+    told = tuple(PassedOver(*key, tuple(paths)) for key, paths in sorted(passed_over.items()))
+    return kept, problems, told
+
+
+def open_data(data: Data) -> ImageArchive:
+    """The files of all collections, by the names that begin with the collections'.
+
+    Raises:
+        DataError: neither zips nor folders, or a hostile archive.
+    """
+    collections = collections_of(data)
+    if not are_several(collections):
+        return open_archive(collections[0].path)
+    return _Together({each.name: open_archive(each.path) for each in collections})
+
+
+class _Together:
+    """The files of several archives, each below its name."""
+
+    def __init__(self, archives: Mapping[str, ImageArchive]) -> None:
+        self._archives = archives
+
+    def names(self) -> list[str]:
+        return sorted(
+            f"{at}/{name}" for at, each in self._archives.items() for name in each.names()
+        )
+
+    def others(self) -> list[Other]:
+        return sorted(
+            Other(f"{at}/{other.path}", other.reason)
+            for at, each in self._archives.items()
+            for other in each.others()
+        )
+
+    def size(self, name: str) -> int:
+        at, _, inner = name.partition("/")
+        return self._archives[at].size(inner)
+
+    def read(self, name: str) -> bytes:
+        at, _, inner = name.partition("/")
+        return self._archives[at].read(inner)
+
+
+def _placed(prefix: str, keep: Callable[[Picture], Kept]) -> Callable[[Picture], Kept]:
+    if not prefix:
+        return keep
+    return lambda picture: keep(replace(picture, path=prefix + picture.path))
+
+
+def _counted(progress: Progress | None, before: int, total: int) -> Progress | None:
+    return None if progress is None else lambda done, _: progress(before + done, total)
