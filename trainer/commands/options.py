@@ -89,21 +89,23 @@ def _with_several_cards(places: Sequence[Path], options: dict[str, Any], wanted:
     if options.get("partial_groups") and not options["partial"]:
         raise UsageError("--partial-groups: with several DATA it goes with --partial")
     cards = [None if options["no_card"] else find_card(place) for place in places]
-    images = [
-        place if card is None else card.files["images"]
-        for place, card in zip(places, cards, strict=True)
-    ]
-    check_apart(images)
+    check_apart(
+        [
+            place if card is None else card.files["images"]
+            for place, card in zip(places, cards, strict=True)
+        ]
+    )
     taken = {name for name in wanted if not options[name]}
     data, partial = [], []
     tumour_free: set[str] = set()
-    for name, place, slices, card in zip(names_of(places), places, images, cards, strict=True):
+    named = sorted(zip(names_of(places), places, cards, strict=True), key=lambda each: each[0])
+    for name, place, card in named:  # it does not matter in which order they were named
         if card is None:
-            data.append(Collection(slices, name))
+            data.append(Collection(place, name))
             continue
         files = _taken_from(card, name, place, taken)
         source = card.sources[0].name if len(card.sources) == 1 else ""
-        own = Collection(slices, name, source if "groups" in wanted else "")
+        own = Collection(card.files["images"], name, source if "groups" in wanted else "")
         data.append(replace(own, groups_csv=files.get("groups"), boxes_csv=files.get("boxes")))
         if "partial" in files:
             known = source if "partial_groups" in wanted else ""
@@ -111,7 +113,7 @@ def _with_several_cards(places: Sequence[Path], options: dict[str, Any], wanted:
         if "tumour_free" in taken:
             tumour_free |= set(card.tumour_free or ())
     filled: dict[str, Any] = {"partial": tuple(partial), "tumour_free": tuple(sorted(tumour_free))}
-    found = [card for card in cards if card is not None]
+    found = [card for _, _, card in named if card is not None]
     about = {key: joined(card.about.get(key, "") for card in found) for key in ABOUT}
     return Named(
         tuple(data),

@@ -113,16 +113,15 @@ def check_apart(paths: Sequence[Path]) -> None:
     """Refuse zips or folders of which slices would count twice.
 
     Raises:
-        UsageError: two are one, or one lies in another.
+        UsageError: two are one, or a folder lies in another.
     """
-    real = [(path, path.resolve()) for path in paths]
-    for i, (first, one) in enumerate(real):
-        for second, other in real[i + 1 :]:
-            if one == other:
-                raise UsageError(f"{second}: the same data as {first}; name it once")
-            for inner, outer in ((first, second), (second, first)):
-                if outer.resolve() in inner.resolve().parents:
-                    raise UsageError(f"{inner} lies in {outer}: its slices would count twice")
+    real = [path.resolve() for path in paths]
+    for i, one in enumerate(real):
+        for at, other in enumerate(real):
+            if i < at and one == other:
+                raise UsageError(f"{paths[at]}: the same data as {paths[i]}; name it once")
+            if one in other.parents and other.is_dir():
+                raise UsageError(f"{paths[at]} lies in {paths[i]}: its slices would count twice")
 
 
 def read_collections(
