@@ -176,7 +176,7 @@ def tied(ties: Sequence[set[object]]) -> set[frozenset[int]]:
     return {frozenset(part[1]) for part in parts}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(drawn, drawn)
 def test_groups_are_local_and_people_are_not(first: list[Drawn], second: list[Drawn]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -203,6 +203,22 @@ def test_groups_are_local_and_people_are_not(first: list[Drawn], second: list[Dr
         found_by_audit = audit(parts)
         assert tuple(row[4] for row in found_by_audit.groups) == data.groups
         assert tuple(row[3] for row in found_by_audit.groups) == data.patients
+
+
+def test_a_group_may_be_called_as_a_file(tmp_path: Path) -> None:
+    rows = [
+        Drawn("a", 0, "a/0.png", "", ""),
+        Drawn("b", 1, "a/0.png", "", ""),
+        Drawn("a", 2, "", "", ""),
+        Drawn("a", 3, "", "", "p"),
+        Drawn("b", 4, "", "", "p"),
+    ]
+    parts = [write_drawn(tmp_path, name, rows) for name in "xy"]
+    data = read_dataset([*parts], OPTIONS)
+    groups = dict(zip(data.paths, data.groups, strict=True))
+    assert groups["x/a/0.png"] == groups["x/b/1.png"] == groups["y/a/0.png"], "y's are copies"
+    assert groups["x/a/3.png"] == groups["x/b/4.png"]
+    assert len(set(data.groups)) == 3
 
 
 def test_names_come_from_the_data_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,7 +580,10 @@ def test_an_audit_sees_across(sets: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     assert call(audit_command, "home", "away.zip").exit_code == 0
     words = [str(word) for word in told[0]]
-    assert words == ["btc-train", "home", "away.zip", "--groups", "audit/groups.csv"]
+    assert words == ["btc-train", "home", "away.zip"], "each has a table of its own"
+    assert call(audit_command, "home", "away.zip", "--no-card").exit_code == 0
+    words = [str(word) for word in told[1]]
+    assert words[3:5] == ["--groups", "audit/groups.csv"]
     assert call(audit_command, "home", "away.zip", more).exit_code == 1
     page = (tmp_path / "audit" / "audit.html").read_text()
     assert page.count("data:image/jpeg") >= 2

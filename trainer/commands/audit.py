@@ -75,9 +75,9 @@ def audit_command(
 
     asked: dict[str, Any] = {"groups": groups, "no_card": no_card}
     named, asked, _, has_card = with_cards(data, asked, ("groups",))
-    for table in (asked["groups"], *(each.groups_csv for each in collections_of(named))):
-        if table and (out / "groups.csv").exists() and table.samefile(out / "groups.csv"):
-            raise UsageError(f"--out {out} would replace the table of groups, {table}")
+    for known in (asked["groups"], *(each.groups_csv for each in collections_of(named))):
+        if known and (out / "groups.csv").exists() and known.samefile(out / "groups.csv"):
+            raise UsageError(f"--out {out} would replace the table of groups, {known}")
     check_out(out)
     out.mkdir(parents=True, exist_ok=True)  # before minutes of work
     with progress_bars() as bars:
@@ -107,7 +107,10 @@ def audit_command(
         else:
             _print_audit(found.result, out, written)
     also = (*protocol_option(found), *["--no-card"] * no_card)
-    next_command(["btc-train", *data, "--groups", out / "groups.csv", *also])
+    # Of several, training reads the tables that their cards name, and groups as the audit did.
+    own = any(each.groups_csv for each in collections_of(named))
+    table: list[str | Path] = [] if own else ["--groups", out / "groups.csv"]
+    next_command(["btc-train", *data, *table, *also])
     failed = found.leaks or found.untrainable
     context.exit(int(ExitCode.FAILED if failed else ExitCode.OK))
 

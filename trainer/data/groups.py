@@ -79,17 +79,18 @@ def one_group_a_person(table: GroupTable) -> GroupTable:
     """Rows of which those of one source and one patient are of one group: they are one person's,
     whichever collection they are in."""
     numbers: dict[object, int] = {}
-    people, own = [], []
+    people, own, paths = [], [], []
     for path, row in table.items():
         source, patient = row.get("source"), row.get("patient")
-        person = (source, patient) if source and patient else path
-        people.append(numbers.setdefault(person, len(numbers)))
-        own.append(row["group"] or (f"patient-{source}/{patient}" if person != path else path))
+        known = source and patient
+        if known or row["group"]:
+            person = (source, patient) if known else path
+            people.append(numbers.setdefault(person, len(numbers)))
+            own.append(row["group"] or f"patient-{source}/{patient}")
+            paths.append(path)
     merged = merge_groups(own, np.array(people, dtype=np.int64))
-    return {
-        path: row | {"group": "" if group == path else group}
-        for (path, row), group in zip(table.items(), merged, strict=True)
-    }
+    new = dict(zip(paths, merged, strict=True))
+    return {path: row | {"group": new.get(path, "")} for path, row in table.items()}
 
 
 def read_groups(
