@@ -28,7 +28,8 @@ from trainer.data.archive import open_archive
 from trainer.data.groups import GroupTable, column, group_slices, read_groups, ungrouped_warning
 from trainer.data.layout import PassedOver
 from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES, Pairs
-from trainer.data.reading import Progress, nothing_readable
+from trainer.data.owners import ties_of
+from trainer.data.reading import Progress, label_warning, nothing_readable
 
 SCHEMA = 2
 PER_TURN = 4  # leaking pairs listed for each turn
@@ -43,7 +44,7 @@ class Audit:
         result: the content of audit.json.
         groups: the rows of groups.csv, in the order of GROUP_COLUMNS.
         passed_over: files that are no pictures to learn from.
-        warnings: sentences on what the table leaves open.
+        warnings: sentences on volumes, and on what the table leaves open.
     """
 
     result: dict[str, Any]
@@ -83,9 +84,10 @@ def audit(
     files = read_files(open_archive(path), reading)
     if len(files) == 0:
         raise nothing_readable(name, files.problems, files.passed_over)
-    table = read_groups(groups_csv, set(files.paths)) if groups_csv else {}
+    table = read_groups(groups_csv, files.paths, files.owners) if groups_csv else {}
     found = examine(name, files, table, comparing)
-    return replace(found, warnings=ungrouped_warning(groups_csv, table))
+    warnings = (*files.notes, *found.warnings, *ungrouped_warning(groups_csv, table))
+    return replace(found, warnings=warnings)
 
 
 def examine(name: str, files: Files, table: GroupTable, progress: Progress | None = None) -> Audit:
@@ -97,7 +99,9 @@ def examine(name: str, files: Files, table: GroupTable, progress: Progress | Non
         progress: called with (pictures compared, N).
     """
     duplicates = find_near_duplicates(files, progress=progress)
-    merged = group_slices(column(table, files.paths, "group"), files.pixels, duplicates.clusters)
+    given = column(table, files.paths, "group")
+    ties, warnings = ties_of(files.owners, given)
+    merged = group_slices(given, files.pixels, duplicates.clusters, *ties)
     copies = same_pixels(files)
     leak = _leak(files, duplicates, copies)
     near = _near_duplicates(files, duplicates)
@@ -132,7 +136,8 @@ def examine(name: str, files: Files, table: GroupTable, progress: Progress | Non
     known = (column(table, files.paths, "source"), column(table, files.paths, "patient"))
     rows = list(zip(files.paths, files.labels, *known, merged, strict=True))
     result["groups_csv_sha256"] = digest_of(as_csv(rows).encode("utf-8", "surrogatepass"))
-    return Audit(result, rows, files.passed_over)
+    warnings += label_warning(zip(files.labels, files.formats, strict=True))
+    return Audit(result, rows, files.passed_over, warnings)
 
 
 def answer(leak: dict[str, Any], near_duplicates: dict[str, Any]) -> str:

@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import DataError, InputError, UsageError, did_you_mean
-from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess, crop_box, preprocess
 from edge_runtime.labels import NO_TUMOR, normalise_label
 from edge_runtime.model.metadata import MOST_LABELS, is_label
@@ -23,7 +22,17 @@ from trainer.data.boxes import into_input, read_boxes
 from trainer.data.groups import column, group_slices, read_groups, ungrouped_warning
 from trainer.data.layout import PassedOver, arrange, class_spot
 from trainer.data.near_duplicates import clusters, thumbnail
-from trainer.data.reading import Picture, Progress, nothing_readable, read_pictures
+from trainer.data.owners import Owner, ties_of
+from trainer.data.reading import (
+    Picture,
+    Progress,
+    label_warning,
+    nothing_readable,
+    read_again,
+    read_pictures,
+)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Dataset:
     Attributes:
         images: uint8 array of N×size×size.
         labels: int64 array of N, indices into `class_names`.
-        paths: name of each file within the data set.
+        paths: name of each slice within the data set: that of its file, see `slice_name`.
         splits: `training`, `testing` or empty (no such folders).
         groups: slices of one group never stand on two sides of a split: those of the table,
             where one was given, joined wherever slices are near-duplicates.
@@ -52,8 +61,9 @@ class Dataset:
         tables: digests of what the tables (`groups`, `boxes`) say of these slices, whatever else
             stands in them; empty without tables.
         origin: the zip or folder that the slices were read from; None where nobody knows.
-        warnings: sentences on classes of which nothing can be read, and on what a table leaves
-            open.
+        warnings: sentences on classes of which nothing can be read, on volumes, and on what a
+            table leaves open.
+        owners: whose each slice is, in this process only; may be empty.
     """
 
     images: npt.NDArray[np.uint8]
@@ -76,6 +86,7 @@ class Dataset:
     tables: Mapping[str, str] = field(default_factory=dict)
     origin: Path | None = None
     warnings: tuple[str, ...] = ()
+    owners: tuple[Owner, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,7 +99,7 @@ class Dataset:
         """The slices at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
 
-        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
+        def pick(values: tuple[T, ...]) -> tuple[T, ...]:
             return tuple(values[i] for i in chosen)
 
         return replace(
@@ -104,6 +115,7 @@ class Dataset:
             file_statistics=self.file_statistics[chosen],
             crop_boxes=self.crop_boxes[chosen],
             boxes=self.boxes[chosen],
+            owners=pick(self.owners) if self.owners else (),
         )
 
 
@@ -122,7 +134,8 @@ def read_dataset(
 
     The class is the name of the folder that holds the file; a folder called Training or Testing
     anywhere above it is the split. Common spellings of the four classes are folded. What is read
-    and what is passed over: see `arrange` and the module `archive`.
+    and what is passed over: see `arrange` and the module `archive`; which slices of a volume are
+    taken: see `reading`.
 
     Args:
         class_names: the classes and their order; default: those found, sorted.
@@ -139,12 +152,13 @@ def read_dataset(
     """
     archive = open_archive(path)
     names, passed_over = arrange(archive)
-    slices, problems = read_pictures(
-        archive, names, lambda picture: _preprocessed(picture, options), progress
-    )
+    read = read_pictures(archive, names, lambda picture: _preprocessed(picture, options), progress)
+    slices, passed_over = read.kept, (*passed_over, *read.passed_over)
     if not slices:
-        raise nothing_readable(Path(path).name, problems, passed_over)
+        raise nothing_readable(Path(path).name, read.problems, passed_over)
     known = _classes({s.label for s in slices}, class_names, least_classes)
+    without = _tumour_free(known, tumour_free)
+    unseen = label_warning(((s.label, s.format) for s in slices), without)
     data = Dataset(
         images=np.stack([s.image for s in slices]),
         labels=np.array([known.index(s.label) for s in slices], dtype=np.int64),
@@ -154,16 +168,17 @@ def read_dataset(
         groups=("",) * len(slices),
         sources=("",) * len(slices),
         patients=("",) * len(slices),
-        problems=tuple(problems),
+        problems=tuple(read.problems),
         sha256=_digest((s.path, s.label, s.split, s.digest) for s in slices),
         thumbnails=np.stack([s.thumbnail for s in slices]),
         file_statistics=np.stack([s.file_statistics for s in slices]),
         crop_boxes=np.array([s.crop_box for s in slices], dtype=np.float32),
         boxes=np.full((len(slices), 4), np.nan),
-        tumour_free=_tumour_free(known, tumour_free),
+        tumour_free=without,
         passed_over=passed_over,
         origin=Path(path),
-        warnings=tuple(_lost_classes(known, problems)),
+        warnings=(*_lost_classes(known, read.unread), *read.notes, *unseen),
+        owners=tuple(s.owner for s in slices),
     )
     data = _with_groups(data, [s.pixels for s in slices], groups_csv)
     return data if boxes_csv is None else _with_boxes(data, boxes_csv)
@@ -177,27 +192,28 @@ def _with_groups(
     Args:
         pixels: a digest of each slice's pixels.
     """
-    table = read_groups(groups_csv, set(data.paths)) if groups_csv else {}
+    table = read_groups(groups_csv, data.paths, data.owners) if groups_csv else {}
     given, sources, patients = (
         column(table, data.paths, c) for c in ("group", "source", "patient")
     )
     tables = dict(data.tables)
     if groups_csv is not None:
         tables["groups"] = _digest(zip(data.paths, given, sources, patients, strict=True))
+    ties, odd = ties_of(data.owners, given)
     return replace(
         data,
-        groups=group_slices(given, pixels, clusters(data.thumbnails)),
+        groups=group_slices(given, pixels, clusters(data.thumbnails), *ties),
         sources=sources,
         patients=patients,
         grouped=any(given),
         tables=tables,
-        warnings=(*data.warnings, *ungrouped_warning(groups_csv, table)),
+        warnings=(*data.warnings, *odd, *ungrouped_warning(groups_csv, table)),
     )
 
 
 def _with_boxes(data: Dataset, boxes_csv: str | os.PathLike[str]) -> Dataset:
     """The data with the tumours' boxes of a table, which are those of whole pictures there."""
-    boxes = read_boxes(boxes_csv, data.paths)
+    boxes = read_boxes(boxes_csv, data.paths, data.owners)
     rows = ((path, *map(repr, box.tolist())) for path, box in zip(data.paths, boxes, strict=True))
     tables = {**data.tables, "boxes": _digest(rows)}
     return replace(data, boxes=into_input(boxes, data.crop_boxes), tables=tables)
@@ -219,20 +235,16 @@ def originals(
     """
     if data.origin is None or not len(rows):
         return [None] * len(rows)
+    wanted = [data.paths[row] for row in rows]
     try:
-        archive = open_archive(data.origin)
+        again = dict(read_again(open_archive(data.origin), wanted))
     except (DataError, OSError):
         return [None] * len(rows)
-    found: list[npt.NDArray[np.uint8] | None] = []
-    for row in rows:
-        try:
-            gray = decode(archive.read(data.paths[row]))
-        except (InputError, KeyError, OSError):  # KeyError: no such member in the zip
-            found.append(None)
-            continue
-        same = np.array_equal(thumbnail(gray), data.thumbnails[row])
-        found.append(gray if same else None)
-    return found
+    found = [again.get(path) for path in wanted]
+    return [
+        gray if gray is not None and np.array_equal(thumbnail(gray), data.thumbnails[row]) else None
+        for row, gray in zip(rows, found, strict=True)
+    ]
 
 
 class _Slice(NamedTuple):
@@ -241,12 +253,14 @@ class _Slice(NamedTuple):
     path: str
     label: str
     split: str
-    digest: str  # of the file
+    digest: str  # of the file, and its number there
     pixels: str
     image: npt.NDArray[np.uint8]
     thumbnail: npt.NDArray[np.uint8]
     file_statistics: npt.NDArray[np.float32]
     crop_box: tuple[float, float, float, float]
+    owner: Owner
+    format: str
 
 
 def _preprocessed(picture: Picture, options: Preprocess) -> _Slice:
@@ -260,6 +274,8 @@ def _preprocessed(picture: Picture, options: Preprocess) -> _Slice:
         picture.thumbnail,
         picture.file_statistics,
         crop_box(picture.gray, options),
+        picture.owner,
+        picture.header.format,
     )
 
 
@@ -282,9 +298,9 @@ def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple
     return known
 
 
-def _lost_classes(known: Sequence[str], problems: Sequence[tuple[str, str]]) -> list[str]:
+def _lost_classes(known: Sequence[str], unread: Sequence[str]) -> list[str]:
     """A sentence on each class that is none since none of its pictures could be read."""
-    spots = [spot for name, _ in problems if (spot := class_spot(name)) is not None]
+    spots = [spot for name in unread if (spot := class_spot(name)) is not None]
     lost = Counter(label for label, _ in spots if label not in known)
     return [
         f"no picture of {label} could be read ({count:,} tried), so it is no class"

@@ -8,15 +8,22 @@ from pathlib import Path
 
 from edge_runtime.errors import DataError
 from trainer.data.near_duplicates import Indices, merge_groups
+from trainer.data.owners import Owner, files_of
 from trainer.data.tables import key_of, read_table
 
 GroupTable = Mapping[str, Mapping[str, str]]  # the rows of a table of groups, by path
 
 
-def read_groups(path: str | os.PathLike[str], wanted: set[str]) -> dict[str, dict[str, str]]:
-    """The row of each image (`wanted`) in a table with the columns path and group.
+def read_groups(
+    path: str | os.PathLike[str], paths: Sequence[str], owners: Sequence[Owner] = ()
+) -> dict[str, dict[str, str]]:
+    """The row of each image (`paths`) in a table with the columns path and group.
 
-    Spaces around a cell do not count. Several rows of one image are joined.
+    Spaces around a cell do not count. Several rows of one image are joined. A row of a file holds
+    for all its slices, but for what the row of a slice says otherwise.
+
+    Args:
+        owners: whose each image is, or none: then each is a file of its own.
 
     Raises:
         DataError: an unusable table, two rows that say different things of one image, or an image
@@ -34,9 +41,13 @@ def read_groups(path: str | os.PathLike[str], wanted: set[str]) -> dict[str, dic
                     f"{column} {one} and {column} {other}"
                 )
         before |= {column: cell for column, cell in cells.items() if cell}
-    matched = {
-        name: rows[key] for name in wanted if (key := key_of(name.strip(), rows)) is not None
-    }
+    matched: dict[str, dict[str, str]] = {}
+    for name, file in zip(paths, files_of(paths, owners), strict=True):
+        keys = [key_of(each.strip(), rows) for each in dict.fromkeys((file, name))]
+        for row in (rows[key] for key in keys if key is not None):
+            said = {column: cell for column, cell in row.items() if cell}
+            matched[name] = {**row, **matched.get(name, {}), **said}
+    wanted = set(paths)
     if len(matched) < len(wanted):
         missing = min(wanted - set(matched))
         raise DataError(
@@ -63,14 +74,15 @@ def ungrouped_warning(path: str | os.PathLike[str] | None, table: GroupTable) ->
     )
 
 
-def group_slices(given: Sequence[str], pixels: Sequence[str], clusters: Indices) -> tuple[str, ...]:
+def group_slices(given: Sequence[str], pixels: Sequence[str], *ties: Indices) -> tuple[str, ...]:
     """The group of each of N slices.
 
     Args:
         given: the groups of a table; empty where it says nothing.
         pixels: digests of the pictures. Flat ones correlate with nothing, and share a group all
             the same where they are equal.
-        clusters: int64 array of N; near-duplicates share a number, and come into one group.
+        ties: int64 arrays of N; slices that share a number in one of them come into one group:
+            near-duplicates (`clusters`), and slices of one owner (`ties_of`).
     """
     own = [group or f"look-{digest}" for group, digest in zip(given, pixels, strict=True)]
-    return merge_groups(own, clusters)
+    return merge_groups(own, *ties)
