@@ -75,12 +75,20 @@ def read_calibration_images(folder: Path, options: Preprocess, count: int) -> np
         if isinstance(name, Unusable):
             raise DataError(f"{name.name}: {name.error}")
         try:
-            stack = open_slices(read_any(name))
-            middle = islice(numbered(stack), stack.length // 2, None)
-            pixels.extend(preprocess(part.gray, options) for part in islice(middle, 1))
+            pixels.append(preprocess(_middle(name), options))
         except InputError as error:
             raise DataError(f"{name}: {error}") from None
     return np.stack(pixels)
+
+
+def _middle(path: str) -> npt.NDArray[np.uint8]:
+    """The slice in the middle of a file: uint8 H×W.
+
+    Raises:
+        InputError: the file is no slice, or damaged before it.
+    """
+    stack = open_slices(read_any(path))
+    return next(islice(numbered(stack), stack.length // 2, None)).gray
 
 
 def digest(pixels: npt.NDArray[np.uint8]) -> str:

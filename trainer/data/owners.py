@@ -38,7 +38,7 @@ class Owner(NamedTuple):
 
 def read_owner(file: str, encoded: bytes) -> Owner:
     """The owner of a DICOM file of which `readers.open_slices` has read the elements before the
-    pixels: so they are bounded.
+    pixels: so these are not too many.
 
     Raises:
         InputError: damaged.
@@ -49,7 +49,7 @@ def read_owner(file: str, encoded: bytes) -> Owner:
 
     try:
         head = pydicom.dcmread(
-            io.BytesIO(encoded),
+            _Bounded(encoded),
             specific_tags=[_PATIENT, _STUDY],
             stop_before_pixels=True,
             force=True,
@@ -58,9 +58,22 @@ def read_owner(file: str, encoded: bytes) -> Owner:
         patient, study = (
             _digest(head.get_item(tag).value) if tag in head else b"" for tag in (_PATIENT, _STUDY)
         )
+    except InputError:
+        raise
     except Exception:  # pydicom raises many kinds on a damaged file
         raise InputError(DAMAGED) from None
     return Owner(file, patient, study)
+
+
+class _Bounded(io.BytesIO):
+    """What pydicom may read: no value that is larger than the device would read."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        from edge_runtime.imaging.dicom_head import MAX_READ, TOO_MANY
+
+        if size is None or not 0 <= size <= MAX_READ:
+            raise InputError(TOO_MANY)
+        return super().read(size)
 
 
 def _digest(value: bytes | None) -> Digest:
