@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from benchmarks.hostile.pictures import encode
 from edge_runtime import Classifier
 from edge_runtime.errors import DataError
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB
-from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.imaging.preprocess import Preprocess, preprocess
+from edge_runtime.imaging.readers import slices_of
 from export.calibration_images import read_calibration_images
 from trainer.audit.examine import audit
 from trainer.audit.page import write_audit
@@ -131,12 +133,14 @@ def test_no_slice_is_called_like_a_file(tmp_path: Path) -> None:
 # What is read
 
 
+TURNED = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], float)
 ORIENTED = np.array([[0, 0, -1.2, 9], [-0.9, 0, 0, 4], [0, 1, 0, 0], [0, 0, 0, 1]], float)
 VOLUMES: dict[str, Callable[[], dict[str, bytes]]] = {
     "nii": lambda: {"v.nii": volume(1)},
     "nii.gz": lambda: {"v.nii.gz": gzip.compress(volume(1))},
     "nifti-2": lambda: {"v.nii": nifti_bytes(frames(2).transpose(2, 1, 0).copy(), kind=2)},
     "oriented": lambda: {"v.nii": nifti_bytes(frames(3), ORIENTED)},
+    "turned": lambda: {"v.nii": nifti_bytes(frames(3).transpose(1, 2, 0).copy(), TURNED)},
     "floats": lambda: {"v.nii": nifti_bytes(frames(4).transpose(2, 1, 0) / np.float32(7))},
     "without a suffix": lambda: {"v": volume(1)},
     "frames": lambda: {"v.dcm": dicom_bytes(frames(5))},
@@ -190,6 +194,30 @@ def test_the_model_sees_what_it_sees_on_the_device(
     assert len(of_a) >= (len(HEADS) if len(of_device) > 1 else 1)
     for path in of_a:
         np.testing.assert_array_equal(mine[path], of_device[path])
+
+
+def test_volumes_of_every_orientation_are_cut_as_on_the_device(tmp_path: Path) -> None:
+    files = {}
+    for order in permutations(range(3)):
+        for signs in product((1.0, -1.0), repeat=3):
+            turn = np.zeros((4, 4))
+            turn[order, range(3)] = signs
+            turn[3, 3] = 1
+            files[f"a/{len(files)}.nii"] = nifti_bytes(cube(len(files)), turn)
+    data = read_dataset(save(tmp_path, files | {"b/1.png": png(2)}), OPTIONS)
+    assert not data.problems
+    images = dict(zip(data.paths, data.images, strict=True))
+    for name, content in files.items():
+        for number, gray in slices_of(content):
+            np.testing.assert_array_equal(
+                images[slice_name(name, number)], preprocess(gray, OPTIONS)
+            )
+
+
+def cube(seed: int) -> np.ndarray:
+    """A volume that fills its slices in every direction."""
+    drawn = np.random.default_rng(seed).integers(200, 999, (18, 20, 22))
+    return drawn.astype(np.int16)
 
 
 @pytest.mark.parametrize("kind", ["nii.gz", "frames", "a series", "pixels not square"])

@@ -297,7 +297,10 @@ def _volume(
             digest = hashlib.sha256(whole + number.to_bytes(4, "big")).digest()
         height, width = gray.shape
         header = Header(kind.name, width, height, 1)
-        yield _Decoded(path, encoded, len(encoded) / stack.length, header, gray, digest, owner)
+        share = len(encoded) / stack.length
+        # A volume may have its pixels in any order.
+        plain = np.ascontiguousarray(gray)
+        yield _Decoded(path, encoded, share, header, plain, digest, owner)
 
 
 def _measured(of: _Decoded, label: str, split: str) -> Picture:
