@@ -33,7 +33,8 @@ from trainer.data.groups import (
 )
 from trainer.data.layout import PassedOver
 from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES, Pairs
-from trainer.data.reading import Progress
+from trainer.data.owners import ties_of
+from trainer.data.reading import Progress, label_warning
 
 SCHEMA = 2
 PER_TURN = 4  # leaking pairs listed for each turn
@@ -48,7 +49,7 @@ class Audit:
         result: the content of audit.json.
         groups: the rows of groups.csv, in the order of GROUP_COLUMNS.
         passed_over: files that are no pictures to learn from.
-        warnings: sentences on what the table leaves open.
+        warnings: sentences on volumes, and on what the table leaves open.
     """
 
     result: dict[str, Any]
@@ -87,10 +88,11 @@ def audit(
     """
     collections = collections_of(data)
     files = read_files(data, reading)
-    table, warnings = read_group_tables(collections, files.paths, groups_csv)
+    table, left_open = read_group_tables(collections, files.paths, groups_csv, files.owners)
     if are_several(collections):
         table = one_group_a_person(table)
-    return replace(examine(title_of(data), files, table, comparing), warnings=warnings)
+    found = examine(title_of(data), files, table, comparing)
+    return replace(found, warnings=(*files.notes, *found.warnings, *left_open))
 
 
 def examine(name: str, files: Files, table: GroupTable, progress: Progress | None = None) -> Audit:
@@ -102,7 +104,9 @@ def examine(name: str, files: Files, table: GroupTable, progress: Progress | Non
         progress: called with (pictures compared, N).
     """
     duplicates = find_near_duplicates(files, progress=progress)
-    merged = group_slices(column(table, files.paths, "group"), files.pixels, duplicates.clusters)
+    given = column(table, files.paths, "group")
+    ties, warnings = ties_of(files.owners, given)
+    merged = group_slices(given, files.pixels, duplicates.clusters, *ties)
     copies = same_pixels(files)
     leak = _leak(files, duplicates, copies)
     near = _near_duplicates(files, duplicates)
@@ -137,7 +141,8 @@ def examine(name: str, files: Files, table: GroupTable, progress: Progress | Non
     known = (column(table, files.paths, "source"), column(table, files.paths, "patient"))
     rows = list(zip(files.paths, files.labels, *known, merged, strict=True))
     result["groups_csv_sha256"] = digest_of(as_csv(rows).encode("utf-8", "surrogatepass"))
-    return Audit(result, rows, files.passed_over)
+    warnings += label_warning(zip(files.labels, files.formats, strict=True))
+    return Audit(result, rows, files.passed_over, warnings)
 
 
 def answer(leak: dict[str, Any], near_duplicates: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +19,13 @@ from typing import TypeAlias
 from edge_runtime.errors import DataError, UsageError
 from trainer.data.archive import ImageArchive, Other, open_archive
 from trainer.data.layout import PassedOver, arrange
+from trainer.data.owners import Owner
 from trainer.data.reading import (
     Kept,
     Picture,
     Problem,
     Progress,
+    Reading,
     nothing_readable,
     read_pictures,
 )
@@ -60,6 +62,16 @@ class Collection:
         """Where its slices stand among the paths of all: by the path within the collection."""
         prefix = self.prefix
         return {p[len(prefix) :]: i for i, p in enumerate(paths) if p.startswith(prefix)}
+
+    def own_owners(self, owners: Sequence[Owner], members: Mapping[str, int]) -> list[Owner]:
+        """The owners of its slices, their files named within the collection; none of none.
+
+        Args:
+            owners: of the slices of all.
+            members: see there.
+        """
+        mine = [owners[i] for i in members.values()] if owners else []
+        return [owner._replace(file=owner.file.removeprefix(self.prefix)) for owner in mine]
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:
@@ -128,41 +140,53 @@ def read_collections(
     collections: Sequence[Collection],
     keep: Callable[[Picture], Kept],
     progress: Progress | None = None,
-) -> tuple[list[Kept], list[Problem], tuple[PassedOver, ...]]:
-    """Read and decode each picture once, see `read_pictures`, each collection arranged for itself.
+) -> tuple[Reading[Kept], tuple[PassedOver, ...]]:
+    """Read and decode each file once, see `read_pictures`, each collection arranged for itself.
 
     Args:
-        keep: what is kept of a picture, whose path begins with the collection's name.
+        keep: what is kept of a slice, whose path begins with the collection's name.
         progress: called with (done, total), over all.
 
     Returns:
-        What was kept, the files that cannot be used, and those that are passed over.
+        What was read, and all that is passed over.
 
     Raises:
-        DataError: a collection of which no picture can be read, or a hostile archive.
+        DataError: a collection of which nothing can be read, or a hostile archive.
     """
     arranged = []
     for each in collections:
         archive = open_archive(each.path)
         arranged.append((each, archive, *arrange(archive)))
     total = sum(len(names) for _, _, names, _ in arranged)
-    kept: list[Kept] = []
-    problems: list[Problem] = []
-    passed_over: dict[tuple[str, str], list[str]] = defaultdict(list)
+    read: Reading[Kept] = Reading()
+    beside: list[PassedOver] = []
     before = 0
-    for each, archive, names, passed in arranged:
-        found, wrong = read_pictures(
+    for each, archive, names, passed_over in arranged:
+        own = read_pictures(
             archive, names, _placed(each.prefix, keep), _counted(progress, before, total)
         )
-        if not found:
-            raise nothing_readable(each.title, wrong, passed)
+        if not own.kept:
+            raise nothing_readable(each.title, own.problems, (*passed_over, *own.passed_over))
         before += len(names)
-        kept += found
-        problems += [Problem(each.prefix + path, reason) for path, reason in wrong]
-        for kind, reason, paths in passed:
-            passed_over[kind, reason] += [each.prefix + path for path in paths]
-    told = tuple(PassedOver(*key, tuple(paths)) for key, paths in sorted(passed_over.items()))
-    return kept, problems, told
+        read.kept.extend(own.kept)
+        read.problems.extend(Problem(each.prefix + path, reason) for path, reason in own.problems)
+        read.passed_over.extend(_within(each.prefix, own.passed_over))
+        read.notes.extend(each.prefix + note for note in own.notes)
+        beside.extend(_within(each.prefix, passed_over))
+    return read, (*_merged(beside), *_merged(read.passed_over))
+
+
+def _within(prefix: str, passed_over: Iterable[PassedOver]) -> Iterator[PassedOver]:
+    for each in passed_over:
+        yield each._replace(paths=tuple(prefix + path for path in each.paths))
+
+
+def _merged(passed_over: Iterable[PassedOver]) -> list[PassedOver]:
+    """What was passed over for one reason, in one."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for kind, reason, paths in passed_over:
+        found[kind, reason] += paths
+    return [PassedOver(*key, tuple(paths)) for key, paths in sorted(found.items())]
 
 
 def open_data(data: Data) -> ImageArchive:
@@ -195,6 +219,11 @@ class _Together:
             for other in each.others()
         )
 
+    def files(self) -> list[str]:
+        return sorted(
+            f"{at}/{name}" for at, each in self._archives.items() for name in each.files()
+        )
+
     def size(self, name: str) -> int:
         at, _, inner = name.partition("/")
         return self._archives[at].size(inner)
@@ -207,7 +236,12 @@ class _Together:
 def _placed(prefix: str, keep: Callable[[Picture], Kept]) -> Callable[[Picture], Kept]:
     if not prefix:
         return keep
-    return lambda picture: keep(replace(picture, path=prefix + picture.path))
+
+    def placed(picture: Picture) -> Kept:
+        owner = picture.owner._replace(file=prefix + picture.owner.file)
+        return keep(replace(picture, path=prefix + picture.path, owner=owner))
+
+    return placed
 
 
 def _counted(progress: Progress | None, before: int, total: int) -> Progress | None:

@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import DataError, InputError, UsageError, did_you_mean
-from edge_runtime.imaging.decode import decode
+from edge_runtime.errors import DataError, UsageError, did_you_mean
 from edge_runtime.imaging.preprocess import Preprocess, crop_box, preprocess
 from edge_runtime.labels import NO_TUMOR, normalise_label
 from edge_runtime.model.metadata import MOST_LABELS, is_label
@@ -30,8 +29,11 @@ from trainer.data.collection import (
 from trainer.data.groups import column, group_slices, one_group_a_person, read_group_tables
 from trainer.data.layout import PassedOver, class_spot
 from trainer.data.near_duplicates import clusters, thumbnail
-from trainer.data.reading import Picture, Progress
+from trainer.data.owners import Owner, ties_of
+from trainer.data.reading import Picture, Progress, label_warning, read_again
 from trainer.data.tables import first_folder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Dataset:
     Attributes:
         images: uint8 array of N×size×size.
         labels: int64 array of N, indices into `class_names`.
-        paths: name of each file within the data set.
+        paths: name of each slice within the data set: that of its file, see `slice_name`.
         splits: `training`, `testing` or empty (no such folders).
         groups: slices of one group never stand on two sides of a split: those of the table,
             where one was given, joined wherever slices are near-duplicates.
@@ -62,8 +64,9 @@ class Dataset:
             stands in them; empty without tables.
         origin: the zip or folder that the slices were read from, or the collections; None where
             nobody knows.
-        warnings: sentences on classes of which nothing can be read, and on what a table leaves
-            open.
+        warnings: sentences on classes of which nothing can be read, on volumes, and on what a
+            table leaves open.
+        owners: whose each slice is, in this process only; may be empty.
     """
 
     images: npt.NDArray[np.uint8]
@@ -87,6 +90,7 @@ class Dataset:
     tables: Mapping[str, str] = field(default_factory=dict)
     origin: Path | tuple[Collection, ...] | None = None
     warnings: tuple[str, ...] = ()
+    owners: tuple[Owner, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,7 +103,7 @@ class Dataset:
         """The slices at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
 
-        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
+        def pick(values: tuple[T, ...]) -> tuple[T, ...]:
             return tuple(values[i] for i in chosen)
 
         return replace(
@@ -116,6 +120,7 @@ class Dataset:
             file_statistics=self.file_statistics[chosen],
             crop_boxes=self.crop_boxes[chosen],
             boxes=self.boxes[chosen],
+            owners=pick(self.owners) if self.owners else (),
         )
 
 
@@ -135,7 +140,8 @@ def read_dataset(
 
     The class is the name of the folder that holds the file; a folder called Training or Testing
     anywhere above it is the split. Common spellings of the four classes are folded. What is read
-    and what is passed over: see `arrange` and the module `archive`.
+    and what is passed over: see `arrange` and the module `archive`; which slices of a volume are
+    taken: see `reading`.
 
     Args:
         origin: the zip or folder, or the collections, of which the paths then begin with the names.
@@ -153,10 +159,13 @@ def read_dataset(
         UsageError: a tumour-free class that is not there.
     """
     collections = collections_of(origin)
-    slices, problems, passed_over = read_collections(
+    read, passed_over = read_collections(
         collections, lambda picture: _preprocessed(picture, options), progress
     )
+    slices = read.kept
     known = _classes({s.label for s in slices}, class_names, least_classes)
+    without = _tumour_free(known, tumour_free)
+    unseen = label_warning(((s.label, s.format) for s in slices), without)
     data = Dataset(
         images=np.stack([s.image for s in slices]),
         labels=np.array([known.index(s.label) for s in slices], dtype=np.int64),
@@ -167,16 +176,21 @@ def read_dataset(
         given_groups=("",) * len(slices),
         sources=("",) * len(slices),
         patients=("",) * len(slices),
-        problems=tuple(problems),
+        problems=tuple(read.problems),
         sha256=_digest((s.path, s.label, s.split, s.digest) for s in slices),
         thumbnails=np.stack([s.thumbnail for s in slices]),
         file_statistics=np.stack([s.file_statistics for s in slices]),
         crop_boxes=np.array([s.crop_box for s in slices], dtype=np.float32),
         boxes=np.full((len(slices), 4), np.nan),
-        tumour_free=_tumour_free(known, tumour_free),
+        tumour_free=without,
         passed_over=passed_over,
         origin=collections if are_several(collections) else collections[0].path,
-        warnings=tuple(_lost_classes(known, problems, are_several(collections))),
+        warnings=(
+            *_lost_classes(known, read.unread, are_several(collections)),
+            *read.notes,
+            *unseen,
+        ),
+        owners=tuple(s.owner for s in slices),
     )
     data = _with_groups(data, [s.pixels for s in slices], collections, groups_csv)
     return _with_boxes(data, collections, boxes_csv)
@@ -194,7 +208,7 @@ def _with_groups(
     Args:
         pixels: a digest of each slice's pixels.
     """
-    table, warnings = read_group_tables(collections, data.paths, groups_csv)
+    table, left_open = read_group_tables(collections, data.paths, groups_csv, data.owners)
     given, sources, patients = (
         column(table, data.paths, c) for c in ("group", "source", "patient")
     )
@@ -204,15 +218,16 @@ def _with_groups(
     if says_groups(collections, groups_csv):
         tables["groups"] = _digest(zip(data.paths, given, sources, patients, strict=True))
     own = column(table, data.paths, "group")
+    ties, odd = ties_of(data.owners, own)
     return replace(
         data,
-        groups=group_slices(own, pixels, clusters(data.thumbnails)),
+        groups=group_slices(own, pixels, clusters(data.thumbnails), *ties),
         given_groups=given,
         sources=sources,
         patients=patients,
         grouped=any(given),
         tables=tables,
-        warnings=(*data.warnings, *warnings),
+        warnings=(*data.warnings, *odd, *left_open),
     )
 
 
@@ -228,7 +243,7 @@ def _with_boxes(
     data: Dataset, collections: Sequence[Collection], boxes_csv: str | os.PathLike[str] | None
 ) -> Dataset:
     """The data with the tumours' boxes of tables, which are those of whole pictures there."""
-    boxes = read_box_tables(collections, data.paths, boxes_csv)
+    boxes = read_box_tables(collections, data.paths, boxes_csv, data.owners)
     if boxes is None:
         return data
     rows = ((path, *map(repr, box.tolist())) for path, box in zip(data.paths, boxes, strict=True))
@@ -252,20 +267,16 @@ def originals(
     """
     if data.origin is None or not len(rows):
         return [None] * len(rows)
+    wanted = [data.paths[row] for row in rows]
     try:
-        archive = open_data(data.origin)
+        again = dict(read_again(open_data(data.origin), wanted))
     except (DataError, OSError):
         return [None] * len(rows)
-    found: list[npt.NDArray[np.uint8] | None] = []
-    for row in rows:
-        try:
-            gray = decode(archive.read(data.paths[row]))
-        except (InputError, KeyError, OSError):  # KeyError: no such member in the zip
-            found.append(None)
-            continue
-        same = np.array_equal(thumbnail(gray), data.thumbnails[row])
-        found.append(gray if same else None)
-    return found
+    found = [again.get(path) for path in wanted]
+    return [
+        gray if gray is not None and np.array_equal(thumbnail(gray), data.thumbnails[row]) else None
+        for row, gray in zip(rows, found, strict=True)
+    ]
 
 
 class _Slice(NamedTuple):
@@ -274,12 +285,14 @@ class _Slice(NamedTuple):
     path: str
     label: str
     split: str
-    digest: str  # of the file
+    digest: str  # of the file, and its number there
     pixels: str
     image: npt.NDArray[np.uint8]
     thumbnail: npt.NDArray[np.uint8]
     file_statistics: npt.NDArray[np.float32]
     crop_box: tuple[float, float, float, float]
+    owner: Owner
+    format: str
 
 
 def _preprocessed(picture: Picture, options: Preprocess) -> _Slice:
@@ -293,6 +306,8 @@ def _preprocessed(picture: Picture, options: Preprocess) -> _Slice:
         picture.thumbnail,
         picture.file_statistics,
         crop_box(picture.gray, options),
+        picture.owner,
+        picture.header.format,
     )
 
 
@@ -315,11 +330,9 @@ def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple
     return known
 
 
-def _lost_classes(
-    known: Sequence[str], problems: Sequence[tuple[str, str]], several: bool
-) -> list[str]:
+def _lost_classes(known: Sequence[str], unread: Sequence[str], several: bool) -> list[str]:
     """A sentence on each class that is none since none of its pictures could be read."""
-    names = (name.removeprefix(first_folder(name) if several else "") for name, _ in problems)
+    names = (name.removeprefix(first_folder(name) if several else "") for name in unread)
     spots = [spot for name in names if (spot := class_spot(name)) is not None]
     lost = Counter(label for label, _ in spots if label not in known)
     return [

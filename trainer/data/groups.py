@@ -11,6 +11,7 @@ import numpy as np
 from edge_runtime.errors import DataError
 from trainer.data.collection import Collection, are_several
 from trainer.data.near_duplicates import Indices, merge_groups
+from trainer.data.owners import Owner, files_of
 from trainer.data.tables import first_folder, key_of, read_table
 
 GroupTable = Mapping[str, dict[str, str]]  # the rows of a table of groups, by path
@@ -22,6 +23,7 @@ def read_group_tables(
     collections: Sequence[Collection],
     paths: Sequence[str],
     groups_csv: str | os.PathLike[str] | None = None,
+    owners: Sequence[Owner] = (),
 ) -> tuple[GroupTable, tuple[str, ...]]:
     """What the tables of groups say of the slices of all collections.
 
@@ -33,6 +35,7 @@ def read_group_tables(
         paths: of all slices.
         groups_csv: one table of all slices, in place of the collections' own. Its paths begin with
             a collection's name, and what it calls groups and patients holds for all.
+        owners: as for `read_groups`.
 
     Returns:
         The rows by path, and sentences on what the tables leave open.
@@ -42,10 +45,10 @@ def read_group_tables(
     """
     if not are_several(collections):
         table = groups_csv or collections[0].groups_csv
-        rows = read_groups(table, set(paths)) if table else {}
+        rows = read_groups(table, paths, owners) if table else {}
         return rows, ungrouped_warning(table, rows)
     if groups_csv is not None:
-        shared = read_groups(groups_csv, set(paths), several=True)
+        shared = read_groups(groups_csv, paths, owners, several=True)
         sources = {each.name: each.source or each.name for each in collections}
         for path, row in shared.items():
             shared[path] = row | {"source": row.get("source") or sources[path.partition("/")[0]]}
@@ -54,8 +57,9 @@ def read_group_tables(
     warnings: list[str] = []
     for each in collections:
         members = each.members(paths)
+        own = each.own_owners(owners, members)
         with each.named_in_errors():
-            rows = read_groups(each.groups_csv, set(members)) if each.groups_csv else {}
+            rows = read_groups(each.groups_csv, list(members), own) if each.groups_csv else {}
         told = ungrouped_warning(each.groups_csv, rows)
         warnings += [f"{each.name}: {words}" for words in told]
         for inner in members:
@@ -94,13 +98,19 @@ def one_group_a_person(table: GroupTable) -> GroupTable:
 
 
 def read_groups(
-    path: str | os.PathLike[str], wanted: set[str], several: bool = False
+    path: str | os.PathLike[str],
+    paths: Sequence[str],
+    owners: Sequence[Owner] = (),
+    *,
+    several: bool = False,
 ) -> dict[str, dict[str, str]]:
-    """The row of each image (`wanted`) in a table with the columns path and group.
+    """The row of each image (`paths`) in a table with the columns path and group.
 
-    Spaces around a cell do not count. Several rows of one image are joined.
+    Spaces around a cell do not count. Several rows of one image are joined. A row of a file holds
+    for all its slices, but for what the row of a slice says otherwise.
 
     Args:
+        owners: whose each image is, or none: then each is a file of its own.
         several: the first folder of each image is the collection's name, which the table knows.
 
     Raises:
@@ -119,12 +129,14 @@ def read_groups(
                     f"{column} {one} and {column} {other}"
                 )
         before |= {column: cell for column, cell in cells.items() if cell}
-    prefixes = {name: first_folder(name) if several else "" for name in wanted}
-    matched = {
-        name: rows[key]
-        for name, prefix in prefixes.items()
-        if (key := key_of(name.strip(), rows, prefix)) is not None
-    }
+    matched: dict[str, dict[str, str]] = {}
+    for name, file in zip(paths, files_of(paths, owners), strict=True):
+        prefix = first_folder(name) if several else ""
+        keys = [key_of(each.strip(), rows, prefix) for each in dict.fromkeys((file, name))]
+        for row in (rows[key] for key in keys if key is not None):
+            said = {column: cell for column, cell in row.items() if cell}
+            matched[name] = {**row, **matched.get(name, {}), **said}
+    wanted = set(paths)
     if len(matched) < len(wanted):
         missing = min(wanted - set(matched))
         raise DataError(
@@ -151,14 +163,15 @@ def ungrouped_warning(path: str | os.PathLike[str] | None, table: GroupTable) ->
     )
 
 
-def group_slices(given: Sequence[str], pixels: Sequence[str], clusters: Indices) -> tuple[str, ...]:
+def group_slices(given: Sequence[str], pixels: Sequence[str], *ties: Indices) -> tuple[str, ...]:
     """The group of each of N slices.
 
     Args:
         given: the groups of a table; empty where it says nothing.
         pixels: digests of the pictures. Flat ones correlate with nothing, and share a group all
             the same where they are equal.
-        clusters: int64 array of N; near-duplicates share a number, and come into one group.
+        ties: int64 arrays of N; slices that share a number in one of them come into one group:
+            near-duplicates (`clusters`), and slices of one owner (`ties_of`).
     """
     own = [group or f"look-{digest}" for group, digest in zip(given, pixels, strict=True)]
-    return merge_groups(own, clusters)
+    return merge_groups(own, *ties)

@@ -18,6 +18,7 @@ from edge_runtime.labels import NO_TUMOR, normalise_label
 from trainer.data.collection import Data, title_of
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.near_duplicates import find_pairs
+from trainer.data.owners import patients_of
 from trainer.data.reading import Progress
 from trainer.data.split import SOURCE, Split
 
@@ -147,6 +148,13 @@ def _touched(slices: Dataset, data: Dataset) -> tuple[frozenset[str], ...]:
     for pairs in find_pairs(slices.thumbnails, data.thumbnails):
         for mine, theirs in zip(pairs.first, pairs.second, strict=True):
             by_group[slices.groups[mine]].add(data.groups[theirs])
+    patients = patients_of((*slices.owners, *data.owners))[0]
+    known: dict[bytes, set[str]] = {}
+    for patient, group in zip(patients[len(slices.owners) :], data.groups, strict=False):
+        known.setdefault(patient, set()).add(group)
+    for patient, group in zip(patients[: len(slices.owners)], slices.groups, strict=False):
+        if patient:
+            by_group[group] |= known.get(patient, set())
     return tuple(frozenset(by_group[g]) for g in slices.groups)
 
 
