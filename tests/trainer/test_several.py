@@ -640,3 +640,47 @@ def test_a_prepared_folder_is_data_like_any_other(sets: Path, tmp_path: Path) ->
     assert facts["data"]["title"] == "Home; Clinic"
     paths = {row["path"] for row in predicted(tmp_path / "run")}
     assert any(path.startswith("made/glioma/") for path in paths)
+
+
+def test_volumes_of_several(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    pytest.importorskip("nibabel")
+    from tests.trainer.test_training_volumes import groups_by_path, png, scan, volume
+
+    def slices(at: int, *studies: tuple[str, str]) -> dict[str, bytes]:
+        return {
+            f"{'ab'[i % 2]}/{i}.dcm": scan(10 * at + i, PatientID=who, StudyInstanceUID=study)
+            for i, (who, study) in enumerate(studies)
+        }
+
+    x = save(tmp_path / "x", slices(1, ("P1", "1"), ("P2", "2")) | {"a/v.nii": volume(1)})
+    y = save(tmp_path / "y", slices(2, ("P1", "3"), ("P3", "4")) | {"b/v.nii": volume(2)})
+    marked = slices(3, ("ANON", "5"), ("ANON", "6"), ("ANON", "6"))
+    z = save(tmp_path / "z", marked | {"b/p.png": png(9)})
+    parts = [Collection(each, each.name) for each in (x, y, z)]
+    groups = groups_by_path(read_dataset(parts, OPTIONS))
+    assert groups["x/a/0.dcm"] == groups["y/a/0.dcm"], "one patient"
+    assert len({group for path, group in groups.items() if "x/a/v.nii#" in path}) == 1
+    assert groups["z/b/1.dcm"] == groups["z/a/2.dcm"], "one study"
+    # Of x: P1, P2 and a volume, of y: P3 and another, of z: two studies and a picture.
+    assert len(set(groups.values())) == 8
+    data = read_dataset(parts, OPTIONS)
+    assert [words for words in data.warnings if words.startswith("z: the DICOM files of 2 studies")]
+    assert {row[0]: row[4] for row in audit(parts).groups} == groups
+    rows = {"x": ["a/0.dcm,g", "b/1.dcm,g", "v.nii,v"], "y": ["a/0.dcm,g", "b/1.dcm,", "v.nii,v"]}
+    tables = [table(tmp_path / f"{n}.csv", "path,group", [(r,) for r in rows[n]]) for n in "xy"]
+    boxes = table(
+        tmp_path / "b.csv", "path,x_center,y_center,width,height", [("v.nii#3", *["0.4"] * 4)]
+    )
+    parts = [Collection(x, "x", "", tables[0], boxes), Collection(y, "y", "", tables[1])]
+    data = read_dataset(parts, OPTIONS)
+    groups = groups_by_path(data)
+    assert len({groups[f"{path}"] for path in ("x/a/0.dcm", "x/b/1.dcm", "y/a/0.dcm")}) == 1, (
+        "no table keeps apart what it does not know"
+    )
+    assert groups["x/a/v.nii#2"] == "x/v"
+    assert groups["y/b/v.nii#2"] == "y/v"
+    boxed = np.flatnonzero(~np.isnan(data.boxes).any(axis=1))
+    assert [data.paths[i] for i in boxed] == ["x/a/v.nii#3"]
+    assert {row[0]: row[4] for row in audit(parts).groups} == groups
+    assert all(gray is not None for gray in originals(data, range(len(data))))

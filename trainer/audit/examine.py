@@ -23,7 +23,14 @@ from trainer.audit.near_duplicates import (
     same_pixels,
 )
 from trainer.audit.shortcuts import measure_shortcuts
-from trainer.data.collection import Data, are_several, collections_of, title_of
+from trainer.data.collection import (
+    Data,
+    are_several,
+    collections_of,
+    owners_among,
+    tables_of,
+    title_of,
+)
 from trainer.data.groups import (
     GroupTable,
     column,
@@ -88,24 +95,34 @@ def audit(
     """
     collections = collections_of(data)
     files = read_files(data, reading)
+    owners, marked = owners_among(collections, files.paths, files.owners)
+    files = replace(files, owners=owners)
     table, left_open = read_group_tables(collections, files.paths, groups_csv, files.owners)
     if are_several(collections):
         table = one_group_a_person(table)
-    found = examine(title_of(data), files, table, comparing)
-    return replace(found, warnings=(*files.notes, *found.warnings, *left_open))
+    tables = tables_of(collections, files.paths, groups_csv)
+    found = examine(title_of(data), files, table, comparing, tables)
+    return replace(found, warnings=(*files.notes, *marked, *found.warnings, *left_open))
 
 
-def examine(name: str, files: Files, table: GroupTable, progress: Progress | None = None) -> Audit:
+def examine(
+    name: str,
+    files: Files,
+    table: GroupTable,
+    progress: Progress | None = None,
+    tables: Sequence[str] = (),
+) -> Audit:
     """The audit of files whose facts have been read.
 
     Args:
         name: of the data set.
         table: rows by path; empty where there is none.
         progress: called with (pictures compared, N).
+        tables: see `ties_of`.
     """
     duplicates = find_near_duplicates(files, progress=progress)
     given = column(table, files.paths, "group")
-    ties, warnings = ties_of(files.owners, given)
+    ties, warnings = ties_of(files.owners, given, tables)
     merged = group_slices(given, files.pixels, duplicates.clusters, *ties)
     copies = same_pixels(files)
     leak = _leak(files, duplicates, copies)

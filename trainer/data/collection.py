@@ -19,7 +19,7 @@ from typing import TypeAlias
 from edge_runtime.errors import DataError, UsageError
 from trainer.data.archive import ImageArchive, Other, open_archive
 from trainer.data.layout import PassedOver, arrange
-from trainer.data.owners import Owner
+from trainer.data.owners import Owner, without_mark
 from trainer.data.reading import (
     Kept,
     Picture,
@@ -29,6 +29,7 @@ from trainer.data.reading import (
     nothing_readable,
     read_pictures,
 )
+from trainer.data.tables import first_folder
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,30 @@ def _merged(passed_over: Iterable[PassedOver]) -> list[PassedOver]:
     for kind, reason, paths in passed_over:
         found[kind, reason] += paths
     return [PassedOver(*key, tuple(paths)) for key, paths in sorted(found.items())]
+
+
+def owners_among(
+    collections: Sequence[Collection], paths: Sequence[str], owners: Sequence[Owner]
+) -> tuple[tuple[Owner, ...], list[str]]:
+    """The owners of all slices (`paths`), of which each of several collections may have a mark of
+    its own in place of patients, see `without_mark`; and sentences on them."""
+    found, warnings = list(owners), []
+    for each in collections if are_several(collections) else ():
+        members = each.members(paths).values()
+        known, told = without_mark([owners[i] for i in members])
+        warnings += [f"{each.name}: {words}" for words in told]
+        for i, owner in zip(members, known, strict=True):
+            found[i] = owner
+    return tuple(found), warnings
+
+
+def tables_of(
+    collections: Sequence[Collection], paths: Sequence[str], shared: object | None
+) -> list[str]:
+    """Which table of groups speaks of each slice, see `ties_of`: of several collections each has
+    its own, unless they have one in common."""
+    own = are_several(collections) and shared is None
+    return [first_folder(path) for path in paths] if own else []
 
 
 def open_data(data: Data) -> ImageArchive:

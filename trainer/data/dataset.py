@@ -24,7 +24,9 @@ from trainer.data.collection import (
     are_several,
     collections_of,
     open_data,
+    owners_among,
     read_collections,
+    tables_of,
 )
 from trainer.data.groups import column, group_slices, one_group_a_person, read_group_tables
 from trainer.data.layout import PassedOver, class_spot
@@ -166,6 +168,7 @@ def read_dataset(
     known = _classes({s.label for s in slices}, class_names, least_classes)
     without = _tumour_free(known, tumour_free)
     unseen = label_warning(((s.label, s.format) for s in slices), without)
+    owners, marked = owners_among(collections, [s.path for s in slices], [s.owner for s in slices])
     data = Dataset(
         images=np.stack([s.image for s in slices]),
         labels=np.array([known.index(s.label) for s in slices], dtype=np.int64),
@@ -189,8 +192,9 @@ def read_dataset(
             *_lost_classes(known, read.unread, are_several(collections)),
             *read.notes,
             *unseen,
+            *marked,
         ),
-        owners=tuple(s.owner for s in slices),
+        owners=owners,
     )
     data = _with_groups(data, [s.pixels for s in slices], collections, groups_csv)
     return _with_boxes(data, collections, boxes_csv)
@@ -218,7 +222,7 @@ def _with_groups(
     if says_groups(collections, groups_csv):
         tables["groups"] = _digest(zip(data.paths, given, sources, patients, strict=True))
     own = column(table, data.paths, "group")
-    ties, odd = ties_of(data.owners, own)
+    ties, odd = ties_of(data.owners, own, tables_of(collections, data.paths, groups_csv))
     return replace(
         data,
         groups=group_slices(own, pixels, clusters(data.thumbnails), *ties),

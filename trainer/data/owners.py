@@ -87,27 +87,35 @@ def files_of(paths: Sequence[str], owners: Sequence[Owner]) -> Sequence[str]:
 
 
 def patients_of(owners: Sequence[Owner]) -> tuple[list[Digest], list[str]]:
-    """Whom each of N slices belongs to by its DICOM file: the patient, or where that is blank the
-    study; empty where the file says nothing.
-
-    Where several studies name one patient and no other, that is no patient but the mark of an
-    anonymised export, and the study counts.
+    """Whom each of N slices belongs to by its DICOM file: the patient, or where that is blank or a
+    mark (see `without_mark`) the study; empty where the file says nothing.
 
     Returns:
         N digests, and a sentence on such a mark.
     """
+    known, warnings = without_mark(owners)
+    return [owner.patient or owner.study for owner in known], warnings
+
+
+def without_mark(owners: Sequence[Owner]) -> tuple[Sequence[Owner], list[str]]:
+    """The owners of the slices of a data set, without a patient that is none: where several studies
+    name one patient and no other, that is the mark of an anonymised export.
+
+    Returns:
+        The owners, and a sentence on such a mark.
+    """
     named = {(owner.patient, owner.study) for owner in owners if owner.patient}
     patients, studies = {patient for patient, _ in named}, {study for _, study in named}
     if len(patients) == 1 and len(studies) > 1:
-        return [owner.study for owner in owners], [
+        return [owner._replace(patient=b"") for owner in owners], [
             f"the DICOM files of {len(studies):,} studies all carry one PatientID, as anonymised "
             "ones do: they are grouped by study, not by patient"
         ]
-    return [owner.patient or owner.study for owner in owners], []
+    return owners, []
 
 
 def ties_of(
-    owners: Sequence[Owner], given: Sequence[str]
+    owners: Sequence[Owner], given: Sequence[str], tables: Sequence[str] = ()
 ) -> tuple[list[npt.NDArray[np.int64]], list[str]]:
     """Which of N slices come into one group, whatever they look like: those of one file, and those
     of one patient (see `patients_of`) unless a table gives them several groups.
@@ -115,6 +123,7 @@ def ties_of(
     Args:
         owners: N or none.
         given: N groups of a table; empty where it says nothing.
+        tables: of several tables, which of them speaks of each slice: no other keeps it apart.
 
     Returns:
         Numbers for `merge_groups`, N each: slices of one number belong together. And sentences on
@@ -123,14 +132,15 @@ def ties_of(
     if not owners:
         return [], []
     patients, warnings = patients_of(owners)
-    groups: dict[Digest, set[str]] = defaultdict(set)
-    for patient, group in zip(patients, given, strict=True):
-        groups[patient].add(group)
-    several = {patient for patient, named in groups.items() if len(named - {""}) > 1}
+    known = list(zip(patients, tables or [""] * len(patients), strict=True))
+    groups: dict[tuple[Digest, str], set[str]] = defaultdict(set)
+    for each, group in zip(known, given, strict=True):
+        groups[each].add(group)
+    several = {each for each, named in groups.items() if len(named - {""}) > 1}
     # What a table keeps apart is tied by file only; what it leaves open stays together.
     tied = [
-        patient if patient and not (patient in several and group) else owner.file
-        for owner, patient, group in zip(owners, patients, given, strict=True)
+        patient if patient and not ((patient, table) in several and group) else owner.file
+        for owner, (patient, table), group in zip(owners, known, given, strict=True)
     ]
     return [_numbers(owner.file for owner in owners), _numbers(tied)], warnings
 
