@@ -64,8 +64,8 @@ def audit_command(
     Leaves a page, the figures, a groups.csv for btc-train and, for data without one, a data.toml
     to put beside them.
     A data.toml in the folder, or NAME.toml beside NAME.zip, names the groups; --groups overrides
-    it. Several DATA are checked together: a path in a table begins with the name of its DATA.
-    Research use only.
+    it. Several DATA, each with its own card, are checked together; then a path in the table of
+    --groups begins with the name of its DATA. Research use only.
     """
     from trainer.audit.examine import audit
     from trainer.audit.page import check_out, write_audit

@@ -82,7 +82,8 @@ def evaluate_command(
     """Measure MODEL (a run folder, a .tflite or an .onnx file) on labelled DATA (zip or folder).
 
     A data.toml in the folder, or NAME.toml beside NAME.zip, names the tables; options override it.
-    Several DATA are measured together; a path in a table of an option begins with DATA's name.
+    Several DATA, each with its own card, are measured together; then a path in the table of an
+    option begins with the name of its DATA.
     """
     if model.is_dir():
         given = [option for name, option in _OF_FILES.items() if is_given(context, name)]

@@ -295,7 +295,8 @@ def train_command(
     """Train a classifier on DATA: a zip or folder with Training/ and Testing/, or class folders.
 
     A data.toml in the folder, or NAME.toml beside NAME.zip, names the tables; options override it.
-    Several DATA are learned from together; a path in a table of an option begins with DATA's name.
+    Several DATA, each with its own card, are learned from together; then a path in the table of an
+    option begins with the name of its DATA.
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
     from edge_runtime.memory import keep_freed
