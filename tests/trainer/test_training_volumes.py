@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -19,9 +20,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+import edge_runtime
 from benchmarks.hostile.pictures import encode
 from edge_runtime import Classifier
 from edge_runtime.errors import DataError
@@ -540,6 +543,24 @@ def test_a_bad_file_costs_a_line_and_nothing_else(tmp_path: Path, zipped: bool) 
         assert "--volume" not in said[name]
 
 
+def test_files_with_wrong_bytes_are_slices_or_problems(tmp_path: Path) -> None:
+    """Whatever a header says, nothing but a line comes of it."""
+    rng = np.random.default_rng(5)
+    kinds = [volume(1), dicom_bytes(frames(1)), scan(1, PatientID="P1"), gzip.compress(volume(1)),
+             dicom_bytes(frames(2), TransferSyntaxUID=RLE)]  # fmt: skip
+    files = {}
+    for i in range(200):
+        data = bytearray(kinds[i % len(kinds)])
+        for at in rng.integers(0, min(len(data), 700), 1 + i % 4):
+            data[at] = rng.integers(256)
+        files[f"{'ab'[i % 2]}/{i}.dcm"] = bytes(data)
+    data = read_dataset(save(tmp_path, files), OPTIONS)
+    read = {path.partition("#")[0] for path in data.paths}
+    assert read.isdisjoint(path for path, _ in data.problems)
+    assert len(read) + len(data.problems) == len(files)
+    assert 20 < len(read) < 180
+
+
 def test_a_picture_may_not_be_as_large_as_a_volume(tmp_path: Path) -> None:
     save(tmp_path, PLAIN | {"a/called.dcm": png(3), "a/2.png": png(4), "a/v.nii": volume(1)})
     for name in ("called.dcm", "2.png", "v.nii"):
@@ -701,6 +722,23 @@ def test_an_audit_of_studies(studies: Path, tmp_path: Path) -> None:
     assert sum("3 of 6 slices show no head" in line for line in lines) == 32
     assert sum("--masks" in line for line in lines) == 1
     assert "look-" in (tmp_path / "out" / "groups.csv").read_text()
+    nothing_of_a_patient(tmp_path / "out")
+
+
+def test_an_evaluation_on_studies(studies: Path, tmp_path: Path) -> None:
+    from trainer.commands.evaluate import evaluate_command
+
+    (model,) = (Path(edge_runtime.__file__).parent / "models").glob("*.tflite")
+    words = [str(model), str(studies), "--out", str(tmp_path / "out"), "--format", "json"]
+    done = CliRunner().invoke(evaluate_command, words)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["n"] == 40
+    assert "Testing/glioma/m0.dcm: 3 of 6 slices show no head and are left out" in done.stderr
+    table = (tmp_path / "out" / "predictions.csv").read_text()
+    rows = [row["path"] for row in csv.DictReader(table.splitlines())]
+    assert {f"Testing/glioma/{name}" for name in ("v0.nii.gz#2", "m0.dcm#4", "s0-1.dcm")} < set(
+        rows
+    )
     nothing_of_a_patient(tmp_path / "out")
 
 

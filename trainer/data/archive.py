@@ -48,6 +48,7 @@ from edge_runtime.imaging.readers import read_any, size_of
 
 MAX_MEMBERS = 500_000  # files and folders
 MAX_MEMBER_BYTES = 64 * MIB  # of a picture; of a volume as many as on the device
+_OF_PICTURES = ImageLimits(max_bytes=MAX_MEMBER_BYTES)
 MAX_TOTAL_BYTES = 64 * 1024 * MIB
 MAX_RATIO = 200  # images hardly compress; deflate reaches 1,032 on zeros
 RUN = "run.json"
@@ -147,8 +148,7 @@ def _is_image(name: str, head: Callable[[], bytes]) -> bool:
 
 def _limits(name: str) -> ImageLimits:
     """Of the bytes that are read of a file."""
-    picture = name.lower().endswith(PICTURE_SUFFIXES)
-    return ImageLimits(max_bytes=MAX_MEMBER_BYTES) if picture else DEFAULT_LIMITS
+    return _OF_PICTURES if name.lower().endswith(PICTURE_SUFFIXES) else DEFAULT_LIMITS
 
 
 def _made_by_us(names: Set[str]) -> str | None:
@@ -179,10 +179,13 @@ class FolderArchive:
         return sorted(self._listing.files)
 
     def size(self, name: str) -> int:
-        return size_of(self._root / name, _limits(name))
+        return size_of(self._path(name), _limits(name))
 
     def read(self, name: str) -> bytes:
-        return read_any(self._root / name, _limits(name))
+        return read_any(self._path(name), _limits(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"  # a `Path` would cost as much as opening the file
 
     @cached_property
     def _listing(self) -> _Listing:

@@ -24,7 +24,7 @@ from edge_runtime.batch import Budget, Reservation, in_order
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.imaging.decode import decode, decode_memory, read_header
 from edge_runtime.imaging.headers import Header
-from edge_runtime.imaging.kinds import KINDS, Kind, gzipped_kind, kind_of
+from edge_runtime.imaging.kinds import KINDS, gzipped_kind, kind_of
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB
 from edge_runtime.imaging.readers import numbered, open_slices
 from edge_runtime.imaging.stack import Stack
@@ -229,27 +229,41 @@ def _read(
     encoded = archive.read(name)
     # A gzip file last: nothing but unpacking tells what it is.
     kind = kind_of(encoded) or gzipped_kind(encoded)
-    if kind is None or kind.is_picture:
-        kind = stack = None
-        needed = _picture_memory(encoded)
-    else:
-        stack = open_slices(encoded)
-        # The readers count 4 of the PER_PIXEL bytes, and what they need themselves.
-        needed = stack.memory * 3 // 2
-    if needed > SMALL:
-        del encoded, stack  # nobody holds memory while waiting for more
+    volume = None if kind is None or kind.is_picture else kind.name
+    begin = _begin(encoded, volume)
+    if (needed := _memory(begin)) > SMALL:
+        del encoded, begin  # nobody holds memory while waiting for more
         reserved.become(archive.size(name) + needed)
         encoded = archive.read(name)
-        stack = None if kind is None else open_slices(encoded)
-    if kind is None or stack is None:
-        return _File([keep(_measured(_picture(name, encoded), label, split))], 0)
+        begin = _begin(encoded, volume)
     kept: list[Kept] = []
     empty = 0
-    for each in _volume(name, encoded, kind, stack, files):
+    if isinstance(begin, Stack):
+        slices = _slices(name, volume or "", encoded, begin, files)
+    else:
+        slices = iter([_picture(name, encoded, begin)])
+    for each in slices:
         if each is None:
             empty += 1
-        else:
-            kept.append(keep(_measured(each, label, split)))
+            continue
+        gray = each.gray
+        kept.append(
+            keep(
+                Picture(
+                    each.path,
+                    label,
+                    split,
+                    encoded,
+                    each.header,
+                    gray,
+                    each.sha256,
+                    hashlib.sha256(gray.data).hexdigest()[:16],
+                    thumbnail(gray),
+                    file_statistics(each.share, each.header, gray),
+                    each.owner,
+                )
+            )
+        )
     if not kept:
         raise InputError(f"none of its {empty:,} slices shows a head")
     return _File(kept, empty)
@@ -259,7 +273,6 @@ class _Decoded(NamedTuple):
     """A slice, and what its file says of it."""
 
     path: str
-    encoded: bytes
     share: float  # bytes of the file
     header: Header
     gray: npt.NDArray[np.uint8]
@@ -267,22 +280,35 @@ class _Decoded(NamedTuple):
     owner: Owner
 
 
-def _picture(name: str, encoded: bytes) -> _Decoded:
-    if len(encoded) > MAX_MEMBER_BYTES:
+def _begin(encoded: bytes, volume: str | None) -> Header | Stack | None:
+    """What a picture's first bytes say, or where a volume's slices come from."""
+    return read_header(encoded) if volume is None else open_slices(encoded)
+
+
+def _memory(begin: Header | Stack | None) -> int:
+    """Bytes that a slice takes at most, beside its file, to be decoded and measured; 0 where its
+    first bytes do not tell."""
+    if begin is None:
+        return 0
+    if isinstance(begin, Stack):  # which counts 4 of the PER_PIXEL bytes, and what else it takes
+        return begin.memory * 3 // 2
+    return max(decode_memory(begin), PER_PIXEL * begin.width * begin.height)
+
+
+def _picture(name: str, encoded: bytes, header: Header | None) -> _Decoded:
+    if len(encoded) > MAX_MEMBER_BYTES:  # a volume may be larger, by whatever name
         raise InputError(f"larger than the limit of {MAX_MEMBER_BYTES // MIB} MiB")
-    header = read_header(encoded)
     gray = decode(encoded)
     header = header or Header("", *gray.shape[::-1])
-    digest = hashlib.sha256(encoded).digest()
-    return _Decoded(name, encoded, len(encoded), header, gray, digest, Owner(name))
+    return _Decoded(name, len(encoded), header, gray, hashlib.sha256(encoded).digest(), Owner(name))
 
 
-def _volume(
-    name: str, encoded: bytes, kind: Kind, stack: Stack, files: Collection[str]
+def _slices(
+    name: str, kind: str, encoded: bytes, stack: Stack, files: Collection[str]
 ) -> Iterator[_Decoded | None]:
     """The slices of a DICOM or NIfTI file; None for each that shows no head. An only slice was
     put there by somebody, as a picture is."""
-    owner = read_owner(name, encoded) if kind.name == "dicom" else Owner(name)
+    owner = read_owner(name, encoded) if kind == "dicom" else Owner(name)
     whole = hashlib.sha256(encoded).digest()
     for number, gray in numbered(stack):
         path = slice_name(name, number)
@@ -296,36 +322,10 @@ def _volume(
         else:
             digest = hashlib.sha256(whole + number.to_bytes(4, "big")).digest()
         height, width = gray.shape
-        header = Header(kind.name, width, height, 1)
-        share = len(encoded) / stack.length
+        header = Header(kind, width, height, 1)
         # A volume may have its pixels in any order.
         plain = np.ascontiguousarray(gray)
-        yield _Decoded(path, encoded, share, header, plain, digest, owner)
-
-
-def _measured(of: _Decoded, label: str, split: str) -> Picture:
-    return Picture(
-        of.path,
-        label,
-        split,
-        of.encoded,
-        of.header,
-        of.gray,
-        of.sha256,
-        hashlib.sha256(of.gray.data).hexdigest()[:16],
-        thumbnail(of.gray),
-        file_statistics(of.share, of.header, of.gray),
-        of.owner,
-    )
-
-
-def _picture_memory(encoded: bytes) -> int:
-    """Bytes that a picture takes at most, beside its file, to be decoded and measured; 0 where its
-    first bytes do not tell."""
-    header = read_header(encoded)
-    if header is None:
-        return 0
-    return max(decode_memory(header), PER_PIXEL * header.width * header.height)
+        yield _Decoded(path, len(encoded) / stack.length, header, plain, digest, owner)
 
 
 _CHOICE = re.compile(r": choose one with --volume.*")

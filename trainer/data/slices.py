@@ -12,8 +12,8 @@ MARK = "#"
 # As `slice_name` writes it: no zeros before it, and no more digits than a slice may need.
 _SLICE = re.compile(rf"(.+){MARK}(0|[1-9][0-9]{{0,8}})", re.DOTALL)
 
-# Of the pixels, above an eighth of white. The slices of one file share their gray levels, so what
-# lies beyond a head is darker; the head's first and last slices show half as much again or more.
+# Of the pixels, above an eighth of white. The slices of one file share their gray levels, so air is
+# darker; what shows less is air, or the last of the scalp.
 HEAD_SHARE = 0.02
 HEAD_LEVEL = 255 // 8
 
