@@ -331,7 +331,7 @@ def exponent(rows: list[dict[str, Any]], what: str) -> float:
 
 def measure(data: Path, groups: Path | None, images: int) -> dict[str, Any]:
     """All figures as one dict; see the module's text."""
-    files = read_files(open_archive(data))
+    files = read_files(data)
     real = measure_real(files) | time_command(data, groups)
     growth = measure_growth(data, files.thumbnails, images)
     written, drawn, alike = (growth[kind][-1] for kind in ("files", "drawn", "alike"))

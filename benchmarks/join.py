@@ -87,8 +87,8 @@ class Truth:
 def read_truth(data: Path) -> Truth:
     """The main set of the folder."""
     archive = open_archive(data / f"{MAIN}.zip")
-    files = read_files(archive)
-    table = read_groups(data / "groups.csv", set(files.paths))
+    files = read_files(data / f"{MAIN}.zip")
+    table = read_groups(data / "groups.csv", files.paths)
     return Truth(archive, files, table, read_boxes(data / "boxes.csv", files.paths))
 
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from edge_runtime.batch import Unusable
 from edge_runtime.commands.inputs import expand
 from edge_runtime.errors import DataError, InputError
-from edge_runtime.imaging.decode import load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
+from edge_runtime.imaging.readers import numbered, open_slices, read_any
 from trainer.run import Images
 
 
@@ -62,7 +62,8 @@ def _turns(order: Sequence[int], group_of: Sequence[str]) -> list[int]:
 
 
 def read_calibration_images(folder: Path, options: Preprocess, count: int) -> npt.NDArray[np.uint8]:
-    """Up to `count` images of a folder of one's own, spread over its files in order.
+    """Up to `count` images of a folder of one's own, spread over its files in order: pictures, and
+    of a DICOM or NIfTI file the slice in its middle.
 
     Raises:
         DataError: a file that is no slice, or none at all.
@@ -74,10 +75,20 @@ def read_calibration_images(folder: Path, options: Preprocess, count: int) -> np
         if isinstance(name, Unusable):
             raise DataError(f"{name.name}: {name.error}")
         try:
-            pixels.append(preprocess(load_gray(name), options))
+            pixels.append(preprocess(_middle(name), options))
         except InputError as error:
             raise DataError(f"{name}: {error}") from None
     return np.stack(pixels)
+
+
+def _middle(path: str) -> npt.NDArray[np.uint8]:
+    """The slice in the middle of a file: uint8 H×W.
+
+    Raises:
+        InputError: the file is no slice, or damaged before it.
+    """
+    stack = open_slices(read_any(path))
+    return next(islice(numbered(stack), stack.length // 2, None)).gray
 
 
 def digest(pixels: npt.NDArray[np.uint8]) -> str:

@@ -14,6 +14,7 @@ from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.load import read_model
+from trainer.data.collection import Data, are_several, collections_of
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.reading import Progress
 from trainer.evaluation.decision_rule import DecisionRule
@@ -37,7 +38,7 @@ class Options:
 
     Attributes:
         split: `testing`, `training`, `all`, or `auto` (testing where there is such a folder).
-        groups_csv, boxes_csv: tables beside the data, or None.
+        groups_csv, boxes_csv: tables beside the data, in place of the collections' own, or None.
         backend, threads: of the interpreter of a model file.
         out: folder for metrics.json, predictions.csv, report.html and pictures, or None.
         allow_unsigned: also take a model file without digest, after a trial.
@@ -72,7 +73,7 @@ class _Subject:
 
 def evaluate(
     model: Path,
-    data: Path,
+    data: Data,
     options: Options | None = None,
     *,
     reading: Progress | None = None,
@@ -116,7 +117,10 @@ def evaluate(
     trained_on = everything.take(training) if split == "testing" and training.size else None
     evaluator = Evaluator(subject.predict, subject.decision_rule, PROTOCOL, subject.network)
     predictions, examples = evaluator.evaluate(side, split, trained_on)
-    about = {"model": subject.tag, "warnings": _warnings(subject, everything)}
+    warnings = _warnings(subject, everything)
+    if are_several(collections_of(data)):
+        warnings += _left_out(everything, split)
+    about = {"model": subject.tag, "warnings": warnings}
     metrics = about | metrics_of(predictions)
     metrics["selective"] |= {key: subject.targets[key] for key in ("target_error", "confidence")}
     if options.out is not None:
@@ -188,6 +192,15 @@ def _warnings(subject: _Subject, data: Dataset) -> list[str]:
             f"{subject.protocol}): most of the slices measured here are no news to it"
         )
     return warnings
+
+
+def _left_out(data: Dataset, split: str) -> list[str]:
+    """A sentence on slices that no Testing or Training folder holds, beside others that stand in
+    them."""
+    count = 0 if split == "all" else len(data.where(""))
+    if not count:
+        return []
+    return [f"{count:,} images are in no {split.title()} folder and not measured: see --split all"]
 
 
 def _settings(

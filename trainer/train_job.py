@@ -15,7 +15,14 @@ from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.metadata import INTENDED_USE
 from trainer.data.card import ABOUT
-from trainer.data.dataset import Dataset, check_boxes, read_dataset
+from trainer.data.collection import Data, are_several, collections_of
+from trainer.data.dataset import (
+    Dataset,
+    check_boxes,
+    given_away_by_source,
+    read_dataset,
+    says_groups,
+)
 from trainer.data.partial_labels import PartialLabels, divide, read_partial_labels
 from trainer.data.split import Split, fold_splits, split_dataset, split_facts
 from trainer.evaluation.selective import Targets
@@ -45,12 +52,12 @@ class Job:
     """What to train on and how.
 
     Attributes:
-        data: zip or folder.
+        data: zip or folder, or several collections.
         out: the run folder to make, or to resume.
         protocol: see `split_dataset`.
-        groups_csv: table of groups, or None.
-        boxes_csv: table of the tumours' boxes, to learn from and for the report, or None.
-        partial: zip or folder of partially labelled slices, or None.
+        groups_csv: table of groups, in place of the collections' own, or None.
+        boxes_csv: table of the tumours' boxes, to learn from and for the report, likewise.
+        partial: zip or folder of partially labelled slices, or collections of them, or None.
         partial_groups_csv: table of their groups, or None.
         tumour_free: the classes without a tumour; None for the class `notumor`.
         targets: error rates that the thresholds are chosen for.
@@ -66,12 +73,12 @@ class Job:
             what it was started with.
     """
 
-    data: Path
+    data: Data
     out: Path
     protocol: str = "official"
     groups_csv: Path | None = None
     boxes_csv: Path | None = None
-    partial: Path | None = None
+    partial: Data | None = None
     partial_groups_csv: Path | None = None
     tumour_free: tuple[str, ...] | None = None
     targets: Targets = field(default_factory=Targets)
@@ -183,8 +190,17 @@ def _new_run(job: Job, folder: Path) -> Run:
 
 def _given(job: Job) -> dict[str, bool]:
     """Which of INPUTS a job has."""
-    paths = (job.data, job.groups_csv, job.boxes_csv, job.partial, job.partial_groups_csv, job.deep)
-    return {name: path is not None for name, path in zip(INPUTS, paths, strict=True)}
+    data = collections_of(job.data)
+    partial = () if job.partial is None else collections_of(job.partial)
+    has = (
+        True,
+        says_groups(data, job.groups_csv),
+        job.boxes_csv is not None or any(each.boxes_csv for each in data),
+        bool(partial),
+        says_groups(partial, job.partial_groups_csv),
+        job.deep is not None,
+    )
+    return dict(zip(INPUTS, has, strict=True))
 
 
 def resume_job(job: Job) -> tuple[Run, Job]:
@@ -311,6 +327,9 @@ def _read(job: Job, callbacks: Callbacks) -> TrainingData:
     job.targets.resolve(data.class_names)  # a class that is not there is said before the training
     callbacks.tell_problems(data)
     check_boxes(data)
+    if are_several(collections_of(job.data)):
+        for words in given_away_by_source(data):
+            callbacks.tell(words)
     if not data.tumour_free and _pastes(job):
         callbacks.tell(
             "no class is known to be without tumours, so none is pasted or covered; say which is "
@@ -332,7 +351,7 @@ def _read(job: Job, callbacks: Callbacks) -> TrainingData:
 def _pastes(job: Job) -> bool:
     """Whether the job would move tumours, if it could."""
     recipe = job.settings.recipe if isinstance(job.settings, TrainSettings) else None
-    return recipe is not None and job.boxes_csv is not None and recipe.paste + recipe.erase > 0
+    return recipe is not None and _given(job)["boxes"] and recipe.paste + recipe.erase > 0
 
 
 def _fold(job: Job, folder: Path, digests: dict[str, str | None]) -> tuple[Run, list[str]]:

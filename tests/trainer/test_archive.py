@@ -18,7 +18,6 @@ from trainer.data.archive import (
     CIRCLE,
     NAMELESS,
     NO_PICTURE,
-    NO_SLICE,
     NOWHERE,
     PACKED_LINK,
     RUN_FOLDER,
@@ -206,9 +205,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 MEMBERS = {
     "b/2.JPG": b"x", "a/1.png": b"x", "a/notes.txt": b"x", "a/photo.jfif": b"\xff\xd8\xff\xe0",
     "a/noext": PNG, "a/wrong.dat": PNG, "a/scan.dcm": b"x", "a/IM1": bytes(128) + b"DICM",
+    "a/DICOMDIR": bytes(128) + b"DICM", "a/two.hdr": b"x", "a/two.img": b"y", "a/alone.hdr": b"x",
     "a/v.nii.gz": b"\x1f\x8b", "a/x.tar.gz": b"\x1f\x8b", "a/._1.png": b"x",
     "runs/latest/run.json": b"{}", "runs/latest/fold-1/confusion.png": PNG, "a/.x/1.png": b"x",
 }  # fmt: skip
+PICTURES = ["a/1.png", "a/noext", "a/photo.jfif", "a/wrong.dat", "b/2.JPG"]
+VOLUMES = ["a/IM1", "a/alone.hdr", "a/scan.dcm", "a/two.img", "a/v.nii.gz"]
 HIDDEN = ("__MACOSX", "@eaDir", ".Trash-1000", ".ipynb_checkpoints", "#recycle", "$RECYCLE.BIN")
 
 
@@ -222,12 +224,17 @@ def test_what_is_a_picture_and_what_is_told(tmp_path: Path, packed: bool) -> Non
             (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "f" / name).write_bytes(data)
         source = open_archive(tmp_path / "f")
-    assert source.names() == ["a/1.png", "a/noext", "a/photo.jfif", "a/wrong.dat", "b/2.JPG"]
-    dicom, nifti = NO_SLICE.format("DICOM"), NO_SLICE.format("NIfTI")
+    assert source.names() == sorted(PICTURES + VOLUMES)
     assert source.others() == [
-        ("a/IM1", dicom), ("a/notes.txt", NO_PICTURE), ("a/scan.dcm", dicom),
-        ("a/v.nii.gz", nifti), ("a/x.tar.gz", NO_PICTURE), ("runs/latest", RUN_FOLDER),
+        ("a/DICOMDIR", NO_PICTURE), ("a/notes.txt", NO_PICTURE), ("a/x.tar.gz", NO_PICTURE),
+        ("runs/latest", RUN_FOLDER),
     ]  # fmt: skip
+    whole = open_archive(tmp_path / ("x.zip" if packed else "f"), every=True)
+    assert whole.names() == sorted(
+        [*PICTURES, *VOLUMES, "a/two.hdr", "a/DICOMDIR", "a/notes.txt", "a/x.tar.gz"]
+    )
+    assert whole.others() == [("runs/latest", RUN_FOLDER)]
+    assert [whole.read(f"a/two.{half}") for half in ("hdr", "img")] == [b"x", b"y"]
     assert source.read("a/noext") == PNG
 
 

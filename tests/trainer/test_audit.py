@@ -28,7 +28,7 @@ from trainer.audit.examine import Audit, answer, audit, share
 from trainer.audit.files import ODDITIES, Files, read_files
 from trainer.audit.groups import as_csv
 from trainer.audit.near_duplicates import INVERSE, LISTED, Best, find_near_duplicates
-from trainer.audit.page import as_html, check_out, picture, shown, write_audit
+from trainer.audit.page import as_html, check_out, shown, small_pictures, write_audit
 from trainer.audit.shortcuts import ALL, measure_shortcuts, standard_error
 from trainer.data.archive import open_archive
 from trainer.data.dataset import read_dataset
@@ -216,7 +216,7 @@ def draw_odd() -> dict[str, tuple[np.ndarray, set[str]]]:
 def test_odd_files(tmp_path: Path, name: str) -> None:
     drawn, expected = draw_odd()[name]
     save(tmp_path, f"glioma/{name}", drawn)
-    files = read_files(open_archive(tmp_path))
+    files = read_files(tmp_path)
     found = {kind for kind, odd in zip(ODDITIES, files.odd[0], strict=True) if odd}
     # A random picture may break a second rule as well; a slice may break none but its own.
     assert expected <= found if "colourful" in expected or "noise" in found else expected == found
@@ -462,9 +462,7 @@ def leaking(odd_names: Path) -> tuple[Path, Audit]:
 def test_page_is_self_contained_and_escapes_names(leaking: tuple[Path, Audit]) -> None:
     folder, found = leaking
     source = open_archive(folder)
-    page = as_html(
-        found.result, {p: uri for p in shown(found.result) if (uri := picture(source, p))}
-    )
+    page = as_html(found.result, small_pictures(source, shown(found.result)))
     assert page.startswith("<!doctype html>")
     assert not re.search(r"<(script|b>|i>bl)", page)
     text = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"(?s)<style>.*?</style>", "", page)))
@@ -486,7 +484,8 @@ def test_page_of_a_clean_set_and_of_vanished_files(clean: Path) -> None:
     assert "No test image is a near-duplicate of one to learn from" in page
     assert "<img" not in page
     (clean / "Training/glioma/00.png").unlink()
-    assert picture(open_archive(clean), "Training/glioma/00.png") is None
+    gone, there = "Training/glioma/00.png", "Training/glioma/02.png"
+    assert list(small_pictures(open_archive(clean), [gone, there])) == [there]
 
 
 # The command

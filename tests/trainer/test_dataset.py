@@ -163,8 +163,8 @@ def test_files_of_other_kinds_are_counted_and_pictures_read_by_content(small: Pa
     data = read_dataset(small, OPTIONS)
     assert {Path(p).name for p in data.paths} >= {"x.jfif", "noext", "x.dat"}
     assert len(data) == 9
+    assert dict(data.problems) == {"Training/a/x.dcm": "a DICOM file without an image"}
     assert problems_of(data) == {
-        "Training/a/x.dcm": "DICOM is not read for training: save its slices as PNG",
         "Training/a/1.txt, Training/a/2.txt, Training/a/3.txt and 2 more .txt":
             "not a picture that is read here",
         "Training/a/README, Training/notumor": "not a picture that is read here",
@@ -191,10 +191,10 @@ def test_a_training_and_an_audit_read_the_same(
     monkeypatch.setattr(kind, "read", lambda self, name: reads.append(name) or real(self, name))
     data = read_dataset(place, OPTIONS)
     once = sorted(reads)
-    assert len(once) == len(set(once)) == 8
-    files = read_files(archive.open_archive(place))
+    assert len(once) == len(set(once)) == 9
+    files = read_files(place)
     assert sorted(reads) == sorted(once * 2), "each file once"
-    assert len(data.problems) == 3
+    assert len(data.problems) == 4
     assert data.problems == files.problems
     assert data.passed_over == files.passed_over
     assert (data.paths, data.splits) == (files.paths, files.splits)
@@ -204,7 +204,7 @@ def test_a_training_and_an_audit_read_the_same(
 
 
 NONE = "no picture that is read here, so no class"
-DICOM = "DICOM is not read for training: save its slices as PNG"
+NO_PICTURE = "not a picture that is read here"
 
 
 def packed(folder: Path) -> Path:
@@ -223,7 +223,7 @@ def test_a_class_without_a_picture_is_told_by_name(
             (small / "Training" / name).rename(small / name)
         (small / "Training").rmdir()
     for side in sides:
-        for name, files in {"c": ("1.dcm", "2.dcm"), "d": ("1.heic",), "e": ()}.items():
+        for name, files in {"c": ("1.pdf", "2.pdf"), "d": ("1.heic",), "e": ()}.items():
             (small / side / name).mkdir()
             for file in files:
                 (small / side / name / file).write_bytes(b"x")
@@ -235,19 +235,19 @@ def test_a_class_without_a_picture_is_told_by_name(
         more = len(paths) - 3
         return ", ".join(paths[:3]) + (f" and {more} more" if more > 0 else "")
 
-    dicom = words("c/1.dcm", "c/2.dcm") + (" .dcm" if len(sides) == 2 else "")
+    pages = words("c/1.pdf", "c/2.pdf") + (" .pdf" if len(sides) == 2 else "")
     assert problems_of(data) == {
-        words("c", "d"): NONE, words("e"): "an empty folder", dicom: DICOM,
-        words("d/1.heic"): "not a picture that is read here",
+        words("c", "d"): NONE, words("e"): "an empty folder", pages: NO_PICTURE,
+        words("d/1.heic"): NO_PICTURE,
     }  # fmt: skip
 
 
 def test_a_class_that_lacks_one_side_is_told(small: Path) -> None:
     shutil.rmtree(small / "Testing" / "b")
     (small / "Testing" / "b").mkdir()
-    (small / "Testing" / "b" / "x.dcm").write_bytes(b"x")
+    (small / "Testing" / "b" / "x.pdf").write_bytes(b"x")
     assert problems_of(read_dataset(small, OPTIONS)) == {
-        "Testing/b": "no picture that is read here", "Testing/b/x.dcm": DICOM
+        "Testing/b": "no picture that is read here", "Testing/b/x.pdf": NO_PICTURE
     }  # fmt: skip
 
 
@@ -282,7 +282,7 @@ def test_btc_evaluate_tells_what_it_passes_over(tmp_path: Path) -> None:
 
 def test_nothing_readable_tells_what_was_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x.dcm").write_bytes(b"x")
+    (tmp_path / "a" / "x.pdf").write_bytes(b"x")
     write_picture(tmp_path / "Training" / "run.png", 0)
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     with pytest.raises(DataError, match="1 unreadable, 3 passed over, such as gone: a link that"):
@@ -481,6 +481,7 @@ def fake_dataset(groups: list[int], labels: list[int]) -> Dataset:
         paths=tuple(f"{i}.png" for i in range(n)),
         splits=("",) * n,
         groups=tuple(f"g{g}" for g in groups),
+        given_groups=("",) * n,
         sources=("",) * n,
         patients=("",) * n,
         problems=(),

@@ -1095,9 +1095,9 @@ def test_what_is_in_no_table_is_told(fetch: Run, service: Service, tmp_path: Pat
     code, out, err = fetch(*words)
     assert code == 0
     assert [each.partition(":")[0] for each in err.splitlines()[1:]] == [
-        ".hidden/a.png", "Testing/v.dcm", "Training/glioma/notes.txt", "cover.png, mystery",
+        ".hidden/a.png", "Training/glioma/notes.txt", "Testing/v.dcm, cover.png, mystery",
     ]  # fmt: skip
-    assert "dropped, 2: a picture in no class folder" in out
+    assert "dropped, 3: a picture in no class folder" in out
     rows = (tmp_path / "out" / "groups.csv").read_text().splitlines()
     assert len(rows) == 4
     assert fetch(*words[:3], "--out", tmp_path / "b", "--citation", "x" * 2001)[0] == 2

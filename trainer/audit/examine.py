@@ -9,7 +9,6 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,25 @@ from trainer.audit.near_duplicates import (
     same_pixels,
 )
 from trainer.audit.shortcuts import measure_shortcuts
-from trainer.data.archive import open_archive
-from trainer.data.groups import GroupTable, column, group_slices, read_groups, ungrouped_warning
+from trainer.data.collection import (
+    Data,
+    are_several,
+    collections_of,
+    owners_among,
+    tables_of,
+    title_of,
+)
+from trainer.data.groups import (
+    GroupTable,
+    column,
+    group_slices,
+    one_group_a_person,
+    read_group_tables,
+)
 from trainer.data.layout import PassedOver
 from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES, Pairs
-from trainer.data.reading import Progress, nothing_readable
+from trainer.data.owners import ties_of
+from trainer.data.reading import Progress, label_warning
 
 SCHEMA = 2
 PER_TURN = 4  # leaking pairs listed for each turn
@@ -43,7 +56,7 @@ class Audit:
         result: the content of audit.json.
         groups: the rows of groups.csv, in the order of GROUP_COLUMNS.
         passed_over: files that are no pictures to learn from.
-        warnings: sentences on what the table leaves open.
+        warnings: sentences on volumes, and on what the table leaves open.
     """
 
     result: dict[str, Any]
@@ -63,41 +76,54 @@ class Audit:
 
 
 def audit(
-    path: str | os.PathLike[str],
+    data: Data,
     groups_csv: str | os.PathLike[str] | None = None,
     *,
     reading: Progress | None = None,
     comparing: Progress | None = None,
 ) -> Audit:
-    """Audit a zip or folder of labelled slices.
+    """Audit a zip or folder of labelled slices, or several collections together.
 
     Args:
-        path: with Training/ and Testing/, or class folders alone.
-        groups_csv: table with the columns path and group, optionally label, source, patient.
+        data: with Training/ and Testing/, or class folders alone.
+        groups_csv: table with the columns path and group, optionally label, source, patient, in
+            place of the collections' own.
         reading, comparing: called with (done, total).
 
     Raises:
         DataError: no readable image, a hostile archive, an unusable table.
     """
-    name = Path(path).resolve().name
-    files = read_files(open_archive(path), reading)
-    if len(files) == 0:
-        raise nothing_readable(name, files.problems, files.passed_over)
-    table = read_groups(groups_csv, set(files.paths)) if groups_csv else {}
-    found = examine(name, files, table, comparing)
-    return replace(found, warnings=ungrouped_warning(groups_csv, table))
+    collections = collections_of(data)
+    files = read_files(data, reading)
+    owners, marked = owners_among(collections, files.paths, files.owners)
+    files = replace(files, owners=owners)
+    table, left_open = read_group_tables(collections, files.paths, groups_csv, files.owners)
+    if are_several(collections):
+        table = one_group_a_person(table)
+    tables = tables_of(collections, files.paths, groups_csv)
+    found = examine(title_of(data), files, table, comparing, tables)
+    return replace(found, warnings=(*files.notes, *marked, *found.warnings, *left_open))
 
 
-def examine(name: str, files: Files, table: GroupTable, progress: Progress | None = None) -> Audit:
+def examine(
+    name: str,
+    files: Files,
+    table: GroupTable,
+    progress: Progress | None = None,
+    tables: Sequence[str] = (),
+) -> Audit:
     """The audit of files whose facts have been read.
 
     Args:
         name: of the data set.
         table: rows by path; empty where there is none.
         progress: called with (pictures compared, N).
+        tables: see `ties_of`.
     """
     duplicates = find_near_duplicates(files, progress=progress)
-    merged = group_slices(column(table, files.paths, "group"), files.pixels, duplicates.clusters)
+    given = column(table, files.paths, "group")
+    ties, warnings = ties_of(files.owners, given, tables)
+    merged = group_slices(given, files.pixels, duplicates.clusters, *ties)
     copies = same_pixels(files)
     leak = _leak(files, duplicates, copies)
     near = _near_duplicates(files, duplicates)
@@ -132,7 +158,8 @@ def examine(name: str, files: Files, table: GroupTable, progress: Progress | Non
     known = (column(table, files.paths, "source"), column(table, files.paths, "patient"))
     rows = list(zip(files.paths, files.labels, *known, merged, strict=True))
     result["groups_csv_sha256"] = digest_of(as_csv(rows).encode("utf-8", "surrogatepass"))
-    return Audit(result, rows, files.passed_over)
+    warnings += label_warning(zip(files.labels, files.formats, strict=True))
+    return Audit(result, rows, files.passed_over, warnings)
 
 
 def answer(leak: dict[str, Any], near_duplicates: dict[str, Any]) -> str:

@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from edge_runtime.imaging.headers import Header
 from edge_runtime.quiet import quiet_c_stderr
-from trainer.data.archive import ImageArchive
+from trainer.data.collection import Data, collections_of, read_collections
 from trainer.data.file_statistics import FILE_STATISTICS
-from trainer.data.layout import PassedOver, arrange
+from trainer.data.layout import PassedOver
 from trainer.data.near_duplicates import THUMBNAIL_SIZE
-from trainer.data.reading import Picture, Progress, read_pictures
+from trainer.data.owners import Owner
+from trainer.data.reading import Picture, Progress
 
 TINY = 64  # pixels of the shorter side
 LONG = 1.2  # longer side over shorter side
@@ -47,21 +48,23 @@ ODDITIES = {
 
 @dataclass(frozen=True)
 class Files:
-    """The readable images of a data set, one entry each.
+    """The readable images of a data set, one entry each: pictures, and the slices of volumes.
 
     Attributes:
-        paths: names within the data set.
+        paths: names within the data set, see `slice_name`.
         labels: class, see `layout.class_and_split`.
         splits: `training`, `testing` or empty.
         formats, modes: of the file, such as `jpeg` and `gray`.
         sizes: int32 array of N×2, width and height.
-        digests: 16 bytes of the SHA-256 of each file.
+        digests: 16 bytes of the SHA-256 of each file, see `Picture`.
         pixels: digest of each decoded gray picture.
         thumbnails: uint8 array of N×32×32, see `near_duplicates`.
         file_statistics: float32 array of N×10, see `file_statistics`.
         odd: bool array of N×8, in the order of ODDITIES.
         problems: (path, reason) of the files that cannot be used.
         passed_over: files that are no pictures to learn from, see `arrange`.
+        notes: sentences on volumes, see `reading.Reading`.
+        owners: whose each image is, in this process only; may be empty.
     """
 
     paths: tuple[str, ...]
@@ -77,6 +80,8 @@ class Files:
     odd: npt.NDArray[np.bool_]
     problems: tuple[tuple[str, str], ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
+    notes: tuple[str, ...] = ()
+    owners: tuple[Owner, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -101,19 +106,23 @@ class _Facts(NamedTuple):
     thumbnail: npt.NDArray[np.uint8]
     file_statistics: npt.NDArray[np.float32]
     odd: tuple[bool, ...]
+    owner: Owner
 
 
-def read_files(archive: ImageArchive, progress: Progress | None = None) -> Files:
+def read_files(data: Data, progress: Progress | None = None) -> Files:
     """Read and decode each image once and keep its facts.
 
     A file that cannot be read, or lies in no class folder, becomes a problem.
 
     Args:
+        data: zip or folder, or collections.
         progress: called with (done, total).
+
+    Raises:
+        DataError: no readable image, or a hostile archive.
     """
-    names, passed_over = arrange(archive)
-    facts, problems = read_pictures(archive, names, _facts, progress)
-    n = len(facts)
+    read, passed_over = read_collections(collections_of(data), _facts, progress)
+    facts, n = read.kept, len(read.kept)
     return Files(
         paths=tuple(f.path for f in facts),
         labels=tuple(f.label for f in facts),
@@ -130,8 +139,10 @@ def read_files(archive: ImageArchive, progress: Progress | None = None) -> Files
             n, len(FILE_STATISTICS)
         ),
         odd=np.array([f.odd for f in facts], bool).reshape(n, len(ODDITIES)),
-        problems=tuple((_writable(path), reason) for path, reason in problems),
+        problems=tuple((_writable(path), reason) for path, reason in read.problems),
         passed_over=passed_over,
+        notes=tuple(read.notes),
+        owners=tuple(f.owner for f in facts),
     )
 
 
@@ -150,6 +161,7 @@ def _facts(picture: Picture) -> _Facts:
         picture.thumbnail,
         picture.file_statistics,
         _odd(header, gray.shape, picture.thumbnail, coloured),
+        picture.owner,
     )
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.errors import InputError, UsageError
+from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_text
-from edge_runtime.imaging.decode import decode
 from edge_runtime.model.metadata import INTENDED_USE
 from trainer.audit.examine import Audit, share
 from trainer.audit.groups import GROUP_COLUMNS, as_csv, digest_of
 from trainer.data.archive import ImageArchive
+from trainer.data.reading import read_again
 from trainer.report.templates import inline_picture, page_environment
 from trainer.run import dump_json
 
@@ -38,7 +38,7 @@ def write_audit(found: Audit, archive: ImageArchive, out: Path) -> None:
         archive: the audited data, of which the page shows some pictures.
     """
     write_text(out / "groups.csv", as_csv(found.groups))
-    pictures = {path: uri for path in shown(found.result) if (uri := picture(archive, path))}
+    pictures = small_pictures(archive, shown(found.result))
     write_text(out / "audit.html", as_html(found.result, pictures))
     write_text(out / "audit.json", dump_json(found.result))
 
@@ -94,14 +94,17 @@ def shown(result: dict[str, Any]) -> Iterator[str]:
         yield from _paths(kind["examples"][:ODD])
 
 
-def picture(archive: ImageArchive, path: str) -> str | None:
-    """A small gray JPEG as a data URI; None where the file can no longer be read."""
+def small_pictures(archive: ImageArchive, paths: Iterable[str]) -> dict[str, str]:
+    """Small gray JPEGs as data URIs, by path, of the images that can still be read."""
+    try:
+        return {path: _picture(gray) for path, gray in read_again(archive, paths)}
+    except DataError:
+        return {}
+
+
+def _picture(gray: np.ndarray) -> str:
     import cv2
 
-    try:
-        gray = decode(archive.read(path))
-    except InputError:
-        return None
     height, width = gray.shape
     scale = PICTURE_SIZE / max(height, width)
     size = (max(round(width * scale), 1), max(round(height * scale), 1))

@@ -13,9 +13,9 @@ from edge_runtime.commands.click_types import Choice
 from edge_runtime.commands.entry import next_command, to_the_reader
 from edge_runtime.commands.options import HELP
 from edge_runtime.errors import ExitCode, UsageError, printable
-from trainer.commands.options import no_card_option, with_card
+from trainer.commands.options import data_argument, no_card_option, with_cards
 from trainer.commands.progress import add_bar, progress_bars
-from trainer.commands.terminal import EXISTING, FOLDER, TABLE, enter, say, say_problem
+from trainer.commands.terminal import FOLDER, TABLE, enter, say, say_problem
 
 if TYPE_CHECKING:
     from trainer.audit.examine import Audit
@@ -28,7 +28,7 @@ EXIT_CODES = (
 
 
 @click.command("btc-audit", context_settings=HELP, epilog=EXIT_CODES)
-@click.argument("data", type=EXISTING)
+@data_argument
 @click.option(
     "--groups",
     type=TABLE,
@@ -51,7 +51,7 @@ EXIT_CODES = (
 def audit_command(
     context: click.Context,
     /,
-    data: Path,
+    data: tuple[Path, ...],
     groups: Path | None,
     no_card: bool,
     out: Path,
@@ -64,24 +64,28 @@ def audit_command(
     Leaves a page, the figures, a groups.csv for btc-train and, for data without one, a data.toml
     to put beside them.
     A data.toml in the folder, or NAME.toml beside NAME.zip, names the groups; --groups overrides
-    it. Research use only.
+    it. Several DATA, each with its own card, are checked together; then a path in the table of
+    --groups begins with the name of its DATA. Research use only.
     """
     from trainer.audit.examine import audit
     from trainer.audit.page import check_out, write_audit
-    from trainer.data.archive import open_archive
     from trainer.data.card import NAME
+    from trainer.data.collection import collections_of, open_data
     from trainer.run import dump_json
 
-    named = data
-    data, asked, card = with_card(data, {"groups": groups, "no_card": no_card}, ("groups",))
-    groups = asked["groups"]
-    if groups and (out / "groups.csv").exists() and groups.samefile(out / "groups.csv"):
-        raise UsageError(f"--out {out} would replace the table of groups, {groups}")
+    asked: dict[str, Any] = {"groups": groups, "no_card": no_card}
+    named, asked, _, has_card = with_cards(data, asked, ("groups",))
+    for known in (asked["groups"], *(each.groups_csv for each in collections_of(named))):
+        if known and (out / "groups.csv").exists() and known.samefile(out / "groups.csv"):
+            raise UsageError(f"--out {out} would replace the table of groups, {known}")
     check_out(out)
     out.mkdir(parents=True, exist_ok=True)  # before minutes of work
     with progress_bars() as bars:
         found = audit(
-            data, groups, reading=add_bar(bars, "Reading"), comparing=add_bar(bars, "Comparing")
+            named,
+            asked["groups"],
+            reading=add_bar(bars, "Reading"),
+            comparing=add_bar(bars, "Comparing"),
         )
     for problem in found.result["unreadable"]:
         say_problem(problem["path"], problem["reason"])
@@ -93,15 +97,20 @@ def audit_command(
         say(f"{label}: test images, but none to learn from")
     for label in found.result["one_sided"]["no_test_images"]:
         say(f"{label}: no test images")
-    write_audit(found, open_archive(data), out)
-    written = card is None and _write_card(found, data, out / NAME)
+    write_audit(found, open_data(named), out)
+    # Of several DATA each has a card of its own.
+    to_write = isinstance(named, Path) and not has_card
+    written = to_write and _write_card(found, data[0], out / NAME)
     with to_the_reader():
         if style == "json":
             click.echo(dump_json(found.result, ascii_only=True), nl=False)
         else:
             _print_audit(found.result, out, written)
     also = (*protocol_option(found), *["--no-card"] * no_card)
-    next_command(["btc-train", named, "--groups", out / "groups.csv", *also])
+    # Of several, training reads the tables that their cards name, and groups as the audit did.
+    own = any(each.groups_csv for each in collections_of(named))
+    table: list[str | Path] = [] if own else ["--groups", out / "groups.csv"]
+    next_command(["btc-train", *data, *table, *also])
     failed = found.leaks or found.untrainable
     context.exit(int(ExitCode.FAILED if failed else ExitCode.OK))
 

@@ -18,7 +18,7 @@ from edge_runtime.commands.options import (
     threads_option,
 )
 from edge_runtime.errors import UsageError
-from trainer.commands.options import no_card_option, with_card
+from trainer.commands.options import data_argument, no_card_option, with_cards
 from trainer.commands.progress import add_bar, progress_bars
 from trainer.commands.terminal import (
     EXISTING,
@@ -40,7 +40,7 @@ _OF_FILES = {
 
 @click.command("btc-evaluate", context_settings=HELP, epilog=EXIT_CODES)
 @click.argument("model", type=EXISTING)
-@click.argument("data", type=EXISTING)
+@data_argument
 @click.option(
     "--split",
     type=Choice(["auto", "testing", "training", "all"]),
@@ -68,7 +68,7 @@ def evaluate_command(
     context: click.Context,
     /,
     model: Path,
-    data: Path,
+    data: tuple[Path, ...],
     split: str,
     groups: Path | None,
     boxes: Path | None,
@@ -82,6 +82,8 @@ def evaluate_command(
     """Measure MODEL (a run folder, a .tflite or an .onnx file) on labelled DATA (zip or folder).
 
     A data.toml in the folder, or NAME.toml beside NAME.zip, names the tables; options override it.
+    Several DATA, each with its own card, are measured together; then a path in the table of an
+    option begins with the name of its DATA.
     """
     if model.is_dir():
         given = [option for name, option in _OF_FILES.items() if is_given(context, name)]
@@ -89,7 +91,7 @@ def evaluate_command(
             raise UsageError(f"{', '.join(given)}: for a model file, not for a run folder")
 
     asked: dict[str, Any] = {"groups": groups, "boxes": boxes, "no_card": no_card}
-    data, asked, _ = with_card(data, asked, ("groups", "boxes"))
+    named, asked, _, _ = with_cards(data, asked, ("groups", "boxes"))
 
     from trainer.commands.train_options import after_training
     from trainer.evaluate_job import Options, evaluate
@@ -101,7 +103,7 @@ def evaluate_command(
     with progress_bars() as bars:
         metrics = evaluate(
             model,
-            data,
+            named,
             Options(split, asked["groups"], asked["boxes"], backend, threads, out, allow_unsigned),
             reading=add_bar(bars, "Reading"),
             predicting=add_bar(bars, "Classifying"),

@@ -2,51 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from edge_runtime.commands.click_types import FiniteRange, Option
-from trainer.commands.terminal import say
+from edge_runtime.errors import UsageError
+from trainer.commands.terminal import EXISTING, say
 
 if TYPE_CHECKING:
     from trainer.data.card import DataCard
+    from trainer.data.collection import Collection
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 option = partial(click.option, cls=Option)  # wants a `group`
 THRESHOLDS = "Thresholds"
 IDENTITY = "Identity"
 
+data_argument = click.argument("data", nargs=-1, required=True, type=EXISTING)
 no_card_option = option(
     "--no-card", group="Data", is_flag=True, help="Pass over the data.toml beside the data."
 )
 
 
-def with_card(
-    data: Path, options: dict[str, Any], wanted: Iterable[str]
-) -> tuple[Path, dict[str, Any], DataCard | None]:
-    """DATA and the options, with what the data's card says where the command line is silent.
+class Named(NamedTuple):
+    """What the command line and the data's cards name together.
 
-    What is taken from the card is said on stderr, a line each.
+    Attributes:
+        data: the zip or folder of images, or the collections where there are several DATA.
+        options: all options, by name.
+        about: what the cards say of the data, see `DataCard.about`.
+        has_card: whether there is any.
+    """
+
+    data: Path | tuple[Collection, ...]
+    options: dict[str, Any]
+    about: dict[str, str]
+    has_card: bool
+
+
+def with_cards(places: Sequence[Path], options: dict[str, Any], wanted: Iterable[str]) -> Named:
+    """DATA and the options, with what the data's cards say where the command line is silent.
+
+    What is taken from a card is said on stderr, a line each. Of several DATA each keeps the tables
+    that its card names, and `partial` becomes the collections that the cards name.
 
     Args:
+        places: each DATA.
         options: by name, `no_card` among them.
         wanted: names of the options that a card may fill.
 
-    Returns:
-        The zip or folder of images, all options, and the card; None where there is none.
-
     Raises:
-        DataError: a wrong card.
+        DataError: a wrong card. UsageError: a DATA that is, or lies in, another.
     """
+    if len(places) == 1:
+        return _with_card(places[0], options, wanted)
+    return _with_several_cards(places, options, set(wanted))
+
+
+def _with_card(data: Path, options: dict[str, Any], wanted: Iterable[str]) -> Named:
     from trainer.data.card import find_card
 
     card = None if options["no_card"] else find_card(data)
     if card is None:
-        return data, options, None
+        return Named(data, options, {}, False)
     said = {**card.files, "tumour_free": card.tumour_free}
     taken = {name: said[name] for name in wanted if said.get(name) and not options[name]}
     if options.get("partial"):
@@ -56,7 +79,67 @@ def with_card(
         if value != data:
             words = ", ".join(value) if isinstance(value, tuple) else value
             say(f"{name}: {words} ({card.path.name})")
-    return images, options | taken, card
+    return Named(images, options | taken, dict(card.about), True)
+
+
+def _with_several_cards(places: Sequence[Path], options: dict[str, Any], wanted: set[str]) -> Named:
+    from trainer.data.card import ABOUT, find_card, joined
+    from trainer.data.collection import Collection, check_apart, names_of
+
+    if options.get("partial_groups") and not options["partial"]:
+        raise UsageError("--partial-groups: with several DATA it goes with --partial")
+    cards = [None if options["no_card"] else find_card(place) for place in places]
+    check_apart(
+        [
+            place if card is None else card.files["images"]
+            for place, card in zip(places, cards, strict=True)
+        ]
+    )
+    taken = {name for name in wanted if not options[name]}
+    data, partial = [], []
+    tumour_free: set[str] = set()
+    named = sorted(zip(names_of(places), places, cards, strict=True), key=lambda each: each[0])
+    for name, place, card in named:  # it does not matter in which order they were named
+        if card is None:
+            data.append(Collection(place, name))
+            continue
+        files = _taken_from(card, name, place, taken)
+        source = card.sources[0].name if len(card.sources) == 1 else ""
+        own = Collection(card.files["images"], name, source if "groups" in wanted else "")
+        data.append(replace(own, groups_csv=files.get("groups"), boxes_csv=files.get("boxes")))
+        if "partial" in files:
+            known = source if "partial_groups" in wanted else ""
+            partial.append(Collection(files["partial"], name, known, files.get("partial_groups")))
+        if "tumour_free" in taken:
+            tumour_free |= set(card.tumour_free or ())
+    filled: dict[str, Any] = {"partial": tuple(partial), "tumour_free": tuple(sorted(tumour_free))}
+    found = [card for _, _, card in named if card is not None]
+    about = {key: joined(card.about.get(key, "") for card in found) for key in ABOUT}
+    return Named(
+        tuple(data),
+        options | {name: value for name, value in filled.items() if value},
+        {key: text for key, text in about.items() if text},
+        bool(found),
+    )
+
+
+def _taken_from(card: DataCard, name: str, place: Path, taken: set[str]) -> dict[str, Path]:
+    """The files that the card of one of several DATA fills options with; each is said.
+
+    Args:
+        name: of the collection.
+        taken: the options.
+    """
+    files = {key: path for key, path in card.files.items() if key in taken}
+    if "partial" not in files:
+        files.pop("partial_groups", None)
+    said: dict[str, object] = {"images": card.files["images"], **files}
+    if "tumour_free" in taken and card.tumour_free:
+        said["tumour_free"] = ", ".join(card.tumour_free)
+    for key, value in said.items():
+        if value != place:
+            say(f"{name}: {key}: {value} ({card.path.name})")
+    return files
 
 
 def threshold_options(target_error: str, confidence: str) -> Decorator:

@@ -14,7 +14,13 @@ from edge_runtime.commands.click_types import Choice, FiniteRange, GroupedComman
 from edge_runtime.commands.entry import next_command
 from edge_runtime.commands.options import HELP
 from edge_runtime.errors import ExitCode, UsageError, did_you_mean, printable
-from trainer.commands.options import identity_options, no_card_option, option, threshold_options
+from trainer.commands.options import (
+    data_argument,
+    identity_options,
+    no_card_option,
+    option,
+    threshold_options,
+)
 from trainer.commands.progress import add_bar, progress_bars
 from trainer.commands.terminal import (
     EXISTING,
@@ -59,7 +65,7 @@ def _window(
 
 
 @click.command("btc-train", cls=GroupedCommand, context_settings=HELP, epilog=EXIT_CODES)
-@click.argument("data", type=EXISTING)
+@data_argument
 @option(
     "--out",
     group="Run",
@@ -283,14 +289,18 @@ def _window(
 @identity_options("brain-mri", "the date and the beginning of the weights' digest")
 @click.version_option(edge_runtime.__version__, prog_name="btc-train")
 @click.pass_context
-def train_command(context: click.Context, /, data: Path, out: Path, **options: Any) -> None:
+def train_command(
+    context: click.Context, /, data: tuple[Path, ...], out: Path, **options: Any
+) -> None:
     """Train a classifier on DATA: a zip or folder with Training/ and Testing/, or class folders.
 
     A data.toml in the folder, or NAME.toml beside NAME.zip, names the tables; options override it.
+    Several DATA, each with its own card, are learned from together; then a path in the table of an
+    option begins with the name of its DATA.
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
     from edge_runtime.memory import keep_freed
-    from trainer.commands.options import with_card
+    from trainer.commands.options import with_cards
     from trainer.commands.train_options import after_training, from_card, make_job, resumed_job
     from trainer.evaluation.selective import HINT
     from trainer.finalize import unanswered
@@ -302,14 +312,14 @@ def train_command(context: click.Context, /, data: Path, out: Path, **options: A
         name for name in options
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }  # fmt: skip
-    data, options, card = with_card(data, options, from_card(out if options["resume"] else None))
+    wanted = from_card(out if options["resume"] else None)
+    named, options, about, _ = with_cards(data, options, wanted)
     if options["partial_groups"] and not options["partial"]:
         raise UsageError("--partial-groups is the table of --partial, which is not given")
-    about = {} if card is None else card.about
     if options["resume"]:
-        run, job = resumed_job(data, out, options, given, about)
+        run, job = resumed_job(named, out, options, given, about)
     else:
-        run, job = None, make_job(data, out, options, given, about)
+        run, job = None, make_job(named, out, options, given, about)
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     needs_keras = bool(epochs) or job.deep is not None
     if needs_keras:

@@ -12,6 +12,7 @@ from edge_runtime.imaging.handcrafted import DEVICE_SETS
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.labels import normalise_label
 from trainer.commands.terminal import say
+from trainer.data.collection import Data
 from trainer.evaluation.selective import Targets, asked_targets
 from trainer.features.cache import FeatureCache, default_folder
 from trainer.features.extractor import DEEP, check_sets
@@ -70,7 +71,7 @@ def after_training(run: Run) -> list[str | Path] | None:
 
 
 def make_job(
-    data: Path, out: Path, options: dict[str, Any], given: set[str], about: Mapping[str, str]
+    data: Data, out: Path, options: dict[str, Any], given: set[str], about: Mapping[str, str]
 ) -> Job:
     """The job that the command line asks for.
 
@@ -111,7 +112,7 @@ def make_job(
 
 
 def resumed_job(
-    data: Path, out: Path, options: dict[str, Any], given: set[str], about: Mapping[str, str]
+    data: Data, out: Path, options: dict[str, Any], given: set[str], about: Mapping[str, str]
 ) -> tuple[Run, Job]:
     """The run in `out` and its job, for `--resume`: options that were not given take the run's.
     So does what a card says of the data; a line tells where it has come to say another thing.

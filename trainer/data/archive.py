@@ -12,8 +12,8 @@ passed over.
 Hidden files and folders (a leading dot, and what file servers and desktops leave behind, see
 `files.is_hidden`) are no data. A folder with a run.json is a run of `btc-train`, not data either,
 and one with a metrics.json and a predictions.csv is what `btc-evaluate` left. Folders that hold
-nothing are told: a class may be meant. A file is a picture by its suffix or, where that says
-nothing, by its content.
+nothing are told: a class may be meant. What the device reads is an image file, a picture as well as
+a volume, by its suffix or, where that says nothing, by its content.
 """
 
 from __future__ import annotations
@@ -35,16 +35,26 @@ from typing import NamedTuple, Protocol
 
 from edge_runtime.errors import DataError, InputError
 from edge_runtime.files import is_hidden
-from edge_runtime.imaging.kinds import HEAD, PICTURE_SUFFIXES, kind_named, kind_of
-from edge_runtime.imaging.limits import MIB, ImageLimits, first_bytes, read_file
+from edge_runtime.imaging.kinds import (
+    HEAD,
+    PICTURE_SUFFIXES,
+    SUFFIXES,
+    halves_of,
+    kind_of,
+    other_halves,
+)
+from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits, first_bytes, read_file
+from edge_runtime.imaging.readers import read_any, size_of
 
 MAX_MEMBERS = 500_000  # files and folders
-MAX_MEMBER_BYTES = 64 * MIB
+MAX_MEMBER_BYTES = 64 * MIB  # of a picture; of a volume as many as on the device
+_OF_PICTURES = ImageLimits(max_bytes=MAX_MEMBER_BYTES)
 MAX_TOTAL_BYTES = 64 * 1024 * MIB
 MAX_RATIO = 200  # images hardly compress; deflate reaches 1,032 on zeros
 # Of archives of volumes: the voxels of one, unpacked, and masks, which are nearly all zeros.
 MAX_VOLUME_BYTES = 1024 * MIB
 MAX_MASK_RATIO = 1_040
+_OF_VOLUMES = ImageLimits(max_bytes=MAX_VOLUME_BYTES)
 RUN = "run.json"
 RESULTS = frozenset({"metrics.json", "predictions.csv"})  # `btc-evaluate` writes both
 
@@ -57,8 +67,8 @@ CIRCLE = "a link that leads back to a folder above it"
 PACKED_LINK = "a link; links in a zip are not followed"
 SPECIAL = "not a regular file"
 NAMELESS = "a member without a name"
-NO_SLICE = "{} is not read for training: save its slices as PNG"
 NO_PICTURE = "not a picture that is read here"
+PAIR = "half of a NIfTI pair, which is not read from a zip: save both halves as one .nii file"
 ANYWHERE = (
     *(RUN_FOLDER, RESULTS_FOLDER, EMPTY, NOWHERE, CIRCLE, PACKED_LINK, SPECIAL, NAMELESS),
 )  # told in any folder
@@ -96,7 +106,7 @@ class ImageArchive(Protocol):
 
 
 class _Listing:
-    """Names of pictures, and of what else is there.
+    """Names of image files, and of what else is there.
 
     Args:
         every: every file counts as one.
@@ -104,31 +114,50 @@ class _Listing:
 
     def __init__(self, every: bool = False) -> None:
         self._every = every
-        self.pictures: list[str] = []
+        self.images: set[str] = set()
         self.others: list[Other] = []
 
-    def add(self, name: str, head: Callable[[], bytes]) -> None:
-        """Take a file; `head` gives its first bytes, where the name does not tell enough."""
-        if self._every or name.lower().endswith(PICTURE_SUFFIXES):
-            self.pictures.append(name)
-            return
-        try:
-            reason = _reason(name.lower(), head())
-        except InputError:  # reading it will tell
-            reason = None
-        if reason is None:
-            self.pictures.append(name)
+    def add(self, name: str, head: Callable[[], bytes]) -> bool:
+        """Take a file; `head` gives its first bytes, where the name does not tell enough.
+
+        Returns:
+            Whether it is an image file.
+        """
+        found = self._every or name.lower().endswith(SUFFIXES) or _is_image(name, head)
+        if found:
+            self.images.add(name)
         else:
-            self.others.append(Other(name, reason))
+            self.others.append(Other(name, NO_PICTURE))
+        return found
+
+    def names(self) -> list[str]:
+        """The image files, sorted; of a NIfTI pair the half with the voxels, as on the device,
+        but both where every file counts."""
+        return sorted(name for name in self.images if not self._is_header_of_pair(name))
+
+    def _is_header_of_pair(self, name: str) -> bool:
+        halves = () if self._every else halves_of(name)
+        return bool(halves) and (
+            name.lower().endswith(halves[0]) and not self.images.isdisjoint(other_halves(name))
+        )
 
 
-def _reason(name: str, head: bytes) -> str | None:
-    """Why a file gives no picture; None where it is one by its content."""
-    found = kind_of(head)
-    for kind in (found, kind_named(name)):
-        if kind is not None and not kind.is_picture:
-            return NO_SLICE.format(kind.title)
-    return NO_PICTURE if found is None else None
+def _is_image(name: str, head: Callable[[], bytes]) -> bool:
+    """Whether a file whose name does not say so is an image by its content: scanners name the files
+    of a series without a suffix. DICOMDIR is their table of contents."""
+    if PurePosixPath(name).name == "DICOMDIR":
+        return False
+    try:
+        return kind_of(head()) is not None
+    except InputError:  # reading it will tell
+        return True
+
+
+def _limits(name: str, every: bool) -> ImageLimits:
+    """Of the bytes that are read of a file."""
+    if every:
+        return _OF_VOLUMES
+    return _OF_PICTURES if name.lower().endswith(PICTURE_SUFFIXES) else DEFAULT_LIMITS
 
 
 def _made_by_us(names: Set[str]) -> str | None:
@@ -142,12 +171,12 @@ class FolderArchive:
     """Image files below a folder; see the module for links and hidden folders.
 
     Args:
-        every: list every regular file, of up to MAX_VOLUME_BYTES.
+        every: list every regular file, of up to MAX_VOLUME_BYTES, and give each as it stands, not
+            a NIfTI pair as one.
     """
 
     def __init__(self, root: Path, every: bool = False) -> None:
         self._root, self._every = root, every
-        self._most = MAX_VOLUME_BYTES if every else MAX_MEMBER_BYTES
 
     def names(self) -> list[str]:
         """Names of all image files, sorted.
@@ -155,25 +184,30 @@ class FolderArchive:
         Raises:
             DataError: a folder that may not be read, or far too many files.
         """
-        return sorted(self._listing.pictures)
+        return self._listing.names()
 
     def others(self) -> list[Other]:
         return sorted(self._listing.others)
 
     def size(self, name: str) -> int:
-        try:
-            return min((self._root / name).stat().st_size, self._most)
-        except (OSError, ValueError):  # ValueError: a null byte in the path
-            return 0
+        return size_of(self._path(name), _limits(name, self._every))
 
     def read(self, name: str) -> bytes:
-        return read_file(self._root / name, ImageLimits(max_bytes=self._most))
+        read = read_file if self._every else read_any
+        return read(self._path(name), _limits(name, self._every))
 
     def begin(self, name: str, most: int) -> bytes:
-        return first_bytes(self._root / name, most)
+        return first_bytes(self._path(name), most)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"  # a `Path` would cost as much as opening the file
 
     @cached_property
     def _listing(self) -> _Listing:
+        """
+        Raises:
+            DataError: see `names`.
+        """
         listing = _Listing(self._every)
         closed: list[str] = []
         count = 0
@@ -230,7 +264,7 @@ class ZipArchive:
     """
 
     def __init__(self, path: Path, every: bool = False) -> None:
-        self._most = MAX_VOLUME_BYTES if every else MAX_MEMBER_BYTES
+        self._every = every
         self._ratio = MAX_MASK_RATIO if every else MAX_RATIO
         try:
             self._zip = zipfile.ZipFile(path)
@@ -269,27 +303,26 @@ class ZipArchive:
                 reason = PACKED_LINK if kind == stat.S_IFLNK else SPECIAL
                 self._listing.others.append(Other(name, reason))
             return
-        before = len(self._listing.pictures)
-        self._listing.add(name, partial(self._unpack, info, HEAD))
-        if len(self._listing.pictures) > before:
-            if name in self._members:
-                raise DataError(f"{archive}: two members are called {name!r}; refused")
-            self._members[name] = info
+        if self._listing.add(name, partial(self._unpack, info, HEAD)) and name in self._members:
+            raise DataError(f"{archive}: two members are called {name!r}; refused")
+        self._members[name] = info
 
     def names(self) -> list[str]:
-        return sorted(self._members)
+        return self._listing.names()
 
     def others(self) -> list[Other]:
         return sorted(self._listing.others)
 
     def size(self, name: str) -> int:
-        return min(self._members[name].file_size, self._most)
+        return min(self._members[name].file_size, _limits(name, self._every).max_bytes)
 
     def read(self, name: str) -> bytes:
-        info = self._members[name]
-        if info.file_size > self._most:
-            raise InputError(f"larger than the limit of {self._most // MIB} MiB")
-        data = self._unpack(info, self._most + 1)
+        if halves_of(name) and not self._every:
+            raise InputError(PAIR)
+        info, most = self._members[name], _limits(name, self._every).max_bytes
+        if info.file_size > most:
+            raise InputError(f"larger than the limit of {most // MIB} MiB")
+        data = self._unpack(info, most + 1)
         if not data:
             raise InputError("empty file")
         return data

@@ -104,8 +104,7 @@ class CardText:
 
     def joined(self, key: str) -> str:
         """What the sources say together of one of ABOUT; each thing once."""
-        said = (getattr(source, key) for source in self.sources)
-        return "; ".join(dict.fromkeys(text for text in said if text))
+        return joined(getattr(source, key) for source in self.sources)
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,11 @@ class DataCard:
     tumour_free: tuple[str, ...] | None
     about: Mapping[str, str]
     sources: tuple[Source, ...] = ()
+
+
+def joined(texts: Iterable[str]) -> str:
+    """What several say together; each thing once."""
+    return "; ".join(dict.fromkeys(text for text in texts if text))
 
 
 def find_card(data: Path) -> DataCard | None:

@@ -8,22 +8,34 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import DataError, InputError, UsageError, did_you_mean
-from edge_runtime.imaging.decode import decode
+from edge_runtime.errors import DataError, UsageError, did_you_mean
 from edge_runtime.imaging.preprocess import Preprocess, crop_box, preprocess
 from edge_runtime.labels import NO_TUMOR, normalise_label
 from edge_runtime.model.metadata import MOST_LABELS, is_label
-from trainer.data.archive import open_archive
-from trainer.data.boxes import into_input, read_boxes
-from trainer.data.groups import column, group_slices, read_groups, ungrouped_warning
-from trainer.data.layout import PassedOver, arrange, class_spot
+from trainer.data.boxes import into_input, read_box_tables
+from trainer.data.collection import (
+    Collection,
+    Data,
+    are_several,
+    collections_of,
+    open_data,
+    owners_among,
+    read_collections,
+    tables_of,
+)
+from trainer.data.groups import column, group_slices, one_group_a_person, read_group_tables
+from trainer.data.layout import PassedOver, class_spot
 from trainer.data.near_duplicates import clusters, thumbnail
-from trainer.data.reading import Picture, Progress, nothing_readable, read_pictures
+from trainer.data.owners import Owner, ties_of
+from trainer.data.reading import Picture, Progress, label_warning, read_again
+from trainer.data.tables import first_folder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,10 +45,11 @@ class Dataset:
     Attributes:
         images: uint8 array of N×size×size.
         labels: int64 array of N, indices into `class_names`.
-        paths: name of each file within the data set.
+        paths: name of each slice within the data set: that of its file, see `slice_name`.
         splits: `training`, `testing` or empty (no such folders).
         groups: slices of one group never stand on two sides of a split: those of the table,
             where one was given, joined wherever slices are near-duplicates.
+        given_groups: those of the table before they were joined; empty where it says nothing.
         sources: where a slice comes from; empty where nobody knows.
         patients: the patient of a slice; empty where nobody knows.
         problems: (path, reason) of files that could not be read.
@@ -51,9 +64,11 @@ class Dataset:
         tumour_free: the classes that show no tumour for certain, see `read_dataset`.
         tables: digests of what the tables (`groups`, `boxes`) say of these slices, whatever else
             stands in them; empty without tables.
-        origin: the zip or folder that the slices were read from; None where nobody knows.
-        warnings: sentences on classes of which nothing can be read, and on what a table leaves
-            open.
+        origin: the zip or folder that the slices were read from, or the collections; None where
+            nobody knows.
+        warnings: sentences on classes of which nothing can be read, on volumes, and on what a
+            table leaves open.
+        owners: whose each slice is, in this process only; may be empty.
     """
 
     images: npt.NDArray[np.uint8]
@@ -62,6 +77,7 @@ class Dataset:
     paths: tuple[str, ...]
     splits: tuple[str, ...]
     groups: tuple[str, ...]
+    given_groups: tuple[str, ...]
     sources: tuple[str, ...]
     patients: tuple[str, ...]
     problems: tuple[tuple[str, str], ...]
@@ -74,8 +90,9 @@ class Dataset:
     tumour_free: tuple[str, ...] = ()
     passed_over: tuple[PassedOver, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
-    origin: Path | None = None
+    origin: Path | tuple[Collection, ...] | None = None
     warnings: tuple[str, ...] = ()
+    owners: tuple[Owner, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,7 +105,7 @@ class Dataset:
         """The slices at `indices`, in that order."""
         chosen = np.asarray(indices, dtype=np.int64)
 
-        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
+        def pick(values: tuple[T, ...]) -> tuple[T, ...]:
             return tuple(values[i] for i in chosen)
 
         return replace(
@@ -98,17 +115,19 @@ class Dataset:
             paths=pick(self.paths),
             splits=pick(self.splits),
             groups=pick(self.groups),
+            given_groups=pick(self.given_groups),
             sources=pick(self.sources),
             patients=pick(self.patients),
             thumbnails=self.thumbnails[chosen],
             file_statistics=self.file_statistics[chosen],
             crop_boxes=self.crop_boxes[chosen],
             boxes=self.boxes[chosen],
+            owners=pick(self.owners) if self.owners else (),
         )
 
 
 def read_dataset(
-    path: str | os.PathLike[str],
+    origin: Data,
     options: Preprocess,
     *,
     class_names: Sequence[str] | None = None,
@@ -118,17 +137,21 @@ def read_dataset(
     tumour_free: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Read each image of a zip or folder once, decode and preprocess it.
+    """Read each image of a zip or folder, or of several collections, once; decode and preprocess
+    it.
 
     The class is the name of the folder that holds the file; a folder called Training or Testing
     anywhere above it is the split. Common spellings of the four classes are folded. What is read
-    and what is passed over: see `arrange` and the module `archive`.
+    and what is passed over: see `arrange` and the module `archive`; which slices of a volume are
+    taken: see `reading`.
 
     Args:
+        origin: the zip or folder, or the collections, of which the paths then begin with the names.
         class_names: the classes and their order; default: those found, sorted.
         least_classes: how many there must be.
-        groups_csv: table with the columns path and group, optionally label, source, patient.
-        boxes_csv: table of tumours' boxes, see `read_boxes`.
+        groups_csv: table with the columns path and group, optionally label, source, patient, in
+            place of the collections' own.
+        boxes_csv: table of tumours' boxes, see `read_boxes`, likewise.
         tumour_free: the classes without a tumour; default: the class `notumor`, where there is
             one. Nothing else tells: a class without boxes may merely lack them.
         progress: called with (done, total).
@@ -137,14 +160,15 @@ def read_dataset(
         DataError: no readable image, an unknown class, a hostile archive, an unusable table.
         UsageError: a tumour-free class that is not there.
     """
-    archive = open_archive(path)
-    names, passed_over = arrange(archive)
-    slices, problems = read_pictures(
-        archive, names, lambda picture: _preprocessed(picture, options), progress
+    collections = collections_of(origin)
+    read, passed_over = read_collections(
+        collections, lambda picture: _preprocessed(picture, options), progress
     )
-    if not slices:
-        raise nothing_readable(Path(path).name, problems, passed_over)
+    slices = read.kept
     known = _classes({s.label for s in slices}, class_names, least_classes)
+    without = _tumour_free(known, tumour_free)
+    unseen = label_warning(((s.label, s.format) for s in slices), without)
+    owners, marked = owners_among(collections, [s.path for s in slices], [s.owner for s in slices])
     data = Dataset(
         images=np.stack([s.image for s in slices]),
         labels=np.array([known.index(s.label) for s in slices], dtype=np.int64),
@@ -152,52 +176,80 @@ def read_dataset(
         paths=tuple(s.path for s in slices),
         splits=tuple(s.split for s in slices),
         groups=("",) * len(slices),
+        given_groups=("",) * len(slices),
         sources=("",) * len(slices),
         patients=("",) * len(slices),
-        problems=tuple(problems),
+        problems=tuple(read.problems),
         sha256=_digest((s.path, s.label, s.split, s.digest) for s in slices),
         thumbnails=np.stack([s.thumbnail for s in slices]),
         file_statistics=np.stack([s.file_statistics for s in slices]),
         crop_boxes=np.array([s.crop_box for s in slices], dtype=np.float32),
         boxes=np.full((len(slices), 4), np.nan),
-        tumour_free=_tumour_free(known, tumour_free),
+        tumour_free=without,
         passed_over=passed_over,
-        origin=Path(path),
-        warnings=tuple(_lost_classes(known, problems)),
+        origin=collections if are_several(collections) else collections[0].path,
+        warnings=(
+            *_lost_classes(known, read.unread, are_several(collections)),
+            *read.notes,
+            *unseen,
+            *marked,
+        ),
+        owners=owners,
     )
-    data = _with_groups(data, [s.pixels for s in slices], groups_csv)
-    return data if boxes_csv is None else _with_boxes(data, boxes_csv)
+    data = _with_groups(data, [s.pixels for s in slices], collections, groups_csv)
+    return _with_boxes(data, collections, boxes_csv)
 
 
 def _with_groups(
-    data: Dataset, pixels: Sequence[str], groups_csv: str | os.PathLike[str] | None
+    data: Dataset,
+    pixels: Sequence[str],
+    collections: Sequence[Collection],
+    groups_csv: str | os.PathLike[str] | None,
 ) -> Dataset:
-    """The data with what a table says of groups, sources and patients, joined by looks.
+    """The data with what tables say of groups, sources and patients, joined by looks and, among
+    several collections, by patients.
 
     Args:
         pixels: a digest of each slice's pixels.
     """
-    table = read_groups(groups_csv, set(data.paths)) if groups_csv else {}
+    table, left_open = read_group_tables(collections, data.paths, groups_csv, data.owners)
     given, sources, patients = (
         column(table, data.paths, c) for c in ("group", "source", "patient")
     )
+    if are_several(collections):
+        table = one_group_a_person(table)
     tables = dict(data.tables)
-    if groups_csv is not None:
+    if says_groups(collections, groups_csv):
         tables["groups"] = _digest(zip(data.paths, given, sources, patients, strict=True))
+    own = column(table, data.paths, "group")
+    ties, odd = ties_of(data.owners, own, tables_of(collections, data.paths, groups_csv))
     return replace(
         data,
-        groups=group_slices(given, pixels, clusters(data.thumbnails)),
+        groups=group_slices(own, pixels, clusters(data.thumbnails), *ties),
+        given_groups=given,
         sources=sources,
         patients=patients,
         grouped=any(given),
         tables=tables,
-        warnings=(*data.warnings, *ungrouped_warning(groups_csv, table)),
+        warnings=(*data.warnings, *odd, *left_open),
     )
 
 
-def _with_boxes(data: Dataset, boxes_csv: str | os.PathLike[str]) -> Dataset:
-    """The data with the tumours' boxes of a table, which are those of whole pictures there."""
-    boxes = read_boxes(boxes_csv, data.paths)
+def says_groups(
+    collections: Sequence[Collection], groups_csv: str | os.PathLike[str] | None
+) -> bool:
+    """Whether anything but names and looks says which slices belong together, or where they come
+    from."""
+    return groups_csv is not None or any(each.groups_csv or each.source for each in collections)
+
+
+def _with_boxes(
+    data: Dataset, collections: Sequence[Collection], boxes_csv: str | os.PathLike[str] | None
+) -> Dataset:
+    """The data with the tumours' boxes of tables, which are those of whole pictures there."""
+    boxes = read_box_tables(collections, data.paths, boxes_csv, data.owners)
+    if boxes is None:
+        return data
     rows = ((path, *map(repr, box.tolist())) for path, box in zip(data.paths, boxes, strict=True))
     tables = {**data.tables, "boxes": _digest(rows)}
     return replace(data, boxes=into_input(boxes, data.crop_boxes), tables=tables)
@@ -219,20 +271,16 @@ def originals(
     """
     if data.origin is None or not len(rows):
         return [None] * len(rows)
+    wanted = [data.paths[row] for row in rows]
     try:
-        archive = open_archive(data.origin)
+        again = dict(read_again(open_data(data.origin), wanted))
     except (DataError, OSError):
         return [None] * len(rows)
-    found: list[npt.NDArray[np.uint8] | None] = []
-    for row in rows:
-        try:
-            gray = decode(archive.read(data.paths[row]))
-        except (InputError, KeyError, OSError):  # KeyError: no such member in the zip
-            found.append(None)
-            continue
-        same = np.array_equal(thumbnail(gray), data.thumbnails[row])
-        found.append(gray if same else None)
-    return found
+    found = [again.get(path) for path in wanted]
+    return [
+        gray if gray is not None and np.array_equal(thumbnail(gray), data.thumbnails[row]) else None
+        for row, gray in zip(rows, found, strict=True)
+    ]
 
 
 class _Slice(NamedTuple):
@@ -241,12 +289,14 @@ class _Slice(NamedTuple):
     path: str
     label: str
     split: str
-    digest: str  # of the file
+    digest: str  # of the file, and its number there
     pixels: str
     image: npt.NDArray[np.uint8]
     thumbnail: npt.NDArray[np.uint8]
     file_statistics: npt.NDArray[np.float32]
     crop_box: tuple[float, float, float, float]
+    owner: Owner
+    format: str
 
 
 def _preprocessed(picture: Picture, options: Preprocess) -> _Slice:
@@ -260,6 +310,8 @@ def _preprocessed(picture: Picture, options: Preprocess) -> _Slice:
         picture.thumbnail,
         picture.file_statistics,
         crop_box(picture.gray, options),
+        picture.owner,
+        picture.header.format,
     )
 
 
@@ -282,9 +334,10 @@ def _classes(found: set[str], wanted: Sequence[str] | None, least: int) -> tuple
     return known
 
 
-def _lost_classes(known: Sequence[str], problems: Sequence[tuple[str, str]]) -> list[str]:
+def _lost_classes(known: Sequence[str], unread: Sequence[str], several: bool) -> list[str]:
     """A sentence on each class that is none since none of its pictures could be read."""
-    spots = [spot for name, _ in problems if (spot := class_spot(name)) is not None]
+    names = (name.removeprefix(first_folder(name) if several else "") for name in unread)
+    spots = [spot for name in names if (spot := class_spot(name)) is not None]
     lost = Counter(label for label, _ in spots if label not in known)
     return [
         f"no picture of {label} could be read ({count:,} tried), so it is no class"
@@ -321,6 +374,28 @@ def check_boxes(data: Dataset) -> None:
             f"({wrong.size} such slices): correct the table, or name other classes with "
             "--tumour-free"
         )
+
+
+def given_away_by_source(data: Dataset) -> tuple[str, ...]:
+    """A sentence on the classes that share no source with any other: a model may tell them by
+    their source, and no figure on these data would show it."""
+    classes: dict[str, set[str]] = {}
+    sources: dict[str, set[str]] = {}
+    for label, source in zip(data.labels.tolist(), data.sources, strict=True):
+        name = data.class_names[label]
+        classes.setdefault(source, set()).add(name)
+        sources.setdefault(name, set()).add(source)
+    alone = [
+        name
+        for name in data.class_names
+        if name in sources and all(len(classes[source]) == 1 for source in sources[name])
+    ]
+    if not alone:
+        return ()
+    return (
+        f"{', '.join(alone)}: from no source that another class comes from; a model may learn the "
+        "source in place of the class, and no figure on these data would show it",
+    )
 
 
 def _digest(rows: Iterable[Sequence[str]]) -> str:

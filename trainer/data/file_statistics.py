@@ -22,12 +22,12 @@ FILE_STATISTICS = (
 
 
 def file_statistics(
-    size: int, header: Header, gray: npt.NDArray[np.uint8]
+    size: float, header: Header, gray: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.float32]:
     """The values of FILE_STATISTICS, float32 array of 10.
 
     Args:
-        size: of the encoded file in bytes.
+        size: of the encoded file in bytes; of one of several slices, its share of them.
         header: of the file; 0 channels where that is unknown.
         gray: the decoded slice, uint8 H×W.
     """

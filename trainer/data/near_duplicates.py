@@ -187,15 +187,22 @@ def join(labels: Indices, first: Indices, second: Indices) -> Indices:
     return joined
 
 
-def merge_groups(groups: Sequence[str], labels: Indices) -> tuple[str, ...]:
-    """Groups (N names) in which no cluster of near-duplicates (N numbers) is split any more.
+def merge_groups(groups: Sequence[str], *ties: Indices) -> tuple[str, ...]:
+    """Groups (N names) in which no cluster of slices is split any more.
 
     A group that a cluster ties to others takes the first of their names.
+
+    Args:
+        ties: one or several ways to cluster the slices, N numbers each, such as `clusters`.
     """
     names, member = np.unique(np.asarray(groups), return_inverse=True)
-    # A graph whose nodes are the groups, then the clusters; each picture ties its two.
-    both = np.arange(len(names) + int(labels.max(initial=-1)) + 1)
-    component = join(both, member.astype(np.int64), labels + len(names))[: len(names)]
+    # A graph whose nodes are the groups, then the clusters; each slice ties its group to its own.
+    nodes, clusters = len(names), []
+    for numbers in ties:
+        clusters.append(numbers + nodes)
+        nodes += int(numbers.max(initial=-1)) + 1
+    first = np.tile(member.astype(np.int64), len(ties))
+    component = join(np.arange(nodes), first, np.concatenate(clusters))[: len(names)]
     leader = {int(c): str(names[i]) for i, c in reversed(list(enumerate(component)))}
     return tuple(leader[int(component[m])] for m in member)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.labels import NO_TUMOR, normalise_label
+from trainer.data.collection import Data, title_of
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.near_duplicates import find_pairs
+from trainer.data.owners import patients_of
 from trainer.data.reading import Progress
 from trainer.data.split import SOURCE, Split
 
@@ -102,43 +104,67 @@ def allowed_classes(
 
 
 def read_partial_labels(
-    path: str | os.PathLike[str],
+    origin: Data,
     options: Preprocess,
     data: Dataset,
     *,
     groups_csv: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> PartialLabels:
-    """Read a zip or folder of partially labelled slices that stand beside `data`.
+    """Read partially labelled slices that stand beside `data`.
 
     Args:
-        path: zip or folder; the folder that holds a file names the set, see `allowed_classes`.
+        origin: zip or folder, or collections, which are called as those of `data` that they belong
+            to; the folder that holds a file names the set, see `allowed_classes`.
         options: preprocessing, as for `data`.
         data: the typed slices.
-        groups_csv: table as for `data`; it may name the groups of `data`.
+        groups_csv: table as for `data`. It, or a collection's own, may name groups of `data`.
         progress: called with (done, total).
 
     Raises:
         DataError: as `read_dataset`, and a set that is all of the classes.
     """
-    slices = read_dataset(path, options, least_classes=1, groups_csv=groups_csv, progress=progress)
+    slices = read_dataset(
+        origin, options, least_classes=1, groups_csv=groups_csv, progress=progress
+    )
     sets = np.stack(
         [allowed_classes(name, data.class_names, data.tumour_free) for name in slices.class_names]
     )
     if sets.all(axis=1).any():
-        raise DataError(f"{Path(path).name}: a folder that allows every class teaches nothing")
+        raise DataError(f"{title_of(origin)}: a folder that allows every class teaches nothing")
     touches = _touched(slices, data)
     return PartialLabels(slices, sets, touches)
 
 
 def _touched(slices: Dataset, data: Dataset) -> tuple[frozenset[str], ...]:
     by_group: dict[str, set[str]] = {g: set() for g in slices.groups}
-    for group in set(slices.groups) & set(data.groups):
-        by_group[group].add(group)
+    of_tie: dict[object, set[str]] = defaultdict(set)
+    for ties, group in zip(_ties(data), data.groups, strict=True):
+        for tie in ties:
+            of_tie[tie].add(group)
+    for ties, group in zip(_ties(slices), slices.groups, strict=True):
+        for tie in ties & of_tie.keys():
+            by_group[group] |= of_tie[tie]
     for pairs in find_pairs(slices.thumbnails, data.thumbnails):
         for mine, theirs in zip(pairs.first, pairs.second, strict=True):
             by_group[slices.groups[mine]].add(data.groups[theirs])
+    patients = patients_of((*slices.owners, *data.owners))[0]
+    known: dict[bytes, set[str]] = {}
+    for patient, group in zip(patients[len(slices.owners) :], data.groups, strict=False):
+        known.setdefault(patient, set()).add(group)
+    for patient, group in zip(patients[: len(slices.owners)], slices.groups, strict=False):
+        if patient:
+            by_group[group] |= known.get(patient, set())
     return tuple(frozenset(by_group[g]) for g in slices.groups)
+
+
+def _ties(slices: Dataset) -> Iterator[set[object]]:
+    """What ties each slice to others: its group, also as its table called it before groups were
+    joined, and its patient, where the source is known too."""
+    known = (slices.groups, slices.given_groups, slices.sources, slices.patients)
+    for group, given, source, patient in zip(*known, strict=True):
+        person = {(source, patient)} if source and patient else set()
+        yield {group, *({given} - {""}), *person}
 
 
 def divide(

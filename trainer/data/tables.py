@@ -46,14 +46,25 @@ def read_table(path: str | os.PathLike[str], needed: Sequence[str]) -> list[dict
         raise DataError(f"{table.name}: cannot be read as CSV: {one_line(error)}") from None
 
 
-def key_of(name: str, paths: Container[str]) -> str | None:
+def key_of(name: str, paths: Container[str], prefix: str = "") -> str | None:
     """What a table calls the image `name`: a zip may wrap everything in folders more than the
-    table knows. None where the table does not know it."""
-    while name not in paths:
-        if "/" not in name:
+    table knows. None where the table does not know it.
+
+    Args:
+        prefix: what the name begins with in the table too: the collection, among several.
+    """
+    inner = name.removeprefix(prefix)
+    while prefix + inner not in paths:
+        if "/" not in inner:
             return None
-        name = name.partition("/")[2]
-    return name
+        inner = inner.partition("/")[2]
+    return prefix + inner
+
+
+def first_folder(name: str) -> str:
+    """A path's first folder, with its slash."""
+    folder, slash, _ = name.partition("/")
+    return folder + slash
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -305,19 +305,18 @@ def _described(
 def _pictures(
     folder: Path, digests: Mapping[str, str], source: str
 ) -> tuple[list[Row], list[PassedOver]]:
-    """The pictures in class folders, and what else is there; a collection without such folders is
-    one of other files, all of which are kept."""
+    """The pictures (and volumes beside them) in class folders, and what else is there; a collection
+    without pictures in such folders is one of other files, all of which are kept: volumes alone
+    lie in folders of patients as a rule."""
     names, passed_over = arrange(FolderArchive(folder))
     rows, outside = [], []
     for name in names:
         spot = class_spot(name)
-        if not _is_picture(folder, name):
-            continue
         if spot is None:
             outside.append(name)
         else:
             rows.append(Row(name, spot[0], digests[name], source))
-    if not rows:
+    if not any(_is_picture(folder, row.path) for row in rows):
         return [], []
     return rows, [*passed_over, *_grouped({NO_CLASS: outside})]
 

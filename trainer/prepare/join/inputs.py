@@ -12,16 +12,20 @@ from pathlib import Path
 
 from edge_runtime.errors import DataError, InputError, UsageError, printable
 from edge_runtime.files import is_hidden
+from edge_runtime.imaging.kinds import KINDS
 from edge_runtime.labels import normalise_label
 from edge_runtime.model.metadata import is_label
-from trainer.data.archive import NO_SLICE, ImageArchive, open_archive
+from trainer.data.archive import ImageArchive, open_archive
 from trainer.data.boxes import read_boxes
 from trainer.data.card import DataCard, find_card
 from trainer.data.groups import read_groups
-from trainer.data.layout import SPLITS, arrange
+from trainer.data.layout import SPLITS, PassedOver, arrange
 from trainer.data.near_duplicates import Thumbnails
 from trainer.data.reading import Picture, Progress, read_pictures
 from trainer.prepare.rows import Box
+
+VOLUME = "a volume, which may name its patient: btc-data volumes makes a data set of them, to join"
+_OF_VOLUMES = frozenset(kind.name for kind in KINDS if not kind.is_picture)
 
 Skip = Callable[[str, str], None]  # told of a file that is left out, and why
 Say = Callable[[str], None]
@@ -122,8 +126,6 @@ def read_input(
         for passed in passed_over:
             skip(f"{each.name}: {passed.words}", passed.reason)
             problems += [passed.reason] * len(passed.paths)
-            if passed.reason.endswith(NO_SLICE.partition("{}")[2]):
-                say(f"{each.name}: btc-data volumes makes a data set of volumes, to be joined")
 
         def keep(
             picture: Picture, archive: ImageArchive = archive, partial: bool = key == "partial"
@@ -131,17 +133,27 @@ def read_input(
             # One that is called ` train` would be a class here, and a split in the result.
             if not is_label(picture.label) or picture.label.lower() in SPLITS:
                 raise InputError("no class can be called as its folder is: rename that")
+            if picture.header.format in _OF_VOLUMES:
+                raise InputError(VOLUME)
             return Fact(
                 number, archive, picture.path, partial, picture.label, picture.split,
                 picture.sha256.hex(), picture.pixels, picture.thumbnail,
             )  # fmt: skip
 
-        read, failed = read_pictures(archive, names, keep, progress)
-        for path, reason in failed:
-            skip(f"{each.name}: {path}", reason)
-            problems.append(reason.replace(path, "its file"))
-        _add_tables(read, each, files.get(table), files.get("boxes"), say)
-        facts += read
+        reading = read_pictures(archive, names, keep, progress)
+        volumes = tuple(path for path, reason in reading.problems if reason == VOLUME)
+        for passed in [
+            *reading.passed_over,
+            *[PassedOver("volumes", VOLUME, volumes)] * any(volumes),
+        ]:
+            skip(f"{each.name}: {passed.words}", passed.reason)
+            problems += [passed.reason] * len(passed.paths)
+        for path, reason in reading.problems:
+            if reason != VOLUME:
+                skip(f"{each.name}: {path}", reason)
+                problems.append(reason.replace(path, "its file"))
+        _add_tables(reading.kept, each, files.get(table), files.get("boxes"), say)
+        facts += reading.kept
     if not facts:
         raise DataError(f"{each.path}: no readable picture in class folders")
     if each.card is None:
@@ -154,7 +166,7 @@ def _add_tables(
 ) -> None:
     """Add to each fact its row of the tables."""
     if groups is not None and facts:
-        table = read_groups(groups, {fact.name for fact in facts})
+        table = read_groups(groups, [fact.name for fact in facts])
         for fact in facts:
             fact.row = table[fact.name]
         labels = ((fact, fact.row.get("label", "")) for fact in facts)
