@@ -486,6 +486,28 @@ def test_the_command_learns_from_both(sets: Path, tmp_path: Path) -> None:
     assert Run.open(tmp_path / "again").settings["inputs"] == facts["inputs"]
 
 
+def test_a_person_is_one_whichever_table_names_them(tmp_path: Path) -> None:
+    """A table of all, or of slices of partly known class, calls patients as its writer does; the
+    tables of several DATA gain the source's name."""
+    rows = [Drawn("a", 0, "", "s", "p1"), Drawn("b", 1, "", "s", "p2")]
+    parts = [write_drawn(tmp_path, name, rows) for name in "xy"]
+    untyped = {f"{label}/{i}.png": PNG[4 + i] for i, label in enumerate(("a", "a", "b"))}
+    mine = zip(untyped, ("p1", "p2", "p3"), strict=True)
+    own = table(tmp_path / "u.csv", "path,group,source,patient", [(n, "", "s", p) for n, p in mine])
+    place = save(tmp_path / "untyped", untyped)
+    of_card, of_option = Collection(place, "x", "", own), Collection(place, "", "", own)
+    plain = [
+        (f"{n}/{r.label}/{i}.png", "", "s", r.patient) for n in "xy" for i, r in enumerate(rows)
+    ]
+    shared = table(tmp_path / "s.csv", "path,group,source,patient", plain)
+    for groups_csv in (None, shared):
+        data = read_dataset(parts, OPTIONS, groups_csv=groups_csv)
+        group_of = dict(zip(data.paths, data.groups, strict=True))
+        for partial in (of_card, of_option):
+            touches = read_partial_labels([partial], OPTIONS, data).touches
+            assert touches == ({group_of["x/a/0.png"]}, {group_of["x/b/1.png"]}, set())
+
+
 def stop(run: Path) -> None:
     """Take a finished cross-validation back to where its first fold was finished."""
     for name in ("predictions.csv", "metrics.json"):
@@ -543,6 +565,20 @@ def test_it_does_not_go_on_with_others(
     done = call(train_command, *words.split(), "--resume", "--out", half)
     assert isinstance(done.exception, (DataError, UsageError)), done.output
     assert str(done.exception).startswith(line)
+
+
+def test_notumor_is_tumour_free_whatever_another_card_names(tmp_path: Path) -> None:
+    one = {f"{label}/{i}.png": phantom(label, 9, int(i))
+           for label in ("glioma", "notumor") for i in "01"}  # fmt: skip
+    two = {f"controls/{i}.png": phantom("notumor", 8, int(i)) for i in "01"}
+    parts = [Collection(save(tmp_path / n, f), n) for n, f in (("one", one), ("two", two))]
+    assert read_dataset(parts, OPTIONS).tumour_free == ("notumor",)
+    named = read_dataset(parts, OPTIONS, tumour_free=["controls"])
+    assert named.tumour_free == ("controls", "notumor")
+    with pytest.raises(DataError, match="every class is named tumour-free"):
+        read_dataset(parts, OPTIONS, tumour_free=["controls", "glioma"])
+    alone = read_dataset([Collection(tmp_path / "one")], OPTIONS, tumour_free=["glioma"])
+    assert alone.tumour_free == ("glioma",), "one DATA is as its card says"
 
 
 def test_usage(sets: Path, tmp_path: Path) -> None:

@@ -153,7 +153,8 @@ def read_dataset(
             place of the collections' own.
         boxes_csv: table of tumours' boxes, see `read_boxes`, likewise.
         tumour_free: the classes without a tumour; default: the class `notumor`, where there is
-            one. Nothing else tells: a class without boxes may merely lack them.
+            one, which counts among several collections in any case. Nothing else tells: a class
+            without boxes may merely lack them.
         progress: called with (done, total).
 
     Raises:
@@ -166,7 +167,7 @@ def read_dataset(
     )
     slices = read.kept
     known = _classes({s.label for s in slices}, class_names, least_classes)
-    without = _tumour_free(known, tumour_free)
+    without = _tumour_free(known, tumour_free, are_several(collections))
     unseen = label_warning(((s.label, s.format) for s in slices), without)
     owners, marked = owners_among(collections, [s.path for s in slices], [s.owner for s in slices])
     data = Dataset(
@@ -345,10 +346,15 @@ def _lost_classes(known: Sequence[str], unread: Sequence[str], several: bool) ->
     ]
 
 
-def _tumour_free(known: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
+def _tumour_free(
+    known: Sequence[str], wanted: Sequence[str] | None, several: bool
+) -> tuple[str, ...]:
+    default = {NO_TUMOR} & set(known)
     if wanted is None:
-        return tuple(name for name in known if name == NO_TUMOR)
+        return tuple(default)
     named = {normalise_label(name) for name in wanted}
+    if several:  # the card that names others knows nothing of what another DATA calls so
+        named |= default
     if unknown := sorted(named - set(known)):
         near = did_you_mean(unknown[0], known)
         raise UsageError(

@@ -160,10 +160,13 @@ def _touched(slices: Dataset, data: Dataset) -> tuple[frozenset[str], ...]:
 
 def _ties(slices: Dataset) -> Iterator[set[object]]:
     """What ties each slice to others: its group, also as its table called it before groups were
-    joined, and its patient, where the source is known too."""
+    joined, and its patient, where the source is known too.
+
+    A patient may begin with the source's name, which the tables of several collections put there.
+    """
     known = (slices.groups, slices.given_groups, slices.sources, slices.patients)
     for group, given, source, patient in zip(*known, strict=True):
-        person = {(source, patient)} if source and patient else set()
+        person = {(source, patient.removeprefix(f"{source}/"))} if source and patient else set()
         yield {group, *({given} - {""}), *person}
 
 
