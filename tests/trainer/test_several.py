@@ -628,6 +628,16 @@ def test_an_audit_sees_across(sets: Path, tmp_path: Path, monkeypatch: pytest.Mo
     words = ("home", "away.zip", "more", "--groups", "audit/groups.csv", "--protocol", "grouped")
     trained = in_folder("btc-train", *words, *KNN, "--out", "run", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
+    line = (
+        "--groups replaces home/groups.csv: of its names, partial_groups finds those that are there"
+    )
+    assert trained.stderr.splitlines().count(line) == 1, "away has no such slices"
+    alone = call(train_command, "home", "--groups", "home/groups.csv", *KNN, "--out", "one")
+    assert stderr_of(alone).splitlines().count(line) == 1
+    assert alone.exit_code == 0
+    mine = ("--partial", "home/untyped", "--partial-groups", "home/untyped.csv")
+    words = ("home", "--groups", "home/groups.csv", *mine)
+    assert line not in stderr_of(call(train_command, *words, *KNN, "--out", "two"))
     group_of = {row["path"]: row["group"] for row in rows}
     assert all(row["group"] == group_of[row["path"]] for row in predicted(tmp_path / "run"))
     again = in_folder("btc-audit", "home", "away.zip", "--groups", "audit/groups.csv", "--out",
