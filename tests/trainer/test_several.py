@@ -581,6 +581,19 @@ def test_notumor_is_tumour_free_whatever_another_card_names(tmp_path: Path) -> N
     assert alone.tumour_free == ("glioma",), "one DATA is as its card says"
 
 
+def test_tumours_of_no_stated_type_beside_typed_ones_are_told(sets: Path, tmp_path: Path) -> None:
+    files = {f"{label}/{i}.png": phantom("glioma", 7, n, i)
+             for n, label in enumerate(("notumor", "tumor")) for i in range(6)}  # fmt: skip
+    words = (sets / "home", save(tmp_path / "plain", files), *KNN)
+    told = stderr_of(call(train_command, *words, "--out", tmp_path / "run"))
+    line = (
+        "tumor: learned as a class of its own, though its slices may be of another; they are "
+    )
+    assert told.count(line) == told.count("learned as a class") == 1
+    alone = stderr_of(call(train_command, tmp_path / "plain", *KNN, "--out", tmp_path / "run"))
+    assert "learned as a class" not in alone, "here no tumour has a type"
+
+
 def test_usage(sets: Path, tmp_path: Path) -> None:
     for words, line in (
         (("home", "home"), "home/slices.zip: the same data as home/slices.zip; name it once"),

@@ -78,6 +78,17 @@ def is_partial(label: str, labels: Iterable[str]) -> bool:
     return _is_any_tumour(label) and any("+" not in each for each in typed)
 
 
+def partial_classes(data: Dataset) -> list[str]:
+    """A sentence on each class of which the slices may be of other classes."""
+    known = data.class_names
+    return [
+        f"{label}: learned as a class of its own, though its slices may be of another; they are "
+        "for --partial, and btc-data join puts them there"
+        for label in known
+        if is_partial(label, known)
+    ]
+
+
 def _is_any_tumour(label: str) -> bool:
     return label.lower() in ("tumor", "tumour", "yes")  # yes: of yes and no, as some sets have it
 
