@@ -586,9 +586,7 @@ def test_tumours_of_no_stated_type_beside_typed_ones_are_told(sets: Path, tmp_pa
              for n, label in enumerate(("notumor", "tumor")) for i in range(6)}  # fmt: skip
     words = (sets / "home", save(tmp_path / "plain", files), *KNN)
     told = stderr_of(call(train_command, *words, "--out", tmp_path / "run"))
-    line = (
-        "tumor: learned as a class of its own, though its slices may be of another; they are "
-    )
+    line = "tumor: learned as a class of its own, though its slices may be of another; they are "
     assert told.count(line) == told.count("learned as a class") == 1
     alone = stderr_of(call(train_command, tmp_path / "plain", *KNN, "--out", tmp_path / "run"))
     assert "learned as a class" not in alone, "here no tumour has a type"
@@ -674,6 +672,33 @@ def test_several_are_measured_together(sets: Path, half: Path) -> None:
     result = json.loads(done.stdout)
     assert sum(each["n"] for each in result["per_class"].values()) == 108
     assert not any("no Testing folder" in line for line in result["warnings"])
+
+
+def test_slices_that_a_model_learned_from_are_known_again(
+    sets: Path, half: Path, tmp_path: Path
+) -> None:
+    """Also where it learned from more than is measured, or less."""
+    line = "the model was trained on slices of this very data"
+
+    def warned(model: Path, *data: Path) -> bool:
+        done = call(evaluate_command, model, *data, "--split", "all", "--format", "json")
+        assert done.exit_code == 0, done.output
+        return any(line in words for words in json.loads(done.stdout)["warnings"])
+
+    home, away = sets / "home", sets / "away.zip"
+    alone = tmp_path / "alone"
+    trained = call(train_command, home, *KNN, "--protocol", "grouped", "--out", alone)
+    assert trained.exit_code == 0, trained.output
+    files = {f"{n}/{i}.png": phantom(n, 77, i) for i in range(2) for n in ("glioma", "notumor")}
+    new = save(tmp_path / "new", files)
+    assert warned(half / "fold-1", home, away)
+    assert warned(half / "fold-1", home)
+    assert warned(half / "fold-1", new, away)
+    assert warned(alone, home, new)
+    assert not warned(half / "fold-1", new)
+    assert not warned(alone, away)
+    assert not warned(alone, new, away)
+    assert "each_sha256" not in Run.open(alone).settings["data"]
 
 
 def test_a_prepared_folder_is_data_like_any_other(sets: Path, tmp_path: Path) -> None:

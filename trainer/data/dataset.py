@@ -55,6 +55,7 @@ class Dataset:
         problems: (path, reason) of files that could not be read.
         passed_over: files that are no pictures to learn from.
         sha256: digest over paths, labels and file contents.
+        each_sha256: of several collections the digest that each would have alone.
         thumbnails: uint8 array of N×32×32 of the whole pictures, see `near_duplicates`.
         file_statistics: float32 array of N×10, see `file_statistics`.
         crop_boxes: float32 array of N×4, where the input lies in the picture, see `crop_box`.
@@ -93,6 +94,7 @@ class Dataset:
     origin: Path | tuple[Collection, ...] | None = None
     warnings: tuple[str, ...] = ()
     owners: tuple[Owner, ...] = ()
+    each_sha256: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -196,6 +198,7 @@ def read_dataset(
             *marked,
         ),
         owners=owners,
+        each_sha256=_each_digest(collections, slices),
     )
     data = _with_groups(data, [s.pixels for s in slices], collections, groups_csv)
     return _with_boxes(data, collections, boxes_csv)
@@ -402,6 +405,15 @@ def given_away_by_source(data: Dataset) -> tuple[str, ...]:
         f"{', '.join(alone)}: from no source that another class comes from; a model may learn the "
         "source in place of the class, and no figure on these data would show it",
     )
+
+
+def _each_digest(collections: Sequence[Collection], slices: Sequence[_Slice]) -> tuple[str, ...]:
+    found = []
+    for each in collections if are_several(collections) else ():
+        members = each.members([s.path for s in slices])
+        own = ((path, slices[i]) for path, i in members.items())
+        found.append(_digest((path, s.label, s.split, s.digest) for path, s in own))
+    return tuple(found)
 
 
 def _digest(rows: Iterable[Sequence[str]]) -> str:
