@@ -674,6 +674,24 @@ def test_several_are_measured_together(sets: Path, half: Path) -> None:
     assert not any("no Testing folder" in line for line in result["warnings"])
 
 
+def test_copies_in_data_without_testing_folders_are_learned_from(
+    sets: Path, half: Path, tmp_path: Path
+) -> None:
+    """As by the protocol `official`, which tests on the Testing folders and learns from the rest."""
+    with zipfile.ZipFile(sets / "home" / "slices.zip") as archive:
+        name = next(n for n in archive.namelist() if n.startswith("Testing/glioma"))
+        copied = load_gray(archive.read(name))[:, ::-1]
+    encoded = cv2.imencode(".png", copied)[1].tobytes()
+    more = save(tmp_path / "more", {"glioma/copy.png": encoded})
+    seen = []
+    for data in ((sets / "home",), (sets / "home", more)):
+        out = tmp_path / f"out-{len(data)}"
+        assert call(evaluate_command, half / "fold-1", *data, "--out", out).exit_code == 0
+        found = [row for row in predicted(out) if row["path"].endswith(name)]
+        seen.append([(row["near_duplicate"], row["seen_group"]) for row in found])
+    assert seen == [[("0", "0")], [("1", "1")]]
+
+
 def test_slices_that_a_model_learned_from_are_known_again(
     sets: Path, half: Path, tmp_path: Path
 ) -> None:

@@ -99,6 +99,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def of_several(self) -> bool:
+        """Whether the slices are of several collections."""
+        return isinstance(self.origin, tuple)
+
     def where(self, split: str) -> npt.NDArray[np.int64]:
         """Indices of the slices of a split."""
         return np.flatnonzero(np.asarray(self.splits) == split)
