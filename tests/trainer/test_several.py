@@ -677,7 +677,7 @@ def test_several_are_measured_together(sets: Path, half: Path) -> None:
 def test_copies_in_data_without_testing_folders_are_learned_from(
     sets: Path, half: Path, tmp_path: Path
 ) -> None:
-    """As by the protocol `official`, which tests on the Testing folders and learns from the rest."""
+    """Like `official`, which tests on the Testing folders and learns from the rest."""
     with zipfile.ZipFile(sets / "home" / "slices.zip") as archive:
         name = next(n for n in archive.namelist() if n.startswith("Testing/glioma"))
         copied = load_gray(archive.read(name))[:, ::-1]
