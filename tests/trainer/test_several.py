@@ -157,7 +157,10 @@ def test_two_are_as_a_folder_that_holds_both(
         merged = table(Path(place) / "g.csv", "path,group,source,patient", rows)
         boxed = table(Path(place) / "b.csv", "path,x_center,y_center,width,height", boxes)
         joined = read_dataset(root, OPTIONS, groups_csv=merged, boxes_csv=boxed)
-        assert equal(data, joined, "origin", "warnings"), "but for the table's name"
+        assert equal(data, joined, "origin", "warnings", "each_sha256"), "but for the table's name"
+        in_order = sorted(names, key=lambda name: f"{name}/")
+        alone = [read_dataset(root / name, OPTIONS).sha256 for name in in_order]
+        assert data.each_sha256 == tuple(alone)
         shared = read_dataset(parts, OPTIONS, groups_csv=merged, boxes_csv=boxed)
         assert equal(data, shared, "warnings"), "one table of all, whose paths begin with the names"
         theirs, mine = read_files(root), read_files(parts)
