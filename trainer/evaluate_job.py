@@ -14,7 +14,7 @@ from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.load import read_model
-from trainer.data.collection import Data, are_several, collections_of
+from trainer.data.collection import Data
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.reading import Progress
 from trainer.evaluation.decision_rule import DecisionRule
@@ -82,8 +82,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a run folder, a .tflite or an .onnx file.
 
-    Where the data has a Training folder too, the baselines learn from it, and figures are given
-    with and without test slices that have a near-duplicate in it.
+    Where the data has a Training folder too, the baselines learn from it (see `_learned`), and
+    figures are given with and without test slices that have a near-duplicate in it.
 
     Args:
         reading, predicting: called with (done, total).
@@ -113,12 +113,12 @@ def evaluate(
             on_problem(path, reason)
     rows, split = _side(everything, options.split)
     side = everything.take(rows)
-    training = everything.where("training")
-    trained_on = everything.take(training) if split == "testing" and training.size else None
+    learned = _learned(everything) if split == "testing" else ()
+    trained_on = everything.take(learned) if len(learned) else None
     evaluator = Evaluator(subject.predict, subject.decision_rule, PROTOCOL, subject.network)
     predictions, examples = evaluator.evaluate(side, split, trained_on)
     warnings = _warnings(subject, everything)
-    if are_several(collections_of(data)):
+    if everything.of_several:
         warnings += _left_out(everything, split)
     about = {"model": subject.tag, "warnings": warnings}
     metrics = about | metrics_of(predictions)
@@ -183,10 +183,22 @@ def _side(data: Dataset, split: str) -> tuple[npt.NDArray[np.int64], str]:
     return chosen, split
 
 
+def _learned(data: Dataset) -> npt.NDArray[np.int64]:
+    """The slices that a training would learn from to be tested on the Testing folders: those of
+    Training folders, and of several DATA those that stand in neither; none without the former."""
+    training = data.where("training")
+    if not (training.size and data.of_several):
+        return training
+    return np.sort(np.concatenate([training, data.where("")]))
+
+
 def _warnings(subject: _Subject, data: Dataset) -> list[str]:
     """What would make the figures look other than they are."""
     warnings = list(data.warnings)
-    if subject.data.get("sha256") == data.sha256 and subject.protocol != "official":
+    each = subject.data.get("each_sha256")  # a file may say anything there
+    learned = [subject.data.get("sha256"), *(each if isinstance(each, list) else [])]
+    known = any(digest in learned for digest in (data.sha256, *data.each_sha256))
+    if known and subject.protocol != "official":
         warnings.append(
             f"the model was trained on slices of this very data set (protocol "
             f"{subject.protocol}): most of the slices measured here are no news to it"

@@ -23,7 +23,12 @@ from trainer.data.dataset import (
     read_dataset,
     says_groups,
 )
-from trainer.data.partial_labels import PartialLabels, divide, read_partial_labels
+from trainer.data.partial_labels import (
+    PartialLabels,
+    divide,
+    partial_classes,
+    read_partial_labels,
+)
 from trainer.data.split import Split, fold_splits, split_dataset, split_facts
 from trainer.evaluation.selective import Targets
 from trainer.finalize import finalize_folds, finalize_run
@@ -330,6 +335,8 @@ def _read(job: Job, callbacks: Callbacks) -> TrainingData:
     if are_several(collections_of(job.data)):
         for words in given_away_by_source(data):
             callbacks.tell(words)
+    for words in partial_classes(data):
+        callbacks.tell(words)
     if not data.tumour_free and _pastes(job):
         callbacks.tell(
             "no class is known to be without tumours, so none is pasted or covered; say which is "

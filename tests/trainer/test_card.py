@@ -413,6 +413,22 @@ def test_an_audit_of_data_with_a_card_reads_it_and_writes_none(
     assert not (tmp_path / "data.toml").exists()
 
 
+def test_after_an_audit_a_training_reads_the_table_of_the_card(
+    described: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partial slices may name its groups, and the audit has joined some under other names."""
+    told: list[list[object]] = []
+    monkeypatch.setattr("trainer.commands.audit.next_command", told.append)
+    call(audit_command, described, "--out", tmp_path / "one")
+    mine = ("--groups", described / "groups.csv")
+    call(audit_command, described, *mine, "--out", tmp_path / "two")
+    call(audit_command, described / "slices.zip", "--no-card", "--out", tmp_path / "three")
+    assert told[0][:2] == ["btc-train", described]
+    assert "--groups" not in told[0]
+    assert told[1][2:4] == ["--groups", tmp_path / "two" / "groups.csv"]
+    assert told[2][2:4] == ["--groups", tmp_path / "three" / "groups.csv"]
+
+
 def test_names_of_files_are_no_toml(tmp_path: Path) -> None:
     """Nor does one end a comment, or steer a terminal."""
     import tomllib

@@ -157,7 +157,10 @@ def test_two_are_as_a_folder_that_holds_both(
         merged = table(Path(place) / "g.csv", "path,group,source,patient", rows)
         boxed = table(Path(place) / "b.csv", "path,x_center,y_center,width,height", boxes)
         joined = read_dataset(root, OPTIONS, groups_csv=merged, boxes_csv=boxed)
-        assert equal(data, joined, "origin", "warnings"), "but for the table's name"
+        assert equal(data, joined, "origin", "warnings", "each_sha256"), "but for the table's name"
+        in_order = sorted(names, key=lambda name: f"{name}/")
+        alone = [read_dataset(root / name, OPTIONS).sha256 for name in in_order]
+        assert data.each_sha256 == tuple(alone)
         shared = read_dataset(parts, OPTIONS, groups_csv=merged, boxes_csv=boxed)
         assert equal(data, shared, "warnings"), "one table of all, whose paths begin with the names"
         theirs, mine = read_files(root), read_files(parts)
@@ -486,6 +489,28 @@ def test_the_command_learns_from_both(sets: Path, tmp_path: Path) -> None:
     assert Run.open(tmp_path / "again").settings["inputs"] == facts["inputs"]
 
 
+def test_a_person_is_one_whichever_table_names_them(tmp_path: Path) -> None:
+    """A table of all, or of slices of partly known class, calls patients as its writer does; the
+    tables of several DATA gain the source's name."""
+    rows = [Drawn("a", 0, "", "s", "p1"), Drawn("b", 1, "", "s", "p2")]
+    parts = [write_drawn(tmp_path, name, rows) for name in "xy"]
+    untyped = {f"{label}/{i}.png": PNG[4 + i] for i, label in enumerate(("a", "a", "b"))}
+    mine = zip(untyped, ("p1", "p2", "p3"), strict=True)
+    own = table(tmp_path / "u.csv", "path,group,source,patient", [(n, "", "s", p) for n, p in mine])
+    place = save(tmp_path / "untyped", untyped)
+    of_card, of_option = Collection(place, "x", "", own), Collection(place, "", "", own)
+    plain = [
+        (f"{n}/{r.label}/{i}.png", "", "s", r.patient) for n in "xy" for i, r in enumerate(rows)
+    ]
+    shared = table(tmp_path / "s.csv", "path,group,source,patient", plain)
+    for groups_csv in (None, shared):
+        data = read_dataset(parts, OPTIONS, groups_csv=groups_csv)
+        group_of = dict(zip(data.paths, data.groups, strict=True))
+        for partial in (of_card, of_option):
+            touches = read_partial_labels([partial], OPTIONS, data).touches
+            assert touches == ({group_of["x/a/0.png"]}, {group_of["x/b/1.png"]}, set())
+
+
 def stop(run: Path) -> None:
     """Take a finished cross-validation back to where its first fold was finished."""
     for name in ("predictions.csv", "metrics.json"):
@@ -545,6 +570,31 @@ def test_it_does_not_go_on_with_others(
     assert str(done.exception).startswith(line)
 
 
+def test_notumor_is_tumour_free_whatever_another_card_names(tmp_path: Path) -> None:
+    one = {f"{label}/{i}.png": phantom(label, 9, int(i))
+           for label in ("glioma", "notumor") for i in "01"}  # fmt: skip
+    two = {f"controls/{i}.png": phantom("notumor", 8, int(i)) for i in "01"}
+    parts = [Collection(save(tmp_path / n, f), n) for n, f in (("one", one), ("two", two))]
+    assert read_dataset(parts, OPTIONS).tumour_free == ("notumor",)
+    named = read_dataset(parts, OPTIONS, tumour_free=["controls"])
+    assert named.tumour_free == ("controls", "notumor")
+    with pytest.raises(DataError, match="every class is named tumour-free"):
+        read_dataset(parts, OPTIONS, tumour_free=["controls", "glioma"])
+    alone = read_dataset([Collection(tmp_path / "one")], OPTIONS, tumour_free=["glioma"])
+    assert alone.tumour_free == ("glioma",), "one DATA is as its card says"
+
+
+def test_tumours_of_no_stated_type_beside_typed_ones_are_told(sets: Path, tmp_path: Path) -> None:
+    files = {f"{label}/{i}.png": phantom("glioma", 7, n, i)
+             for n, label in enumerate(("notumor", "tumor")) for i in range(6)}  # fmt: skip
+    words = (sets / "home", save(tmp_path / "plain", files), *KNN)
+    told = stderr_of(call(train_command, *words, "--out", tmp_path / "run"))
+    line = "tumor: learned as a class of its own, though its slices may be of another; they are "
+    assert told.count(line) == told.count("learned as a class") == 1
+    alone = stderr_of(call(train_command, tmp_path / "plain", *KNN, "--out", tmp_path / "run"))
+    assert "learned as a class" not in alone, "here no tumour has a type"
+
+
 def test_usage(sets: Path, tmp_path: Path) -> None:
     for words, line in (
         (("home", "home"), "home/slices.zip: the same data as home/slices.zip; name it once"),
@@ -592,6 +642,16 @@ def test_an_audit_sees_across(sets: Path, tmp_path: Path, monkeypatch: pytest.Mo
     words = ("home", "away.zip", "more", "--groups", "audit/groups.csv", "--protocol", "grouped")
     trained = in_folder("btc-train", *words, *KNN, "--out", "run", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
+    line = (
+        "--groups replaces home/groups.csv: of its names, partial_groups finds those that are there"
+    )
+    assert trained.stderr.splitlines().count(line) == 1, "away has no such slices"
+    alone = call(train_command, "home", "--groups", "home/groups.csv", *KNN, "--out", "one")
+    assert stderr_of(alone).splitlines().count(line) == 1
+    assert alone.exit_code == 0
+    mine = ("--partial", "home/untyped", "--partial-groups", "home/untyped.csv")
+    words = ("home", "--groups", "home/groups.csv", *mine)
+    assert line not in stderr_of(call(train_command, *words, *KNN, "--out", "two"))
     group_of = {row["path"]: row["group"] for row in rows}
     assert all(row["group"] == group_of[row["path"]] for row in predicted(tmp_path / "run"))
     again = in_folder("btc-audit", "home", "away.zip", "--groups", "audit/groups.csv", "--out",
@@ -615,6 +675,51 @@ def test_several_are_measured_together(sets: Path, half: Path) -> None:
     result = json.loads(done.stdout)
     assert sum(each["n"] for each in result["per_class"].values()) == 108
     assert not any("no Testing folder" in line for line in result["warnings"])
+
+
+def test_copies_in_data_without_testing_folders_are_learned_from(
+    sets: Path, half: Path, tmp_path: Path
+) -> None:
+    """Like `official`, which tests on the Testing folders and learns from the rest."""
+    with zipfile.ZipFile(sets / "home" / "slices.zip") as archive:
+        name = next(n for n in archive.namelist() if n.startswith("Testing/glioma"))
+        copied = load_gray(archive.read(name))[:, ::-1]
+    encoded = cv2.imencode(".png", copied)[1].tobytes()
+    more = save(tmp_path / "more", {"glioma/copy.png": encoded})
+    seen = []
+    for data in ((sets / "home",), (sets / "home", more)):
+        out = tmp_path / f"out-{len(data)}"
+        assert call(evaluate_command, half / "fold-1", *data, "--out", out).exit_code == 0
+        found = [row for row in predicted(out) if row["path"].endswith(name)]
+        seen.append([(row["near_duplicate"], row["seen_group"]) for row in found])
+    assert seen == [[("0", "0")], [("1", "1")]]
+
+
+def test_slices_that_a_model_learned_from_are_known_again(
+    sets: Path, half: Path, tmp_path: Path
+) -> None:
+    """Also where it learned from more than is measured, or less."""
+    line = "the model was trained on slices of this very data"
+
+    def warned(model: Path, *data: Path) -> bool:
+        done = call(evaluate_command, model, *data, "--split", "all", "--format", "json")
+        assert done.exit_code == 0, done.output
+        return any(line in words for words in json.loads(done.stdout)["warnings"])
+
+    home, away = sets / "home", sets / "away.zip"
+    alone = tmp_path / "alone"
+    trained = call(train_command, home, *KNN, "--protocol", "grouped", "--out", alone)
+    assert trained.exit_code == 0, trained.output
+    files = {f"{n}/{i}.png": phantom(n, 77, i) for i in range(2) for n in ("glioma", "notumor")}
+    new = save(tmp_path / "new", files)
+    assert warned(half / "fold-1", home, away)
+    assert warned(half / "fold-1", home)
+    assert warned(half / "fold-1", new, away)
+    assert warned(alone, home, new)
+    assert not warned(half / "fold-1", new)
+    assert not warned(alone, away)
+    assert not warned(alone, new, away)
+    assert "each_sha256" not in Run.open(alone).settings["data"]
 
 
 def test_a_prepared_folder_is_data_like_any_other(sets: Path, tmp_path: Path) -> None:

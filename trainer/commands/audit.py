@@ -75,7 +75,8 @@ def audit_command(
 
     asked: dict[str, Any] = {"groups": groups, "no_card": no_card}
     named, asked, _, has_card = with_cards(data, asked, ("groups",))
-    for known in (asked["groups"], *(each.groups_csv for each in collections_of(named))):
+    tables = (asked["groups"], *(each.groups_csv for each in collections_of(named)))
+    for known in tables:
         if known and (out / "groups.csv").exists() and known.samefile(out / "groups.csv"):
             raise UsageError(f"--out {out} would replace the table of groups, {known}")
     check_out(out)
@@ -107,9 +108,10 @@ def audit_command(
         else:
             _print_audit(found.result, out, written)
     also = (*protocol_option(found), *["--no-card"] * no_card)
-    # Of several, training reads the tables that their cards name, and groups as the audit did.
-    own = any(each.groups_csv for each in collections_of(named))
-    table: list[str | Path] = [] if own else ["--groups", out / "groups.csv"]
+    # A training joins the groups of the cards' tables as the audit did. Slices of partly known
+    # class may name them; in the audit's table those that were joined are gone.
+    of_cards = groups is None and any(tables)
+    table: list[str | Path] = [] if of_cards else ["--groups", out / "groups.csv"]
     next_command(["btc-train", *data, *table, *also])
     failed = found.leaks or found.untrainable
     context.exit(int(ExitCode.FAILED if failed else ExitCode.OK))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -79,6 +79,7 @@ def _with_card(data: Path, options: dict[str, Any], wanted: Iterable[str]) -> Na
         if value != data:
             words = ", ".join(value) if isinstance(value, tuple) else value
             say(f"{name}: {words} ({card.path.name})")
+    _say_replaced(card, options, taken)
     return Named(images, options | taken, dict(card.about), True)
 
 
@@ -104,6 +105,7 @@ def _with_several_cards(places: Sequence[Path], options: dict[str, Any], wanted:
             data.append(Collection(place, name))
             continue
         files = _taken_from(card, name, place, taken)
+        _say_replaced(card, options, files)
         source = card.sources[0].name if len(card.sources) == 1 else ""
         own = Collection(card.files["images"], name, source if "groups" in wanted else "")
         data.append(replace(own, groups_csv=files.get("groups"), boxes_csv=files.get("boxes")))
@@ -140,6 +142,16 @@ def _taken_from(card: DataCard, name: str, place: Path, taken: set[str]) -> dict
         if value != place:
             say(f"{name}: {key}: {value} ({card.path.name})")
     return files
+
+
+def _say_replaced(card: DataCard, options: Mapping[str, Any], taken: Container[str]) -> None:
+    """Say where a table may name groups of one that an option replaces: a tie that is lost so may
+    put a patient on two sides."""
+    if options["groups"] and "groups" in card.files and "partial_groups" in taken:
+        say(
+            f"--groups replaces {card.files['groups']}: of its names, partial_groups finds those "
+            "that are there"
+        )
 
 
 def threshold_options(target_error: str, confidence: str) -> Decorator:

@@ -55,6 +55,7 @@ class Dataset:
         problems: (path, reason) of files that could not be read.
         passed_over: files that are no pictures to learn from.
         sha256: digest over paths, labels and file contents.
+        each_sha256: of several collections the digest that each would have alone.
         thumbnails: uint8 array of N×32×32 of the whole pictures, see `near_duplicates`.
         file_statistics: float32 array of N×10, see `file_statistics`.
         crop_boxes: float32 array of N×4, where the input lies in the picture, see `crop_box`.
@@ -93,9 +94,15 @@ class Dataset:
     origin: Path | tuple[Collection, ...] | None = None
     warnings: tuple[str, ...] = ()
     owners: tuple[Owner, ...] = ()
+    each_sha256: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def of_several(self) -> bool:
+        """Whether the slices are of several collections."""
+        return isinstance(self.origin, tuple)
 
     def where(self, split: str) -> npt.NDArray[np.int64]:
         """Indices of the slices of a split."""
@@ -153,7 +160,8 @@ def read_dataset(
             place of the collections' own.
         boxes_csv: table of tumours' boxes, see `read_boxes`, likewise.
         tumour_free: the classes without a tumour; default: the class `notumor`, where there is
-            one. Nothing else tells: a class without boxes may merely lack them.
+            one, which counts among several collections in any case. Nothing else tells: a class
+            without boxes may merely lack them.
         progress: called with (done, total).
 
     Raises:
@@ -166,7 +174,7 @@ def read_dataset(
     )
     slices = read.kept
     known = _classes({s.label for s in slices}, class_names, least_classes)
-    without = _tumour_free(known, tumour_free)
+    without = _tumour_free(known, tumour_free, are_several(collections))
     unseen = label_warning(((s.label, s.format) for s in slices), without)
     owners, marked = owners_among(collections, [s.path for s in slices], [s.owner for s in slices])
     data = Dataset(
@@ -195,6 +203,7 @@ def read_dataset(
             *marked,
         ),
         owners=owners,
+        each_sha256=_each_digest(collections, slices),
     )
     data = _with_groups(data, [s.pixels for s in slices], collections, groups_csv)
     return _with_boxes(data, collections, boxes_csv)
@@ -345,10 +354,15 @@ def _lost_classes(known: Sequence[str], unread: Sequence[str], several: bool) ->
     ]
 
 
-def _tumour_free(known: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
+def _tumour_free(
+    known: Sequence[str], wanted: Sequence[str] | None, several: bool
+) -> tuple[str, ...]:
+    default = {NO_TUMOR} & set(known)
     if wanted is None:
-        return tuple(name for name in known if name == NO_TUMOR)
+        return tuple(default)
     named = {normalise_label(name) for name in wanted}
+    if several:  # the card that names others knows nothing of what another DATA calls so
+        named |= default
     if unknown := sorted(named - set(known)):
         near = did_you_mean(unknown[0], known)
         raise UsageError(
@@ -396,6 +410,15 @@ def given_away_by_source(data: Dataset) -> tuple[str, ...]:
         f"{', '.join(alone)}: from no source that another class comes from; a model may learn the "
         "source in place of the class, and no figure on these data would show it",
     )
+
+
+def _each_digest(collections: Sequence[Collection], slices: Sequence[_Slice]) -> tuple[str, ...]:
+    found = []
+    for each in collections if are_several(collections) else ():
+        members = each.members([s.path for s in slices])
+        own = ((path, slices[i]) for path, i in members.items())
+        found.append(_digest((path, s.label, s.split, s.digest) for path, s in own))
+    return tuple(found)
 
 
 def _digest(rows: Iterable[Sequence[str]]) -> str:

@@ -78,6 +78,17 @@ def is_partial(label: str, labels: Iterable[str]) -> bool:
     return _is_any_tumour(label) and any("+" not in each for each in typed)
 
 
+def partial_classes(data: Dataset) -> list[str]:
+    """A sentence on each class of which the slices may be of other classes."""
+    known = data.class_names
+    return [
+        f"{label}: learned as a class of its own, though its slices may be of another; they are "
+        "for --partial, and btc-data join puts them there"
+        for label in known
+        if is_partial(label, known)
+    ]
+
+
 def _is_any_tumour(label: str) -> bool:
     return label.lower() in ("tumor", "tumour", "yes")  # yes: of yes and no, as some sets have it
 
@@ -160,10 +171,13 @@ def _touched(slices: Dataset, data: Dataset) -> tuple[frozenset[str], ...]:
 
 def _ties(slices: Dataset) -> Iterator[set[object]]:
     """What ties each slice to others: its group, also as its table called it before groups were
-    joined, and its patient, where the source is known too."""
+    joined, and its patient, where the source is known too.
+
+    A patient may begin with the source's name, which the tables of several collections put there.
+    """
     known = (slices.groups, slices.given_groups, slices.sources, slices.patients)
     for group, given, source, patient in zip(*known, strict=True):
-        person = {(source, patient)} if source and patient else set()
+        person = {(source, patient.removeprefix(f"{source}/"))} if source and patient else set()
         yield {group, *({given} - {""}), *person}
 
 

@@ -141,10 +141,13 @@ def group_folds(
 
 
 def split_facts(data: Dataset, split: Split) -> dict[str, Any]:
-    """What a run, and a model file of it, state of the data and its split: the data's digest, and
-    how many images and groups there are and images on each side."""
+    """What a run, and a model file of it, state of the data and its split: the data's digest, of
+    several DATA each one's too, and how many images and groups there are and images on each
+    side."""
+    each = {"each_sha256": list(data.each_sha256)} if data.each_sha256 else {}
     return {
         "sha256": data.sha256,
+        **each,
         "images": len(data),
         "groups": len(set(data.groups)),
         "training": len(split.train),
