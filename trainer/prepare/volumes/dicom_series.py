@@ -59,6 +59,7 @@ PROJECTIONS = frozenset(("PROJECTION IMAGE", "MIP", "MAX_IP", "MNIP", "MIN_IP"))
 INDEX = "a DICOMDIR, the index of other files"
 NO_MR = "not an MR picture ({})"
 SCREENSHOT = "a screenshot or another secondary capture, no MR picture"
+MOSAIC = "a mosaic of many slices in one picture: export the series as an enhanced file or as NIfTI"
 PROJECTION = "a projection through the head, no slice of it"
 WRITTEN_ON = "a picture with burned-in annotation, which may name the patient"
 COLOURED = "a colour picture, such as a map of values"
@@ -198,6 +199,8 @@ def _useless(head: pydicom.Dataset) -> str:
         return NO_MR.format("another kind of file")
     if _text(head, "BurnedInAnnotation").upper() == "YES":
         return WRITTEN_ON
+    if "MOSAIC" in types:
+        return MOSAIC
     if types & PROJECTIONS:
         return PROJECTION
     photometric = _text(head, "PhotometricInterpretation")
@@ -263,15 +266,17 @@ def group_series(heads: Iterable[FileHead], size: Callable[[str], int]) -> list[
         found[head.series, head.patient, head.study, alone].append(head)
     series = []
     for identity, files in sorted(found.items()):
-        kept: dict[str, FileHead] = {}
+        kept: dict[object, FileHead] = {}
         copies = []
         for head in sorted(files, key=lambda head: (_content(head), head.name)):
-            other = kept.get(head.instance) if head.instance else None
+            # Some anonymisers write one SOPInstanceUID into all files.
+            key = _content(head) if head.instance else head.name
+            other = kept.get(key)
             if other is None:
-                kept[head.instance or head.name] = head
+                kept[key] = head
             elif size(head.name) > size(other.name):
                 copies.append(other.name)
-                kept[head.instance] = head
+                kept[key] = head
             else:
                 copies.append(head.name)
         series.append(Series(identity, list(kept.values()), copies))
@@ -280,7 +285,8 @@ def group_series(heads: Iterable[FileHead], size: Callable[[str], int]) -> list[
 
 def _content(head: FileHead) -> tuple[Any, ...]:
     """What a file says but for its name, so that names do not tell which of two counts."""
-    return head.instance, [(lie, place.position, place.order) for lie, place in head.places]
+    places = tuple((lie, place.position, place.order) for lie, place in head.places)
+    return head.instance, places
 
 
 @dataclass

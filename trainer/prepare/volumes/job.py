@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_runtime.errors import DataError, InputError, one_line
-from edge_runtime.imaging.kinds import halves_of
+from edge_runtime.imaging.kinds import halves_of, other_halves
 from edge_runtime.imaging.nifti import read_volume
 from edge_runtime.imaging.nifti_pair import join_pair
 from edge_runtime.labels import NO_TUMOR
@@ -35,6 +34,7 @@ from trainer.prepare.volumes.labels import (
     Said,
     TableLabels,
     checked_label,
+    is_called_like,
 )
 from trainer.prepare.volumes.masks import Masks, is_mask, without_sequence
 from trainer.prepare.volumes.planes import NOTHING, DicomVolume, Shown, cut_refusal, cut_volume
@@ -46,7 +46,6 @@ from trainer.prepare.volumes.units import (
     Unit,
     bids_subject,
     find_units,
-    halves_beside,
 )
 
 if TYPE_CHECKING:
@@ -122,7 +121,11 @@ def cut_volumes(
     paths = (path for unit in found.units for path in unit.paths)
     labels = FolderLabels(paths) if stated is None else stated
     _refuse_names(labels, found.units)
-    folder = DataFolder(out, _settings(wanted, pseudonyms), labels.known)
+    inputs = _state(data, archive)
+    if mask_archive is not None and wanted.masks is not None:
+        inputs += _state(wanted.masks, mask_archive)
+    settings = _settings(wanted, pseudonyms) | {"inputs": pseudonyms.of("inputs", *inputs)}
+    folder = DataFolder(out, settings, labels.known)
     for item, useless in found.dropped.items():
         if folder.dropped_of(item) is None:
             folder.add(item, [], useless)
@@ -167,6 +170,17 @@ def _settings(wanted: Wanted, pseudonyms: Pseudonyms) -> dict[str, object]:
     }
 
 
+def _state(place: Path, archive: ImageArchive) -> list[str]:
+    """What changes with the files of a folder or zip: their names, sizes and times."""
+    names = archive.names() if place.is_dir() else [""]
+    state = []
+    for name in names:
+        with suppress(OSError):  # reading it tells why
+            found = (place / name).stat()
+            state.append(f"{name} {found.st_size} {found.st_mtime_ns}")
+    return state
+
+
 def _card(wanted: Wanted, said: Sequence[tuple[Unit, Said | str]], made_by: str) -> CardText:
     labelled = (of_it for _, of_it in said if not isinstance(of_it, str))
     sources = {of_it.source or wanted.source for of_it in labelled} or {wanted.source}
@@ -202,16 +216,12 @@ def _refuse_names(labels: Labels, units: Sequence[Unit]) -> None:
         names = [f"sub-{subject}"] if subject else []
         if unit.series is not None:
             first = unit.series.first
-            names = [first.patient, first.patient_name, *re.split(r"[\^= ]", first.patient_name)]
-        if _letters(said.label) in {_letters(name) for name in names} - {""}:
+            names = [first.patient, first.patient_name]
+        if is_called_like(said.label, names):
             raise DataError(
                 f"the folder {said.label!r} is called like the patient in it, and would name a "
                 "class: say what the volumes show by --label or --labels"
             )
-
-
-def _letters(text: str) -> str:
-    return "".join(c for c in text.casefold() if c.isalnum())
 
 
 def _tell_guesses(said: Sequence[tuple[Unit, Said | str]], wanted: Wanted, tell: Tell) -> None:
@@ -323,7 +333,7 @@ class _Cutter:
         data = self._archive.read(name)
         if not halves_of(name) or data[344:348] == b"n+1\0" or data[4:8] == b"n+2\0":
             return data
-        for half in halves_beside(name):
+        for half in other_halves(name):
             try:
                 image = self._archive.read(half)
             except (InputError, KeyError):
