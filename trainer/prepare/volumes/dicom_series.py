@@ -7,8 +7,6 @@ three. Of the patient nothing is kept but what tells one from another.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from edge_runtime.errors import InputError
 from edge_runtime.imaging.dicom_head import DAMAGED, SEQUENCES, count_frames, read_elements
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.limits import ImageLimits
+from trainer.data.owners import identifier, text_of
 from trainer.prepare.volumes.sequences import sequence_of
 
 if TYPE_CHECKING:
@@ -71,7 +70,6 @@ UPRIGHT = {
     "coronal": ((0, 1), (2, -1)),
     "sagittal": ((1, 1), (2, -1)),
 }
-MOST_TEXT = 1024  # characters of an element that are kept: none may have more than 64 by the book
 MOST_STACKS = 64  # of a series
 TOO_MANY = f"a series of more than {MOST_STACKS} directions"
 PARALLEL = 0.02  # between the cosines of two slices in one stack: 1 degree
@@ -172,23 +170,21 @@ def read_file_head(name: str, data: bytes, limits: ImageLimits, cut_off: bool) -
 def _file_head(
     name: str, head: pydicom.Dataset, places: tuple[tuple[Lie, Place], ...], useless: str
 ) -> FileHead:
-    raw = head.get_item("PatientID")
     repetition, echo, inversion = (_number(head, each) for each in TIMES)
-    description = " ".join(_text(head, each) for each in TEXTS[:2])
-    sequence = sequence_of(description, _text(head, TEXTS[2]), repetition, echo, inversion)
-    patient, patient_name, study, series, instance = (_text(head, each) for each in IDENTITY)
-    if "\ufffd" in patient:  # not in the character set that the file tells: two could look alike
-        patient = bytes(raw.value).hex()
+    description = " ".join(text_of(head, each) for each in TEXTS[:2])
+    sequence = sequence_of(description, text_of(head, TEXTS[2]), repetition, echo, inversion)
+    patient = identifier(head, IDENTITY[0])
+    patient_name, study, series, instance = (text_of(head, each) for each in IDENTITY[1:])
     return FileHead(name, patient, patient_name, study, series, instance, sequence, places, useless)
 
 
 def _useless(head: pydicom.Dataset) -> str:
     """Why a file cannot give slices of a head in gray, as far as its head says."""
-    kind = _text(head, "SOPClassUID") or str(
+    kind = text_of(head, "SOPClassUID") or str(
         getattr(head, "file_meta", {}).get("MediaStorageSOPClassUID", "")
     )
-    modality = _text(head, "Modality").upper()
-    types = {part.strip().upper() for part in _text(head, "ImageType").split("\\")}
+    modality = text_of(head, "Modality").upper()
+    types = {part.strip().upper() for part in text_of(head, "ImageType").split("\\")}
     if kind == DIRECTORY:
         return INDEX
     if modality not in ("MR", ""):
@@ -197,13 +193,13 @@ def _useless(head: pydicom.Dataset) -> str:
         return SCREENSHOT
     if modality == "" and kind and not kind.startswith("1.2.840.10008.5.1.4.1.1.4"):
         return NO_MR.format("another kind of file")
-    if _text(head, "BurnedInAnnotation").upper() == "YES":
+    if text_of(head, "BurnedInAnnotation").upper() == "YES":
         return WRITTEN_ON
     if "MOSAIC" in types:
         return MOSAIC
     if types & PROJECTIONS:
         return PROJECTION
-    photometric = _text(head, "PhotometricInterpretation")
+    photometric = text_of(head, "PhotometricInterpretation")
     if _number(head, "SamplesPerPixel") > 1 or photometric == "PALETTE COLOR":
         return COLOURED
     return ""
@@ -446,13 +442,3 @@ def _number(of: pydicom.Dataset, name: str) -> float:
     except (TypeError, ValueError):
         return 0.0
     return number if np.isfinite(number) else 0.0
-
-
-def _text(of: pydicom.Dataset, name: str) -> str:
-    """An element's text in one form; of several values all, as DICOM writes them."""
-    value = of.get(name)
-    if value is None:
-        return ""
-    parts = value if isinstance(value, pydicom.multival.MultiValue) else [value]
-    text = "\\".join(str(part) for part in parts)[:MOST_TEXT]
-    return unicodedata.normalize("NFC", re.sub(r"[\s\0]+", " ", text).strip())
