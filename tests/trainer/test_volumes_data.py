@@ -753,6 +753,7 @@ def test_usage(two: Path) -> None:
         (("--key", two.with_name("made") / "key"), "would lie in --out"),
         (("--label", "a/b"), "cannot be a class"),
         (("--label", "a", "--out", two / "made"), "lies in the data"),
+        (("--label", "a", "--masks", BIN, "--out", BIN / "made"), "lies in --masks"),
     ):
         with pytest.raises(BtcError, match=re.escape(why)):
             run(two, *words)

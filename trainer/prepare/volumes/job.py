@@ -212,7 +212,7 @@ def _refuse_names(labels: Labels, units: Sequence[Unit]) -> None:
         said = labels.of(unit.names, unit.patients, unit.paths)
         if isinstance(said, str):
             continue
-        subject = bids_subject(unit.what)
+        subject = bids_subject(unit.paths[0])
         names = [f"sub-{subject}"] if subject else []
         if unit.series is not None:
             first = unit.series.first
@@ -237,7 +237,7 @@ def _tell_guesses(said: Sequence[tuple[Unit, Said | str]], wanted: Wanted, tell:
         )
     known = [(unit, of_it) for unit, of_it in said if not isinstance(of_it, str)]
     bare = sum(
-        unit.series is None and not (of_it.patient or bids_subject(unit.what))
+        unit.series is None and not (of_it.patient or bids_subject(unit.paths[0]))
         for unit, of_it in known
     )
     if bare:
@@ -295,9 +295,9 @@ class _Cutter:
         source = said.source or self._wanted.source
         if unit.series is None:
             # Numbers of a collection's own, unlike those of a hospital.
-            if known := said.patient or bids_subject(unit.what):
+            if known := said.patient or bids_subject(unit.paths[0]):
                 return "subject", source, known
-            return "volume", source, without_sequence(unit.what)
+            return "volume", source, without_sequence(unit.paths[0])
         first = unit.series.first
         if said.patient:
             return "patient", said.patient
@@ -309,12 +309,12 @@ class _Cutter:
 
     def _cut_nifti(self, unit: Unit, said: Said, row: Row) -> tuple[list[NewSlice], list[Dropped]]:
         try:
-            volume = read_volume(self._nifti_bytes(unit.what), LIMITS)
+            volume = read_volume(self._nifti_bytes(unit.paths[0]), LIMITS)
         except InputError as error:
             return [], [self._tell.drop(unit.what, one_line(error))]
         if volume.volumes > 1:
             self._tell.note(f"{unit.what}: {volume.volumes:,} volumes, of which the first is cut")
-        sequence = said.sequence or sequence_in(PurePosixPath(unit.what).name)
+        sequence = said.sequence or sequence_in(PurePosixPath(unit.paths[0]).name)
         row = replace(row, sequence=sequence)
         mask = self._mask_of(unit, said, volume.voxels.shape, volume.affine)
         slices: list[NewSlice] = []
