@@ -336,6 +336,18 @@ def test_frames_of_an_enhanced_file_are_sorted_in_space(tmp_path: Path) -> None:
     assert made.values("plane") == set(PLANES)
 
 
+def test_frames_that_lie_nowhere_are_told(tmp_path: Path) -> None:
+    whole = pydicom.dcmread(io.BytesIO(enhanced(HEAD, range(SIZE[2]))))
+    groups = whole.PerFrameFunctionalGroupsSequence
+    del groups[0].PlanePositionSequence
+    stream = io.BytesIO()
+    whole.save_as(stream)
+    write(tmp_path / "data" / "glioma", {0: stream.getvalue()})
+    made = run(tmp_path / "data")
+    assert len(made.rows) == 10
+    assert len(made.said("1 frames that do not tell where they lie in the patient")) == 1
+
+
 def _useless() -> dict[str, tuple[bytes, str]]:
     one = series(HEAD)[10]
 
@@ -674,6 +686,22 @@ def test_what_a_table_says_of_a_series(two: Path) -> None:
     assert "row 5 (nothing)" in line
     card = (made.out / "data.toml").read_text()
     assert re.findall('^name = "(.*)"$', card, re.M) == ["north", "south"]
+
+
+def test_a_table_and_a_file_call_a_patient_the_same(tmp_path: Path) -> None:
+    """With sub- or without it, and however many blanks stand between."""
+    for number in range(3):
+        files = series(
+            HEAD, seed=str(number), SeriesInstanceUID=f"1.2.{number}", PatientID="sub-A  1"
+        )
+        write(tmp_path / "data" / str(number), files)
+    table = tmp_path / "labels.csv"
+    table.write_text("series,patient,label\n1.2.0,A  1,glioma\n,A  1,glioma\n")
+    made = run(tmp_path / "data", "--labels", table)
+    table.write_text("series,label\n1.2.0,glioma\n1.2.1,glioma\n1.2.2,glioma\n")
+    plain = run(tmp_path / "data", "--labels", table, out=tmp_path / "plain")
+    assert made.values("patient") == plain.values("patient")
+    assert len(made.rows) == len(plain.rows) == 30
 
 
 def test_volumes_without_a_row_are_left_out(two: Path) -> None:
@@ -1202,22 +1230,24 @@ def test_labels_of_a_mask_are_not_smeared(tmp_path: Path) -> None:
 
 
 def test_masks_that_do_not_fit_are_told(tmp_path: Path) -> None:
-    files = {"a": nifti(HEAD), "b": nifti(HEAD), "c": nifti(HEAD), "d": nifti(HEAD)}
+    files = {name: nifti(HEAD) for name in "abcdf"}
     write(tmp_path / "data" / "glioma", files, "{}.nii")
     write(tmp_path / "data" / "notumor", {"h": nifti(HEAD)}, "{}.nii")
     shifted = nifti_bytes(MARKED, affine_of() + np.eye(4, k=3) * 9)
     masks = {"a": shifted, "b": nifti(MARKED[:-1]), "c": nifti(MARKED)[:5000], "e": nifti(MARKED),
-             "d": nifti(MARKED * 0)}  # fmt: skip
+             "d": nifti(MARKED * 0),
+             "f": nifti_bytes(np.stack([MARKED, MARKED], -1), affine_of())}  # fmt: skip
     write(tmp_path / "masks", masks, "{}.nii")
     made = run(tmp_path / "data", "--masks", tmp_path / "masks", "--per-volume", 2)
     assert len(made.said("its mask is not used: a mask that does not lie as the volume does")) == 2
     assert len(made.said("its mask is not used: truncated or damaged")) == 1
     lines = made.said("no mask that fits: slices of the whole head")
-    assert [line.split(":")[0] for line in lines] == [f"glioma/{name}.nii" for name in "abc"]
+    assert [line.split(":")[0] for line in lines] == [f"glioma/{name}.nii" for name in "abcf"]
+    assert len(made.said("its mask is not used: a mask of 2 volumes")) == 1
     assert made.said("glioma/d.nii: its mask marks nothing")
     (line,) = made.said("belong to no tumour's volume")
     assert "e.nii" in line
-    assert len(made.rows) == 2 * 4
+    assert len(made.rows) == 2 * 5
 
 
 def test_a_mask_is_of_one_volume_only(tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ class FileHead:
         sequence: one of `sequences.SEQUENCES`, or empty.
         places: each frame's, and how it lies.
         useless: why it gives no slice; empty where it may.
+        lost: how many frames do not tell where they lie.
     """
 
     name: str
@@ -127,7 +128,8 @@ class FileHead:
     instance: str
     sequence: str
     places: tuple[tuple[Lie, Place], ...]
-    useless: str = ""
+    useless: str
+    lost: int
 
 
 def is_whole(data: bytes, at: int) -> bool:
@@ -153,10 +155,11 @@ def read_file_head(name: str, data: bytes, limits: ImageLimits, cut_off: bool) -
         useless = _useless(head)
         if cut_off and not useless and not is_whole(data, end):
             return None
-        places = () if useless else tuple(_places(head, name, limits))
+        frames = 0 if useless else count_frames(head, limits)
+        places = tuple(_places(head, name, frames))
         if not (useless or places):
             useless = NOWHERE
-        return _file_head(name, head, places, useless)
+        return _file_head(name, head, places, useless, frames - len(places))
     except InputError:
         if cut_off:
             return None
@@ -168,14 +171,16 @@ def read_file_head(name: str, data: bytes, limits: ImageLimits, cut_off: bool) -
 
 
 def _file_head(
-    name: str, head: pydicom.Dataset, places: tuple[tuple[Lie, Place], ...], useless: str
+    name: str, head: pydicom.Dataset, places: tuple[tuple[Lie, Place], ...], useless: str, lost: int
 ) -> FileHead:
     repetition, echo, inversion = (_number(head, each) for each in TIMES)
     description = " ".join(text_of(head, each) for each in TEXTS[:2])
     sequence = sequence_of(description, text_of(head, TEXTS[2]), repetition, echo, inversion)
     patient = identifier(head, IDENTITY[0])
     patient_name, study, series, instance = (text_of(head, each) for each in IDENTITY[1:])
-    return FileHead(name, patient, patient_name, study, series, instance, sequence, places, useless)
+    return FileHead(
+        name, patient, patient_name, study, series, instance, sequence, places, useless, lost
+    )
 
 
 def _useless(head: pydicom.Dataset) -> str:
@@ -205,9 +210,10 @@ def _useless(head: pydicom.Dataset) -> str:
     return ""
 
 
-def _places(head: pydicom.Dataset, name: str, limits: ImageLimits) -> Iterable[tuple[Lie, Place]]:
-    """The frames that tell where they lie."""
-    count = count_frames(head, limits)
+def _places(head: pydicom.Dataset, name: str, count: int) -> Iterable[tuple[Lie, Place]]:
+    """Those of so many frames that tell where they lie."""
+    if not count:
+        return
     shape = int(head.Rows), int(head.Columns)
     shared = _first(head, GROUPS[0])
     own = head.get(GROUPS[1]) or []

@@ -35,6 +35,7 @@ from trainer.prepare.volumes.labels import (
     TableLabels,
     checked_label,
     is_called_like,
+    plain_patient,
 )
 from trainer.prepare.volumes.masks import Masks, is_mask, without_sequence
 from trainer.prepare.volumes.planes import NOTHING, DicomVolume, Shown, cut_refusal, cut_volume
@@ -302,7 +303,7 @@ class _Cutter:
         if said.patient:
             return "patient", said.patient
         if first.patient and not self._wanted.by_study:
-            return "patient", first.patient
+            return "patient", plain_patient(first.patient)
         if first.study:
             return "study", first.study
         return "series", first.series or first.instance or first.name
@@ -348,6 +349,10 @@ class _Cutter:
         slices: list[NewSlice] = []
         reasons: dict[str, str] = {}  # each is told once, though it may hold for several stacks
         damaged: dict[str, str] = {}
+        if lost := sum(head.lost for head in series.heads):
+            self._tell.note(
+                f"{unit.what}: {lost:,} frames that do not tell where they lie in the patient"
+            )
         try:
             stacks = stacks_of(series)
         except InputError as error:

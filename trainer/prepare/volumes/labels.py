@@ -122,7 +122,7 @@ class TableLabels(Labels):
                 raise DataError(f"{path.name}: two columns are called {twice}")
             if not any(cells.values()):  # as spreadsheets leave behind the last
                 continue
-            series, patient = cells.get("series", ""), _without_sub(cells.get("patient", ""))
+            series, patient = cells.get("series", ""), plain_patient(cells.get("patient", ""))
             place = f"{path.name}, row {line}"
             if not series and not patient:
                 raise DataError(f"{place}: neither a series nor a patient")
@@ -148,9 +148,9 @@ class TableLabels(Labels):
         for name in map(_series_key, series):
             if name in self._series:
                 return self._take(self._series[name])
-        for name in patients:
-            if _without_sub(_plain(name)) in self._patients:
-                return self._take(self._patients[_without_sub(_plain(name))])
+        for name in map(plain_patient, patients):
+            if name in self._patients:
+                return self._take(self._patients[name])
         return NO_LABEL
 
     def unused(self) -> list[str]:
@@ -185,6 +185,11 @@ def checked_label(name: str, what: str) -> str:
     if bad or not label.isprintable() or len(label.encode("utf-8", "replace")) > MOST_BYTES:
         raise DataError(f"{what} {name[:80]!r} cannot be a class: it would name a folder")
     return label
+
+
+def plain_patient(name: str) -> str:
+    """What a patient is called, whether a table or a file says it, with `sub-` or without."""
+    return _plain(name).removeprefix("sub-")
 
 
 def is_called_like(label: str, names: Iterable[str]) -> bool:
@@ -237,8 +242,4 @@ def _series_key(name: str) -> str:
 
 
 def _plain(cell: str) -> str:
-    return unicodedata.normalize("NFC", cell.strip())
-
-
-def _without_sub(patient: str) -> str:
-    return patient.removeprefix("sub-")
+    return unicodedata.normalize("NFC", " ".join(cell.split()))
