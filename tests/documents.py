@@ -9,6 +9,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results.md"
 GUIDES = (ROOT / "docs" / "training.md", ROOT / "docs" / "devices.md", README)  # in this order
+# Its blocks `sh` need no network; its blocks `bash` do, or files of one's own.
+DATA_GUIDE = ROOT / "docs" / "data.md"
 DOCUMENTS = tuple(
     sorted(
         path
@@ -21,6 +23,11 @@ DOCUMENTS = tuple(
 def blocks(path: Path, kind: str) -> list[str]:
     """The blocks of code of a kind (`sh`, `python`, …) in a document."""
     return re.findall(rf"```{kind}\n(.*?)```", path.read_text("utf-8"), flags=re.S)
+
+
+def data_commands() -> list[str]:
+    """The lines to type of the guide to data that need no network."""
+    return "".join(blocks(DATA_GUIDE, "sh")).splitlines()
 
 
 def commands() -> list[str]:

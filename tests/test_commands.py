@@ -37,6 +37,8 @@ COMMANDS = [
     ("btc-edge",), ("btc-edge", "classify"), ("btc-edge", "info"), ("btc-edge", "benchmark"),
     ("btc-edge", "verify"),
     ("btc-train",), ("btc-evaluate",), ("btc-audit",), ("btc-export",),
+    ("btc-data",), ("btc-data", "check"), ("btc-data", "cheng"), ("btc-data", "fetch"),
+    ("btc-data", "join"), ("btc-data", "volumes"),
 ]  # fmt: skip
 GROUPED = {"btc-train": train_command, "btc-export": export_command}
 

@@ -17,12 +17,22 @@ import tomllib
 
 from edge_runtime.decision.prediction import Status, status_of
 from edge_runtime.model.load import read_model
-from tests.documents import DOCUMENTS, GUIDES, README, RESULTS, ROOT, blocks, commands
+from tests.documents import (
+    DATA_GUIDE,
+    DOCUMENTS,
+    GUIDES,
+    README,
+    RESULTS,
+    ROOT,
+    blocks,
+    commands,
+    data_commands,
+)
 
 MADE = ROOT / "benchmarks" / "results"
 SHOWN = (
     "honest", "robust", "models", "ood", "formats", "fastest", "runtimes", "calibration",
-    "footprint", "device", "peers", "resize", "training",
+    "footprint", "device", "peers", "resize", "training", "join",
 )  # fmt: skip
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "scripts"
@@ -92,7 +102,11 @@ def test_tables_that_contributors_add_to_exist() -> None:
 
 
 def test_every_command_is_documented() -> None:
-    words = {word for line in commands() for word in re.findall(r"\bbtc-[a-z]+(?= )", line)}
+    words = {
+        word
+        for line in [*commands(), *data_commands()]
+        for word in re.findall(r"\bbtc-[a-z]+(?= )", line)
+    }
     assert words == set(SCRIPTS)
 
 
@@ -120,6 +134,8 @@ def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Comma
 def test_every_option_is_documented(script: str) -> None:
     training, devices, _ = (path.read_text("utf-8") for path in GUIDES)
     guide = devices if script in {"btc-edge", "btc-plot"} else training
+    if script == "btc-data":
+        guide = DATA_GUIDE.read_text("utf-8") + training
     for name, command in leaves(script, loaded(script)):
         assert re.search(rf"\b{name}\b", guide), name
         options = {
@@ -133,7 +149,7 @@ def test_every_option_is_documented(script: str) -> None:
         assert missing == set(), name
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=names(GUIDES))
+@pytest.mark.parametrize("guide", [*GUIDES, DATA_GUIDE], ids=names((*GUIDES, DATA_GUIDE)))
 def test_options_in_commands_exist(guide: Path) -> None:
     known = {
         name: {
@@ -145,9 +161,10 @@ def test_options_in_commands_exist(guide: Path) -> None:
         for script in SCRIPTS
         for name, command in leaves(script, loaded(script))
     }
-    for line in (line for line in "".join(blocks(guide, "sh")).splitlines() if "btc-" in line):
+    typed = "".join([*blocks(guide, "sh"), *blocks(guide, "bash")])
+    for line in (line for line in typed.splitlines() if "btc-" in line):
         words = re.split(r"[|<>]", line[line.index("btc-") :])[0].split()
-        name = " ".join(words[:2]) if words[0] == "btc-edge" else words[0]
+        name = " ".join(words[:2]) if words[0] in {"btc-edge", "btc-data"} else words[0]
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert name in known, line
         assert given <= known[name], line

@@ -40,7 +40,7 @@ def tool(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["btc-train", "btc-evaluate", "btc-audit", "btc-plot", "btc-export"]
+    "name", ["btc-train", "btc-evaluate", "btc-audit", "btc-data", "btc-plot", "btc-export"]
 )
 def test_help_to_nobody(name: str) -> None:
     done = nobody_reads(BIN / name, "--help")

@@ -90,6 +90,11 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             archive.writestr(f"tumor/{i}.png", cv2.imencode(".png", gray)[1].tobytes())
     untyped = [f"tumor/{i}.png,u{i // 2},home" for i in range(len(names))]
     (tmp_path / "tumor-untyped.csv").write_text("\n".join(["path,group,source", *untyped, ""]))
+    for i, name in enumerate(("healthy-ixi.zip", "healthy-ms.zip")):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for j in range(12):
+                gray = draw_phantom("notumor", np.random.default_rng([9, i, j]))
+                archive.writestr(f"notumor/{j}.png", cv2.imencode(".png", gray)[1].tobytes())
     (tmp_path / "data").mkdir()
     (card,) = blocks(ROOT / "docs" / "training.md", "toml")
     (tmp_path / "data" / "data.toml").write_text(card)
