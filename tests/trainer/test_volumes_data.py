@@ -420,6 +420,7 @@ def test_a_file_that_gives_nothing_costs_one_line(tmp_path: Path) -> None:
     assert theirs == ours
     assert made.stdout.count("dropped, ") >= 15
     assert "4711" not in made.stdout
+    assert "dropped, 1: not supported: a DICOM file of an unknown compression" in made.stdout
 
 
 def test_a_file_damaged_inside_is_left_out(tmp_path: Path) -> None:

@@ -35,8 +35,12 @@ MASK = "a mask by its name, no picture"
 HALF = "half of a NIfTI pair: its .hdr is missing"
 COPY = "a copy of another file of its series"
 TOGETHER = (PICTURE, OTHER, MASK)  # all files of one reason are told in one line
-# Reasons that go on with a text of the file's, or with its name.
-QUOTING = ("damaged in the archive", "not supported: a DICOM file compressed as")
+# How reasons begin that go on with a text of the file's, or with its name; and what stands for them.
+QUOTING = {
+    "damaged in the archive": "damaged in the archive",
+    "not supported: a DICOM file compressed as": "not supported: a DICOM file of an unknown "
+    "compression",
+}
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Tell:
             more: of the reason, for the terminal alone.
         """
         self.problem(what, f"{reason} ({more})" if more else reason)
-        plain = next((start for start in QUOTING if reason.startswith(start)), reason)
+        plain = next((to for start, to in QUOTING.items() if reason.startswith(start)), reason)
         return Dropped(what, plain)
 
 
