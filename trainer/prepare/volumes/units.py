@@ -35,7 +35,7 @@ MASK = "a mask by its name, no picture"
 HALF = "half of a NIfTI pair: its .hdr is missing"
 COPY = "a copy of another file of its series"
 TOGETHER = (PICTURE, OTHER, MASK)  # all files of one reason are told in one line
-# How reasons begin that go on with a text of the file's, or with its name; and what stands for them.
+# How reasons begin that go on with a text or name of the file's, and what is written for them.
 QUOTING = {
     "damaged in the archive": "damaged in the archive",
     "not supported: a DICOM file compressed as": "not supported: a DICOM file of an unknown "
