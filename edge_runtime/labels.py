@@ -4,7 +4,7 @@ from __future__ import annotations
 
 NO_TUMOR = "notumor"  # the usual name of the class without a tumour
 _SPELLINGS = {"no", "notumor", "notumour", "healthy", "normal"}
-_KNOWN = ("glioma", "meningioma", "pituitary")
+KNOWN = ("glioma", "meningioma", "pituitary")
 
 
 def normalise_label(name: str) -> str:
@@ -16,4 +16,4 @@ def normalise_label(name: str) -> str:
     if plain.replace("_", "") in _SPELLINGS:
         return NO_TUMOR
     stem = plain.removesuffix("_tumor").removesuffix("_tumour")
-    return stem if stem in _KNOWN else name.strip()
+    return stem if stem in KNOWN else name.strip()

@@ -96,7 +96,7 @@ def read_elements(
     if sum(map(data.count, ITEMS)) > ITEMS_A_FRAME * limits.max_slices:
         raise InputError(TOO_MANY)
     reads = iter(range(MAX_READS))
-    stream = _Bounded(data, reads)
+    stream = Bounded(data, reads)
     elements = pydicom.dcmread(
         stream, specific_tags=list(names), stop_before_pixels=True, force=True
     )
@@ -105,7 +105,7 @@ def read_elements(
     return elements, stream.tell()
 
 
-class _Bounded(io.BytesIO):
+class Bounded(io.BytesIO):
     """What pydicom may read, which does not bound how much it makes of a file.
 
     Args:
@@ -146,7 +146,7 @@ def _open_sequences(
             continue
         raw = of.get_item(name)
         if isinstance(raw.value, bytes):
-            stream, size = _Bounded(raw.value, reads), len(raw.value)
+            stream, size = Bounded(raw.value, reads), len(raw.value)
             items = read_sequence(stream, raw.is_implicit_VR, raw.is_little_endian, size, "ascii")
             of[name] = pydicom.DataElement(raw.tag, "SQ", items)
         if len(sequences) > 1:

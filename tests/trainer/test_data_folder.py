@@ -293,7 +293,9 @@ def test_other_settings_do_not_go_on(tmp_path: Path) -> None:
     begun(out)
     before = tree(out)
     for settings_, labels in (({**SETTINGS, "side": 9}, LABELS), (SETTINGS, LABELS[:3])):
-        with pytest.raises(UsageError, match="another command, or one with other options, began"):
+        with pytest.raises(
+            UsageError, match="another command, or one with other options or inputs"
+        ):
             DataFolder(out, settings_, labels)
     assert tree(out) == before
 

@@ -393,6 +393,20 @@ def test_patients_are_known_in_every_encoding(syntax: str, tmp_path: Path) -> No
     }  # fmt: skip
 
 
+def test_patients_are_known_in_every_character_set(tmp_path: Path) -> None:
+    files = {
+        f"{'ab'[i]}/{i}": scan(i, PatientID="ÄÖ-1", SpecificCharacterSet=characters)
+        for i, characters in enumerate(("ISO_IR 100", "ISO_IR 192"))
+    }
+    wrong = [scan(i, PatientID="abcd", SpecificCharacterSet="ISO_IR 192") for i in (2, 3)]
+    for i, stored in enumerate((b"\xc4\xd6-2", b"\xc4\xd7-2")):  # no UTF-8
+        files[f"b/w{i}"] = wrong[i].replace(b"LO\4\0abcd", b"LO\4\0" + stored)
+        assert stored in files[f"b/w{i}"]
+    assert parts(read_dataset(save(tmp_path, files), OPTIONS)) == {
+        frozenset({"a/0", "b/1"}), frozenset({"b/w0"}), frozenset({"b/w1"}),
+    }  # fmt: skip
+
+
 def test_one_identifier_for_all_is_none(tmp_path: Path) -> None:
     studies = {f"{'ab'[i % 2]}/{i}.dcm": ("ANON", f"1.{i // 2}") for i in range(6)}
     data = read_dataset(save(tmp_path, series(studies)), OPTIONS)

@@ -50,6 +50,7 @@ from trainer.prepare.folder import JOURNAL, DataFolder
 from trainer.prepare.volumes.dicom_series import read_file_head
 from trainer.prepare.volumes.head_slices import BRAIN, evenly, within_head
 from trainer.prepare.volumes.labels import class_folder
+from trainer.prepare.volumes.pseudonyms import read_key
 from trainer.prepare.volumes.sequences import SEQUENCES, sequence_in, sequence_of
 from trainer.prepare.volumes.units import look_at
 
@@ -306,6 +307,14 @@ def test_copies_of_a_file_are_told_and_count_once(tmp_path: Path) -> None:
     assert not made.said("pictures of places")
 
 
+def test_one_number_for_all_files_makes_them_no_copies(tmp_path: Path) -> None:
+    """As some anonymisers write it."""
+    write(tmp_path / "data" / "glioma", series(HEAD, SOPInstanceUID="1.2.3"))
+    made = run(tmp_path / "data", "--per-volume", 10)
+    assert len(made.rows) == 10
+    assert not made.said("copy")
+
+
 def test_sizes_that_differ_are_stacks_of_their_own(tmp_path: Path) -> None:
     study = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": "1.2.3"}
     small = series(HEAD[4:-4, 4:-4], seed="small", **study)
@@ -325,6 +334,18 @@ def test_frames_of_an_enhanced_file_are_sorted_in_space(tmp_path: Path) -> None:
         picture = cv2.imread(str(made.out / "slices" / row["path"]), -1)
         np.testing.assert_array_equal(picture, shown[number])
     assert made.values("plane") == set(PLANES)
+
+
+def test_frames_that_lie_nowhere_are_told(tmp_path: Path) -> None:
+    whole = pydicom.dcmread(io.BytesIO(enhanced(HEAD, range(SIZE[2]))))
+    groups = whole.PerFrameFunctionalGroupsSequence
+    del groups[0].PlanePositionSequence
+    stream = io.BytesIO()
+    whole.save_as(stream)
+    write(tmp_path / "data" / "glioma", {0: stream.getvalue()})
+    made = run(tmp_path / "data")
+    assert len(made.rows) == 10
+    assert len(made.said("1 frames that do not tell where they lie in the patient")) == 1
 
 
 def _useless() -> dict[str, tuple[bytes, str]]:
@@ -355,7 +376,12 @@ def _useless() -> dict[str, tuple[bytes, str]]:
         "odd.dcm": (altered(Modality="ZWETSCHKE"), "not an MR picture (another modality)"),
         "screen.dcm": (altered(SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), "a screenshot"),
         "mip.dcm": (altered(ImageType=["DERIVED", "PRIMARY", "PROJECTION IMAGE"]), "a projection"),
+        "mosaic.dcm": (altered(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), "a mosaic"),
         "burned.dcm": (altered(BurnedInAnnotation="YES"), "burned-in annotation"),
+        "packed.dcm": (
+            altered(EchoTime=9).replace(b"1.2.840.10008.1.2.1\0", b"1.2.17.4711.19390117"),
+            "a DICOM file compressed as 1.2.17.4711.19390117",
+        ),
         "colour.dcm": (colour, "a colour picture"),
         "nowhere.dcm": (altered(ImagePositionPatient=None), "does not tell where"),
         "DICOMDIR": (index, "a DICOMDIR"),
@@ -393,6 +419,8 @@ def test_a_file_that_gives_nothing_costs_one_line(tmp_path: Path) -> None:
     ours, theirs = tree(clean.out), tree(made.out)
     assert theirs == ours
     assert made.stdout.count("dropped, ") >= 15
+    assert "4711" not in made.stdout
+    assert "dropped, 1: not supported: a DICOM file of an unknown compression" in made.stdout
 
 
 def test_a_file_damaged_inside_is_left_out(tmp_path: Path) -> None:
@@ -559,6 +587,18 @@ def test_thick_volumes_are_cut_in_their_own_plane_only(tmp_path: Path) -> None:
 # -- Which slices --------------------------------------------------------------------------------
 
 
+def test_three_millimetres_are_not_more_than_three(tmp_path: Path) -> None:
+    """Oblique ones neither, whose places are rounded."""
+    c, s = np.cos(np.radians(17)), np.sin(np.radians(17))
+    normal = np.cross([1, 0, 0], [0, c, s])
+    files = series(
+        HEAD, ImageOrientationPatient=[1, 0, 0, 0, round(c, 6), round(s, 6)],
+        ImagePositionPatient=lambda n: [round(x, 6) for x in n * 3.00001 * normal],
+    )  # fmt: skip
+    write(tmp_path / "data" / "glioma", files)
+    assert run(tmp_path / "data", *ALL).values("plane") == set(PLANES)
+
+
 def test_slices_lie_evenly_within_the_head(tmp_path: Path) -> None:
     tall = np.zeros((SIZE[0], SIZE[1], 90), np.int16)
     tall[:, :, 50:82] = HEAD
@@ -649,6 +689,22 @@ def test_what_a_table_says_of_a_series(two: Path) -> None:
     assert re.findall('^name = "(.*)"$', card, re.M) == ["north", "south"]
 
 
+def test_a_table_and_a_file_call_a_patient_the_same(tmp_path: Path) -> None:
+    """With sub- or without it, and however many blanks stand between."""
+    for number in range(3):
+        files = series(
+            HEAD, seed=str(number), SeriesInstanceUID=f"1.2.{number}", PatientID="sub-A  1"
+        )
+        write(tmp_path / "data" / str(number), files)
+    table = tmp_path / "labels.csv"
+    table.write_text("series,patient,label\n1.2.0,A  1,glioma\n,A  1,glioma\n")
+    made = run(tmp_path / "data", "--labels", table)
+    table.write_text("series,label\n1.2.0,glioma\n1.2.1,glioma\n1.2.2,glioma\n")
+    plain = run(tmp_path / "data", "--labels", table, out=tmp_path / "plain")
+    assert made.values("patient") == plain.values("patient")
+    assert len(made.rows) == len(plain.rows) == 30
+
+
 def test_volumes_without_a_row_are_left_out(two: Path) -> None:
     table = two.with_name("labels.csv")
     table.write_text("patient,label\n07,notumor\n")
@@ -667,17 +723,32 @@ def test_volumes_without_a_row_are_left_out(two: Path) -> None:
         ("series,label,sequence\nx,glioma,Zwetschke\n", "is none of"),
         ("series,label,first,last\nx,glioma,a,3\n", "two whole numbers"),
         ("series,class\nx,glioma\n", "missing: label"),
+        ("series,label\n", "no row"),
+        ("series,label\n,\n", "no row"),
+        ("series;label\r\nx;glioma\r\n", "commas"),
+        ("series\tlabel\nx\tglioma\n", "commas"),
+        ("series,label,label\nx,glioma,notumor\n", "two columns are called label"),
+        ("series,label,Label\nx,glioma,notumor\n", "two columns are called label"),
+        ("series,label\nx,gli\udcfcma\n", "save it as UTF-8"),
     ],
 )
 def test_a_wrong_table_is_one_line(two: Path, rows: str, why: str) -> None:
     table = two.with_name("labels.csv")
-    table.write_text(rows)
+    table.write_bytes(rows.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=re.escape(why)):
         run(two, "--labels", table)
 
 
+def test_a_table_as_excel_saves_it(two: Path) -> None:
+    table = two.with_name("labels.csv")
+    table.write_bytes(b"\xef\xbb\xbfPatient,label,source\r\n07,no tumor,\r\n,,\r\n\r\n")
+    assert run(two, "--labels", table).values("label") == {"notumor"}
+
+
 def test_folders_called_like_patients_are_no_classes(tmp_path: Path) -> None:
-    for number, name in enumerate(("ZQX 4711 ID", "xaver", "Zwetschkenbaum_Xaver")):
+    names = ("ZQX 4711 ID", "xaver", "Zwetschkenbaum_Xaver", "Xaver Zwetschkenbaum",
+             "zwetschkenbaum, x. 1939", "zqx-4711-id_t1")  # fmt: skip
+    for number, name in enumerate(names):
         data = write(tmp_path / str(number) / "data" / name / "s", series(HEAD)).parents[1]
         with pytest.raises(DataError, match="called like the patient"):
             run(data)
@@ -687,6 +758,15 @@ def test_folders_called_like_patients_are_no_classes(tmp_path: Path) -> None:
                 tmp_path / "bids" / "data" / "sub-7" / "anat", {0: nifti(HEAD)}, "{}.nii"
             ).parents[1]
         )
+    umlaut = series(HEAD, PatientName="Müller^Änne")
+    for name in ("Mueller Aenne", "Muller"):
+        with pytest.raises(DataError, match="called like the patient"):
+            run(write(tmp_path / name / "data" / name, umlaut).parent)
+    for name in ("Glioma^001", "Tumor^No"):  # a name that an anonymiser made
+        made = run(
+            write(tmp_path / name / "data" / "glioma", series(HEAD, PatientName=name)).parent
+        )
+        assert made.values("label") == {"glioma"}
     many = tmp_path / "many"
     for number in range(21):
         write(many / f"person {number}", {0: b"n"}, "{}.nii")
@@ -702,6 +782,7 @@ def test_usage(two: Path) -> None:
         (("--key", two.with_name("made") / "key"), "would lie in --out"),
         (("--label", "a/b"), "cannot be a class"),
         (("--label", "a", "--out", two / "made"), "lies in the data"),
+        (("--label", "a", "--masks", BIN, "--out", BIN / "made"), "lies in --masks"),
     ):
         with pytest.raises(BtcError, match=re.escape(why)):
             run(two, *words)
@@ -751,6 +832,34 @@ def test_a_key_lies_in_the_user_s_configuration(
     (key,) = (path for path in (tmp_path / "home").rglob("*") if path.is_file())
     assert str(key) in done.stderr
     assert len(key.read_text()) == 65
+
+
+def test_two_commands_that_make_a_key_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, link, others = tmp_path / "keys" / "key", os.link, []
+
+    def late(*places: Any) -> None:
+        monkeypatch.setattr(os, "link", link)
+        others.append(read_key(path)[0].of("x"))
+        link(*places)
+
+    monkeypatch.setattr(os, "link", late)
+    assert [read_key(path)[0].of("x")] == others
+    assert [file.name for file in path.parent.iterdir()] == ["key"]
+
+
+def test_a_key_is_made_where_there_are_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refusing)
+    path = tmp_path / "key"
+    assert read_key(path)[0].of("x") == read_key(path)[0].of("x")
+    assert [file.name for file in tmp_path.iterdir()] == ["key"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("content", [b"", b"short", bytes(5000)])
@@ -1015,6 +1124,29 @@ def test_a_run_that_was_stopped_goes_on(mixed: Path, monkeypatch: pytest.MonkeyP
         assert again.stdout.splitlines()[:-2] == whole.stdout.splitlines()[:-2]
 
 
+@pytest.mark.parametrize("what", ["a file more", "another file", "another mask"])
+def test_a_stopped_run_does_not_go_on_with_other_inputs(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    masks, out = mixed.with_name("masks"), mixed.with_name("made")
+    words = ["--per-volume", 1, "--masks", masks]
+    with monkeypatch.context() as patch:
+        patch.setattr(DataFolder, "finish", lambda *_: exec("raise KeyboardInterrupt"))
+        with pytest.raises(AssertionError):
+            run(mixed, *words)
+    path = min((masks if "mask" in what else mixed).rglob("*.nii"))
+    if "more" in what:
+        write(mixed / "glioma", {"more": path.read_bytes()}, "{}.nii")
+    else:
+        was = path.stat()
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns + 10**9))
+    before = tree(out)
+    with pytest.raises(UsageError, match="other options or inputs"):
+        run(mixed, *words)
+    assert tree(out) == before
+
+
 @pytest.mark.skipif(os.name == "nt", reason="a signal of Unix")
 def test_a_run_that_was_killed_goes_on(mixed: Path) -> None:
     out, key = mixed.with_name("killed"), mixed.with_name("the.key")
@@ -1099,22 +1231,24 @@ def test_labels_of_a_mask_are_not_smeared(tmp_path: Path) -> None:
 
 
 def test_masks_that_do_not_fit_are_told(tmp_path: Path) -> None:
-    files = {"a": nifti(HEAD), "b": nifti(HEAD), "c": nifti(HEAD), "d": nifti(HEAD)}
+    files = {name: nifti(HEAD) for name in "abcdf"}
     write(tmp_path / "data" / "glioma", files, "{}.nii")
     write(tmp_path / "data" / "notumor", {"h": nifti(HEAD)}, "{}.nii")
     shifted = nifti_bytes(MARKED, affine_of() + np.eye(4, k=3) * 9)
     masks = {"a": shifted, "b": nifti(MARKED[:-1]), "c": nifti(MARKED)[:5000], "e": nifti(MARKED),
-             "d": nifti(MARKED * 0)}  # fmt: skip
+             "d": nifti(MARKED * 0),
+             "f": nifti_bytes(np.stack([MARKED, MARKED], -1), affine_of())}  # fmt: skip
     write(tmp_path / "masks", masks, "{}.nii")
     made = run(tmp_path / "data", "--masks", tmp_path / "masks", "--per-volume", 2)
     assert len(made.said("its mask is not used: a mask that does not lie as the volume does")) == 2
     assert len(made.said("its mask is not used: truncated or damaged")) == 1
     lines = made.said("no mask that fits: slices of the whole head")
-    assert [line.split(":")[0] for line in lines] == [f"glioma/{name}.nii" for name in "abc"]
+    assert [line.split(":")[0] for line in lines] == [f"glioma/{name}.nii" for name in "abcf"]
+    assert len(made.said("its mask is not used: a mask of 2 volumes")) == 1
     assert made.said("glioma/d.nii: its mask marks nothing")
     (line,) = made.said("belong to no tumour's volume")
     assert "e.nii" in line
-    assert len(made.rows) == 2 * 4
+    assert len(made.rows) == 2 * 5
 
 
 def test_a_mask_is_of_one_volume_only(tmp_path: Path) -> None:

@@ -7,19 +7,24 @@ a key that ends with the process, so that none of it can stand in a file.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import InputError
 
+if TYPE_CHECKING:
+    import pydicom
+
 _KEY = os.urandom(32)
-_STUDY, _PATIENT = 0x0020000D, 0x00100020  # StudyInstanceUID, PatientID
+CHARACTERS, PATIENT, STUDY = "SpecificCharacterSet", "PatientID", "StudyInstanceUID"
+MOST_TEXT = 1024  # characters of an element that are kept: none may have more than 64 by the book
 Digest = bytes
 
 
@@ -38,46 +43,53 @@ class Owner(NamedTuple):
 
 def read_owner(file: str, encoded: bytes) -> Owner:
     """The owner of a DICOM file of which `readers.open_slices` has read the elements before the
-    pixels: so these are not too many.
+    pixels: so these are not too many, and no file is looked through twice.
 
     Raises:
         InputError: damaged.
     """
     import pydicom
 
-    from edge_runtime.imaging.dicom_head import DAMAGED
+    from edge_runtime.imaging.dicom_head import DAMAGED, MAX_READS, Bounded, refuse_large
 
     try:
         head = pydicom.dcmread(
-            _Bounded(encoded),
-            specific_tags=[_PATIENT, _STUDY],
+            Bounded(encoded, iter(range(MAX_READS))),
+            specific_tags=[CHARACTERS, PATIENT, STUDY],
             stop_before_pixels=True,
             force=True,
         )
-        # As they are stored: a value of many parts would become an object for each.
-        patient, study = (
-            _digest(head.get_item(tag).value) if tag in head else b"" for tag in (_PATIENT, _STUDY)
-        )
+        refuse_large(head)
+        return Owner(file, _digest(identifier(head, PATIENT)), _digest(identifier(head, STUDY)))
     except InputError:
         raise
     except Exception:  # pydicom raises many kinds on a damaged file
         raise InputError(DAMAGED) from None
-    return Owner(file, patient, study)
 
 
-class _Bounded(io.BytesIO):
-    """What pydicom may read: no value that is larger than the device would read."""
+def identifier(head: pydicom.Dataset, name: str) -> str:
+    """What an element calls a patient or a study, the same in every character set; empty where it
+    is blank or missing."""
+    raw = head.get_item(name)
+    stored = None if raw is None else raw.value
+    text = text_of(head, name)
+    if "\ufffd" in text and isinstance(stored, bytes):
+        return stored.hex()  # not in the character set that the file tells: two could look alike
+    return text
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        from edge_runtime.imaging.dicom_head import MAX_READ, TOO_MANY
 
-        if size is None or not 0 <= size <= MAX_READ:
-            raise InputError(TOO_MANY)
-        return super().read(size)
+def text_of(head: pydicom.Dataset, name: str) -> str:
+    """An element's text in one form; of several values all, as DICOM writes them."""
+    value = head.get(name)
+    if value is None:
+        return ""
+    parts = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+    text = "\\".join(str(part) for part in parts)[:MOST_TEXT]
+    return unicodedata.normalize("NFC", re.sub(r"[\s\0]+", " ", text).strip())
 
 
-def _digest(value: bytes | None) -> Digest:
-    plain = (value or b"").strip(b" \0")
+def _digest(text: str) -> Digest:
+    plain = text.encode("utf-8", "surrogatepass")
     return hashlib.blake2b(plain, key=_KEY, digest_size=16).digest() if plain else b""
 
 

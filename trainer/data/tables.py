@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,13 @@ def read_table(path: str | os.PathLike[str], needed: Sequence[str]) -> list[dict
     try:
         text = read_file(table, ImageLimits(max_bytes=MAX_TABLE_BYTES)).decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""))
-        if missing := set(needed) - set(reader.fieldnames or ()):
+        columns = list(reader.fieldnames or ())
+        if len(columns) == 1 and re.search("[;\t]", columns[0]):
+            raise DataError(f"{table.name}: no commas between its columns: save it with commas")
+        for name in needed:
+            if columns.count(name) > 1:
+                raise DataError(f"{table.name}: two columns are called {name}")
+        if missing := set(needed) - set(columns):
             raise DataError(
                 f"{table.name}: need the columns {', '.join(needed)}; "
                 f"missing: {', '.join(sorted(missing))}"
@@ -42,7 +49,9 @@ def read_table(path: str | os.PathLike[str], needed: Sequence[str]) -> list[dict
         return [
             {k: unguard(v or "") for k, v in row.items() if isinstance(k, str)} for row in reader
         ]
-    except (InputError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        raise DataError(f"{table.name}: cannot be read as CSV: save it as UTF-8") from None
+    except (InputError, csv.Error) as error:
         raise DataError(f"{table.name}: cannot be read as CSV: {one_line(error)}") from None
 
 

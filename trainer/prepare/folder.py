@@ -237,8 +237,8 @@ def claim(out: Path, settings: Mapping[str, Any]) -> list[str]:
         lines = [head]
     if lines[0] != head:
         raise UsageError(
-            f"{out} holds what another command, or one with other options, began; give those "
-            "again, or name another --out"
+            f"{out} holds what another command, or one with other options or inputs, began; give "
+            "those again, or name another --out"
         )
     for path in out.rglob(f"{PART}*"):
         path.unlink()

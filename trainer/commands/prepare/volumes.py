@@ -35,8 +35,8 @@ class _Count(click.IntRange):
     type=TABLE,
     help="CSV with the columns label and patient (PatientID, or sub-…), series (SeriesInstanceUID, "
     "a NIfTI file's name, the folder of a series) or both; source, sequence, first and last "
-    "(numbers of the slices to take) may be there. Without --label and --labels, class folders "
-    "tell.",
+    "(numbers of the slices to take) may be there. label and source are written as they stand: "
+    "no names there. Without --label and --labels, class folders tell.",
 )
 @click.option(
     "--plane",
@@ -110,8 +110,10 @@ def volumes(
     place = key or Path(click.get_app_dir("btc-edge")) / KEY
     if out.resolve() in place.resolve().parents:
         raise UsageError(f"the key {place} would lie in --out, which may be given away")
-    if data.is_dir() and data.resolve() in (out.resolve(), *out.resolve().parents):
-        raise UsageError(f"--out {out} lies in the data")
+    for inputs, what in ((data, "the data"), (masks, "--masks")):
+        above = (out.resolve(), *out.resolve().parents)
+        if inputs is not None and inputs.is_dir() and inputs.resolve() in above:
+            raise UsageError(f"--out {out} lies in {what}")
     _need_packages()
     from trainer.prepare.volumes.job import Wanted, cut_volumes
     from trainer.prepare.volumes.units import Tell

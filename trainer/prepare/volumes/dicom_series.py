@@ -7,8 +7,6 @@ three. Of the patient nothing is kept but what tells one from another.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from edge_runtime.errors import InputError
 from edge_runtime.imaging.dicom_head import DAMAGED, SEQUENCES, count_frames, read_elements
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.limits import ImageLimits
+from trainer.data.owners import identifier, text_of
 from trainer.prepare.volumes.sequences import sequence_of
 
 if TYPE_CHECKING:
@@ -59,6 +58,7 @@ PROJECTIONS = frozenset(("PROJECTION IMAGE", "MIP", "MAX_IP", "MNIP", "MIN_IP"))
 INDEX = "a DICOMDIR, the index of other files"
 NO_MR = "not an MR picture ({})"
 SCREENSHOT = "a screenshot or another secondary capture, no MR picture"
+MOSAIC = "a mosaic of many slices in one picture: export the series as an enhanced file or as NIfTI"
 PROJECTION = "a projection through the head, no slice of it"
 WRITTEN_ON = "a picture with burned-in annotation, which may name the patient"
 COLOURED = "a colour picture, such as a map of values"
@@ -70,7 +70,6 @@ UPRIGHT = {
     "coronal": ((0, 1), (2, -1)),
     "sagittal": ((1, 1), (2, -1)),
 }
-MOST_TEXT = 1024  # characters of an element that are kept: none may have more than 64 by the book
 MOST_STACKS = 64  # of a series
 TOO_MANY = f"a series of more than {MOST_STACKS} directions"
 PARALLEL = 0.02  # between the cosines of two slices in one stack: 1 degree
@@ -118,6 +117,7 @@ class FileHead:
         sequence: one of `sequences.SEQUENCES`, or empty.
         places: each frame's, and how it lies.
         useless: why it gives no slice; empty where it may.
+        lost: how many frames do not tell where they lie.
     """
 
     name: str
@@ -128,7 +128,8 @@ class FileHead:
     instance: str
     sequence: str
     places: tuple[tuple[Lie, Place], ...]
-    useless: str = ""
+    useless: str
+    lost: int
 
 
 def is_whole(data: bytes, at: int) -> bool:
@@ -154,10 +155,11 @@ def read_file_head(name: str, data: bytes, limits: ImageLimits, cut_off: bool) -
         useless = _useless(head)
         if cut_off and not useless and not is_whole(data, end):
             return None
-        places = () if useless else tuple(_places(head, name, limits))
+        frames = 0 if useless else count_frames(head, limits)
+        places = tuple(_places(head, name, frames))
         if not (useless or places):
             useless = NOWHERE
-        return _file_head(name, head, places, useless)
+        return _file_head(name, head, places, useless, frames - len(places))
     except InputError:
         if cut_off:
             return None
@@ -169,25 +171,25 @@ def read_file_head(name: str, data: bytes, limits: ImageLimits, cut_off: bool) -
 
 
 def _file_head(
-    name: str, head: pydicom.Dataset, places: tuple[tuple[Lie, Place], ...], useless: str
+    name: str, head: pydicom.Dataset, places: tuple[tuple[Lie, Place], ...], useless: str, lost: int
 ) -> FileHead:
-    raw = head.get_item("PatientID")
     repetition, echo, inversion = (_number(head, each) for each in TIMES)
-    description = " ".join(_text(head, each) for each in TEXTS[:2])
-    sequence = sequence_of(description, _text(head, TEXTS[2]), repetition, echo, inversion)
-    patient, patient_name, study, series, instance = (_text(head, each) for each in IDENTITY)
-    if "\ufffd" in patient:  # not in the character set that the file tells: two could look alike
-        patient = bytes(raw.value).hex()
-    return FileHead(name, patient, patient_name, study, series, instance, sequence, places, useless)
+    description = " ".join(text_of(head, each) for each in TEXTS[:2])
+    sequence = sequence_of(description, text_of(head, TEXTS[2]), repetition, echo, inversion)
+    patient = identifier(head, IDENTITY[0])
+    patient_name, study, series, instance = (text_of(head, each) for each in IDENTITY[1:])
+    return FileHead(
+        name, patient, patient_name, study, series, instance, sequence, places, useless, lost
+    )
 
 
 def _useless(head: pydicom.Dataset) -> str:
     """Why a file cannot give slices of a head in gray, as far as its head says."""
-    kind = _text(head, "SOPClassUID") or str(
+    kind = text_of(head, "SOPClassUID") or str(
         getattr(head, "file_meta", {}).get("MediaStorageSOPClassUID", "")
     )
-    modality = _text(head, "Modality").upper()
-    types = {part.strip().upper() for part in _text(head, "ImageType").split("\\")}
+    modality = text_of(head, "Modality").upper()
+    types = {part.strip().upper() for part in text_of(head, "ImageType").split("\\")}
     if kind == DIRECTORY:
         return INDEX
     if modality not in ("MR", ""):
@@ -196,19 +198,22 @@ def _useless(head: pydicom.Dataset) -> str:
         return SCREENSHOT
     if modality == "" and kind and not kind.startswith("1.2.840.10008.5.1.4.1.1.4"):
         return NO_MR.format("another kind of file")
-    if _text(head, "BurnedInAnnotation").upper() == "YES":
+    if text_of(head, "BurnedInAnnotation").upper() == "YES":
         return WRITTEN_ON
+    if "MOSAIC" in types:
+        return MOSAIC
     if types & PROJECTIONS:
         return PROJECTION
-    photometric = _text(head, "PhotometricInterpretation")
+    photometric = text_of(head, "PhotometricInterpretation")
     if _number(head, "SamplesPerPixel") > 1 or photometric == "PALETTE COLOR":
         return COLOURED
     return ""
 
 
-def _places(head: pydicom.Dataset, name: str, limits: ImageLimits) -> Iterable[tuple[Lie, Place]]:
-    """The frames that tell where they lie."""
-    count = count_frames(head, limits)
+def _places(head: pydicom.Dataset, name: str, count: int) -> Iterable[tuple[Lie, Place]]:
+    """Those of so many frames that tell where they lie."""
+    if not count:
+        return
     shape = int(head.Rows), int(head.Columns)
     shared = _first(head, GROUPS[0])
     own = head.get(GROUPS[1]) or []
@@ -263,15 +268,17 @@ def group_series(heads: Iterable[FileHead], size: Callable[[str], int]) -> list[
         found[head.series, head.patient, head.study, alone].append(head)
     series = []
     for identity, files in sorted(found.items()):
-        kept: dict[str, FileHead] = {}
+        kept: dict[object, FileHead] = {}
         copies = []
         for head in sorted(files, key=lambda head: (_content(head), head.name)):
-            other = kept.get(head.instance) if head.instance else None
+            # Some anonymisers write one SOPInstanceUID into all files.
+            key = _content(head) if head.instance else head.name
+            other = kept.get(key)
             if other is None:
-                kept[head.instance or head.name] = head
+                kept[key] = head
             elif size(head.name) > size(other.name):
                 copies.append(other.name)
-                kept[head.instance] = head
+                kept[key] = head
             else:
                 copies.append(head.name)
         series.append(Series(identity, list(kept.values()), copies))
@@ -280,7 +287,8 @@ def group_series(heads: Iterable[FileHead], size: Callable[[str], int]) -> list[
 
 def _content(head: FileHead) -> tuple[Any, ...]:
     """What a file says but for its name, so that names do not tell which of two counts."""
-    return head.instance, [(lie, place.position, place.order) for lie, place in head.places]
+    places = tuple((lie, place.position, place.order) for lie, place in head.places)
+    return head.instance, places
 
 
 @dataclass
@@ -440,13 +448,3 @@ def _number(of: pydicom.Dataset, name: str) -> float:
     except (TypeError, ValueError):
         return 0.0
     return number if np.isfinite(number) else 0.0
-
-
-def _text(of: pydicom.Dataset, name: str) -> str:
-    """An element's text in one form; of several values all, as DICOM writes them."""
-    value = of.get(name)
-    if value is None:
-        return ""
-    parts = value if isinstance(value, pydicom.multival.MultiValue) else [value]
-    text = "\\".join(str(part) for part in parts)[:MOST_TEXT]
-    return unicodedata.normalize("NFC", re.sub(r"[\s\0]+", " ", text).strip())

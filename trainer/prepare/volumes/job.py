@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_runtime.errors import DataError, InputError, one_line
-from edge_runtime.imaging.kinds import halves_of
+from edge_runtime.imaging.kinds import halves_of, other_halves
 from edge_runtime.imaging.nifti import read_volume
 from edge_runtime.imaging.nifti_pair import join_pair
 from edge_runtime.labels import NO_TUMOR
@@ -35,6 +34,8 @@ from trainer.prepare.volumes.labels import (
     Said,
     TableLabels,
     checked_label,
+    is_called_like,
+    plain_patient,
 )
 from trainer.prepare.volumes.masks import Masks, is_mask, without_sequence
 from trainer.prepare.volumes.planes import NOTHING, DicomVolume, Shown, cut_refusal, cut_volume
@@ -46,7 +47,6 @@ from trainer.prepare.volumes.units import (
     Unit,
     bids_subject,
     find_units,
-    halves_beside,
 )
 
 if TYPE_CHECKING:
@@ -122,7 +122,11 @@ def cut_volumes(
     paths = (path for unit in found.units for path in unit.paths)
     labels = FolderLabels(paths) if stated is None else stated
     _refuse_names(labels, found.units)
-    folder = DataFolder(out, _settings(wanted, pseudonyms), labels.known)
+    inputs = _state(data, archive)
+    if mask_archive is not None and wanted.masks is not None:
+        inputs += _state(wanted.masks, mask_archive)
+    settings = _settings(wanted, pseudonyms) | {"inputs": pseudonyms.of("inputs", *inputs)}
+    folder = DataFolder(out, settings, labels.known)
     for item, useless in found.dropped.items():
         if folder.dropped_of(item) is None:
             folder.add(item, [], useless)
@@ -167,6 +171,17 @@ def _settings(wanted: Wanted, pseudonyms: Pseudonyms) -> dict[str, object]:
     }
 
 
+def _state(place: Path, archive: ImageArchive) -> list[str]:
+    """What changes with the files of a folder or zip: their names, sizes and times."""
+    names = archive.names() if place.is_dir() else [""]
+    state = []
+    for name in names:
+        with suppress(OSError):  # reading it tells why
+            found = (place / name).stat()
+            state.append(f"{name} {found.st_size} {found.st_mtime_ns}")
+    return state
+
+
 def _card(wanted: Wanted, said: Sequence[tuple[Unit, Said | str]], made_by: str) -> CardText:
     labelled = (of_it for _, of_it in said if not isinstance(of_it, str))
     sources = {of_it.source or wanted.source for of_it in labelled} or {wanted.source}
@@ -198,20 +213,16 @@ def _refuse_names(labels: Labels, units: Sequence[Unit]) -> None:
         said = labels.of(unit.names, unit.patients, unit.paths)
         if isinstance(said, str):
             continue
-        subject = bids_subject(unit.what)
+        subject = bids_subject(unit.paths[0])
         names = [f"sub-{subject}"] if subject else []
         if unit.series is not None:
             first = unit.series.first
-            names = [first.patient, first.patient_name, *re.split(r"[\^= ]", first.patient_name)]
-        if _letters(said.label) in {_letters(name) for name in names} - {""}:
+            names = [first.patient, first.patient_name]
+        if is_called_like(said.label, names):
             raise DataError(
                 f"the folder {said.label!r} is called like the patient in it, and would name a "
                 "class: say what the volumes show by --label or --labels"
             )
-
-
-def _letters(text: str) -> str:
-    return "".join(c for c in text.casefold() if c.isalnum())
 
 
 def _tell_guesses(said: Sequence[tuple[Unit, Said | str]], wanted: Wanted, tell: Tell) -> None:
@@ -227,7 +238,7 @@ def _tell_guesses(said: Sequence[tuple[Unit, Said | str]], wanted: Wanted, tell:
         )
     known = [(unit, of_it) for unit, of_it in said if not isinstance(of_it, str)]
     bare = sum(
-        unit.series is None and not (of_it.patient or bids_subject(unit.what))
+        unit.series is None and not (of_it.patient or bids_subject(unit.paths[0]))
         for unit, of_it in known
     )
     if bare:
@@ -285,26 +296,26 @@ class _Cutter:
         source = said.source or self._wanted.source
         if unit.series is None:
             # Numbers of a collection's own, unlike those of a hospital.
-            if known := said.patient or bids_subject(unit.what):
+            if known := said.patient or bids_subject(unit.paths[0]):
                 return "subject", source, known
-            return "volume", source, without_sequence(unit.what)
+            return "volume", source, without_sequence(unit.paths[0])
         first = unit.series.first
         if said.patient:
             return "patient", said.patient
         if first.patient and not self._wanted.by_study:
-            return "patient", first.patient
+            return "patient", plain_patient(first.patient)
         if first.study:
             return "study", first.study
         return "series", first.series or first.instance or first.name
 
     def _cut_nifti(self, unit: Unit, said: Said, row: Row) -> tuple[list[NewSlice], list[Dropped]]:
         try:
-            volume = read_volume(self._nifti_bytes(unit.what), LIMITS)
+            volume = read_volume(self._nifti_bytes(unit.paths[0]), LIMITS)
         except InputError as error:
             return [], [self._tell.drop(unit.what, one_line(error))]
         if volume.volumes > 1:
             self._tell.note(f"{unit.what}: {volume.volumes:,} volumes, of which the first is cut")
-        sequence = said.sequence or sequence_in(PurePosixPath(unit.what).name)
+        sequence = said.sequence or sequence_in(PurePosixPath(unit.paths[0]).name)
         row = replace(row, sequence=sequence)
         mask = self._mask_of(unit, said, volume.voxels.shape, volume.affine)
         slices: list[NewSlice] = []
@@ -323,7 +334,7 @@ class _Cutter:
         data = self._archive.read(name)
         if not halves_of(name) or data[344:348] == b"n+1\0" or data[4:8] == b"n+2\0":
             return data
-        for half in halves_beside(name):
+        for half in other_halves(name):
             try:
                 image = self._archive.read(half)
             except (InputError, KeyError):
@@ -338,6 +349,10 @@ class _Cutter:
         slices: list[NewSlice] = []
         reasons: dict[str, str] = {}  # each is told once, though it may hold for several stacks
         damaged: dict[str, str] = {}
+        if lost := sum(head.lost for head in series.heads):
+            self._tell.note(
+                f"{unit.what}: {lost:,} frames that do not tell where they lie in the patient"
+            )
         try:
             stacks = stacks_of(series)
         except InputError as error:

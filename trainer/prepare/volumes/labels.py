@@ -12,7 +12,9 @@ InstanceNumber does (frames from 1 on), in NIfTI files as btc-edge does, from 0 
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,7 +22,7 @@ from typing import NamedTuple
 
 from edge_runtime.errors import DataError
 from edge_runtime.files import is_hidden
-from edge_runtime.labels import normalise_label
+from edge_runtime.labels import KNOWN, NO_TUMOR, normalise_label
 from trainer.data.layout import SPLITS
 from trainer.data.tables import read_table
 from trainer.prepare.volumes.sequences import SEQUENCES, sequence_in
@@ -29,6 +31,7 @@ NO_LABEL = "no row of the labels table fits it"
 NO_CLASS = "in no class folder: give --label or --labels"
 SEVERAL = "a series in several class folders"
 MOST_BYTES = 64  # of a label: it names a folder
+UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "æ": "ae"})
 MOST_CLASSES = 20  # that folders may name: beyond, they are patients rather than classes
 
 
@@ -114,7 +117,12 @@ class TableLabels(Labels):
         self._rows: dict[int, str] = {}
         for line, row in enumerate(read_table(path, ("label",)), start=2):
             cells = {name.strip().lower(): _plain(cell) for name, cell in row.items()}
-            series, patient = cells.get("series", ""), _without_sub(cells.get("patient", ""))
+            if len(cells) < len(row):
+                twice = Counter(name.strip().lower() for name in row).most_common(1)[0][0]
+                raise DataError(f"{path.name}: two columns are called {twice}")
+            if not any(cells.values()):  # as spreadsheets leave behind the last
+                continue
+            series, patient = cells.get("series", ""), plain_patient(cells.get("patient", ""))
             place = f"{path.name}, row {line}"
             if not series and not patient:
                 raise DataError(f"{place}: neither a series nor a patient")
@@ -130,6 +138,8 @@ class TableLabels(Labels):
             if rows.setdefault(key, (said, line))[0] != said:
                 raise DataError(f"{place}: says something else of {series or patient} than another")
             self._rows[line] = series or patient
+        if not self._rows:
+            raise DataError(f"{path.name}: no row below the names of its columns")
         super().__init__(tuple(sorted({said.label for said, _ in self._all()})))
 
     def of(
@@ -138,9 +148,9 @@ class TableLabels(Labels):
         for name in map(_series_key, series):
             if name in self._series:
                 return self._take(self._series[name])
-        for name in patients:
-            if _without_sub(_plain(name)) in self._patients:
-                return self._take(self._patients[_without_sub(_plain(name))])
+        for name in map(plain_patient, patients):
+            if name in self._patients:
+                return self._take(self._patients[name])
         return NO_LABEL
 
     def unused(self) -> list[str]:
@@ -177,6 +187,43 @@ def checked_label(name: str, what: str) -> str:
     return label
 
 
+def plain_patient(name: str) -> str:
+    """What a patient is called, whether a table or a file says it, with `sub-` or without."""
+    return _plain(name).removeprefix("sub-")
+
+
+def is_called_like(label: str, names: Iterable[str]) -> bool:
+    """Whether a folder's label, but for the usual classes, tells one of the names of a patient.
+
+    Args:
+        names: numbers and names, as DICOM files and paths have them.
+    """
+    if label in (*KNOWN, NO_TUMOR):
+        return False
+    parts = {
+        spelling
+        for name in names
+        for part in [name, *re.split(r"[\^= ]+", name)]
+        # A number with hyphens may tell a collection and a class: UPENN-GBM-00001.
+        for piece in [part, *([] if re.search(r"\d", part) else re.split(r"[-']", part))]
+        for spelling in _spellings(piece)
+    }
+    words = {spelling for word in re.split(r"[\W_]+", label) for spelling in _spellings(word)}
+    whole = _spellings(label)
+    return bool({part for part in parts if len(part) > 1} & words or (parts - {""}) & whole) or any(
+        len(part) > 3 and part in spelling for part in parts for spelling in whole
+    )
+
+
+def _spellings(name: str) -> set[str]:
+    """A name's letters and digits without accents, and with umlauts as two letters."""
+    lower = name.casefold()
+    return {
+        "".join(c for c in unicodedata.normalize("NFKD", spelling) if c.isalnum())
+        for spelling in (lower, lower.translate(UMLAUTS))
+    }
+
+
 def _numbers(first: str, last: str, place: str) -> tuple[int, int] | None:
     if not first and not last:
         return None
@@ -195,8 +242,4 @@ def _series_key(name: str) -> str:
 
 
 def _plain(cell: str) -> str:
-    return unicodedata.normalize("NFC", cell.strip())
-
-
-def _without_sub(patient: str) -> str:
-    return patient.removeprefix("sub-")
+    return unicodedata.normalize("NFC", " ".join(cell.split()))

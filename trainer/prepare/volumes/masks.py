@@ -82,6 +82,8 @@ class Masks:
         """
         assert self._archive is not None
         mask = read_volume(self._archive.read(name), self._limits)
+        if mask.volumes > 1:
+            raise InputError(f"a mask of {mask.volumes:,} volumes")
         with np.errstate(all="ignore"):
             values = mask.voxels * np.float64(mask.view.slope) + mask.view.intercept
         marked = np.nan_to_num(values) != 0

@@ -90,7 +90,12 @@ def cut_refusal(volume: Volume, plane: str) -> str:
         return ""
     if min(volume.voxels.shape) < FEWEST:
         return FEW
-    return THICK if max(volume.view.spacing) > THICKEST else ""
+    return THICK if _is_thick(max(volume.view.spacing)) else ""
+
+
+def _is_thick(distance: float) -> bool:
+    """Whether slices lie more than THICKEST apart; places and sizes in files are rounded."""
+    return round(distance, 2) > THICKEST
 
 
 def cut_volume(volume: Volume, plane: str, mask: Mask | None) -> Shown:
@@ -156,7 +161,7 @@ class DicomVolume:
             return FEW, ""
         if stack.unevenness:
             return UNEVEN, stack.unevenness
-        if stack.distance > THICKEST:
+        if _is_thick(stack.distance):
             return THICK, f"{stack.distance:.1f} mm"
         if len(stack.places) * rows * columns * 4 > self._limits.max_bytes:
             return LARGE, ""

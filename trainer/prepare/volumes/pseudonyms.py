@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from edge_runtime.errors import InputError, UsageError, one_line
@@ -68,12 +69,30 @@ def read_key(path: Path) -> tuple[Pseudonyms, list[str]]:
 
 
 def _make(path: Path) -> None:
+    """Make a key that is seen whole or not at all, and never in place of another's."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = secrets.token_hex(MADE) + "\n"
+    part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:  # by another command just now
-        return
+        _write(part, key)
+        with suppress(FileExistsError):  # made by another command just now
+            _link(part, path, key)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _link(part: Path, path: Path, key: str) -> None:
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # some file systems have no links
+        _write(path, key)
+
+
+def _write(path: Path, key: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as stream:
-        stream.write(secrets.token_hex(MADE) + "\n")
+        stream.write(key)
         stream.flush()
         os.fsync(stream.fileno())

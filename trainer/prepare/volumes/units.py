@@ -35,8 +35,12 @@ MASK = "a mask by its name, no picture"
 HALF = "half of a NIfTI pair: its .hdr is missing"
 COPY = "a copy of another file of its series"
 TOGETHER = (PICTURE, OTHER, MASK)  # all files of one reason are told in one line
-# Reasons that go on with a text of the file's, or with its name.
-QUOTING = ("damaged in the archive", "not supported: compressed as")
+# How reasons begin that go on with a text or name of the file's, and what is written for them.
+QUOTING = {
+    "damaged in the archive": "damaged in the archive",
+    "not supported: a DICOM file compressed as": "not supported: a DICOM file of an unknown "
+    "compression",
+}
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Tell:
             more: of the reason, for the terminal alone.
         """
         self.problem(what, f"{reason} ({more})" if more else reason)
-        plain = next((start for start in QUOTING if reason.startswith(start)), reason)
+        plain = next((to for start, to in QUOTING.items() if reason.startswith(start)), reason)
         return Dropped(what, plain)
 
 
@@ -181,17 +185,11 @@ def bids_subject(name: str) -> str:
     return ""
 
 
-def halves_beside(name: str) -> list[str]:
-    """Paths that the other half of a NIfTI pair may have."""
-    path = PurePosixPath(name)
-    return [path.with_name(half).as_posix() for half in other_halves(path.name)]
-
-
 def _is_second_half(name: str, present: set[str]) -> bool:
     """Whether a file holds the voxels of a pair whose header is there, too."""
     halves = halves_of(name)
     voxels = bool(halves) and not name.lower().endswith(halves[0])
-    return voxels and any(half in present for half in halves_beside(name))
+    return voxels and not present.isdisjoint(other_halves(name))
 
 
 def _nifti_unit(name: str, pseudonyms: Pseudonyms) -> Unit:
