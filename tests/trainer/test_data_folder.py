@@ -3,10 +3,13 @@ however often it was stopped."""
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -307,6 +310,57 @@ def test_a_folder_that_holds_something_is_left_alone(whole: Path, tmp_path: Path
     with pytest.raises(UsageError, match="is not empty"):
         DataFolder(tmp_path, SETTINGS, LABELS)
     assert tree(tmp_path) == {"file.txt": b"mine"}
+
+
+def test_a_folder_that_another_process_makes_is_left_alone(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    begin = (
+        "import sys; from pathlib import Path; from trainer.prepare.folder import DataFolder\n"
+        f"folder = DataFolder(Path(sys.argv[1]), {SETTINGS!r}, {LABELS!r})\n"
+        "print('begun', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", begin, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"begun\n"
+            before = tree(out)
+            with pytest.raises(UsageError, match="another process makes .*out now"):
+                DataFolder(out, SETTINGS, LABELS)
+            assert tree(out) == before
+        finally:
+            other.kill()
+    make(out)
+    assert tree(out) == tree(whole), "a lock does not outlive its process"
+
+
+def test_a_folder_without_locks_is_made(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    make(tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(whole)
+
+
+def test_the_longest_name_is_a_slices(tmp_path: Path) -> None:
+    long = slice_of("glioma", 1)
+    long = long._replace(row=replace(long.row, path=f"glioma/{'x' * 251}.png"))
+    make(tmp_path / "out", {"a": ([long], [])})
+    assert (tmp_path / "out" / "slices" / long.row.path).read_bytes() == long.encoded
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path / "out", SETTINGS, LABELS)
+    (tmp_path / "out" / "slices" / "glioma" / "0001.png" / "folder").mkdir(parents=True)
+    with pytest.raises(OSError) as error:
+        folder.add("a", [slice_of("glioma", 1)])
+    assert Path(error.value.filename) == tmp_path / "out" / "slices" / "glioma" / "0001.png"
 
 
 def test_an_empty_folder_and_an_empty_journal_are_free(whole: Path, tmp_path: Path) -> None:

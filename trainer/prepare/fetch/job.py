@@ -38,11 +38,9 @@ from trainer.prepare.fetch.origin import (
 from trainer.prepare.fetch.unpack import Unpacker, archive_kind
 from trainer.prepare.fetch.web import Web
 from trainer.prepare.folder import (
-    JOURNAL,
+    Claim,
     Summary,
-    claim,
     content_digest,
-    release,
     summary,
     write_description,
 )
@@ -175,15 +173,15 @@ def fetch(origin: Origin, out: Path, said: Said, talk: Talk, most: int, offline:
     """
     if any(len(text) > LONGEST for text in vars(said).values()):
         raise UsageError(f"a text of the card may have {LONGEST:,} characters")
-    claim(out, {"command": "fetch", "key": origin.key, **vars(said)})
+    claim = Claim(out, {"command": "fetch", "key": origin.key, **vars(said)})
     try:
         told, place = _obtain(origin, out, said, talk, most, offline)
         unpacker = _unpacked(origin, told, place, out)
         fetched = _described(origin, told, said, unpacker, out, talk)
     except BaseException:
-        release(out)
+        claim.give_up()
         raise
-    (out / JOURNAL).unlink()
+    claim.end()
     return fetched
 
 
