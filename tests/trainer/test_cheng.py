@@ -569,6 +569,36 @@ def test_a_card_beside_the_data_says_which_version_they_are(
     assert not (tmp_path / "wrong").exists()
 
 
+def test_each_part_has_a_card_as_it_was_fetched(collection: Path, tmp_path: Path) -> None:
+    for part, number in ((1, 1), (2, 2), (2, 3), (3, 4)):
+        place = tmp_path / "figshare" / str(part)
+        (place / "files").mkdir(parents=True, exist_ok=True)
+        (collection / f"{number}.mat").rename(place / "files" / f"{number}.mat")
+        (place / "croissant.json").write_text("{}")
+        (place / "data.toml").write_text(
+            f'[[sources]]\nname = "{part}"\nurl = "https://x.org/{part}"\nsha256 = "{part:064x}"\n'
+        )
+    out = tmp_path / "out"
+    done = make(tmp_path / "figshare", out)
+    assert done.exit_code == 0, done.output
+    assert done.stderr == "", "cards are no strange files"
+    card = find_card(out)
+    assert card is not None
+    assert {each.name for each in card.sources} == {"cheng"}
+    assert [(each.url, each.sha256) for each in card.sources] == [
+        (f"https://x.org/{part}", f"{part:064x}") for part in (1, 2, 3)
+    ]
+    assert card.about["license"] == "CC BY 4.0"
+    (tmp_path / "figshare" / "3" / "data.toml").unlink()
+    (collection / "5.mat").rename(tmp_path / "figshare" / "5.mat")
+    assert make(tmp_path / "figshare", tmp_path / "some").exit_code == 0
+    card = find_card(tmp_path / "some")
+    assert card is not None
+    assert len(card.sources) == 3, "what has no card has one source"
+    assert card.sources[2].url.startswith("https://doi.org/")
+    assert re.fullmatch("[0-9a-f]{64}", card.sources[2].sha256)
+
+
 class Stopped(BaseException):
     """As a kill, nothing catches it."""
 

@@ -1322,7 +1322,7 @@ def test_archives_within_are_unpacked_each_into_a_folder_of_its_name(
         f"bad.zip: {unpack.LEFT_PACKED}; skipped", f"same.zip: {unpack.BESIDE}; skipped",
         f"more.rar: {unpack.OTHER_PACKER}; skipped",
     ]  # fmt: skip
-    assert f"btc-data cheng {tmp_path / 'out' / 'files'} --out {tmp_path / 'out-slices'}" in out
+    assert f"btc-data cheng {tmp_path / 'out'} --out {tmp_path / 'out-slices'}" in out
     card = find_card(tmp_path / "out")
     assert card is not None
     assert card.sources[0].sha256 == sha256(data)
