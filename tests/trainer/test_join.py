@@ -836,3 +836,24 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
     assert ALIKE == THRESHOLD
+
+
+def test_masks_come_along(tmp_path: Path) -> None:
+    shape = np.zeros((64, 64), np.uint8)
+    masks = {"glioma/a.png": png(shape + 255), "glioma/b.png": png(shape[1:]),
+             "glioma/c.png": b"damaged", "glioma/gone.png": png(shape)}  # fmt: skip
+    drawn = np.random.default_rng(0).integers(0, 256, (5, 64, 64), np.uint8)
+    pictures = {f"glioma/{name}.png": png(each) for name, each in zip("abcd", drawn, strict=False)}
+    place = write_set(tmp_path / "one", pictures)
+    for name, encoded in masks.items():
+        (place / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / "masks" / name).write_bytes(encoded)
+    other = write_set(tmp_path / "two", {"glioma/a.png": png(drawn[4])})
+    done = run(place, other, "--out", tmp_path / "out")
+    assert "one: 3 files in masks, such as glioma/b.png, are no PNG of the size" in done.stderr
+    found = tmp_path / "out" / "masks"
+    kept = {path.relative_to(found).as_posix(): path.read_bytes() for path in found.rglob("*.png")}
+    assert kept == {"one/glioma/a.png": masks["glioma/a.png"]}
+    assert '"mask-files"' in (tmp_path / "out" / "croissant.json").read_text()
+    run(tmp_path / "out", "--out", tmp_path / "again")
+    assert (tmp_path / "again/masks/out/glioma/a.png").read_bytes() == masks["glioma/a.png"]

@@ -1,6 +1,7 @@
 """Several data sets become one, in which look-alikes stand together.
 
     slices/INPUT/Training/CLASS/FILE   each picture as it was, byte for byte, below its input's name
+    masks/…                            those of inputs that btc-data made, likewise
     conflicts.csv                      look-alikes whose labels exclude each other
 
 An input is a folder or zip with a card (see `trainer.data.card`), or one of class folders alone.
@@ -23,6 +24,7 @@ import numpy as np
 from edge_runtime.errors import DataError, InputError, UsageError, one_line
 from edge_runtime.files import write_text
 from edge_runtime.labels import NO_TUMOR, normalise_label
+from trainer.data.archive import ImageArchive
 from trainer.data.card import ABOUT, CardText, Source
 from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES
 from trainer.data.partial_labels import is_partial
@@ -131,7 +133,7 @@ def join_data(
     left = clashing if drop_conflicts else set()
     problems += [IN_CONFLICT] * len(left)
     chosen = [i for i in range(len(facts)) if i not in left]
-    folder = DataFolder(out, _settings(rows, threshold, drop_conflicts), known)
+    folder = DataFolder(out, _settings(facts, rows, threshold, drop_conflicts), known)
     _copy([(facts[i], rows[i]) for i in chosen], inputs, folder)
     if found.conflicts:
         write_text(out / CONFLICTS, _conflicts_text(rows, found))
@@ -353,9 +355,13 @@ def _tell(
             say(f"{count:,} {what}")
 
 
-def _settings(rows: Sequence[Row], threshold: float, drop_conflicts: bool) -> dict[str, object]:
+def _settings(
+    facts: Sequence[Fact], rows: Sequence[Row], threshold: float, drop_conflicts: bool
+) -> dict[str, object]:
     """All that decides which slices are written."""
-    content = json.dumps([astuple(row) for row in rows], ensure_ascii=True)
+    content = json.dumps(
+        [(*astuple(row), fact.mask) for fact, row in zip(facts, rows, strict=True)]
+    )
     return {
         "command": "join",
         "rows": hashlib.sha256(content.encode()).hexdigest(),
@@ -365,21 +371,29 @@ def _settings(rows: Sequence[Row], threshold: float, drop_conflicts: bool) -> di
 
 
 def _copy(kept: Sequence[tuple[Fact, Row]], inputs: Sequence[Input], folder: DataFolder) -> None:
-    """Copy the pictures, so many at a time, but for those that were copied before.
+    """Copy the pictures and masks, so many at a time, but for those that were copied before.
 
     Raises:
         DataError: a file is not what was read a moment ago.
     """
 
+    masks = [each.masks for each in inputs]
+
+    def read(fact: Fact, archive: ImageArchive, digest: str) -> bytes:
+        try:
+            data = archive.read(fact.name)
+        except InputError as error:
+            raise _changed(fact, inputs, one_line(error)) from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise _changed(fact, inputs, "its bytes changed")
+        return data
+
     def again(chunk: Sequence[tuple[Fact, Row]]) -> Iterator[NewSlice]:
         for fact, row in chunk:
-            try:
-                encoded = fact.archive.read(fact.name)
-            except InputError as error:
-                raise _changed(fact, inputs, one_line(error)) from None
-            if hashlib.sha256(encoded).hexdigest() != fact.sha256:
-                raise _changed(fact, inputs, "its bytes changed")
-            yield NewSlice(encoded, row)
+            encoded = read(fact, fact.archive, fact.sha256)
+            of_input = masks[fact.number]
+            mask = read(fact, of_input, fact.mask) if of_input and fact.mask else None
+            yield NewSlice(encoded, row, mask)
 
     for start in range(0, len(kept), CHUNK):
         if folder.dropped_of(str(start)) is None:
