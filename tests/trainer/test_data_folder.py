@@ -348,6 +348,13 @@ def test_a_folder_without_locks_is_made(
     assert tree(tmp_path / "out") == tree(whole)
 
 
+def test_a_folder_that_takes_no_files_is_named(tmp_path: Path) -> None:
+    (tmp_path / data_folder.LOCK).mkdir()  # as root, no folder refuses a file
+    with pytest.raises(OSError, match="directory") as error:
+        DataFolder(tmp_path, SETTINGS, LABELS)
+    assert error.value.filename == str(tmp_path)
+
+
 def test_the_longest_name_is_a_slices(tmp_path: Path) -> None:
     long = slice_of("glioma", 1)
     long = long._replace(row=replace(long.row, path=f"glioma/{'x' * 251}.png"))

@@ -626,6 +626,36 @@ def test_a_full_disk_is_told(
     assert "the disk is full; make room" in err.splitlines()[-1]
 
 
+def test_a_full_disk_is_told_while_it_is_unpacked(
+    fetch: Run, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    data = zipped(SLICES)
+    service.pages["/x.zip"] = data
+    monkeypatch.setattr("trainer.prepare.fetch.unpack.Unpacker._write", full)
+    code, _, err = fetch(
+        f"{service.url}/x.zip", "--sha256", sha256(data), "--out", tmp_path / "out"
+    )
+    assert code == 1
+    assert err.splitlines()[-1] == f"btc-data: {tmp_path / 'out'}: No space left on device"
+
+
+def test_what_a_card_may_not_have_is_left_out(fetch: Run, service: Service, tmp_path: Path) -> None:
+    data = zipped(SLICES)
+    service.pages["/x.zip"] = data
+    code, _, _ = fetch(
+        f"{service.url}/x.zip", "--sha256", sha256(data), "--out", tmp_path / "out",
+        "--title", "Slices\u200b\x1b[31m", "--citation", "two\nlines", "--source", "\u200e",
+    )  # fmt: skip
+    assert code == 0
+    card = find_card(tmp_path / "out")
+    assert card is not None
+    (source,) = card.sources
+    assert (source.name, source.title, source.citation) == ("x", "Slices[31m", "two lines")
+
+
 def test_a_damaged_file_of_the_cache_is_downloaded_anew(
     fetch: Run, service: Service, home: Path, tmp_path: Path
 ) -> None:

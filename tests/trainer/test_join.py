@@ -838,6 +838,18 @@ def test_help_imports_nothing_heavy() -> None:
     assert ALIKE == THRESHOLD
 
 
+def test_a_card_that_would_be_too_large_is_refused_before_the_copying(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (20, 64, 64), np.uint8)
+    places = [
+        write_set(tmp_path / f"set{i}", {"glioma/a.png": png(each)},
+                  more=f'citation = "{i}{"c" * 2000}"')
+        for i, each in enumerate(drawn)
+    ]  # fmt: skip
+    done = run(*places, "--out", tmp_path / "out", code=1)
+    assert "card of 20 sources would be larger" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
 def test_masks_come_along(tmp_path: Path) -> None:
     shape = np.zeros((64, 64), np.uint8)
     masks = {"glioma/a.png": png(shape + 255), "glioma/b.png": png(shape[1:]),

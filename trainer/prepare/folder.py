@@ -290,7 +290,11 @@ def _locked(out: Path) -> IO[bytes] | None:
     import fcntl
 
     out.mkdir(parents=True, exist_ok=True)
-    lock = open(out / LOCK, "ab")  # noqa: SIM115  open as long as the folder is made
+    try:
+        lock = open(out / LOCK, "ab")  # noqa: SIM115  open as long as the folder is made
+    except OSError as error:
+        error.filename = str(out)
+        raise
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

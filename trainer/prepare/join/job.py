@@ -25,7 +25,7 @@ from edge_runtime.errors import DataError, InputError, UsageError, one_line
 from edge_runtime.files import write_text
 from edge_runtime.labels import NO_TUMOR, normalise_label
 from trainer.data.archive import ImageArchive
-from trainer.data.card import ABOUT, CardText, Source
+from trainer.data.card import ABOUT, CardText, Source, written_card
 from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES
 from trainer.data.partial_labels import is_partial
 from trainer.data.reading import Progress
@@ -133,11 +133,13 @@ def join_data(
     left = clashing if drop_conflicts else set()
     problems += [IN_CONFLICT] * len(left)
     chosen = [i for i in range(len(facts)) if i not in left]
+    card = _card_text(inputs, facts, made_by, threshold, free)
+    written_card({}, free, card)  # refuses one that is too large
     folder = DataFolder(out, _settings(facts, rows, threshold, drop_conflicts), known)
     _copy([(facts[i], rows[i]) for i in chosen], inputs, folder)
     if found.conflicts:
         write_text(out / CONFLICTS, _conflicts_text(rows, found))
-    made = folder.finish(_card_text(inputs, facts, made_by, threshold, free))
+    made = folder.finish(card)
     return Joined(
         replace(made, dropped=dict(sorted(Counter(problems).items()))),
         [_of_input(number, each, facts, found) for number, each in enumerate(inputs)],
