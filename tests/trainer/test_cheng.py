@@ -640,6 +640,13 @@ def test_other_data_does_not_go_on(collection: Path, tmp_path: Path) -> None:
             make(collection, out)
     assert (out / data_folder.JOURNAL).exists()
     assert ".mat" not in (out / data_folder.JOURNAL).read_text()
+    first = collection / "1.mat"
+    before = first.read_bytes()
+    first.write_bytes(cheng_file(2, "100360", picture(50))[: len(before)].ljust(len(before), b"\0"))
+    done = make(collection, out)
+    assert isinstance(done.exception, DataError)
+    assert "1 inputs that were done before the command was stopped are gone" in str(done.exception)
+    first.write_bytes(before)
     (collection / "9.mat").write_bytes(cheng_file())
     done = make(collection, out)
     assert isinstance(done.exception, UsageError)

@@ -291,12 +291,22 @@ def test_a_journal_that_was_cut_off_anywhere_costs_no_more(
         assert tree(out) == tree(whole)
 
 
+def test_inputs_that_are_gone_do_not_stay(tmp_path: Path) -> None:
+    begun(tmp_path / "out")
+    others = {name: INPUTS[name] for name in "bcde"} | {"a, altered": INPUTS["b"]}
+    with pytest.raises(DataError, match=r"1 inputs that were done before .* name another --out"):
+        make(tmp_path / "out", others)
+    assert not (tmp_path / "out" / "data.toml").exists()
+
+
 def test_other_settings_do_not_go_on(tmp_path: Path) -> None:
     out = tmp_path / "out"
     begun(out)
     before = tree(out)
     for settings_, labels in (({**SETTINGS, "side": 9}, LABELS), (SETTINGS, LABELS[:3])):
-        with pytest.raises(UsageError, match="another command, or one with other options, began"):
+        with pytest.raises(
+            UsageError, match="another command, or one with other options or data, began"
+        ):
             DataFolder(out, settings_, labels)
     assert tree(out) == before
 
@@ -449,6 +459,7 @@ def test_odd_texts_stand_in_the_tables_as_they_are(
         for row in rows:
             folder.add(row.path, [NewSlice(picture(1), row)])
         folder = DataFolder(out, SETTINGS, LABELS)  # as the journal has them
+        assert [folder.dropped_of(row.path) for row in rows] == [[]] * len(rows)
         folder.finish(CARD)
         found = read_table(out / "groups.csv", ("path",))
         assert [tuple(row[key] for key in ("source", "patient", "group", "sequence"))

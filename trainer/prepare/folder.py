@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -97,6 +98,7 @@ class DataFolder:
         known = sorted(set(labels))
         self._partial = {label for label in known if is_partial(label, known)}
         self._items: dict[str, list[str]] = {}  # digest of an input -> why parts were dropped
+        self._asked: set[str] = set()  # of these, and those that are not done
         self._rows: dict[str, Row] = {}  # by the file's path below the folder
         self._masks: set[str] = set()
         self._claim = Claim(out, {"labels": known, **settings})
@@ -108,7 +110,11 @@ class DataFolder:
         return self._resumed
 
     def dropped_of(self, item: str) -> list[str] | None:
-        """Why parts of an input that was done before gave no slice; None where it was not done."""
+        """Why parts of an input that was done before gave no slice; None where it was not done.
+
+        `finish` wants to have been asked for each: one that nobody asks for is gone or altered.
+        """
+        self._asked.add(_key(item))
         return self._items.get(_key(item))
 
     def add(self, item: str, slices: Iterable[NewSlice], dropped: Sequence[Dropped] = ()) -> None:
@@ -143,6 +149,7 @@ class DataFolder:
             "dropped": [each.reason for each in dropped],
         }
         self._keep(entry)
+        self._asked.add(_key(item))
         self._claim.append(json.dumps(entry))
 
     def finish(self, card: CardText, groups: Mapping[str, str] | None = None) -> Summary:
@@ -153,8 +160,14 @@ class DataFolder:
             groups: new names of groups, by name.
 
         Raises:
-            DataError: no slice, or none of a single class.
+            DataError: no slice, or none of a single class; or inputs that were done before are no
+                longer what they were.
         """
+        if gone := self._items.keys() - self._asked:
+            raise DataError(
+                f"{len(gone):,} inputs that were done before the command was stopped are gone or "
+                f"have changed since: {self.out} is of the old ones; name another --out"
+            )
         if not self._rows:
             raise DataError(f"no slice for {self.out}: see the lines above")
         new = groups or {}
@@ -251,8 +264,8 @@ class Claim:
         head, *lines = text.splitlines()
         if head != self._head:
             raise UsageError(
-                f"{self._out} holds what another command, or one with other options, began; give "
-                "those again, or name another --out"
+                f"{self._out} holds what another command, or one with other options or data, "
+                "began; give those again, or name another --out"
             )
         return lines
 
@@ -357,13 +370,12 @@ def write_description(
 
 def summary(rows: Sequence[Row], dropped: Sequence[str]) -> Summary:
     """Counts of slices, and of what was dropped."""
-    labels, reasons = [row.label for row in rows], list(dropped)
     return Summary(
-        {label: labels.count(label) for label in sorted(set(labels))},
+        dict(sorted(Counter(row.label for row in rows).items())),
         len({row.patient for row in rows} - {""}),
         len({row.group for row in rows} - {""}),
         sum(row.box is not None for row in rows),
-        {reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        dict(sorted(Counter(dropped).items())),
     )
 
 

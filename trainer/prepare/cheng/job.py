@@ -198,18 +198,19 @@ def read_all(
     digests = []
     for done, file in enumerate(files):
         progress(done, len(files))
-        lines = folder.dropped_of(file.path)
-        digest = ""
+        item, digest = file.path, ""
         try:
             data = file.read()
             digest = hashlib.sha256(data).hexdigest()
+            item = f"{file.path} {digest}"  # one that changed is another
+            lines = folder.dropped_of(item)
             if lines is None:
                 new, lines = read_slice(data, file.stem, reader)
-                folder.add(file.path, [new], [Dropped(file.path, line) for line in lines])
+                folder.add(item, [new], [Dropped(file.path, line) for line in lines])
         except InputError as error:
-            if lines is None:
-                lines = [one_line(error)]
-                folder.add(file.path, [], [Dropped(file.path, lines[0])])
+            lines = [one_line(error)]
+            if folder.dropped_of(item) is None:
+                folder.add(item, [], [Dropped(file.path, lines[0])])
         skipped = any(not line.endswith((OTHER_BOX, NO_BOX)) for line in lines)
         for line in lines:
             tell(file.path, line, skipped)
