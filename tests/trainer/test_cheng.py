@@ -632,6 +632,13 @@ def test_a_run_that_was_stopped_anywhere_goes_on(
     assert done.stdout.replace(str(out), "") == whole.stdout.replace(str(tmp_path / "whole"), "")
 
 
+def test_the_folder_to_make_does_not_lie_in_the_collection(collection: Path) -> None:
+    done = make(collection, collection / "out")
+    assert isinstance(done.exception, UsageError)
+    assert "lie in each other" in str(done.exception)
+    assert not (collection / "out").exists()
+
+
 def test_other_data_does_not_go_on(collection: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:

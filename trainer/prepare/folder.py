@@ -337,6 +337,17 @@ def check_free(out: Path) -> None:
         raise UsageError(f"{out} is not empty; name another --out")
 
 
+def check_outside(out: Path, data: Path) -> None:
+    """Refuse a folder to make that lies in the data, where a later run would find it, or around it.
+
+    Raises:
+        UsageError: it does.
+    """
+    whole, place = out.resolve(), data.resolve()
+    if place == whole or place in whole.parents or whole in place.parents:
+        raise UsageError(f"--out {out} and the input {data} lie in each other")
+
+
 def write_description(
     out: Path,
     images: str,

@@ -35,8 +35,9 @@ def cheng(folder: Path, out: Path, no_card: bool) -> None:
         sources_of,
     )
     from trainer.prepare.cheng.matlab import MatReader
-    from trainer.prepare.folder import DataFolder
+    from trainer.prepare.folder import DataFolder, check_outside
 
+    check_outside(out, folder)
     found = find_files(folder)
     sources = (COLLECTION,) if no_card else sources_of(folder, found.files)
     for each in found.passed_over:

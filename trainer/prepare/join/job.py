@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from edge_runtime.errors import DataError, InputError, UsageError, one_line
+from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.files import write_text
 from edge_runtime.labels import NO_TUMOR, normalise_label
 from trainer.data.archive import ImageArchive
@@ -30,7 +30,14 @@ from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES
 from trainer.data.partial_labels import is_partial
 from trainer.data.reading import Progress
 from trainer.data.tables import csv_text
-from trainer.prepare.folder import DataFolder, NewSlice, Summary, check_free, content_digest
+from trainer.prepare.folder import (
+    DataFolder,
+    NewSlice,
+    Summary,
+    check_free,
+    check_outside,
+    content_digest,
+)
 from trainer.prepare.join.copies import NONE, Found, Slices, compare
 from trainer.prepare.join.inputs import Fact, Input, Say, Skip, read_input
 from trainer.prepare.rows import Row
@@ -114,7 +121,8 @@ def join_data(
         DataError: an input without a readable picture, or with a wrong table.
         UsageError: `out` holds something else, or lies in an input.
     """
-    _check_out(out, inputs)
+    for each in inputs:
+        check_outside(out, each.path)
     check_free(out)
     facts: list[Fact] = []
     problems: list[str] = []
@@ -152,14 +160,6 @@ def join_data(
         int((found.typed_of != NONE).sum()),
         _crowded(found),
     )
-
-
-def _check_out(out: Path, inputs: Sequence[Input]) -> None:
-    whole = out.resolve()
-    for each in inputs:
-        place = each.path.resolve()
-        if place == whole or place in whole.parents or whole in place.parents:
-            raise UsageError(f"--out {out} and the input {each.path} lie in each other")
 
 
 def _tumour_free(inputs: Sequence[Input], known: Sequence[str]) -> tuple[str, ...]:
@@ -270,16 +270,19 @@ def _paths(
     split = {kind for kind, fact in zip(kinds, facts, strict=True) if fact.split}
     moved: Counter[int] = Counter()
     taken: set[tuple[bool, str]] = set()
+    last: dict[tuple[bool, str], int] = {}  # numbers, so that none is tried twice
     paths = []
     for kind, fact in zip(kinds, facts, strict=True):
         side = [SPLIT_FOLDERS[fact.split or "training"]] if kind in split else []
         moved[fact.number] += bool(side and not fact.split)
         file = PurePosixPath(fact.name)
         folder = "/".join([inputs[fact.number].name, *side, fact.label])
-        path, count = f"{folder}/{file.name}", 1
+        wanted = path = f"{folder}/{file.name}"
+        count = last.get((kind, wanted), 1)
         while (kind, path.casefold()) in taken:  # some file systems take A.png for a.png
             count += 1
             path = f"{folder}/{file.stem}-{count}{file.suffix}"
+        last[kind, wanted] = count
         taken.add((kind, path.casefold()))
         paths.append(path)
     for number, count in sorted(moved.items()):
