@@ -313,11 +313,11 @@ def test_other_settings_do_not_go_on(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_something_is_left_alone(whole: Path, tmp_path: Path) -> None:
     before = tree(whole)
-    with pytest.raises(UsageError, match="is not empty; name another --out"):
+    with pytest.raises(UsageError, match="is not empty; name another --out, or use it as it is"):
         DataFolder(whole, SETTINGS, LABELS)
     assert tree(whole) == before
     (tmp_path / "file.txt").write_text("mine")
-    with pytest.raises(UsageError, match="is not empty"):
+    with pytest.raises(UsageError, match="is not empty; name another --out$"):
         DataFolder(tmp_path, SETTINGS, LABELS)
     assert tree(tmp_path) == {"file.txt": b"mine"}
 

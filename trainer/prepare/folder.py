@@ -334,7 +334,11 @@ def check_free(out: Path) -> None:
     if (out / JOURNAL).exists() and (out / JOURNAL).stat().st_size:
         return
     if out.exists() and any(not _is_ours(path.name) for path in out.iterdir()):
-        raise UsageError(f"{out} is not empty; name another --out")
+        # A command that was killed after its end is given again, too.
+        whole = (
+            ", or use it as it is: it has a card, so it is whole" if (out / NAME).exists() else ""
+        )
+        raise UsageError(f"{out} is not empty; name another --out{whole}")
 
 
 def check_outside(out: Path, data: Path) -> None:
