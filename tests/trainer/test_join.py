@@ -838,6 +838,17 @@ def test_help_imports_nothing_heavy() -> None:
     assert ALIKE == THRESHOLD
 
 
+def test_parts_of_one_source_are_of_that_source(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    parts = "".join(f'[[sources]]\nname = "cheng"\nurl = "{part}"\n' for part in (1, 2))
+    run(write_set(tmp_path / "a", {"glioma/a.png": png(drawn)}, more=parts),
+        "--out", tmp_path / "out")  # fmt: skip
+    assert [row["source"] for row in read(tmp_path / "out").values()] == ["cheng"]
+    card = find_card(tmp_path / "out")
+    assert card is not None
+    assert [source.url for source in card.sources] == ["1", "2"]
+
+
 def test_a_card_that_would_be_too_large_is_refused_before_the_copying(tmp_path: Path) -> None:
     drawn = np.random.default_rng(0).integers(0, 256, (20, 64, 64), np.uint8)
     places = [

@@ -221,8 +221,8 @@ def allowed(label: str, known: Sequence[str], free: Sequence[str]) -> frozenset[
 
 def _home(each: Input) -> str:
     """The source of an input's slices of which nothing else is known."""
-    sources = each.card.sources if each.card else ()
-    return sources[0].name if len(sources) == 1 else each.name
+    names = {source.name for source in each.card.sources} if each.card else set()
+    return names.pop() if len(names) == 1 else each.name
 
 
 def _rows(
