@@ -317,7 +317,7 @@ def test_a_folder_that_holds_something_is_left_alone(whole: Path, tmp_path: Path
         DataFolder(whole, SETTINGS, LABELS)
     assert tree(whole) == before
     (tmp_path / "file.txt").write_text("mine")
-    with pytest.raises(UsageError, match="is not empty; name another --out$"):
+    with pytest.raises(UsageError, match=r"is not empty; name another --out$"):
         DataFolder(tmp_path, SETTINGS, LABELS)
     assert tree(tmp_path) == {"file.txt": b"mine"}
 
