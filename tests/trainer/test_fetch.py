@@ -446,7 +446,11 @@ def test_a_finished_folder_is_refused_and_the_same_version_gives_the_same_bytes(
     words = (f"{service.url}/slices.zip", "--sha256", sha256(data), "--out")
     assert fetch(*words, tmp_path / "a")[0] == 0
     code, _, err = fetch(*words, tmp_path / "a")
-    assert (code, err) == (2, f"btc-data: {tmp_path / 'a'} is not empty; name another --out\n")
+    assert code == 2
+    assert err == (
+        f"btc-data: {tmp_path / 'a'} is not empty; name another --out, or use it as it is: it has "
+        "a card, so it is whole\n"
+    )
     before = len(service.asked)
     assert fetch(*words, tmp_path / "b")[0] == 0
     assert fetch(*words, tmp_path / "c", "--offline")[0] == 0
