@@ -247,6 +247,13 @@ def test_a_written_card_says_what_it_was_given(sources: list[Source], notes: str
             assert all(getattr(source, key) in card.about[key] for source in sources)
 
 
+def test_a_card_that_nothing_could_read_is_not_written() -> None:
+    sources = tuple(Source(f"{i}", citation=f"{i}" * 2000) for i in range(20))
+    with pytest.raises(DataError, match="card of 20 sources would be larger than the limit of 64"):
+        written_card({}, [], CardText("", sources))
+    assert written_card({}, [], CardText("", sources[:10]))
+
+
 def test_what_sources_say_alike_is_said_once() -> None:
     text = CardText("", (Source("a", license="CC0"), Source("b"), Source("c", license="CC0")))
     assert text.joined("license") == "CC0"

@@ -569,6 +569,36 @@ def test_a_card_beside_the_data_says_which_version_they_are(
     assert not (tmp_path / "wrong").exists()
 
 
+def test_each_part_has_a_card_as_it_was_fetched(collection: Path, tmp_path: Path) -> None:
+    for part, number in ((1, 1), (2, 2), (2, 3), (3, 4)):
+        place = tmp_path / "figshare" / str(part)
+        (place / "files").mkdir(parents=True, exist_ok=True)
+        (collection / f"{number}.mat").rename(place / "files" / f"{number}.mat")
+        (place / "croissant.json").write_text("{}")
+        (place / "data.toml").write_text(
+            f'[[sources]]\nname = "{part}"\nurl = "https://x.org/{part}"\nsha256 = "{part:064x}"\n'
+        )
+    out = tmp_path / "out"
+    done = make(tmp_path / "figshare", out)
+    assert done.exit_code == 0, done.output
+    assert done.stderr == "", "cards are no strange files"
+    card = find_card(out)
+    assert card is not None
+    assert {each.name for each in card.sources} == {"cheng"}
+    assert [(each.url, each.sha256) for each in card.sources] == [
+        (f"https://x.org/{part}", f"{part:064x}") for part in (1, 2, 3)
+    ]
+    assert card.about["license"] == "CC BY 4.0"
+    (tmp_path / "figshare" / "3" / "data.toml").unlink()
+    (collection / "5.mat").rename(tmp_path / "figshare" / "5.mat")
+    assert make(tmp_path / "figshare", tmp_path / "some").exit_code == 0
+    card = find_card(tmp_path / "some")
+    assert card is not None
+    assert len(card.sources) == 3, "what has no card has one source"
+    assert card.sources[2].url.startswith("https://doi.org/")
+    assert re.fullmatch("[0-9a-f]{64}", card.sources[2].sha256)
+
+
 class Stopped(BaseException):
     """As a kill, nothing catches it."""
 
@@ -602,6 +632,13 @@ def test_a_run_that_was_stopped_anywhere_goes_on(
     assert done.stdout.replace(str(out), "") == whole.stdout.replace(str(tmp_path / "whole"), "")
 
 
+def test_the_folder_to_make_does_not_lie_in_the_collection(collection: Path) -> None:
+    done = make(collection, collection / "out")
+    assert isinstance(done.exception, UsageError)
+    assert "lie in each other" in str(done.exception)
+    assert not (collection / "out").exists()
+
+
 def test_other_data_does_not_go_on(collection: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
@@ -610,6 +647,13 @@ def test_other_data_does_not_go_on(collection: Path, tmp_path: Path) -> None:
             make(collection, out)
     assert (out / data_folder.JOURNAL).exists()
     assert ".mat" not in (out / data_folder.JOURNAL).read_text()
+    first = collection / "1.mat"
+    before = first.read_bytes()
+    first.write_bytes(cheng_file(2, "100360", picture(50))[: len(before)].ljust(len(before), b"\0"))
+    done = make(collection, out)
+    assert isinstance(done.exception, DataError)
+    assert "1 inputs that were done before the command was stopped are gone" in str(done.exception)
+    first.write_bytes(before)
     (collection / "9.mat").write_bytes(cheng_file())
     done = make(collection, out)
     assert isinstance(done.exception, UsageError)

@@ -3,10 +3,13 @@ however often it was stopped."""
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -288,13 +291,21 @@ def test_a_journal_that_was_cut_off_anywhere_costs_no_more(
         assert tree(out) == tree(whole)
 
 
+def test_inputs_that_are_gone_do_not_stay(tmp_path: Path) -> None:
+    begun(tmp_path / "out")
+    others = {name: INPUTS[name] for name in "bcde"} | {"a, altered": INPUTS["b"]}
+    with pytest.raises(DataError, match=r"1 inputs that were done before .* name another --out"):
+        make(tmp_path / "out", others)
+    assert not (tmp_path / "out" / "data.toml").exists()
+
+
 def test_other_settings_do_not_go_on(tmp_path: Path) -> None:
     out = tmp_path / "out"
     begun(out)
     before = tree(out)
     for settings_, labels in (({**SETTINGS, "side": 9}, LABELS), (SETTINGS, LABELS[:3])):
         with pytest.raises(
-            UsageError, match="another command, or one with other options or inputs"
+            UsageError, match="another command, or one with other options or data, began"
         ):
             DataFolder(out, settings_, labels)
     assert tree(out) == before
@@ -302,13 +313,71 @@ def test_other_settings_do_not_go_on(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_something_is_left_alone(whole: Path, tmp_path: Path) -> None:
     before = tree(whole)
-    with pytest.raises(UsageError, match="is not empty; name another --out"):
+    with pytest.raises(UsageError, match="is not empty; name another --out, or use it as it is"):
         DataFolder(whole, SETTINGS, LABELS)
     assert tree(whole) == before
     (tmp_path / "file.txt").write_text("mine")
-    with pytest.raises(UsageError, match="is not empty"):
+    with pytest.raises(UsageError, match=r"is not empty; name another --out$"):
         DataFolder(tmp_path, SETTINGS, LABELS)
     assert tree(tmp_path) == {"file.txt": b"mine"}
+
+
+def test_a_folder_that_another_process_makes_is_left_alone(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    begin = (
+        "import sys; from pathlib import Path; from trainer.prepare.folder import DataFolder\n"
+        f"folder = DataFolder(Path(sys.argv[1]), {SETTINGS!r}, {LABELS!r})\n"
+        "print('begun', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", begin, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"begun\n"
+            before = tree(out)
+            with pytest.raises(UsageError, match="another process makes"):
+                DataFolder(out, SETTINGS, LABELS)
+            assert tree(out) == before
+        finally:
+            other.kill()
+    make(out)
+    assert tree(out) == tree(whole), "a lock does not outlive its process"
+
+
+def test_a_folder_without_locks_is_made(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    make(tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(whole)
+
+
+def test_a_folder_that_takes_no_files_is_named(tmp_path: Path) -> None:
+    (tmp_path / data_folder.LOCK).mkdir()  # as root, no folder refuses a file
+    with pytest.raises(OSError, match="directory") as error:
+        DataFolder(tmp_path, SETTINGS, LABELS)
+    assert error.value.filename == str(tmp_path)
+
+
+def test_the_longest_name_is_a_slices(tmp_path: Path) -> None:
+    long = slice_of("glioma", 1)
+    long = long._replace(row=replace(long.row, path=f"glioma/{'x' * 251}.png"))
+    make(tmp_path / "out", {"a": ([long], [])})
+    assert (tmp_path / "out" / "slices" / long.row.path).read_bytes() == long.encoded
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path / "out", SETTINGS, LABELS)
+    (tmp_path / "out" / "slices" / "glioma" / "0001.png" / "folder").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory") as error:
+        folder.add("a", [slice_of("glioma", 1)])
+    assert Path(error.value.filename) == tmp_path / "out" / "slices" / "glioma" / "0001.png"
 
 
 def test_an_empty_folder_and_an_empty_journal_are_free(whole: Path, tmp_path: Path) -> None:
@@ -390,6 +459,7 @@ def test_odd_texts_stand_in_the_tables_as_they_are(
         for row in rows:
             folder.add(row.path, [NewSlice(picture(1), row)])
         folder = DataFolder(out, SETTINGS, LABELS)  # as the journal has them
+        assert [folder.dropped_of(row.path) for row in rows] == [[]] * len(rows)
         folder.finish(CARD)
         found = read_table(out / "groups.csv", ("path",))
         assert [tuple(row[key] for key in ("source", "patient", "group", "sequence"))

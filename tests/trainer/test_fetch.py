@@ -297,6 +297,28 @@ def process(*words: object, before: str = "") -> subprocess.CompletedProcess[str
     return subprocess.run(line(words, before), capture_output=True, text=True, timeout=120)
 
 
+def one_process(*commands: tuple[object, ...]) -> list[tuple[int, str, str]]:
+    """Several commands, one after another, in a process of their own: it begins only once."""
+    code = """
+import contextlib, io, json, sys
+from edge_runtime.commands.entry import _run
+from trainer.commands.data import command
+answers = []
+for sys.argv[1:] in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = _run(command, "btc-data", "data")
+    answers.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(answers))
+"""
+    words = json.dumps([["fetch", *map(str, each)] for each in commands])
+    done = subprocess.run(
+        [sys.executable, "-c", code, words], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return [tuple(each) for each in json.loads(done.stdout)]
+
+
 def line(words: tuple[object, ...], before: str = "") -> list[str]:
     code = f"{before}\nimport sys\nfrom trainer.commands.data import main\nmain()"
     return [sys.executable, "-c", code, "fetch", *map(str, words)]
@@ -424,7 +446,11 @@ def test_a_finished_folder_is_refused_and_the_same_version_gives_the_same_bytes(
     words = (f"{service.url}/slices.zip", "--sha256", sha256(data), "--out")
     assert fetch(*words, tmp_path / "a")[0] == 0
     code, _, err = fetch(*words, tmp_path / "a")
-    assert (code, err) == (2, f"btc-data: {tmp_path / 'a'} is not empty; name another --out\n")
+    assert code == 2
+    assert err == (
+        f"btc-data: {tmp_path / 'a'} is not empty; name another --out, or use it as it is: it has "
+        "a card, so it is whole\n"
+    )
     before = len(service.asked)
     assert fetch(*words, tmp_path / "b")[0] == 0
     assert fetch(*words, tmp_path / "c", "--offline")[0] == 0
@@ -624,6 +650,36 @@ def test_a_full_disk_is_told(
     )
     assert code == 1
     assert "the disk is full; make room" in err.splitlines()[-1]
+
+
+def test_a_full_disk_is_told_while_it_is_unpacked(
+    fetch: Run, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    data = zipped(SLICES)
+    service.pages["/x.zip"] = data
+    monkeypatch.setattr("trainer.prepare.fetch.unpack.Unpacker._write", full)
+    code, _, err = fetch(
+        f"{service.url}/x.zip", "--sha256", sha256(data), "--out", tmp_path / "out"
+    )
+    assert code == 1
+    assert err.splitlines()[-1] == f"btc-data: {tmp_path / 'out'}: No space left on device"
+
+
+def test_what_a_card_may_not_have_is_left_out(fetch: Run, service: Service, tmp_path: Path) -> None:
+    data = zipped(SLICES)
+    service.pages["/x.zip"] = data
+    code, _, _ = fetch(
+        f"{service.url}/x.zip", "--sha256", sha256(data), "--out", tmp_path / "out",
+        "--title", "Slices\u200b\x1b[31m", "--citation", "two\nlines", "--source", "\u200e",
+    )  # fmt: skip
+    assert code == 0
+    card = find_card(tmp_path / "out")
+    assert card is not None
+    (source,) = card.sources
+    assert (source.name, source.title, source.citation) == ("x", "Slices[31m", "two lines")
 
 
 def test_a_damaged_file_of_the_cache_is_downloaded_anew(
@@ -881,17 +937,20 @@ def test_a_tag_is_a_version_and_a_branch_is_none(
 ) -> None:
     service.hugging_face(SLICES)
     name = "hf:someone/brain-slices"
-    for words, hint in [
-        (f"{name}@dev", f"today it is {HF}"),
-        (f"{name}@0123456", "all 40 digits of its hash"),
-        ("hf:someone/brain-@v1.0", "no data set can have this name"),
-    ]:
-        answer = process(words, "--out", tmp_path / "out")
-        assert (answer.returncode, answer.stdout) == (2, "")
-        assert hint in answer.stderr
-        assert len(answer.stderr.splitlines()) == 1
-    assert process(f"{name}@v1.0", "--out", tmp_path / "a").returncode == 0
-    assert f'version = "{COMMIT}"' in (tmp_path / "a" / "data.toml").read_text()
+    hints = {
+        f"{name}@dev": f"today it is {HF}",
+        f"{name}@0123456": "all 40 digits of its hash",
+        "hf:someone/brain-@v1.0": "no data set can have this name",
+    }
+    *refused, taken = one_process(
+        *((words, "--out", tmp_path / "out") for words in hints),
+        (f"{name}@v1.0", "--out", tmp_path / "a"),
+    )
+    for (code, out, err), hint in zip(refused, hints.values(), strict=True):
+        assert (code, out) == (2, "")
+        assert hint in err
+        assert len(err.splitlines()) == 1
+    assert taken[0] == 0, taken
     offline = process(f"{name}@v1.0", "--out", tmp_path / "b", "--offline", before=NO_SOCKET)
     assert offline.returncode == 0, offline.stderr
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -924,20 +983,23 @@ def test_a_snapshot_that_is_not_whole_is_not_taken_offline(
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-@pytest.mark.parametrize(
-    ("page", "hint"),
-    [(404, "not found (404)"), (401, "HF_TOKEN"), (429, "try again in 7 seconds"),
-     (b"<html>", "is not understood")],
-)  # fmt: skip
 def test_what_hugging_face_refuses_costs_one_line(
-    service: Service, home: Path, tmp_path: Path, page: object, hint: str
+    service: Service, home: Path, tmp_path: Path
 ) -> None:
     service.hugging_face(SLICES)
-    service.pages[f"/api/datasets/someone/brain-slices/revision/{COMMIT}"] = page
-    answer = process(HF, "--out", tmp_path / "out")
-    assert (answer.returncode, answer.stdout) == (1, "")
-    assert hint in answer.stderr
-    assert len(answer.stderr.splitlines()) == 1
+    pages: dict[str, tuple[Any, str]] = {
+        "1": (404, "not found (404)"), "2": (401, "HF_TOKEN"),
+        "3": (429, "try again in 7 seconds"), "4": (b"<html>", "is not understood"),
+    }  # fmt: skip
+    commits = {digit * 40: page for digit, page in pages.items()}
+    for commit, (page, _) in commits.items():
+        service.pages[f"/api/datasets/someone/brain-slices/revision/{commit}"] = page
+    commands = [(f"hf:someone/brain-slices@{commit}", "--out", tmp_path / "out")
+                for commit in commits]  # fmt: skip
+    for (code, out, err), (_, hint) in zip(one_process(*commands), commits.values(), strict=True):
+        assert (code, out) == (1, "")
+        assert hint in err
+        assert len(err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -1322,7 +1384,7 @@ def test_archives_within_are_unpacked_each_into_a_folder_of_its_name(
         f"bad.zip: {unpack.LEFT_PACKED}; skipped", f"same.zip: {unpack.BESIDE}; skipped",
         f"more.rar: {unpack.OTHER_PACKER}; skipped",
     ]  # fmt: skip
-    assert f"btc-data cheng {tmp_path / 'out' / 'files'} --out {tmp_path / 'out-slices'}" in out
+    assert f"btc-data cheng {tmp_path / 'out'} --out {tmp_path / 'out-slices'}" in out
     card = find_card(tmp_path / "out")
     assert card is not None
     assert card.sources[0].sha256 == sha256(data)

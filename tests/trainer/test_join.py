@@ -836,3 +836,47 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
     assert ALIKE == THRESHOLD
+
+
+def test_parts_of_one_source_are_of_that_source(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    parts = "".join(f'[[sources]]\nname = "cheng"\nurl = "{part}"\n' for part in (1, 2))
+    run(write_set(tmp_path / "a", {"glioma/a.png": png(drawn)}, more=parts),
+        "--out", tmp_path / "out")  # fmt: skip
+    assert [row["source"] for row in read(tmp_path / "out").values()] == ["cheng"]
+    card = find_card(tmp_path / "out")
+    assert card is not None
+    assert [source.url for source in card.sources] == ["1", "2"]
+
+
+def test_a_card_that_would_be_too_large_is_refused_before_the_copying(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (20, 64, 64), np.uint8)
+    places = [
+        write_set(tmp_path / f"set{i}", {"glioma/a.png": png(each)},
+                  more=f'citation = "{i}{"c" * 2000}"')
+        for i, each in enumerate(drawn)
+    ]  # fmt: skip
+    done = run(*places, "--out", tmp_path / "out", code=1)
+    assert "card of 20 sources would be larger" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_come_along(tmp_path: Path) -> None:
+    shape = np.zeros((64, 64), np.uint8)
+    masks = {"glioma/a.png": png(shape + 255), "glioma/b.png": png(shape[1:]),
+             "glioma/c.png": b"damaged", "glioma/gone.png": png(shape)}  # fmt: skip
+    drawn = np.random.default_rng(0).integers(0, 256, (5, 64, 64), np.uint8)
+    pictures = {f"glioma/{name}.png": png(each) for name, each in zip("abcd", drawn, strict=False)}
+    place = write_set(tmp_path / "one", pictures)
+    for name, encoded in masks.items():
+        (place / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / "masks" / name).write_bytes(encoded)
+    other = write_set(tmp_path / "two", {"glioma/a.png": png(drawn[4])})
+    done = run(place, other, "--out", tmp_path / "out")
+    assert "one: 3 files in masks, such as glioma/b.png, are no PNG of the size" in done.stderr
+    found = tmp_path / "out" / "masks"
+    kept = {path.relative_to(found).as_posix(): path.read_bytes() for path in found.rglob("*.png")}
+    assert kept == {"one/glioma/a.png": masks["glioma/a.png"]}
+    assert '"mask-files"' in (tmp_path / "out" / "croissant.json").read_text()
+    run(tmp_path / "out", "--out", tmp_path / "again")
+    assert (tmp_path / "again/masks/out/glioma/a.png").read_bytes() == masks["glioma/a.png"]

@@ -1142,7 +1142,7 @@ def test_a_stopped_run_does_not_go_on_with_other_inputs(
         path.write_bytes(path.read_bytes()[:-1] + b"x")
         os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns + 10**9))
     before = tree(out)
-    with pytest.raises(UsageError, match="other options or inputs"):
+    with pytest.raises(UsageError, match="other options or data"):
         run(mixed, *words)
     assert tree(out) == before
 

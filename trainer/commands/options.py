@@ -106,7 +106,8 @@ def _with_several_cards(places: Sequence[Path], options: dict[str, Any], wanted:
             continue
         files = _taken_from(card, name, place, taken)
         _say_replaced(card, options, files)
-        source = card.sources[0].name if len(card.sources) == 1 else ""
+        names = {each.name for each in card.sources}  # parts of one source may have an entry each
+        source = names.pop() if len(names) == 1 else ""
         own = Collection(card.files["images"], name, source if "groups" in wanted else "")
         data.append(replace(own, groups_csv=files.get("groups"), boxes_csv=files.get("boxes")))
         if "partial" in files:

@@ -168,6 +168,9 @@ def written_card(files: Mapping[str, str], tumour_free: Iterable[str], text: Car
     Args:
         files: by key, of SETS and TABLES: names relative to the card.
         tumour_free: the classes without a tumour.
+
+    Raises:
+        DataError: it would be larger than one that is read.
     """
     lines = [f"{key} = {_toml(text.joined(key))}" for key in ABOUT if text.joined(key)]
     lines += [f"{key} = {_toml(name)}" for key, name in files.items()]
@@ -179,7 +182,13 @@ def written_card(files: Mapping[str, str], tumour_free: Iterable[str], text: Car
         lines += ["", "[[sources]]"]
         said = ((key, getattr(source, key)) for key in SOURCE)
         lines += [f"{key} = {_toml(value)}" for key, value in said if value]
-    return "\n".join(lines) + "\n"
+    written = "\n".join(lines) + "\n"
+    if len(written.encode()) > MAX_BYTES:
+        raise DataError(
+            f"the card of {len(text.sources):,} sources would be larger than the limit of "
+            f"{MAX_BYTES >> 10} KiB: shorten what their cards say"
+        )
+    return written
 
 
 def card_text(

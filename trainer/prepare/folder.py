@@ -10,7 +10,8 @@
     croissant.json          the same for other programs
 
 While it is made, a hidden journal holds what is done: one line an input, written once its pictures
-are. Inputs stand in it as digests, since the path of a hospital's file may name a patient.
+are. Inputs stand in it as digests, since the path of a hospital's file may name a patient. A lock
+beside it keeps other processes away.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import edge_runtime
 from edge_runtime.errors import DataError, UsageError
@@ -34,7 +37,7 @@ from trainer.prepare.rows import Row, boxes_text, groups_text
 SLICES, PARTIAL, MASKS = "slices", "partial", "masks"
 GROUPS, PARTIAL_GROUPS, BOXES = "groups.csv", "partial.csv", "boxes.csv"
 CROISSANT = "croissant.json"
-JOURNAL = ".btc-data.jsonl"
+JOURNAL, LOCK = ".btc-data.jsonl", ".btc-data.lock"
 PART = ".part-"  # what files begin with while they are written, those of `files.replacing` too
 
 
@@ -95,10 +98,11 @@ class DataFolder:
         known = sorted(set(labels))
         self._partial = {label for label in known if is_partial(label, known)}
         self._items: dict[str, list[str]] = {}  # digest of an input -> why parts were dropped
+        self._asked: set[str] = set()  # of these, and those that are not done
         self._rows: dict[str, Row] = {}  # by the file's path below the folder
         self._masks: set[str] = set()
-        self._journal = out / JOURNAL
-        self._begin({"labels": known, **settings})
+        self._claim = Claim(out, {"labels": known, **settings})
+        self._begin()
 
     @property
     def resumed(self) -> int:
@@ -106,7 +110,11 @@ class DataFolder:
         return self._resumed
 
     def dropped_of(self, item: str) -> list[str] | None:
-        """Why parts of an input that was done before gave no slice; None where it was not done."""
+        """Why parts of an input that was done before gave no slice; None where it was not done.
+
+        `finish` wants to have been asked for each: one that nobody asks for is gone or altered.
+        """
+        self._asked.add(_key(item))
         return self._items.get(_key(item))
 
     def add(self, item: str, slices: Iterable[NewSlice], dropped: Sequence[Dropped] = ()) -> None:
@@ -141,7 +149,8 @@ class DataFolder:
             "dropped": [each.reason for each in dropped],
         }
         self._keep(entry)
-        _append(self._journal, json.dumps(entry) + "\n")
+        self._asked.add(_key(item))
+        self._claim.append(json.dumps(entry))
 
     def finish(self, card: CardText, groups: Mapping[str, str] | None = None) -> Summary:
         """Write the tables and, last, the card; the journal goes.
@@ -151,8 +160,14 @@ class DataFolder:
             groups: new names of groups, by name.
 
         Raises:
-            DataError: no slice, or none of a single class.
+            DataError: no slice, or none of a single class; or inputs that were done before are no
+                longer what they were.
         """
+        if gone := self._items.keys() - self._asked:
+            raise DataError(
+                f"{len(gone):,} inputs that were done before the command was stopped are gone or "
+                f"have changed since: {self.out} is of the old ones; name another --out"
+            )
         if not self._rows:
             raise DataError(f"no slice for {self.out}: see the lines above")
         new = groups or {}
@@ -165,7 +180,7 @@ class DataFolder:
         if not typed:
             raise DataError(f"no slice for {self.out} but of one of several classes")
         write_description(self.out, SLICES, typed, card, partial, MASKS if self._masks else "")
-        self._journal.unlink()
+        self._claim.end()
         dropped = [reason for reasons in self._items.values() for reason in reasons]
         return summary(whole, dropped)
 
@@ -173,16 +188,15 @@ class DataFolder:
         """Where a slice lies below the folder."""
         return f"{PARTIAL if row.label in self._partial else SLICES}/{row.path}"
 
-    def _begin(self, settings: Mapping[str, Any]) -> None:
-        """Start the journal, or read it.
+    def _begin(self) -> None:
+        """Read the journal.
 
         A last line that was cut off, and an input of which a picture or mask is missing or altered,
         are not done.
         """
         self._resumed = 0
-        head, *lines = claim(self.out, settings)
-        kept = [head]
-        for line in lines:
+        kept = []
+        for line in self._claim.lines:
             try:
                 entry = json.loads(line)
                 whole = self._whole(entry)
@@ -192,7 +206,7 @@ class DataFolder:
                 self._keep(entry)
                 kept.append(line)
                 self._resumed += 1
-        write_text(self._journal, "".join(f"{line}\n" for line in kept))
+        self._claim.rewrite(kept)
 
     def _keep(self, entry: Mapping[str, Any]) -> None:
         self._items[entry["item"]] = list(entry["dropped"])
@@ -215,46 +229,100 @@ class DataFolder:
             return False
 
 
-def claim(out: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Take a folder to make, and give the lines of its journal: the first is of the settings.
+class Claim:
+    """A folder that this process makes and no other, and its journal.
 
     Args:
         out: new, empty, or what a command with the same settings left when it was stopped.
-        settings: ready for JSON.
+        settings: ready for JSON: the journal's first line.
+
+    Attributes:
+        lines: of the journal, as it was found, after the first.
 
     Raises:
-        UsageError: it holds something else.
+        UsageError: it holds something else, or another process makes it now.
     """
-    head = json.dumps({"version": edge_runtime.__version__, **settings}, sort_keys=True)
-    journal = out / JOURNAL
-    try:
-        lines = journal.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        lines = []
-    if not lines:
+
+    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         check_free(out)
-        write_text(journal, head + "\n")
-        lines = [head]
-    if lines[0] != head:
+        self._out, self._journal = out, out / JOURNAL
+        self._head = json.dumps({"version": edge_runtime.__version__, **settings}, sort_keys=True)
+        self._lock = _locked(out)
+        check_free(out)  # it may have been finished in the meantime
+        self.lines = self._read()
+        for path in filter(Path.is_file, out.rglob(f"{PART}*")):
+            path.unlink()
+
+    def _read(self) -> list[str]:
+        try:
+            text = self._journal.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            text = ""
+        if not text:
+            self.rewrite([])
+            return []
+        head, *lines = text.splitlines()
+        if head != self._head:
+            raise UsageError(
+                f"{self._out} holds what another command, or one with other options or data, "
+                "began; give those again, or name another --out"
+            )
+        return lines
+
+    def rewrite(self, lines: Sequence[str]) -> None:
+        """Write the journal anew."""
+        write_text(self._journal, "".join(f"{line}\n" for line in (self._head, *lines)))
+
+    def append(self, line: str) -> None:
+        """Add a line to the journal."""
+        _append(self._journal, f"{line}\n")
+
+    def end(self) -> None:
+        """The folder is whole: nothing of the claim stays in it."""
+        (self._out / LOCK).unlink(missing_ok=True)  # without the journal it would stay for ever
+        self._journal.unlink()
+        if self._lock is not None:
+            self._lock.close()
+
+    def give_up(self) -> None:
+        """Free a folder into which nothing came, so that another command may have it."""
+        if {path.name for path in self._out.iterdir()} <= {JOURNAL, LOCK}:
+            self.end()
+            self._out.rmdir()
+
+
+def _locked(out: Path) -> IO[bytes] | None:
+    """A file that keeps other processes from a folder while it is open, and after a kill no longer;
+    None on Windows, which has no such locks.
+
+    Raises:
+        UsageError: another process has it.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = open(out / LOCK, "ab")  # noqa: SIM115  open as long as the folder is made
+    except OSError as error:
+        error.filename = str(out)
+        raise
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        lock.close()
         raise UsageError(
-            f"{out} holds what another command, or one with other options or inputs, began; give "
-            "those again, or name another --out"
-        )
-    for path in out.rglob(f"{PART}*"):
-        path.unlink()
-    return lines
+            f"another process makes {out} now: wait for its end, or name another --out"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return lock
 
 
 def _is_ours(name: str) -> bool:
     """Whether a file is one that a stopped command leaves before anything else."""
-    return name == JOURNAL or name.startswith(PART)
-
-
-def release(out: Path) -> None:
-    """Give a claimed folder up if nothing came into it, so that another command may have it."""
-    if [path.name for path in out.iterdir()] == [JOURNAL]:
-        (out / JOURNAL).unlink()
-        out.rmdir()
+    return name in (JOURNAL, LOCK) or name.startswith(PART)
 
 
 def check_free(out: Path) -> None:
@@ -266,7 +334,22 @@ def check_free(out: Path) -> None:
     if (out / JOURNAL).exists() and (out / JOURNAL).stat().st_size:
         return
     if out.exists() and any(not _is_ours(path.name) for path in out.iterdir()):
-        raise UsageError(f"{out} is not empty; name another --out")
+        # A command that was killed after its end is given again, too.
+        whole = (
+            ", or use it as it is: it has a card, so it is whole" if (out / NAME).exists() else ""
+        )
+        raise UsageError(f"{out} is not empty; name another --out{whole}")
+
+
+def check_outside(out: Path, data: Path) -> None:
+    """Refuse a folder to make that lies in the data, where a later run would find it, or around it.
+
+    Raises:
+        UsageError: it does.
+    """
+    whole, place = out.resolve(), data.resolve()
+    if place == whole or place in whole.parents or whole in place.parents:
+        raise UsageError(f"--out {out} and the input {data} lie in each other")
 
 
 def write_description(
@@ -302,13 +385,12 @@ def write_description(
 
 def summary(rows: Sequence[Row], dropped: Sequence[str]) -> Summary:
     """Counts of slices, and of what was dropped."""
-    labels, reasons = [row.label for row in rows], list(dropped)
     return Summary(
-        {label: labels.count(label) for label in sorted(set(labels))},
+        dict(sorted(Counter(row.label for row in rows).items())),
         len({row.patient for row in rows} - {""}),
         len({row.group for row in rows} - {""}),
         sum(row.box is not None for row in rows),
-        {reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        dict(sorted(Counter(dropped).items())),
     )
 
 
@@ -332,9 +414,13 @@ def _row(saved: Mapping[str, Any]) -> Row:
 def _write(place: Path, data: bytes) -> None:
     """Write a file whole or not at all. Not flushed to the disk: a resumed command compares it."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(f"{PART}{place.name}")
-    part.write_bytes(data)
-    os.replace(part, place)
+    part = place.with_name(f"{PART}{os.getpid()}")  # no longer than the longest name
+    try:
+        part.write_bytes(data)
+        os.replace(part, place)
+    except OSError as error:
+        error.filename, error.filename2 = str(place), None  # nobody knows the other
+        raise
 
 
 def _append(journal: Path, line: str) -> None:

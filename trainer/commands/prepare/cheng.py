@@ -21,17 +21,25 @@ def cheng(folder: Path, out: Path, no_card: bool) -> None:
 
     FOLDER holds 1.mat to 3064.mat, or the zips of them as they are downloaded; a zip will do, too.
     Leaves a PNG of each slice, its patient as its group, and the tumour's box and mask.
-    A data.toml in FOLDER, as btc-data fetch leaves it, says which version it is.
+    A data.toml in FOLDER or in its folders, as btc-data fetch leaves it, says which version it is.
     """
     from dataclasses import replace
 
     from trainer.data.card import CardText
-    from trainer.prepare.cheng.job import COLLECTION, LABELS, NOTES, find_files, from_card, read_all
+    from trainer.prepare.cheng.job import (
+        COLLECTION,
+        LABELS,
+        NOTES,
+        find_files,
+        read_all,
+        sources_of,
+    )
     from trainer.prepare.cheng.matlab import MatReader
-    from trainer.prepare.folder import DataFolder
+    from trainer.prepare.folder import DataFolder, check_outside
 
-    source = COLLECTION if no_card else from_card(folder)
+    check_outside(out, folder)
     found = find_files(folder)
+    sources = (COLLECTION,) if no_card else sources_of(folder, found.files)
     for each in found.passed_over:
         say_problem(each.words, each.reason)
     with progress_bars() as bars, MatReader() as reader:
@@ -46,8 +54,8 @@ def cheng(folder: Path, out: Path, no_card: bool) -> None:
             lambda path, what, skipped: (say_problem if skipped else _say_kept)(path, what),
             add_bar(bars, "Reading"),
         )
-    source = replace(source, sha256=source.sha256 or sha256)
-    summary = data.finish(CardText(made_by("cheng"), (source,), NOTES))
+    sources = tuple(replace(each, sha256=each.sha256 or sha256) for each in sources)
+    summary = data.finish(CardText(made_by("cheng"), sources, NOTES))
     print_summary(summary, out)
 
 

@@ -101,12 +101,13 @@ def _following(fetched: Fetched, out: Path) -> list[str | os.PathLike[str]]:
     if not (fetched.matlab or fetched.volumes):
         click.echo("no class folders with pictures, and no volumes")
         return []
-    name = "cheng" if fetched.matlab >= fetched.volumes else "volumes"
-    slices = Path(f"{out}-slices")
+    # The card beside the files says which version of Cheng's collection they are; the folders below
+    # them are the classes of volumes.
+    cheng = fetched.matlab >= fetched.volumes
+    words: list[str | os.PathLike[str]]
+    words = ["btc-data", "cheng", out] if cheng else ["btc-data", "volumes", out / FILES]
+    words += ["--out", Path(f"{out}-slices")]
     click.echo(
-        printable(
-            f"no class folders with pictures; slices of it: btc-data {name} {out / FILES} "
-            f"--out {slices}"
-        )
+        printable(f"no class folders with pictures; slices of it: {' '.join(map(str, words))}")
     )
-    return ["btc-data", name, out / FILES, "--out", slices]
+    return words

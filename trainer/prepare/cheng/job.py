@@ -27,11 +27,11 @@ from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.imaging.gray import as_gray
 from edge_runtime.model.metadata import INTENDED_USE
 from trainer.data.archive import ImageArchive, open_archive
-from trainer.data.card import NAME, Source, find_card
+from trainer.data.card import NAME, DataCard, Source, find_card
 from trainer.data.layout import PassedOver, and_passed_over
 from trainer.data.reading import Progress
 from trainer.prepare.cheng.matlab import MAX_BYTES, Array, MatReader, MatStruct, too_large
-from trainer.prepare.folder import DataFolder, Dropped, NewSlice, content_digest
+from trainer.prepare.folder import CROISSANT, DataFolder, Dropped, NewSlice, content_digest
 from trainer.prepare.rows import Box, Row
 
 Pixels = npt.NDArray[np.uint8]
@@ -198,18 +198,19 @@ def read_all(
     digests = []
     for done, file in enumerate(files):
         progress(done, len(files))
-        lines = folder.dropped_of(file.path)
-        digest = ""
+        item, digest = file.path, ""
         try:
             data = file.read()
             digest = hashlib.sha256(data).hexdigest()
+            item = f"{file.path} {digest}"  # one that changed is another
+            lines = folder.dropped_of(item)
             if lines is None:
                 new, lines = read_slice(data, file.stem, reader)
-                folder.add(file.path, [new], [Dropped(file.path, line) for line in lines])
+                folder.add(item, [new], [Dropped(file.path, line) for line in lines])
         except InputError as error:
-            if lines is None:
-                lines = [one_line(error)]
-                folder.add(file.path, [], [Dropped(file.path, lines[0])])
+            lines = [one_line(error)]
+            if folder.dropped_of(item) is None:
+                folder.add(item, [], [Dropped(file.path, lines[0])])
         skipped = any(not line.endswith((OTHER_BOX, NO_BOX)) for line in lines)
         for line in lines:
             tell(file.path, line, skipped)
@@ -219,18 +220,31 @@ def read_all(
     return content_digest(digests)
 
 
-def from_card(place: Path) -> Source:
-    """The collection, with the version and the digest that a card beside the data states, such as
-    `btc-data fetch` leaves.
+def sources_of(place: Path, files: Sequence[MatFile]) -> tuple[Source, ...]:
+    """The collection, with the addresses, versions and digests that cards state, such as
+    `btc-data fetch` leaves: that beside all the data or, where there is none, those of its folders,
+    of which each holds a part.
+
+    Args:
+        files: where one lies in no such folder, a source without a version stands for it.
 
     Raises:
         DataError: a wrong card.
     """
-    card = find_card(place)
+    if (of_all := find_card(place)) is not None or not place.is_dir():
+        return (_stated(of_all),)
+    tops = dict.fromkeys(file.path.partition("/")[0] for file in files)
+    cards = [find_card(place / top) if (place / top).is_dir() else None for top in sorted(tops)]
+    return tuple(dict.fromkeys(map(_stated, cards)))
+
+
+def _stated(card: DataCard | None) -> Source:
+    """The collection as far as a card knows more of it."""
     sources = () if card is None else card.sources
     for each in sources:
         if each.name == COLLECTION.name or len(sources) == 1:
-            return replace(COLLECTION, version=each.version, sha256=each.sha256)
+            url = each.url or COLLECTION.url
+            return replace(COLLECTION, url=url, version=each.version, sha256=each.sha256)
     return COLLECTION
 
 
@@ -256,7 +270,7 @@ def _listed(
         elif last.endswith(".zip"):
             if nested is not None:
                 others[nested].append(above + name)
-        elif above + name != NAME:  # the card is read
+        elif last not in (NAME, CROISSANT):  # cards are read
             others[NO_MAT].append(above + name)
     for path, reason in archive.others():
         others[reason].append(above + path)

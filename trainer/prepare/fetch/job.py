@@ -32,17 +32,16 @@ from trainer.prepare.fetch.origin import (
     Desk,
     Origin,
     Told,
+    plain,
     remember,
     remembered,
 )
 from trainer.prepare.fetch.unpack import Unpacker, archive_kind
 from trainer.prepare.fetch.web import Web
 from trainer.prepare.folder import (
-    JOURNAL,
+    Claim,
     Summary,
-    claim,
     content_digest,
-    release,
     summary,
     write_description,
 )
@@ -175,15 +174,16 @@ def fetch(origin: Origin, out: Path, said: Said, talk: Talk, most: int, offline:
     """
     if any(len(text) > LONGEST for text in vars(said).values()):
         raise UsageError(f"a text of the card may have {LONGEST:,} characters")
-    claim(out, {"command": "fetch", "key": origin.key, **vars(said)})
+    said = Said(**{key: plain(text) for key, text in vars(said).items()})
+    claim = Claim(out, {"command": "fetch", "key": origin.key, **vars(said)})
     try:
         told, place = _obtain(origin, out, said, talk, most, offline)
         unpacker = _unpacked(origin, told, place, out)
         fetched = _described(origin, told, said, unpacker, out, talk)
     except BaseException:
-        release(out)
+        claim.give_up()
         raise
-    (out / JOURNAL).unlink()
+    claim.end()
     return fetched
 
 
@@ -254,8 +254,10 @@ def _unpacked(origin: Origin, told: Told, place: Path, out: Path) -> Unpacker:
         unpacker.unpack_within()
         if not unpacker.files:
             raise DataError(f"{origin.spec}: no file that could be kept")
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(stage, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename is None:  # of a write, on a full disk
+            error.filename = str(out)
         raise
     stage.replace(out / FILES)
     return unpacker

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import (
@@ -24,6 +25,7 @@ from typing import Protocol
 
 from edge_runtime.errors import DataError, one_line
 from edge_runtime.files import write_text
+from trainer.data.card import CONTROLS
 
 Bar = Callable[[], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -127,11 +129,13 @@ class Origin(Protocol):
 
 
 def plain(value: object) -> str:
-    """A text of a service for a card, in one line that is no longer than one reads; of a list, its
-    texts."""
+    """A text for a card, in one line that is no longer than one reads, without characters that do
+    not show, which no card may have; of a list, its texts."""
     if isinstance(value, list):
         return plain(", ".join(each for each in value if isinstance(each, str)))
-    return " ".join(value.split())[:LONGEST] if isinstance(value, str) else ""
+    words = value.split() if isinstance(value, str) else []
+    shown = "".join(each for each in " ".join(words) if unicodedata.category(each) not in CONTROLS)
+    return shown[:LONGEST]
 
 
 def cache_folder() -> Path:

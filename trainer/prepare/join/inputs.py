@@ -6,22 +6,25 @@ Each picture is read once; a slice keeps about 2 KB of facts.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_runtime.errors import DataError, InputError, UsageError, printable
 from edge_runtime.files import is_hidden
+from edge_runtime.imaging.decode import read_header
 from edge_runtime.imaging.kinds import KINDS
 from edge_runtime.labels import normalise_label
 from edge_runtime.model.metadata import is_label
-from trainer.data.archive import ImageArchive, open_archive
+from trainer.data.archive import FolderArchive, ImageArchive, open_archive
 from trainer.data.boxes import read_boxes
 from trainer.data.card import DataCard, find_card
 from trainer.data.groups import read_groups
 from trainer.data.layout import SPLITS, PassedOver, arrange
 from trainer.data.near_duplicates import Thumbnails
 from trainer.data.reading import Picture, Progress, read_pictures
+from trainer.prepare.folder import MASKS
 from trainer.prepare.rows import Box
 
 VOLUME = "a volume, which may name its patient: btc-data volumes makes a data set of them, to join"
@@ -45,6 +48,13 @@ class Input:
     path: Path
     card: DataCard | None
 
+    @property
+    def masks(self) -> FolderArchive | None:
+        """The tumours' masks, where a command of btc-data left some beside the slices."""
+        place = self.path / MASKS
+        own = self.path.is_dir() and self.card is not None
+        return FolderArchive(place) if own and place.is_dir() else None
+
 
 @dataclass
 class Fact:
@@ -60,6 +70,7 @@ class Fact:
         pixels, thumbnail: see `reading.Picture`.
         row: of a table of groups; empty where there is none.
         box: of a table of boxes.
+        mask: SHA-256 of its mask's file, hexadecimal; empty where it has none.
     """
 
     number: int
@@ -73,6 +84,7 @@ class Fact:
     thumbnail: Thumbnails
     row: Mapping[str, str] = field(default_factory=dict)
     box: Box | None = None
+    mask: str = ""
 
 
 def find_inputs(words: Sequence[str], no_card: bool = False) -> list[Input]:
@@ -116,6 +128,8 @@ def read_input(
         DataError: no readable picture, or a wrong table.
     """
     files = each.card.files if each.card else {"images": each.path}
+    masks = each.masks
+    masked = set(masks.names()) if masks else set()
     facts: list[Fact] = []
     problems: list[str] = []
     for key, table in (("images", "groups"), ("partial", "partial_groups")):
@@ -138,6 +152,7 @@ def read_input(
             return Fact(
                 number, archive, picture.path, partial, picture.label, picture.split,
                 picture.sha256.hex(), picture.pixels, picture.thumbnail,
+                mask=_mask_of(picture, masks) if picture.path in masked else "",
             )  # fmt: skip
 
         reading = read_pictures(archive, names, keep, progress)
@@ -156,9 +171,27 @@ def read_input(
         facts += reading.kept
     if not facts:
         raise DataError(f"{each.path}: no readable picture in class folders")
+    if strange := sorted(masked - {fact.name for fact in facts if fact.mask}):
+        say(
+            f"{each.name}: {len(strange):,} files in {MASKS}, such as {strange[0]}, are no PNG of "
+            "the size of a slice that is called so; they are left out"
+        )
     if each.card is None:
         say(f"{each.name}: no data card, so nobody knows its licence and where it comes from")
     return facts, problems
+
+
+def _mask_of(picture: Picture, masks: FolderArchive | None) -> str:
+    """The digest of a slice's mask; empty where its file is none."""
+    try:
+        encoded = masks.read(picture.path) if masks else b""
+        header = read_header(encoded)
+    except InputError:
+        return ""
+    height, width = picture.gray.shape
+    if header is None or header[:3] != ("png", width, height):
+        return ""
+    return hashlib.sha256(encoded).hexdigest()
 
 
 def _add_tables(

@@ -1,6 +1,7 @@
 """Several data sets become one, in which look-alikes stand together.
 
     slices/INPUT/Training/CLASS/FILE   each picture as it was, byte for byte, below its input's name
+    masks/…                            those of inputs that btc-data made, likewise
     conflicts.csv                      look-alikes whose labels exclude each other
 
 An input is a folder or zip with a card (see `trainer.data.card`), or one of class folders alone.
@@ -20,15 +21,23 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from edge_runtime.errors import DataError, InputError, UsageError, one_line
+from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.files import write_text
 from edge_runtime.labels import NO_TUMOR, normalise_label
-from trainer.data.card import ABOUT, CardText, Source
+from trainer.data.archive import ImageArchive
+from trainer.data.card import ABOUT, CardText, Source, written_card
 from trainer.data.near_duplicates import THRESHOLD, TURN_NAMES
 from trainer.data.partial_labels import is_partial
 from trainer.data.reading import Progress
 from trainer.data.tables import csv_text
-from trainer.prepare.folder import DataFolder, NewSlice, Summary, check_free, content_digest
+from trainer.prepare.folder import (
+    DataFolder,
+    NewSlice,
+    Summary,
+    check_free,
+    check_outside,
+    content_digest,
+)
 from trainer.prepare.join.copies import NONE, Found, Slices, compare
 from trainer.prepare.join.inputs import Fact, Input, Say, Skip, read_input
 from trainer.prepare.rows import Row
@@ -112,7 +121,8 @@ def join_data(
         DataError: an input without a readable picture, or with a wrong table.
         UsageError: `out` holds something else, or lies in an input.
     """
-    _check_out(out, inputs)
+    for each in inputs:
+        check_outside(out, each.path)
     check_free(out)
     facts: list[Fact] = []
     problems: list[str] = []
@@ -131,11 +141,13 @@ def join_data(
     left = clashing if drop_conflicts else set()
     problems += [IN_CONFLICT] * len(left)
     chosen = [i for i in range(len(facts)) if i not in left]
-    folder = DataFolder(out, _settings(rows, threshold, drop_conflicts), known)
+    card = _card_text(inputs, facts, made_by, threshold, free)
+    written_card({}, free, card)  # refuses one that is too large
+    folder = DataFolder(out, _settings(facts, rows, threshold, drop_conflicts), known)
     _copy([(facts[i], rows[i]) for i in chosen], inputs, folder)
     if found.conflicts:
         write_text(out / CONFLICTS, _conflicts_text(rows, found))
-    made = folder.finish(_card_text(inputs, facts, made_by, threshold, free))
+    made = folder.finish(card)
     return Joined(
         replace(made, dropped=dict(sorted(Counter(problems).items()))),
         [_of_input(number, each, facts, found) for number, each in enumerate(inputs)],
@@ -148,14 +160,6 @@ def join_data(
         int((found.typed_of != NONE).sum()),
         _crowded(found),
     )
-
-
-def _check_out(out: Path, inputs: Sequence[Input]) -> None:
-    whole = out.resolve()
-    for each in inputs:
-        place = each.path.resolve()
-        if place == whole or place in whole.parents or whole in place.parents:
-            raise UsageError(f"--out {out} and the input {each.path} lie in each other")
 
 
 def _tumour_free(inputs: Sequence[Input], known: Sequence[str]) -> tuple[str, ...]:
@@ -217,8 +221,8 @@ def allowed(label: str, known: Sequence[str], free: Sequence[str]) -> frozenset[
 
 def _home(each: Input) -> str:
     """The source of an input's slices of which nothing else is known."""
-    sources = each.card.sources if each.card else ()
-    return sources[0].name if len(sources) == 1 else each.name
+    names = {source.name for source in each.card.sources} if each.card else set()
+    return names.pop() if len(names) == 1 else each.name
 
 
 def _rows(
@@ -266,16 +270,19 @@ def _paths(
     split = {kind for kind, fact in zip(kinds, facts, strict=True) if fact.split}
     moved: Counter[int] = Counter()
     taken: set[tuple[bool, str]] = set()
+    last: dict[tuple[bool, str], int] = {}  # numbers, so that none is tried twice
     paths = []
     for kind, fact in zip(kinds, facts, strict=True):
         side = [SPLIT_FOLDERS[fact.split or "training"]] if kind in split else []
         moved[fact.number] += bool(side and not fact.split)
         file = PurePosixPath(fact.name)
         folder = "/".join([inputs[fact.number].name, *side, fact.label])
-        path, count = f"{folder}/{file.name}", 1
+        wanted = path = f"{folder}/{file.name}"
+        count = last.get((kind, wanted), 1)
         while (kind, path.casefold()) in taken:  # some file systems take A.png for a.png
             count += 1
             path = f"{folder}/{file.stem}-{count}{file.suffix}"
+        last[kind, wanted] = count
         taken.add((kind, path.casefold()))
         paths.append(path)
     for number, count in sorted(moved.items()):
@@ -353,9 +360,13 @@ def _tell(
             say(f"{count:,} {what}")
 
 
-def _settings(rows: Sequence[Row], threshold: float, drop_conflicts: bool) -> dict[str, object]:
+def _settings(
+    facts: Sequence[Fact], rows: Sequence[Row], threshold: float, drop_conflicts: bool
+) -> dict[str, object]:
     """All that decides which slices are written."""
-    content = json.dumps([astuple(row) for row in rows], ensure_ascii=True)
+    content = json.dumps(
+        [(*astuple(row), fact.mask) for fact, row in zip(facts, rows, strict=True)]
+    )
     return {
         "command": "join",
         "rows": hashlib.sha256(content.encode()).hexdigest(),
@@ -365,21 +376,29 @@ def _settings(rows: Sequence[Row], threshold: float, drop_conflicts: bool) -> di
 
 
 def _copy(kept: Sequence[tuple[Fact, Row]], inputs: Sequence[Input], folder: DataFolder) -> None:
-    """Copy the pictures, so many at a time, but for those that were copied before.
+    """Copy the pictures and masks, so many at a time, but for those that were copied before.
 
     Raises:
         DataError: a file is not what was read a moment ago.
     """
 
+    masks = [each.masks for each in inputs]
+
+    def read(fact: Fact, archive: ImageArchive, digest: str) -> bytes:
+        try:
+            data = archive.read(fact.name)
+        except InputError as error:
+            raise _changed(fact, inputs, one_line(error)) from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise _changed(fact, inputs, "its bytes changed")
+        return data
+
     def again(chunk: Sequence[tuple[Fact, Row]]) -> Iterator[NewSlice]:
         for fact, row in chunk:
-            try:
-                encoded = fact.archive.read(fact.name)
-            except InputError as error:
-                raise _changed(fact, inputs, one_line(error)) from None
-            if hashlib.sha256(encoded).hexdigest() != fact.sha256:
-                raise _changed(fact, inputs, "its bytes changed")
-            yield NewSlice(encoded, row)
+            encoded = read(fact, fact.archive, fact.sha256)
+            of_input = masks[fact.number]
+            mask = read(fact, of_input, fact.mask) if of_input and fact.mask else None
+            yield NewSlice(encoded, row, mask)
 
     for start in range(0, len(kept), CHUNK):
         if folder.dropped_of(str(start)) is None:
