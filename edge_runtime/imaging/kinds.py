@@ -51,8 +51,7 @@ class Kind(NamedTuple):
 
     @property
     def is_picture(self) -> bool:
-        """Whether `decode.decode` reads it, and models may learn from it: one slice, of gray
-        levels as a rule."""
+        """Whether `decode.decode` reads it: one slice, of gray levels as a rule."""
         return self.module == "decode"
 
 

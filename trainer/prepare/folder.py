@@ -89,6 +89,9 @@ class DataFolder:
         labels: every label that may come. Those that name several classes, or a tumour of no
             stated type beside typed ones, go into `partial`.
 
+    Attributes:
+        resumed: how many inputs were done before.
+
     Raises:
         UsageError: `out` holds something else.
     """
@@ -103,11 +106,6 @@ class DataFolder:
         self._masks: set[str] = set()
         self._claim = Claim(out, {"labels": known, **settings})
         self._begin()
-
-    @property
-    def resumed(self) -> int:
-        """How many inputs were done before."""
-        return self._resumed
 
     def dropped_of(self, item: str) -> list[str] | None:
         """Why parts of an input that was done before gave no slice; None where it was not done.
@@ -148,7 +146,7 @@ class DataFolder:
             "masks": masks,
             "dropped": [each.reason for each in dropped],
         }
-        self._keep(entry)
+        self._items[_key(item)] = [each.reason for each in dropped]  # rows and masks are kept above
         self._asked.add(_key(item))
         self._claim.append(json.dumps(entry))
 
@@ -194,7 +192,6 @@ class DataFolder:
         A last line that was cut off, and an input of which a picture or mask is missing or altered,
         are not done.
         """
-        self._resumed = 0
         kept = []
         for line in self._claim.lines:
             try:
@@ -205,8 +202,8 @@ class DataFolder:
             if whole:
                 self._keep(entry)
                 kept.append(line)
-                self._resumed += 1
         self._claim.rewrite(kept)
+        self.resumed = len(kept)
 
     def _keep(self, entry: Mapping[str, Any]) -> None:
         self._items[entry["item"]] = list(entry["dropped"])
