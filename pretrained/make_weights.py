@@ -1,7 +1,9 @@
 """Makes `btc_edge_pretrained/weights.npz` from the published file of EfficientNet-Lite0.
 
 Kept are the stem and the first blocks; the three colours of the stem are summed into one gray; the
-normalisation of the input and every batch normalisation are folded into the convolutions.
+normalisation of the input and every batch normalisation are folded into the convolutions. Where a
+block of `edge` is narrower inside than the published one, the channels that carry least are left
+out.
 
     python pretrained/make_weights.py efficientnet-lite0-57934424.pth
 
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.models.networks import BLOCKS
+from trainer.models.networks import BLOCKS, pretrained_shapes
 
 FILE = Path(__file__).parent / "btc_edge_pretrained" / "weights.npz"
 EPSILON = 1e-3  # of the batch normalisations
@@ -45,6 +47,9 @@ def fold(state: Mapping[str, Array], blocks: int) -> dict[str, npt.NDArray[np.fl
         for norm, part in enumerate(parts):
             folded = _folded(state, f"{place}._{part}_conv", f"{place}._bn{norm + (number == 0)}")
             layers[f"block{number}_{part}"] = folded
+        if number:
+            wide = pretrained_shapes()[f"block{number}_depthwise"][1]
+            _narrow(layers, f"block{number}", wide)
     arrays: dict[str, npt.NDArray[np.float16]] = {}
     for name, (kernel, bias) in layers.items():
         # From (out, in, rows, columns) to Keras' (rows, columns, in, out); depthwise: in, 1.
@@ -52,6 +57,21 @@ def fold(state: Mapping[str, Array], blocks: int) -> dict[str, npt.NDArray[np.fl
         arrays[f"{name}.kernel"] = kernel.transpose(order).astype(np.float16)
         arrays[f"{name}.bias"] = bias.astype(np.float16)
     return arrays
+
+
+def _narrow(layers: dict[str, tuple[Array, Array]], block: str, wide: int) -> None:
+    """Keep the `wide` inner channels of a block that carry most: by the product of the lengths of
+    their weights in, within and out (after Li et al., Pruning filters for efficient ConvNets,
+    2017, who take one of the three)."""
+    (enter, low), (depth, mid), (leave, out) = (
+        layers[f"{block}_{part}"] for part in ("expand", "depthwise", "project")
+    )
+    lengths = [np.sqrt(np.square(kernel).sum(axis=(1, 2, 3))) for kernel in (enter, depth)]
+    carried = lengths[0] * lengths[1] * np.sqrt(np.square(leave).sum(axis=(0, 2, 3)))
+    kept = np.sort(np.argsort(-carried, kind="stable")[:wide])
+    layers[f"{block}_expand"] = enter[kept], low[kept]
+    layers[f"{block}_depthwise"] = depth[kept], mid[kept]
+    layers[f"{block}_project"] = leave[:, kept], out
 
 
 def _folded(state: Mapping[str, Array], convolution: str, norm: str) -> tuple[Array, Array]:

@@ -20,7 +20,8 @@ class Block(NamedTuple):
     filters: int
 
 
-# The first blocks of EfficientNet-Lite0 (see `pretrained`), as many as fit 300 KB.
+# The first blocks of EfficientNet-Lite0 (see `pretrained`), as many as fit 300 KB: the last two are
+# five times as wide inside where the original is six times.
 STEM = 32
 FROZEN = ("stem", "block0_", "block1_")  # edges and spots look alike everywhere, and cost most
 BLOCKS = (
@@ -30,8 +31,8 @@ BLOCKS = (
     Block(6, 5, 2, 40),
     Block(6, 5, 1, 40),
     Block(6, 3, 2, 80),
-    Block(6, 3, 1, 80),
-    Block(6, 3, 1, 80),
+    Block(5, 3, 1, 80),
+    Block(5, 3, 1, 80),
 )
 
 
