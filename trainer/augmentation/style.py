@@ -24,16 +24,60 @@ def change_style(image: Gray, rng: np.random.Generator, reference: Gray | None =
     """
     import cv2
 
-    changed = image
+    changed = strip_skull(image, rng.uniform(0.04, 0.1)) if rng.random() < 0.1 else image
     if reference is not None and rng.random() < 0.25:
         changed = match_levels(changed, reference, rng.uniform(0.4, 1.0))
     if rng.random() < 0.15:
         tiles = int(rng.integers(2, 7))
         changed = cv2.createCLAHE(rng.uniform(1.0, 4.0), (tiles, tiles)).apply(changed)
     changed = cv2.LUT(changed, _tone_curve(rng))
+    if rng.random() < 0.2:  # some collections are coarse throughout: that must tell nothing
+        changed = _coarsen(changed, rng)
+    if rng.random() < 0.1:
+        changed = _filtered(changed, rng)
     for change in rng.choice(len(_CHANGES), size=int(rng.integers(3)), replace=False):
         changed = _CHANGES[change](changed, rng)
     return np.ascontiguousarray(changed, dtype=np.uint8)
+
+
+def strip_skull(image: Gray, share: float) -> Gray:
+    """A slice without the outer rim of its head, as programs that cut out the brain leave it.
+
+    Args:
+        image: uint8 array of size×size.
+        share: how much of the head's width goes on each side.
+    """
+    import cv2
+
+    threshold, _ = cv2.threshold(image, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    head = (image > max(0.5 * threshold, 8)).astype(np.uint8)
+    contours, _ = cv2.findContours(head, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not contours:
+        return image
+    filled = np.zeros_like(image)
+    hull = cv2.convexHull(max(contours, key=cv2.contourArea))
+    cv2.fillPoly(filled, [hull], 1)
+    filled = np.pad(filled, 1)  # the picture's edge is an edge of the head
+    depth = cv2.distanceTransform(filled, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    width, height = cv2.boundingRect(hull)[2:]
+    stripped: Gray = np.where(depth > share * min(width, height), image, 0).astype(np.uint8)
+    return stripped
+
+
+def _filtered(image: Gray, rng: np.random.Generator) -> Any:
+    """A random convolution mixed with the slice (Xu et al., Robust and Generalizable Visual
+    Representation Learning via Random Convolutions, 2021)."""
+    import cv2
+
+    kernel = rng.standard_normal((3, 3)) / 3
+    mixed = cv2.filter2D(image, cv2.CV_32F, kernel)
+    share = rng.uniform(0.1, 0.6)
+    spread = float(image.std()) / max(float(mixed.std()), 1e-3)
+    mixed = (mixed - mixed.mean()) * spread + image.mean()
+    black = image == 0
+    changed = np.clip((1 - share) * image + share * mixed, 0, 255)
+    changed[black] = 0
+    return np.rint(changed).astype(np.uint8)
 
 
 def match_levels(image: Gray, reference: Gray, share: float) -> Gray:

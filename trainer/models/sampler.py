@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.augmentation.copy_paste import erase, paste
+from trainer.augmentation.copy_paste import beside, erase, paste, recolour
 from trainer.augmentation.spatial import change_place
 from trainer.augmentation.style import change_style
 from trainer.data.dataset import Dataset
@@ -101,6 +101,7 @@ class Feed:
         if recipe.balance and self._pastes:
             weights[self._hosts] *= recipe.tumour_free_weight
         self._weights = np.cumsum(weights)
+        self._host_weights = np.cumsum(weights[self._hosts])
         if len(self._donors):
             counts = np.bincount(samples.labels[self._donors], minlength=classes)
             self._donor_weights = np.cumsum(1.0 / counts[samples.labels[self._donors]])
@@ -140,11 +141,14 @@ class Feed:
         chance = rng.random()
         if self._pastes and not samples.tumour_free[label]:
             if chance < recipe.paste:
-                donor, host = self._donor(rng), int(rng.choice(self._hosts))
+                donor, host = self._donor(rng), self._host(rng)
                 label = int(samples.labels[donor])
                 image, box = paste(
-                    samples.images[donor], samples.boxes[donor], samples.images[host], rng
-                )
+                    samples.images[donor], samples.boxes[donor], samples.images[host], rng,
+                    recipe.recolour,
+                )  # fmt: skip
+            elif not np.isnan(box).any() and rng.random() < recipe.recolour:
+                image = recolour(image, box, rng)
         elif self._pastes and chance < recipe.erase:
             for _ in range(ERASE_TRIES):
                 donor = self._donor(rng)
@@ -153,9 +157,16 @@ class Feed:
                     image = erased
                     break
         elif self._pastes and chance < recipe.erase + recipe.patch:
-            shape, host = samples.boxes[self._donor(rng)], int(rng.choice(self._hosts))
-            image, _ = paste(samples.images[host], shape, image, rng)
+            donor = self._donor(rng)
+            shape, other = samples.boxes[donor], beside(samples.boxes[donor])
+            if other is not None and rng.random() < 0.5:
+                image, _ = paste(samples.images[donor], other, image, rng)
+            else:
+                image, _ = paste(samples.images[self._host(rng)], shape, image, rng)
         return Example(image, np.eye(self.classes, dtype=np.float32)[label], box)
+
+    def _host(self, rng: np.random.Generator) -> int:
+        return int(self._hosts[_pick(self._host_weights, rng.random(1))[0]])
 
     def _donor(self, rng: np.random.Generator) -> int:
         return int(self._donors[_pick(self._donor_weights, rng.random(1))[0]])
