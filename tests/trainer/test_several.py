@@ -46,6 +46,8 @@ BIN = Path(sys.executable).parent
 OPTIONS = Preprocess(32)
 KNN = ("--model", "knn", "--features", "histogram", "--no-cache", "--size", "32", "--seed", "5")
 NOISE = [np.random.default_rng(i).integers(0, 256, (32, 32), dtype=np.uint8) for i in range(8)]
+# What is said of several only, and where.
+OF_SEVERAL = ("origin", "warnings", "each_sha256", "own_groups", "own_sources")
 PNG = [cv2.imencode(".png", gray)[1].tobytes() for gray in NOISE]
 
 
@@ -157,12 +159,14 @@ def test_two_are_as_a_folder_that_holds_both(
         merged = table(Path(place) / "g.csv", "path,group,source,patient", rows)
         boxed = table(Path(place) / "b.csv", "path,x_center,y_center,width,height", boxes)
         joined = read_dataset(root, OPTIONS, groups_csv=merged, boxes_csv=boxed)
-        assert equal(data, joined, "origin", "warnings", "each_sha256"), "but for the table's name"
+        assert equal(data, joined, *OF_SEVERAL), "but for the table's name"
         in_order = sorted(names, key=lambda name: f"{name}/")
         alone = [read_dataset(root / name, OPTIONS).sha256 for name in in_order]
         assert data.each_sha256 == tuple(alone)
         shared = read_dataset(parts, OPTIONS, groups_csv=merged, boxes_csv=boxed)
-        assert equal(data, shared, "warnings"), "one table of all, whose paths begin with the names"
+        assert equal(data, shared, "warnings", "own_sources"), (
+            "one table of all, whose paths begin with the names"
+        )
         theirs, mine = read_files(root), read_files(parts)
         for field in fields(theirs):
             np.testing.assert_equal(getattr(mine, field.name), getattr(theirs, field.name))

@@ -28,7 +28,13 @@ from trainer.data.collection import (
     read_collections,
     tables_of,
 )
-from trainer.data.groups import column, group_slices, one_group_a_person, read_group_tables
+from trainer.data.groups import (
+    GroupTable,
+    column,
+    group_slices,
+    one_group_a_person,
+    read_group_tables,
+)
 from trainer.data.layout import PassedOver, class_spot
 from trainer.data.near_duplicates import clusters, thumbnail
 from trainer.data.owners import Owner, ties_of
@@ -70,6 +76,8 @@ class Dataset:
         warnings: sentences on classes of which nothing can be read, on volumes, and on what a
             table leaves open.
         owners: whose each slice is, in this process only; may be empty.
+        own_groups, own_sources: of several collections the groups and sources that each would have
+            alone, from which its slices are divided; empty of one.
     """
 
     images: npt.NDArray[np.uint8]
@@ -95,6 +103,8 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     owners: tuple[Owner, ...] = ()
     each_sha256: tuple[str, ...] = ()
+    own_groups: tuple[str, ...] = ()
+    own_sources: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -130,6 +140,8 @@ class Dataset:
             crop_boxes=self.crop_boxes[chosen],
             boxes=self.boxes[chosen],
             owners=pick(self.owners) if self.owners else (),
+            own_groups=pick(self.own_groups) if self.own_groups else (),
+            own_sources=pick(self.own_sources) if self.own_sources else (),
         )
 
 
@@ -226,6 +238,7 @@ def _with_groups(
         column(table, data.paths, c) for c in ("group", "source", "patient")
     )
     if are_several(collections):
+        data = _with_own_groups(data, pixels, collections, None if groups_csv is None else table)
         table = one_group_a_person(table)
     tables = dict(data.tables)
     if says_groups(collections, groups_csv):
@@ -242,6 +255,36 @@ def _with_groups(
         tables=tables,
         warnings=(*data.warnings, *odd, *left_open),
     )
+
+
+def _with_own_groups(
+    data: Dataset,
+    pixels: Sequence[str],
+    collections: Sequence[Collection],
+    shared: GroupTable | None,
+) -> Dataset:
+    """The data of several collections with the groups and sources that each would have alone.
+
+    Args:
+        shared: the rows of one table of all, in place of the collections' own.
+    """
+    groups, sources = [""] * len(data), [""] * len(data)
+    for each in collections:
+        members = each.members(data.paths)
+        paths, at = tuple(members), np.array(list(members.values()), dtype=np.int64)
+        owners = each.own_owners(data.owners, members)
+        rows = (
+            read_group_tables([replace(each, name="")], paths, owners=owners)[0]
+            if shared is None
+            else {path: shared[each.prefix + path] for path in paths}
+        )
+        own = [group.removeprefix(each.prefix) for group in column(rows, paths, "group")]
+        named = group_slices(
+            own, [pixels[i] for i in at], clusters(data.thumbnails[at]), *ties_of(owners, own)[0]
+        )
+        for i, group, source in zip(at, named, column(rows, paths, "source"), strict=True):
+            groups[i], sources[i] = group, source
+    return replace(data, own_groups=tuple(groups), own_sources=tuple(sources))
 
 
 def says_groups(

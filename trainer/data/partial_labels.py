@@ -20,7 +20,8 @@ from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.near_duplicates import find_pairs
 from trainer.data.owners import patients_of
 from trainer.data.reading import Progress
-from trainer.data.split import SOURCE, Split
+from trainer.data.split import SOURCE, Split, leaders
+from trainer.data.tables import first_folder
 
 Indices = npt.NDArray[np.int64]
 
@@ -197,15 +198,38 @@ def divide(
     """
     groups = np.asarray(data.groups)
     validation, tested = set(groups[split.validation]), set(groups[split.test])
-    free = sorted({g for g, t in zip(partial.slices.groups, partial.touches, strict=True) if not t})
-    drawn = np.random.default_rng([seed, 4]).permutation(len(free))
-    number = {g: int(n) % split.parts for g, n in zip(free, drawn, strict=True)}
+    drawn = _drawn(partial, data, seed) % split.parts
     source = split.protocol.removeprefix(SOURCE) if split.protocol.startswith(SOURCE) else None
     train, test = [], []
     for i, touched in enumerate(partial.touches):
-        part = number.get(partial.slices.groups[i])
-        if touched & tested or partial.slices.sources[i] == source or part == split.part:
+        new = not touched and drawn[i] == split.part
+        if touched & tested or partial.slices.sources[i] == source or new:
             test.append(i)
         elif not touched & validation:
             train.append(i)
     return np.array(train, dtype=np.int64), np.array(test, dtype=np.int64)
+
+
+def _drawn(partial: PartialLabels, data: Dataset, seed: int) -> Indices:
+    """A number for each slice that touches nothing; slices of one group have the same.
+
+    Each of several collections draws by itself, as it would alone, see `trainer.data.split`: so it
+    counts what touches only others' slices too.
+    """
+    slices = partial.slices
+    own = slices.own_groups or slices.groups
+    homes = [first_folder(path) for path in slices.paths] if slices.own_groups else [""] * len(own)
+    typed: dict[str, set[str]] = defaultdict(set)
+    for path, group in zip(data.paths, data.groups, strict=True):
+        typed[first_folder(path) if data.own_groups else ""].add(group)
+    everything = set(data.groups)
+    free: dict[str, set[str]] = defaultdict(set)
+    for home, group, touched in zip(homes, own, partial.touches, strict=True):
+        if not touched & typed.get(home, everything):
+            free[home].add(group)
+    number: dict[tuple[str, str], int] = {}
+    for home, names in free.items():
+        drawn = np.random.default_rng([seed, 4]).permutation(len(names)).tolist()
+        number |= {(home, group): n for group, n in zip(sorted(names), drawn, strict=True)}
+    each = [number.get(key, -1) for key in zip(homes, own, strict=True)]
+    return np.array(each, dtype=np.int64)[leaders(slices, np.arange(len(slices)))]
