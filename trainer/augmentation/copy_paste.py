@@ -21,9 +21,7 @@ Box = npt.NDArray[np.float64]
 SYMMETRY = 0.80  # least correlation with its mirror image of a head whose halves can be swapped
 
 
-def paste(
-    donor: Gray, box: Box, host: Gray, rng: np.random.Generator, recolour: float = 0.0
-) -> tuple[Gray, Box]:
+def paste(donor: Gray, box: Box, host: Gray, rng: np.random.Generator) -> tuple[Gray, Box]:
     """Set the part of `donor` in `box` onto `host`, about where it was in its own head.
 
     The patch is scaled, mirrored at random, and its brightness and contrast are brought to those
@@ -33,9 +31,6 @@ def paste(
         donor, host: uint8 arrays of size×size.
         box: left, top, right, bottom as fractions of the side.
         rng: random generator.
-        recolour: chance that the patch's difference from its surroundings is drawn anew, and may
-            turn about: a tumour that is bright with contrast is dark without, and bright again in
-            T2.
 
     Returns:
         The changed host, and the box of the patch in it.
@@ -59,26 +54,7 @@ def paste(
     moved = cv2.warpAffine(donor, matrix, (size, size), flags=cv2.INTER_LINEAR)
     reach = half * zoom
     inner = np.concatenate([goal - reach, goal + reach]) / size
-    gain = _drawn_gain(rng) if rng.random() < recolour else 1.0
-    return _blend(host, moved, goal, reach, rng, gain, match=True), np.clip(inner, 0, 1)
-
-
-def recolour(image: Gray, box: Box, rng: np.random.Generator) -> Gray:
-    """A slice whose tumour differs from its surroundings by more, by less, or the other way about.
-
-    Args:
-        image: uint8 array of size×size.
-        box: left, top, right, bottom as fractions of the side.
-        rng: random generator.
-    """
-    size = image.shape[0]
-    centre, reach = (box[:2] + box[2:]) / 2 * size, np.maximum((box[2:] - box[:2]) / 2 * size, 3.0)
-    return _blend(image, image, centre, reach, rng, _drawn_gain(rng), match=True)
-
-
-def _drawn_gain(rng: np.random.Generator) -> float:
-    """A factor for how a tumour differs from the tissue about it; not near 0: it would be gone."""
-    return float(rng.uniform(0.45, 1.3) * (-1 if rng.random() < 0.5 else 1))
+    return _blend(host, moved, goal, reach, rng, match=True), np.clip(inner, 0, 1)
 
 
 def beside(box: Box) -> Box | None:
@@ -110,7 +86,7 @@ def erase(image: Gray, box: Box, rng: np.random.Generator) -> Gray | None:
     size = image.shape[0]
     centre = (box[:2] + box[2:]) / 2 * size
     reach = (box[2:] - box[:2]) / 2 * size * 1.3 + 2
-    return _blend(image, np.ascontiguousarray(image[:, ::-1]), centre, reach, rng, 1.0, match=False)
+    return _blend(image, np.ascontiguousarray(image[:, ::-1]), centre, reach, rng, match=False)
 
 
 def symmetry(image: Gray) -> float:
@@ -127,15 +103,10 @@ def _blend(
     centre: npt.NDArray[np.float64],
     reach: npt.NDArray[np.float64],
     rng: np.random.Generator,
-    contrast: float,
     match: bool,
 ) -> Gray:
-    """`patch` over `host` within an ellipse whose edge is soft.
-
-    Args:
-        contrast: factor for how the patch differs from its surroundings.
-        match: bring the patch's levels to those of the ring about it.
-    """
+    """`patch` over `host` within an ellipse whose edge is soft; `match` brings its levels to those
+    of the ring about it."""
     size = host.shape[0]
     rows, columns = np.ogrid[:size, :size]
     distance = np.sqrt(
@@ -149,7 +120,7 @@ def _blend(
         if ring.sum() >= 8:
             there, here = over[ring], host[ring].astype(np.float32)
             gain = np.clip((here.std() + 4) / (there.std() + 4), 0.6, 1.6)
-            over = (over - there.mean()) * gain * contrast + here.mean()
+            over = (over - there.mean()) * gain + here.mean()
     mixed = host + weight * (over - host)
     changed: Gray = np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
     return changed

@@ -24,7 +24,6 @@ class Recipe:
         erase: share of tumour-free examples that show a slice whose tumour was covered.
         patch: share of tumour-free examples that carry a patch of tumour-free tissue, half of them
             of a tumour's own slice.
-        recolour: share of boxed and of pasted tumours whose contrast is drawn anew.
         localisation: weight of the loss that asks the class maps to lie within the box.
         label_smoothing: part of the target spread over all classes.
         learning_rate: of Adam at its highest.
@@ -40,7 +39,6 @@ class Recipe:
     paste: float = 0.0
     erase: float = 0.0
     patch: float = 0.0
-    recolour: float = 0.0
     localisation: float = 0.0
     label_smoothing: float = 0.05
     learning_rate: float = 2e-3

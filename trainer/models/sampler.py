@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.augmentation.copy_paste import beside, erase, paste, recolour
+from trainer.augmentation.copy_paste import beside, erase, paste
 from trainer.augmentation.spatial import change_place
 from trainer.augmentation.style import change_style
 from trainer.data.dataset import Dataset
@@ -144,11 +144,8 @@ class Feed:
                 donor, host = self._donor(rng), self._host(rng)
                 label = int(samples.labels[donor])
                 image, box = paste(
-                    samples.images[donor], samples.boxes[donor], samples.images[host], rng,
-                    recipe.recolour,
-                )  # fmt: skip
-            elif not np.isnan(box).any() and rng.random() < recipe.recolour:
-                image = recolour(image, box, rng)
+                    samples.images[donor], samples.boxes[donor], samples.images[host], rng
+                )
         elif self._pastes and chance < recipe.erase:
             for _ in range(ERASE_TRIES):
                 donor = self._donor(rng)
