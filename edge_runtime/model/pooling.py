@@ -9,7 +9,8 @@ logits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,4 +33,11 @@ def log_mean_exp(maps: npt.NDArray[np.floating[Any]]) -> Floats:
     return logits.astype(np.float32)
 
 
-POOLINGS = {"log-sum-exp": log_mean_exp}
+class Pooling(NamedTuple):
+    """A pooling that `model.json` may name: the function, and for people what it computes."""
+
+    pool: Callable[[npt.NDArray[np.floating[Any]]], Floats]
+    formula: str
+
+
+POOLINGS = {"log-sum-exp": Pooling(log_mean_exp, "log(mean(exp(x))) over all cells x of its map")}

@@ -37,7 +37,7 @@ class _Graph:
         self._dtype = np.dtype(info.input["dtype"])
         self._sets = None if info.features is None else list(info.features["sets"])
         self._outputs: dict[str, Any] = dict(info.outputs)
-        self._pool = None if info.pooling is None else POOLINGS[info.pooling]
+        self._pool = None if info.pooling is None else POOLINGS[info.pooling].pool
         self._answer = "logits" if self._pool is None else "class_maps"
 
     def enter(self, pixels: Gray) -> None:

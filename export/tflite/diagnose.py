@@ -173,7 +173,7 @@ def diagnose(
 
 def _logits(given: Floats, pooling: str | None) -> Floats:
     """N×C, of what the graph gave for N images."""
-    return given if pooling is None else np.stack([POOLINGS[pooling](maps) for maps in given])
+    return given if pooling is None else np.stack([POOLINGS[pooling].pool(maps) for maps in given])
 
 
 def _row(
