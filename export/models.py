@@ -135,7 +135,8 @@ class ExportNetwork:
         """See `ExportModel`."""
         graph = self.integers if form.integers else self.floats
         if form.kind == "onnx":
-            data = convert_scheme(graph.float_onnx, form.scheme, calibration)
+            kept = None if self.integers.pooling is None else "class_maps"
+            data = convert_scheme(graph.float_onnx, form.scheme, calibration, kept)
             return _described(data, form, graph.outputs)
         data = self.tflite(form, calibration)
         outputs = output_order(read_tflite(data), graph.outputs)

@@ -167,7 +167,7 @@ def test_class_maps_stand_for_logits_where_a_pooling_is_named() -> None:
     shape = json.loads(info.to_json())
     assert (shape["schema"], shape["pooling"]) == (3, "log-sum-exp")
     assert ModelInfo.from_json(json.dumps(shape)) == info
-    with pytest.raises(ModelError, match="by 'softest', which this version .* update btc-edge"):
+    with pytest.raises(ModelError, match=r"by 'softest', which this version .* update btc-edge"):
         ModelInfo.from_json(json.dumps(shape | {"pooling": "softest"}))
     with pytest.raises(ModelError, match="pooling beside logits"):
         ModelInfo.from_json(json.dumps(shape | {"outputs": {"class_maps": 1, "logits": 0}}))
