@@ -22,7 +22,7 @@ from export.calibration_images import (
 )
 from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
-from export.models import ExportNetwork, open_export_model
+from export.models import ConvertedGraph, ExportNetwork, open_export_model
 from trainer.evaluation.decision_rule import DecisionRule, SideOutputs, fit_decision_rule
 from trainer.evaluation.selective import Targets, refusals, tumour_free_of
 from trainer.models.outputs import predict_file
@@ -138,8 +138,8 @@ class Exporter:
             ModelError: the conversion itself fails.
         """
         calibration = self._calibration_images() if form.calibrated else None
-        graph, outputs, ops, macs = self._model.convert(form, calibration)
-        info = self._describe(form, outputs, calibration)
+        converted = self._model.convert(form, calibration)
+        graph, info = converted.graph, self._describe(form, converted, calibration)
         decision_rule = self._decision_rule(parse_model(pack_model(graph, info, form.kind)))
         info = replace(info, **decision_rule.to_settings())
         data = pack_model(graph, info, form.kind)
@@ -159,8 +159,8 @@ class Exporter:
             path=path,
             bytes=len(data),
             sha256=file.sha256,
-            ops=ops,
-            macs=macs,
+            ops=converted.ops,
+            macs=converted.macs,
             temperature=file.info.temperature,
             calibration=None if calibration is None else record(calibration),
             size_ratio=len(file.graph) / len(plain.graph) if plain else None,
@@ -178,8 +178,11 @@ class Exporter:
 
         if not isinstance(self._model, ExportNetwork):
             raise UsageError("a diagnosis is of a network's layers; the run's model is none")
-        int8 = self._model.tflite("int8", self._calibration_images())
-        return diagnose(self._model.graph, self._model.float32, int8, self._validation.pixels)
+        graph = self._model.integers
+        int8 = self._model.tflite(FORMATS["int8"], self._calibration_images())
+        return diagnose(
+            graph.keras, graph.float32, int8, self._validation.pixels, pooling=graph.pooling
+        )
 
     @property
     def reference(self) -> Reference:
@@ -188,8 +191,9 @@ class Exporter:
 
     def packed(self, form: Format, calibration: npt.NDArray[np.uint8] | None) -> bytes:
         """A file without what is fitted on its answers (temperature, thresholds, familiarity)."""
-        graph, outputs, _, _ = self._model.convert(form, calibration)
-        return pack_model(graph, self._describe(form, outputs, calibration), form.kind)
+        converted = self._model.convert(form, calibration)
+        info = self._describe(form, converted, calibration)
+        return pack_model(converted.graph, info, form.kind)
 
     def _decision_rule(self, file: ModelFile) -> DecisionRule:
         """Temperature, thresholds and the check for out-of-distribution inputs, all fitted on what
@@ -218,7 +222,7 @@ class Exporter:
     def _describe(
         self,
         form: Format,
-        outputs: dict[str, int],
+        converted: ConvertedGraph,
         calibration: npt.NDArray[np.uint8] | None,
     ) -> ModelInfo:
         settings = self._run.settings
@@ -236,7 +240,8 @@ class Exporter:
             preprocess=self._run.preprocess,
             input=entry,
             features=features,
-            outputs=outputs,
+            outputs=converted.outputs,
+            pooling=converted.pooling,
             quantization={
                 "scheme": form.scheme,
                 "calibration_images": None if calibration is None else len(calibration),

@@ -53,6 +53,8 @@ class Format:
         runtimes: who is promised to run it (and tested to), see
             `edge_runtime.model.backends.BACKENDS`.
         calibrated: whether the quantiser needs to see images.
+        integers: whether all inside the graph are integers: what those cannot do well, the pooling
+            of class maps, is then left to the device, see `edge_runtime.model.pooling`.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Format:
     runtimes: tuple[str, ...]
     tolerance: Tolerance
     calibrated: bool = False
+    integers: bool = False
 
     def file_name(self, model: str) -> str:
         """Name of the file for a model's name."""
@@ -83,10 +86,11 @@ FORMATS = {
         Format("dynamic", "tflite", "dynamic", "float32", "TFLite, int8 weights, float activations",
                ("litert", "tensorflow"), Tolerance(0.98, 0.01, 0.15, 0.02)),
         Format("int8", "tflite", "int8-full", "uint8", "TFLite, integers only; uint8 in",
-               _EVERY_TFLITE, _INT8, calibrated=True),
+               _EVERY_TFLITE, _INT8, calibrated=True, integers=True),
         Format("int16x8", "tflite", "int16x8", "float32",
                "TFLite, int16 activations, int8 weights; slow without a kernel for it",
-               ("litert", "tensorflow"), Tolerance(0.98, 0.01, 0.25, 0.02), calibrated=True),
+               ("litert", "tensorflow"), Tolerance(0.98, 0.01, 0.25, 0.02), calibrated=True,
+               integers=True),
         Format("onnx", "onnx", "float32", "float32", "ONNX, float weights and activations",
                ("onnxruntime",), _FLOAT),
         Format("onnx-int8", "onnx", "qdq-int8", "float32",

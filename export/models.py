@@ -11,7 +11,7 @@ import numpy.typing as npt
 from edge_runtime.errors import ModelError, UsageError
 from edge_runtime.imaging.handcrafted import DEVICE_SETS
 from export.formats import Format
-from export.graph import export_graph, features_graph
+from export.graph import export_graph, features_graph, maps_graph, pooling_of
 from export.onnx.classical import OUTPUTS, convert_classical
 from export.onnx.network import convert_onnx, convert_scheme
 from export.onnx.protobuf import read_onnx
@@ -33,7 +33,7 @@ class ConvertedGraph(NamedTuple):
     """A graph without metadata.
 
     Attributes:
-        outputs: name -> index, as `ModelInfo` holds them.
+        outputs, pooling: as `ModelInfo` holds them.
         ops, macs: op -> how often; multiply-accumulates.
     """
 
@@ -41,6 +41,7 @@ class ConvertedGraph(NamedTuple):
     outputs: dict[str, int]
     ops: dict[str, int]
     macs: int
+    pooling: str | None = None
 
 
 class ExportModel(Protocol):
@@ -82,11 +83,38 @@ def open_export_model(run: Run) -> ExportModel:
     return ExportNetwork(run) if run.kind == CNN else ExportClassical(run)
 
 
+class KerasGraph:
+    """A Keras graph of a batch of one, and what is converted from it more than once.
+
+    Attributes:
+        keras: the graph.
+        outputs: name -> index of its outputs.
+        pooling: what it leaves to the device, see `ModelInfo.pooling`.
+    """
+
+    def __init__(
+        self, keras: keras.Model, outputs: dict[str, int], pooling: str | None = None
+    ) -> None:
+        self.keras, self.outputs, self.pooling = keras, outputs, pooling
+
+    @cached_property
+    def float32(self) -> bytes:
+        """As a TFLite flatbuffer in floats: a format, and what int8 is mended by and compared
+        with."""
+        return convert_tflite(self.keras, "float32")
+
+    @cached_property
+    def float_onnx(self) -> bytes:
+        """Likewise as ONNX, which its quantiser starts from."""
+        return convert_onnx(self.keras, self.outputs)
+
+
 class ExportNetwork:
     """A Keras network.
 
     Attributes:
-        graph: what is converted.
+        floats, integers: what formats with and without floats are converted from; the same where
+            the network does nothing that integers cannot do well.
     """
 
     about: str = "the Keras model"
@@ -95,39 +123,33 @@ class ExportNetwork:
     def __init__(self, run: Run) -> None:
         self._model = run.load_model()
         self.bytes = (run.folder / "model.keras").stat().st_size
-        self.graph: keras.Model
-        self.graph, self._outputs = export_graph(self._model)
+        self.floats = self.integers = KerasGraph(*export_graph(self._model))
+        if (pooling := pooling_of(self._model)) is not None:
+            self.integers = KerasGraph(*maps_graph(self._model), pooling)
 
     def logits(self, pixels: Pixels) -> Floats:
         """See `ExportModel`."""
         return predictor(self._model)(pixels).logits
 
-    @cached_property
-    def float32(self) -> bytes:
-        """The graph as a TFLite flatbuffer in floats: a format, and what int8 is mended by and
-        compared with."""
-        return convert_tflite(self.graph, "float32")
-
-    @cached_property
-    def float_onnx(self) -> bytes:
-        """Likewise as ONNX, which its quantiser starts from."""
-        return convert_onnx(self.graph, self._outputs)
-
     def convert(self, form: Format, calibration: Pixels | None) -> ConvertedGraph:
         """See `ExportModel`."""
+        graph = self.integers if form.integers else self.floats
         if form.kind == "onnx":
-            data = convert_scheme(self.float_onnx, form.scheme, calibration)
-            return _described(data, form, self._outputs)
-        data = self.tflite(form.name, calibration)
-        return _described(data, form, output_order(read_tflite(data), self._outputs))
+            kept = None if self.integers.pooling is None else "class_maps"
+            data = convert_scheme(graph.float_onnx, form.scheme, calibration, kept)
+            return _described(data, form, graph.outputs)
+        data = self.tflite(form, calibration)
+        outputs = output_order(read_tflite(data), graph.outputs)
+        return _described(data, form, outputs, graph.pooling)
 
-    def tflite(self, name: str, calibration: Pixels | None) -> bytes:
+    def tflite(self, form: Format, calibration: Pixels | None) -> bytes:
         """The flatbuffer of a format."""
-        if name == "float32":
-            return self.float32
-        data = convert_tflite(self.graph, name, calibration)
-        if name == "int8" and calibration is not None:
-            return correct_bias(self.float32, data, calibration)
+        graph = self.integers if form.integers else self.floats
+        if form.name == "float32":
+            return graph.float32
+        data = convert_tflite(graph.keras, form.name, calibration)
+        if form.name == "int8" and calibration is not None:
+            return correct_bias(graph.float32, data, calibration)
         return data
 
 
@@ -162,7 +184,9 @@ class ExportClassical:
         return _described(data, form, OUTPUTS)
 
 
-def _described(data: bytes, form: Format, outputs: dict[str, int]) -> ConvertedGraph:
+def _described(
+    data: bytes, form: Format, outputs: dict[str, int], pooling: str | None = None
+) -> ConvertedGraph:
     """A converted graph with what it says of itself.
 
     Raises:
@@ -171,7 +195,7 @@ def _described(data: bytes, form: Format, outputs: dict[str, int]) -> ConvertedG
     graph = read_onnx(data) if form.kind == "onnx" else read_tflite(data)
     if graph.scheme != form.scheme:
         raise ModelError(f"the converter was asked for {form.scheme} and gave {graph.scheme}")
-    return ConvertedGraph(data, outputs, graph.ops, graph.macs)
+    return ConvertedGraph(data, outputs, graph.ops, graph.macs, pooling)
 
 
 def check_device_sets(sets: list[str]) -> None:

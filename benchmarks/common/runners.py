@@ -60,10 +60,11 @@ def plain_runner(file: ModelFile) -> Runner:
 
 
 def step_of(file: ModelFile) -> float:
-    """One quantisation step of the logits; of floats, their rounding."""
+    """One quantisation step of the logits, or of the class maps that the device pools: pooled ones
+    differ by no more than their cells do. Of floats, their rounding."""
     if file.format == "tflite":
-        graph = read_tflite(file.graph)
-        grid = graph.tensors[graph.outputs[file.info.outputs["logits"]]].quantization
+        graph, answer = read_tflite(file.graph), "class_maps" if file.info.pooling else "logits"
+        grid = graph.tensors[graph.outputs[file.info.outputs[answer]]].quantization
         return FLOAT_STEP if grid is None else float(grid.scales[0])
     import onnx
     from onnx import numpy_helper

@@ -2,7 +2,9 @@
 
 Schema 2 calls the check for out-of-distribution inputs `ood`; schema 1, which is read too, called
 it `unfamiliar`. A version that reads schema 1 only must refuse a file whose check it would not
-see: so the name could not change within a schema.
+see: so the name could not change within a schema. Schema 3 adds `pooling`: a graph may give class
+maps in place of logits, which a version that reads up to 2 must refuse by the schema, since it
+would find the outputs impossible and could not say why.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from typing import Any
 
 from edge_runtime.errors import ModelError
 from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.model.pooling import POOLINGS
 
-SCHEMA = 2
+SCHEMA = 3
+READABLE = range(1, SCHEMA + 1)
 MOST_LABELS = 1000
 INTENDED_USE = "Research use only; not for diagnosis."  # the one sentence, wherever it stands
 
@@ -35,8 +39,11 @@ class ModelInfo:
         preprocess: how a slice becomes the input.
         input: dtype, shape (batch, height, width, channel) and value range of the graph's input;
             the shape is (batch, feature) and the range None where `features` are given.
-        outputs: name -> index of the graph's outputs; `logits` always, `features` (the
-            penultimate ones) and `class_maps` (a map per class) where the network gives them.
+        outputs: name -> index of the graph's outputs; `logits` but where there is a `pooling`,
+            `features` (the penultimate ones) and `class_maps` (a map per class) where the network
+            gives them.
+        pooling: one of `edge_runtime.model.pooling.POOLINGS`, which makes logits of the graph's
+            class maps; None where the graph gives logits.
         quantization: scheme (`float32`, `float16`, `dynamic`, `int8-full`), calibration.
         temperature: the logits are divided by it before softmax.
         thresholds: lowest confidence per label that counts as an answer.
@@ -67,6 +74,7 @@ class ModelInfo:
     quantization: Mapping[str, Any]
     graph_sha256: str = ""
     features: Mapping[str, Any] | None = None
+    pooling: str | None = None
     temperature: float = 1.0
     thresholds: Mapping[str, float] | None = None
     ood: Mapping[str, Any] | None = None
@@ -105,10 +113,10 @@ class ModelInfo:
         if not isinstance(shape, dict):
             raise ModelError("the model's metadata is not a JSON object")
         schema = shape.get("schema")
-        if type(schema) is not int or schema not in (1, SCHEMA):
+        if type(schema) is not int or schema not in READABLE:
             raise ModelError(
                 f"the model's metadata has schema {schema!r}; "
-                f"this version reads 1 and {SCHEMA}: update btc-edge or export the model again"
+                f"this version reads 1 to {SCHEMA}: update btc-edge or export the model again"
             )
         ours, foreign = ("unfamiliar", "ood") if schema == 1 else ("ood", "unfamiliar")
         if shape.get(foreign) is not None:  # as a field that is not known, it would be passed over
@@ -134,6 +142,7 @@ class ModelInfo:
         length = self._features_length()
         shape = [1, size, size, 1] if length is None else [1, length]
         dtypes = ["uint8", "float32"] if length is None else ["float32"]
+        answer = self._answer_output()
         checks = {
             "labels": 2 <= len(self.labels) <= MOST_LABELS
             and len(set(self.labels)) == len(self.labels)
@@ -145,8 +154,9 @@ class ModelInfo:
             "temperature": isinstance(self.temperature, (int, float))
             and 1e-6 <= self.temperature <= 1e6,
             "input": self.input["dtype"] in dtypes and list(self.input["shape"]) == shape,
-            "outputs": "logits" in self.outputs
+            "outputs": answer in self.outputs
             and all(isinstance(i, int) and 0 <= i < 8 for i in self.outputs.values()),
+            "pooling beside logits": self.pooling is None or "logits" not in self.outputs,
             "quantization": isinstance(self.quantization["scheme"], str),
             **{
                 name: by_label is None
@@ -170,6 +180,23 @@ class ModelInfo:
         wrong = [name for name, fine in checks.items() if not fine]
         if wrong:
             raise ModelError(f"the model's metadata has an impossible value: {', '.join(wrong)}")
+
+    def _answer_output(self) -> str:
+        """The output that the answer comes from.
+
+        Raises:
+            ModelError: a pooling that this version lacks.
+        """
+        if self.pooling is None:
+            return "logits"
+        if not isinstance(self.pooling, str):
+            raise ModelError("the model's metadata has an impossible value: pooling")
+        if self.pooling not in POOLINGS:
+            raise ModelError(
+                f"the model pools its class maps by {self.pooling[:40]!r}, which this version "
+                "cannot compute: update btc-edge"
+            )
+        return "class_maps"
 
     def _features_length(self) -> int | None:
         """How many features the graph takes; None where it takes the slice.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.errors import ModelError, one_line
+from edge_runtime.model.pooling import POOLINGS
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,13 +30,15 @@ class _Graph:
 
     backend: str
     backend_version: str
-    _always_finite = False  # whether every level of quantised logits stands for a finite number
+    _always_finite = False  # whether every level of the quantised answer is a finite number
 
     def __init__(self, info: ModelInfo) -> None:
         self._shape = tuple(info.input["shape"])
         self._dtype = np.dtype(info.input["dtype"])
         self._sets = None if info.features is None else list(info.features["sets"])
         self._outputs: dict[str, Any] = dict(info.outputs)
+        self._pool = None if info.pooling is None else POOLINGS[info.pooling].pool
+        self._answer = "logits" if self._pool is None else "class_maps"
 
     def enter(self, pixels: Gray) -> None:
         values: npt.NDArray[Any] = pixels
@@ -48,8 +51,10 @@ class _Graph:
 
     def answer(self) -> Floats:
         self.invoke()
-        logits = self._read("logits")
-        return logits if self._always_finite else _finite(logits)
+        given = self._read(self._answer)
+        if not self._always_finite:
+            given = _finite(given)
+        return given if self._pool is None else self._pool(given)
 
     def run(self, pixels: Gray) -> Floats:
         self.enter(pixels)
@@ -99,7 +104,7 @@ class TfliteGraph(_Graph):
         self._outputs = {name: _output(details, i) for name, i in info.outputs.items()}
         _check_shapes({n: d["shape"] for n, d in self._outputs.items()}, len(info.labels))
         self._levels = {name: _levels(output) for name, output in self._outputs.items()}
-        levels = self._levels["logits"]
+        levels = self._levels[self._answer]
         self._always_finite = levels is not None and bool(np.isfinite(levels).all())
 
     def _set(self, values: npt.NDArray[Any]) -> None:
@@ -202,7 +207,7 @@ def _check_shapes(shapes: Mapping[str, Any], classes: int) -> None:
             raise ModelError(WRONG_OUTPUTS)
 
 
-def _finite(logits: Floats) -> Floats:
-    if not np.isfinite(logits).all():
+def _finite(values: Floats) -> Floats:
+    if not np.isfinite(values).all():
         raise ModelError("the model answered with values that are not numbers")
-    return logits.astype(np.float32, copy=False)
+    return values.astype(np.float32, copy=False)

@@ -27,7 +27,7 @@ from edge_runtime.errors import (
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.backends import Graph, open_graph, raw_signature
 from edge_runtime.model.file_format import ModelFile, is_tflite, parse_model, split_tflite
-from edge_runtime.model.metadata import ModelInfo
+from edge_runtime.model.metadata import READABLE, ModelInfo
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -54,8 +54,8 @@ def try_unsigned(data: bytes) -> ModelFile:
     """
     report = try_apart(data, _CHILD)
     info = ModelInfo.from_json(str(report.get("info")))  # in the newest schema
-    if report.get("schema") == 1:
-        info = replace(info, schema=1)
+    if type(schema := report.get("schema")) is int and schema in READABLE:
+        info = replace(info, schema=schema)
     graph, kind = _graph_of(data)[:2]
     return ModelFile(info, graph, kind, hashlib.sha256(data).hexdigest(), len(data))
 

@@ -66,12 +66,18 @@ def checked(proto: Any) -> bytes:
     return data
 
 
-def convert_scheme(floats: bytes, scheme: str, calibration: npt.NDArray[np.uint8] | None) -> bytes:
+def convert_scheme(
+    floats: bytes,
+    scheme: str,
+    calibration: npt.NDArray[np.uint8] | None,
+    float_behind: str | None = None,
+) -> bytes:
     """A float graph as another scheme has it, in the words of `export.formats`.
 
     Args:
         floats: from `convert_onnx`.
         calibration: uint8 N×size×size of the training side, for schemes that are calibrated.
+        float_behind: see `quantize_onnx`.
 
     Raises:
         ModelError: the conversion fails.
@@ -79,11 +85,13 @@ def convert_scheme(floats: bytes, scheme: str, calibration: npt.NDArray[np.uint8
     if scheme == "float32":
         return floats
     if scheme == "qdq-int8" and calibration is not None:
-        return quantize_onnx(floats, calibration)
+        return quantize_onnx(floats, calibration, float_behind)
     raise ValueError(f"{scheme}: no such scheme, or it needs calibration images")
 
 
-def quantize_onnx(data: bytes, calibration: npt.NDArray[np.uint8]) -> bytes:
+def quantize_onnx(
+    data: bytes, calibration: npt.NDArray[np.uint8], float_behind: str | None = None
+) -> bytes:
     """An ONNX graph with int8 weights (a scale for each channel) and int8 activations.
 
     Static quantisation by ONNX Runtime's own quantiser in its QDQ form: every int8 tensor stands
@@ -95,6 +103,7 @@ def quantize_onnx(data: bytes, calibration: npt.NDArray[np.uint8]) -> bytes:
     Args:
         data: from `convert_onnx`.
         calibration: uint8 N×size×size of the training side.
+        float_behind: a value behind which all stays float, as a pooling with exponentials must.
 
     Raises:
         ModelError: the quantiser or the checker refuses it.
@@ -105,17 +114,28 @@ def quantize_onnx(data: bytes, calibration: npt.NDArray[np.uint8]) -> bytes:
     try:
         with quiet_descriptor():
             proto = onnx.load_from_string(data)
-            first = _quantized(proto, calibration)
+            kept = [] if float_behind is None else _behind(proto.graph, float_behind)
+            first = _quantized(proto, calibration, kept)
             _correct_bias(proto, first, calibration)
-            return checked(_quantized(proto, calibration))
+            return checked(_quantized(proto, calibration, kept))
     except Exception as error:  # as above
         raise ModelError(f"the ONNX quantisation failed: {one_line(error)}") from None
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _quantized(proto: Any, calibration: npt.NDArray[np.uint8]) -> Any:
-    """The graph in QDQ form; `proto` stays as it is."""
+def _behind(graph: Any, value: str) -> list[str]:
+    """The names of the nodes that a value reaches; nodes stand in the order that they run in."""
+    reached, names = {value}, []
+    for node in graph.node:
+        if reached.intersection(node.input):
+            names.append(node.name)
+            reached.update(node.output)
+    return names
+
+
+def _quantized(proto: Any, calibration: npt.NDArray[np.uint8], kept: list[str]) -> Any:
+    """The graph in QDQ form but for the nodes of these names; `proto` stays as it is."""
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -131,6 +151,7 @@ def _quantized(proto: Any, calibration: npt.NDArray[np.uint8]) -> Any:
             reduce_range=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QInt8,
+            nodes_to_exclude=kept,
         )
         return onnx.load(path)
 

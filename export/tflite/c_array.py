@@ -10,7 +10,8 @@ import re
 
 from edge_runtime.errors import UsageError, printable
 from edge_runtime.model.file_format import ModelFile, parse_model
-from edge_runtime.model.metadata import INTENDED_USE
+from edge_runtime.model.metadata import INTENDED_USE, ModelInfo
+from edge_runtime.model.pooling import POOLINGS
 
 _BYTES_PER_LINE = 16
 
@@ -60,6 +61,7 @@ def _comment(file: ModelFile, arena: int) -> str:
         f"Labels, in the order of the logits: {', '.join(info.labels)}",
         f"Input: {info.input['dtype']}, {shape}, gray levels 0-255",
         f"Outputs: {outputs}",
+        *_pooling(info),
         "",
         f"Tensor arena: about {arena} bytes with 4-byte pointers and the kernels of CMSIS-NN. This",
         "is an estimate, not a measurement: begin with a margin, and read arena_used_bytes() of",
@@ -67,6 +69,16 @@ def _comment(file: ModelFile, arena: int) -> str:
     )
     # A backslash at a line's end would take the next line into the comment.
     return "\n".join(f"// {printable(line)}".rstrip("\\ ") for line in lines)
+
+
+def _pooling(info: ModelInfo) -> list[str]:
+    """How logits are made of the outputs, where the graph leaves that to the device."""
+    if info.pooling is None:
+        return []
+    return [
+        f"A class's logit is {POOLINGS[info.pooling].formula},",
+        "x = scale * (value - zero point), both in the output tensor's params.",
+    ]
 
 
 def _second(item: tuple[str, int]) -> int:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_runtime.model.pooling import POOLINGS
 from export.tflite.emulate import (
     Errors,
     Layer,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Floats = npt.NDArray[np.float32]
-LOGITS = "output_0"  # in the words of a converted graph's signature
+ANSWER = "output_0"  # in the words of a converted graph's signature
 KERAS_OPS = {
     "Conv2D": "CONV_2D", "DepthwiseConv2D": "DEPTHWISE_CONV_2D", "Dense": "FULLY_CONNECTED",
     "Add": "ADD", "MaxPooling2D": "MAX_POOL_2D", "AveragePooling2D": "AVERAGE_POOL_2D",
@@ -115,16 +116,19 @@ def diagnose(
     images: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64] | None = None,
     *,
+    pooling: str | None = None,
     worst: int = 5,
     progress: Callable[[int, int], None] | None = None,
 ) -> Diagnosis:
     """Measure every layer of an int8 file against the float graph.
 
     Args:
-        graph: from `export_graph`, whose first output is the logits.
+        graph: from `export_graph`, whose first output is the logits, or from `maps_graph`, whose
+            first output are the class maps.
         floats, flatbuffer: its conversions to float32 and to int8.
         images: N×size×size; a hundred or more for shares that mean something.
         labels: N class numbers.
+        pooling: what makes logits of the class maps, see `ModelInfo.pooling`.
         worst: for how many layers `others` is measured.
         progress: called with (runs done, runs in all).
 
@@ -133,10 +137,15 @@ def diagnose(
     """
     model, file = read_tflite(floats), read_tflite(flatbuffer)
     layers = pair_layers(model, file)
-    answers = [made.signature[LOGITS] for made in (model, file)]
+    answers = [made.signature[ANSWER] for made in (model, file)]
     whole = run_file(floats, flatbuffer, images, layers)
-    true = run_emulated(model, [], images, answers[0])
-    seen = np.stack([row[0] for (row,) in run_graph(flatbuffer, images[..., None], answers[1:])])
+
+    def emulated_logits(chosen: list[Layer], errors: Errors | None = None) -> Floats:
+        return _logits(run_emulated(model, chosen, images, answers[0], errors), pooling)
+
+    true = emulated_logits([])
+    given = [row[0] for (row,) in run_graph(flatbuffer, images[..., None], answers[1:])]
+    seen = _logits(np.stack(given), pooling)
     runs = iter(range(1, 2 * len(layers) + 2))
 
     def change(logits: Floats) -> Change:
@@ -145,7 +154,7 @@ def diagnose(
         return Change(float(np.abs(logits - true).mean()), float((predicted == same).mean()), right)
 
     def emulate(chosen: list[Layer], errors: Errors | None = None) -> Change:
-        logits = run_emulated(model, chosen, images, answers[0], errors)
+        logits = emulated_logits(chosen, errors)
         if progress is not None:
             progress(next(runs), len(layers) + min(worst, len(layers)) + 1)
         return change(logits)
@@ -160,6 +169,11 @@ def diagnose(
         for i, (name, layer) in enumerate(zip(_names(graph, layers), layers, strict=True))
     )
     return Diagnosis(len(images), change(true), change(seen), emulated, rows)
+
+
+def _logits(given: Floats, pooling: str | None) -> Floats:
+    """N×C, of what the graph gave for N images."""
+    return given if pooling is None else np.stack([POOLINGS[pooling].pool(maps) for maps in given])
 
 
 def _row(

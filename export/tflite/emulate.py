@@ -140,12 +140,13 @@ def run_emulated(
     model: TfliteGraph,
     layers: list[Layer],
     images: npt.NDArray[np.uint8],
-    logits: int,
+    output: int,
     errors: Errors | None = None,
 ) -> Floats:
-    """Logits (N×C) of the float graph with `layers` as in the file.
+    """An output (N×…) of the float graph with `layers` as in the file.
 
     Args:
+        output: its tensor's number.
         errors: of one of them, to be counted.
     """
     pixels = fed = images[..., None].astype(np.float32)
@@ -153,7 +154,7 @@ def run_emulated(
         if layer.place < 0:  # a device hands over pixels as they are; the file may scale them
             fed = (pixels - 128 - layer.zero) * np.float32(layer.step)
     flatbuffer, true = _emulate(model, layers, errors.layer if errors else None)
-    wanted = [logits] if errors is None or true is None else [logits, true, errors.layer.tensor[0]]
+    wanted = [output] if errors is None or true is None else [output, true, errors.layer.tensor[0]]
     rows = []
     for number, (row, *outputs) in enumerate(run_graph(flatbuffer, fed, wanted)):
         rows.append(row[0])

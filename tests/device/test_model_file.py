@@ -101,7 +101,7 @@ def test_any_bytes_are_refused_with_a_model_error(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema": 3}, {"schema": None}, {"schema": 2.0}, {"schema": True, "ood": None},
+    [{"schema": 4}, {"schema": 0}, {"schema": None}, {"schema": 2.0}, {"schema": True, "ood": None},
      {"labels": ["a"]}, {"labels": ["a", "a"]}, {"labels": [1, 2]},
      {"temperature": 0}, {"temperature": 1e-300}, {"temperature": 10**400},
      {"temperature": "1"}, {"outputs": {}}, {"outputs": {"logits": -1}},
@@ -112,7 +112,13 @@ def test_any_bytes_are_refused_with_a_model_error(data: bytes) -> None:
      {"target_error": {"a": -1}},
      {"error_bound": {"a": "1"}}, {"confidence": 1.5},
      {"confidence": float("nan")}, {"max_error": float("nan")}, {"max_error": "2"},
-     {"quantization": {}}, {"metrics": [3]}, {"graph_sha256": "00"}],
+     {"quantization": {}}, {"metrics": [3]}, {"graph_sha256": "00"},
+     {"pooling": "log-sum-exp"}, {"outputs": {"class_maps": 0}},
+     {"pooling": "log-sum-exp", "outputs": {"features": 0}},
+     {"pooling": "log-sum-exp", "outputs": {"class_maps": 8}},
+     {"pooling": "log-sum-exp", "outputs": {"class_maps": 0, "logits": 1}},
+     {"pooling": ["log-sum-exp"], "outputs": {"class_maps": 0}},
+     {"pooling": 1, "outputs": {"class_maps": 0}}],
 )  # fmt: skip
 def test_impossible_metadata_is_refused(change: dict) -> None:
     shape = json.loads(replace(INFO, graph_sha256="0" * 64).to_json())
@@ -142,7 +148,7 @@ def test_the_check_for_out_of_distribution_inputs_had_another_name() -> None:
     info = replace(INFO, outputs={"logits": 0, "features": 1}, ood={"method": "some"},
                    graph_sha256="0" * 64)  # fmt: skip
     shape = json.loads(info.to_json())
-    assert (shape["schema"], "unfamiliar" in shape) == (2, False)
+    assert (shape["schema"], "unfamiliar" in shape) == (3, False)
     former = {k: v for k, v in shape.items() if k != "ood"}
     former |= {"schema": 1, "unfamiliar": shape["ood"]}
     read = ModelInfo.from_json(json.dumps(former))
@@ -151,8 +157,31 @@ def test_the_check_for_out_of_distribution_inputs_had_another_name() -> None:
     assert ModelInfo.from_json(json.dumps(former | {"unfamiliar": None})).ood is None
     with pytest.raises(ModelError, match="ood"):
         ModelInfo.from_json(json.dumps(former | {"unfamiliar": 3}))
-    with pytest.raises(ModelError, match="reads 1 and 2: update btc-edge"):
-        ModelInfo.from_json(json.dumps(shape | {"schema": 3}))
+    with pytest.raises(ModelError, match="reads 1 to 3: update btc-edge"):
+        ModelInfo.from_json(json.dumps(shape | {"schema": 4}))
+
+
+def test_class_maps_stand_for_logits_where_a_pooling_is_named() -> None:
+    info = replace(INFO, outputs={"class_maps": 1, "features": 0}, pooling="log-sum-exp",
+                   graph_sha256="0" * 64)  # fmt: skip
+    shape = json.loads(info.to_json())
+    assert (shape["schema"], shape["pooling"]) == (3, "log-sum-exp")
+    assert ModelInfo.from_json(json.dumps(shape)) == info
+    with pytest.raises(ModelError, match=r"by 'softest', which this version .* update btc-edge"):
+        ModelInfo.from_json(json.dumps(shape | {"pooling": "softest"}))
+    with pytest.raises(ModelError, match="pooling beside logits"):
+        ModelInfo.from_json(json.dumps(shape | {"outputs": {"class_maps": 1, "logits": 0}}))
+    for lost in ({"outputs": {"features": 0}}, {"pooling": None}):
+        with pytest.raises(ModelError, match="outputs"):
+            ModelInfo.from_json(json.dumps(shape | lost))
+
+
+def test_a_file_of_schema_2_reads_as_it_did() -> None:
+    shape = json.loads(replace(INFO, graph_sha256="0" * 64).to_json())
+    former = {key: value for key, value in shape.items() if key != "pooling"} | {"schema": 2}
+    read = ModelInfo.from_json(json.dumps(former))
+    assert (read.schema, read.pooling) == (2, None)
+    assert replace(read, schema=3) == ModelInfo.from_json(json.dumps(shape))
 
 
 def test_no_check_is_lost_under_the_other_name() -> None:

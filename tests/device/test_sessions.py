@@ -15,6 +15,7 @@ from edge_runtime import ModelError
 from edge_runtime.imaging.preprocess import preprocess
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.load import read_model
+from edge_runtime.model.pooling import log_mean_exp
 from edge_runtime.model.sessions import TfliteGraph, _levels
 
 
@@ -62,7 +63,7 @@ class Interpreter:
 
     dtype: Any = np.int8
     quantization: tuple[float, int] = (0.5, -3)
-    logits: list[float]
+    given: Any
 
     def __init__(self, **how: Any) -> None: ...
 
@@ -77,18 +78,22 @@ class Interpreter:
         return [{"index": 0, "shape": entry["shape"], "dtype": entry["dtype"]}]
 
     def get_output_details(self) -> list[dict[str, Any]]:
-        return [{"index": 1, "shape": [1, 4], "dtype": self.dtype,
+        return [{"index": 1, "shape": self.get_tensor(1).shape, "dtype": self.dtype,
                  "quantization": self.quantization}]  # fmt: skip
 
     def get_tensor(self, index: int) -> np.ndarray:
-        return np.array([self.logits], self.dtype)
+        return np.array([self.given], self.dtype)
 
 
-def answered(logits: list[float], dtype: Any, quantization: tuple[float, int]) -> np.ndarray:
-    how = {"logits": logits, "dtype": dtype, "quantization": quantization}
+def answered(
+    given: Any, dtype: Any, quantization: tuple[float, int], pooling: str | None = None
+) -> np.ndarray:
+    """The answer of a graph that gives logits, or class maps to be pooled."""
+    how = {"given": given, "dtype": dtype, "quantization": quantization}
     fake = type("Fake", (Interpreter,), how)
     file = read_model()
-    info = replace(file.info, outputs={"logits": 0}, ood=None)
+    outputs = {"logits" if pooling is None else "class_maps": 0}
+    info = replace(file.info, outputs=outputs, pooling=pooling, ood=None)
     size = info.preprocess.size
     graph = TfliteGraph(replace(file, info=info), "litert", 1, fake, "")
     return graph.run(np.zeros((size, size), np.uint8))
@@ -111,3 +116,61 @@ def test_quantised_logits_are_float32(dtype: type) -> None:
 def test_logits_that_are_no_numbers_are_refused(logits: list, dtype: Any, scale: float) -> None:
     with pytest.raises(ModelError, match="not numbers"):
         answered(logits, dtype, (scale, 0))
+
+
+MAPS = np.arange(24).reshape(2, 3, 4)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.float32])
+def test_class_maps_are_pooled_to_logits(dtype: type) -> None:
+    """By the definition, of what the levels stand for."""
+    scale, zero = (0.0, 0) if dtype is np.float32 else (0.5, -3)
+    logits = answered(MAPS.tolist(), dtype, (scale, zero), "log-sum-exp")
+    real = MAPS.astype(float) if scale == 0 else (MAPS + 3) * 0.5
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, np.log(np.exp(real).mean(axis=(0, 1))), rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_class_maps_that_are_no_numbers_are_refused_before_they_are_pooled(wrong: float) -> None:
+    """Minus infinity would vanish in the mean, and NaN warn on stderr."""
+    maps = MAPS.astype(np.float32)
+    maps[1, 2, 3] = wrong
+    with pytest.raises(ModelError, match="not numbers"):
+        answered(maps, np.float32, (0.0, 0), "log-sum-exp")
+    with pytest.raises(ModelError, match="not numbers"), np.errstate(invalid="ignore"):
+        answered(MAPS, np.int8, (wrong, 0), "log-sum-exp")
+
+
+@pytest.mark.parametrize(
+    ("shape", "pooling"), [((4,), "log-sum-exp"), ((2, 2, 3), "log-sum-exp"), ((2, 2, 4), None)]
+)
+def test_class_maps_of_another_shape_are_refused(shape: Any, pooling: str | None) -> None:
+    with pytest.raises(ModelError, match="not what its metadata says"):
+        answered(np.zeros(shape), np.float32, (0.0, 0), pooling)
+
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@pytest.mark.filterwarnings("error")
+@given(st.lists(FINITE | st.floats(-30, 30, width=32), min_size=4, max_size=48))
+def test_a_pooled_map_lies_between_its_mean_and_its_largest_cell(values: list[float]) -> None:
+    cells = np.array(values[: len(values) // 4 * 4], np.float32).reshape(-1, 1, 4)
+    logits = log_mean_exp(cells)
+    mean, most = cells.mean(axis=(0, 1), dtype=np.float64), cells.max(axis=(0, 1))
+    near = 1e-5 + 1e-6 * np.abs(cells).max()
+    assert ((mean - near <= logits) & (logits <= most + near)).all()
+    assert (logits >= most - np.log(len(cells)) - near).all()
+
+
+@given(st.floats(-20, 20, width=32), st.integers(0, 35))
+def test_a_map_of_equal_cells_is_pooled_to_them_and_one_cell_speaks(
+    level: float, place: int
+) -> None:
+    cells = np.full((36, 4), level, np.float32)
+    np.testing.assert_allclose(log_mean_exp(cells.reshape(6, 6, 4)), level, atol=1e-5)
+    cells[place, 1] += 10
+    logits = log_mean_exp(cells.reshape(6, 6, 4))
+    assert logits.argmax() == 1
+    assert logits[1] > level + 10 - np.log(36), "in their mean it would be level + 10 / 36"

@@ -125,7 +125,7 @@ def _edge(x: Any, classes: int) -> Any:
 
 def _log_mean_exp(maps: Any) -> Any:
     """Class maps (N×H×W×C) to logits (N×C): near the mean of a map's cells where they agree, near
-    the largest where one stands out. `edge_runtime.decision.pooling` is the same in numpy."""
+    the largest where one stands out. `edge_runtime.model.pooling` is the same in numpy."""
     from keras import layers, ops
 
     _, rows, columns, classes = maps.shape
