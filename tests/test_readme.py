@@ -30,7 +30,8 @@ def make_tables(folder: Path) -> None:
         (models / "cnn" / run.name).symlink_to(run)
     for words in (
         ("honest", *runs, "--out", results),
-        ("robust", *runs, data, "--out", results),
+        ("robust", runs[0], data, "--source", runs[1], "--official", runs[2], "--main", "home",
+         "--out", results),
         ("models", data, models, "--groups", folder / "groups.csv", "--only", "cnn", "--only",
          "svm-deep", "--only", "svm-region", "--timed", 10, "--out", results),
         ("card", model, folder / "runs" / "grouped", "--results", results, "--out",
