@@ -40,7 +40,7 @@ def make_tables(folder: Path) -> None:
         ("calibration", folder / "runs" / "grouped", "--images", 4, "--seeds", 1, "--out",
          results),
         ("recipes", data, "--boxes", folder / "boxes.csv", "--partial",
-         folder / "tumor-untyped.zip", "--epochs", 1, "--out", results),
+         folder / "tumor-untyped.zip", "--folds", 1, "--epochs", 1, "--out", results),
     ):  # fmt: skip
         command = [sys.executable, "-m", f"benchmarks.{words[0]}", *map(str, words[1:])]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
