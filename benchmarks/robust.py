@@ -17,6 +17,7 @@ DATA may be left out: then nothing is said of corruptions, int8 files and sequen
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.command import EXISTING, named_data, out_option, publish
 from benchmarks.common.formatting import accuracy_of, rate_in_words
 from benchmarks.common.heads import heads_table, measure_heads
 from benchmarks.common.sides import (
@@ -40,7 +41,7 @@ from edge_runtime.files import write_text
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.labels import NO_TUMOR
 from edge_runtime.model.load import read_model
-from trainer.commands.options import Named, with_cards
+from trainer.commands.options import Named
 from trainer.data.archive import ImageArchive
 from trainer.data.collection import collections_of, open_data
 from trainer.data.groups import read_group_tables
@@ -51,8 +52,9 @@ from trainer.evaluation.metrics import compute_metrics, share_of, study_probabil
 from trainer.evaluation.partial_predictions import partial_metrics
 from trainer.evaluation.predictions import Predictions
 from trainer.models.outputs import ModelOutputs, open_trained, predict_file
+from trainer.models.training import TrainSettings
 from trainer.report.html import percent
-from trainer.run import Run
+from trainer.run import CNN, Run
 from trainer.synthetic.corruptions import CORRUPTIONS
 
 TUMORS = ("glioma", "meningioma", "pituitary")
@@ -311,8 +313,15 @@ def measure(
 
 
 def recipe_of(run: Run) -> dict[str, Any]:
-    """What a run's figures belong to: the settings of its training, but for the seed."""
-    return {key: value for key, value in run.settings["training"].items() if key != "seed"}
+    """What a run's figures belong to: its network and recipe, or its classical model; not for how
+    long it was trained, nor on what."""
+    training = run.settings["training"]
+    if run.kind == CNN:
+        settings = TrainSettings.from_json(training)  # with what a former version did not say
+        own = {"network": settings.network, **asdict(settings.recipe)}
+    else:
+        own = {key: training[key] for key in ("model", "features")}
+    return {"preprocess": run.preprocess.to_json(), **own}
 
 
 def answers_of(run: Run) -> dict[str, Any]:
@@ -465,8 +474,7 @@ def main(
     no_card: bool, out: Path,
 ) -> None:  # fmt: skip
     """Measure the recipe of finished runs: of FOLDS, and of each that an option names."""
-    options = {"no_card": no_card, "groups": None}
-    named = with_cards(data, options, ("groups",)) if data else None
+    named = named_data(data, no_card) if data else None
     result = measure(
         Run.open(folds),
         [Run.open(run) for run in sources],

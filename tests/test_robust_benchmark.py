@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import robust
+from benchmarks import card, honest, ood, robust
 from edge_runtime.errors import BtcError, DataError, UsageError
+from edge_runtime.model.load import bundled_model, read_model
 from tests.trainer.volume_files import draw_head, nifti
 from trainer.commands.train import train_command
 from trainer.synthetic.phantoms import draw_phantom, write_phantoms
@@ -64,13 +65,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             archive.writestr(path, content)
     said = ["path,group,source", *(f"{path},u{path},br35h" for path in untyped)]
     (folder / "untyped.csv").write_text("\n".join(said) + "\n")
-    card = 'partial = "untyped.zip"\npartial_groups = "untyped.csv"\n'
+    card = 'title = "Drawn slices"\nlicense = "CC0"\n'
+    card += 'partial = "untyped.zip"\npartial_groups = "untyped.csv"\n'
     main = save(folder, "main", ["path,group,source,patient", *rows], card, {})
     heads = {f"notumor/{i}.png": draw("notumor", 9, i) for i in range(24)}
     rows = [
         f"{path},far{i // 2},far,far{i // 2},{('T1', 'T2')[i % 2]}" for i, path in enumerate(heads)
     ]
-    far = save(folder, "far", ["path,group,source,patient,sequence", *rows], "", heads)
+    far = save(
+        folder,
+        "far",
+        ["path,group,source,patient,sequence", *rows],
+        'title = "Far"\nlicense = "CC BY-SA 3.0"\n',
+        heads,
+    )
     for out, words in (
         ("folds", ("--protocol", "grouped", "--folds", 2)),
         ("source", ("--protocol", "source:far")),
@@ -189,3 +197,48 @@ def test_what_does_not_fit_is_refused(
     done = call(robust.main, *(word.format(**places) for word in words), "--out", tmp_path)
     assert type(done.exception) is kind
     assert says in str(done.exception)
+
+
+def test_a_card_says_what_the_run_learned_from(made: Made) -> None:
+    run = robust.Run.open(made.source)
+    said = card.about_data(run)
+    assert "Data: Far; Drawn slices. Licences: CC BY-SA 3.0; CC0." in said
+    assert "80 slices in " in said
+    assert "groups; beside them 12 of which only `tumor` is known" in said
+    rows = card.by_source(run, robust.predictions_of(run)).splitlines()
+    assert [row.split(" | ")[0] for row in rows] == ["| br35h", "| cheng", "| far", "| other"]
+    assert rows[0].endswith("| – | none |"), "learned from, not tested on"
+    assert rows[2].endswith("| 24 |")
+    limits = card.limits(run, robust.predictions_of(run))
+    assert "`cheng`, `other` gives tumours only, `br35h`, `far` none." in limits
+    assert "patient" not in limits
+
+
+def test_a_card_takes_the_tables_of_its_own_recipe(
+    made: Made, result: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "robust.json").write_text(json.dumps(result))
+    run = robust.Run.open(made.source)
+    assert robust.as_markdown(result) in card.robustness(run, tmp_path)
+    result = result | {"recipe": result["recipe"] | {"model": "svm"}}
+    (tmp_path / "robust.json").write_text(json.dumps(result))
+    for folder in (tmp_path, tmp_path / "none"):
+        assert card.robustness(run, folder) == "Not measured for this recipe.\n"
+
+
+def test_the_card_of_a_former_network() -> None:
+    run = robust.Run.open(Path(__file__).with_name("former") / "network")
+    text = card.describe(read_model(None), run, "Not measured for this recipe.\n")
+    assert "No card of the data says what it is." in text
+    assert "{" not in text
+
+
+def test_other_benchmarks_take_runs_of_several_data(made: Made, tmp_path: Path) -> None:
+    command = honest.command_of(robust.Run.open(made.folds))
+    assert command.startswith("btc-train DATA DATA --model knn")
+    model = bundled_model()
+    words = (model, made.source, *made.data, "--count", 10, "--out", tmp_path)
+    assert call(ood.main, *words).exit_code == 0
+    assert json.loads((tmp_path / "ood.json").read_text("utf-8"))["count"] == 10
+    done = call(ood.main, model, made.source, made.data[0], "--count", 10, "--out", tmp_path)
+    assert isinstance(done.exception, DataError)
