@@ -3,25 +3,32 @@
     python -m benchmarks.card MODEL RUN --out docs/model-card.md
 
 RUN is the training that MODEL was exported from. Follows Mitchell et al., Model Cards for Model
-Reporting, 2019. The robustness table is that of `benchmarks.robust` in --results, and the table of
-thresholds that of `benchmarks.rethreshold`, if it is about MODEL.
+Reporting, 2019. What it learned from is what the run says, in the words of the data's cards. The
+tables of unseen groups and sources are those of `benchmarks.robust` in --results, if they are about
+RUN's recipe, and the table of thresholds that of `benchmarks.rethreshold`, if it is about MODEL.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from benchmarks.common.command import EXISTING, RESULTS
-from benchmarks.common.formatting import metric_in_words, rate_in_words
+from benchmarks.common.formatting import NOTHING, metric_in_words, rate_in_words
+from benchmarks.common.sides import predictions_of
+from benchmarks.robust import as_markdown, recipe_of
 from edge_runtime.commands.entry import run_command
 from edge_runtime.files import write_text
+from edge_runtime.labels import NO_TUMOR
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
 from export.tflite.flatbuffer import read_tflite
+from trainer.evaluation.predictions import Predictions
 from trainer.report.html import percent
 from trainer.run import Run
 
@@ -49,14 +56,10 @@ something else is wrong with a brain.
 
 ## Data and protocol
 
-The Brain Tumor MRI Dataset (M. Nickparvar, Kaggle, CC0), 7,019 slices; its tumours come from
-J. Cheng, figshare 1512427 (CC BY 4.0; two hospitals, T1 with contrast, 233 patients), its
-tumour-free slices mostly from Br35H. Beside them 427 tumours of unknown type from Br35H, learned
-from as "one of the three". Patients and near-duplicates stay on one side: {training:,} slices
+{data} Patients and near-duplicates stay on one side: {training:,} slices
 trained, {validation:,} chose the epoch, temperature and thresholds, {test:,} of {test_groups}
 groups were held out and chose nothing; [results.md](results.md#how-the-figures-come-about) tells
-when they were looked at. Some slices that the data set labels tumour-free show lesions that look
-like tumours; the labels were left as they are.
+when they were looked at.
 
 ## Figures on the held-out groups
 
@@ -66,8 +69,8 @@ like tumours; the labels were left as they are.
 |---|--:|--:|--:|--:|--:|
 {by_class}
 
-| source | accuracy % | slices |
-|---|--:|--:|
+| source | from | accuracy % | slices |
+|---|---|--:|--:|
 {by_source}
 
 It answers {coverage} of these slices, and {error} of the answers are wrong; it refuses {refused} as
@@ -79,19 +82,27 @@ unlike any slice seen in training. {heatmap}{partial}
 
 ## The recipe on unseen groups, under corruptions and on an unseen source
 
-From trainings of the same recipe on other sides of the data:
-
 {robust}
 ## Limits
 
-- Sources: two hospitals and collections from the web. A scanner, sequence or population that they
-  lack may be predicted as anything, with confidence; the check for out-of-distribution pictures
-  refuses other kinds of picture, not other scanners.
-- Class and source go together in the data. The recipe loosens that tie; it does not cut it.
-- The tumour-free slices have no patient identities: their groups are near-duplicates only.
-- Nothing is known of performance by age, sex or origin: the data does not say.
+- A scanner, sequence or population that the sources above lack may be predicted as anything, with
+  confidence; the check for out-of-distribution pictures refuses other kinds of picture, not other
+  scanners.
+{limits}- Nothing is known of performance by age, sex or origin: the data does not say.
 - Probabilities are calibrated on validation slices of the same sources only.
 """
+
+# What is known of the sources that the guides name.
+SOURCES = {
+    "cheng": "J. Cheng, brain tumor dataset, figshare 1512427 (CC BY 4.0): two hospitals, T1 with "
+    "contrast",
+    "br35h": "Br35H, by way of Kaggle (no licence was found stated); some slices that it labels "
+    "tumour-free show lesions that look like tumours, and the labels were left as they are",
+    "other": "the web, by way of the Brain Tumor MRI Dataset (M. Nickparvar, Kaggle, CC0)",
+    "ixi": "IXI, brain-development.org (CC BY-SA 3.0): healthy people, T1 without contrast",
+    "ms": "open_ms_data, Ljubljana (CC BY): patients with multiple sclerosis, T1, T2 and FLAIR",
+}
+SAID = {"title": "Data", "license": "Licences", "citation": "To cite", "url": "From"}
 
 
 ANSWERS = """\
@@ -130,13 +141,92 @@ def answers(info: ModelInfo, table: str) -> str:
     ).rstrip()
 
 
+def about_data(run: Run) -> str:
+    """What a run learned from, in the words of the data's cards and by its counts."""
+    data, partial = run.settings["data"], run.settings["partial"]
+    sentences = [f"{words}: {data[key]}." for key, words in SAID.items() if data.get(key)]
+    sentences = sentences or ["No card of the data says what it is."]
+    count = f"{data['images']:,} slices in {data['groups']:,} groups"
+    if partial:
+        names = " or ".join(f"`{name}`" for name in partial["sets"])
+        count += (
+            f"; beside them {partial['images']:,} of which only {names} is known, learned from as "
+            "one of several classes"
+        )
+    return " ".join([*sentences, f"{count}."])
+
+
+def by_source(run: Run, predictions: Predictions) -> str:
+    """The rows of the table of sources: what is known of each, and the figures of its slices; one
+    that is not on the test side has none."""
+    tested = run.metrics()["per_source"] or {}
+    kept = (*run.validation_images().sources, *run.calibration_images().sources)
+    rows = []
+    for name in sorted({*tested, *kept} - {""}):
+        figures = tested.get(name)
+        accuracy = metric_in_words(figures, "accuracy", " %")
+        count = f"{figures['n']:,}" if figures else "none"
+        rows.append(f"| {name} | {SOURCES.get(name, NOTHING)} | {accuracy} | {count} |")
+    return "\n".join(rows)
+
+
+def limits(run: Run, predictions: Predictions) -> str:
+    """Lines on sources of one side, and of which no people are known."""
+    images = run.validation_images()
+    labels = [run.labels[i] for i in images.labels]
+    shown: dict[str, set[bool]] = {}
+    for source, label in (
+        *zip(images.sources, labels, strict=True),
+        *zip(predictions.texts("source"), predictions.texts("label"), strict=True),
+    ):
+        shown.setdefault(source, set()).add(label != NO_TUMOR)
+    unknown = {
+        source
+        for source, patient in zip(
+            predictions.texts("source"), predictions.texts("patient"), strict=True
+        )
+        if not patient
+    }
+    lines = []
+    tumors, none = (
+        _named(s for s, sides in shown.items() if sides == {way}) for way in (True, False)
+    )
+    if tumors and none:
+        lines.append(
+            f"- Class and source go together: {tumors} gives tumours only, {none} none. The recipe "
+            "loosens that tie; it does not cut it."
+        )
+    if unknown:
+        lines.append(
+            f"- Of {_named(unknown)} not every patient is known: groups are near-duplicates only."
+        )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _named(sources: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(sources) if name)
+
+
+def robustness(run: Run, results: Path) -> str:
+    """The tables of `benchmarks.robust`, if they are about the run's recipe."""
+    path = results / "robust.json"
+    if path.is_file():
+        result = json.loads(path.read_text("utf-8"))
+        if result["recipe"] == recipe_of(run):
+            words = "From trainings of the same recipe on other sides of the data:"
+            return f"{words}\n\n{as_markdown(result)}"
+    return "Not measured for this recipe.\n"
+
+
 def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> str:
     """The card's text.
 
     Args:
-        robust, thresholds: tables of the benchmarks.
+        robust: see `robustness`.
+        thresholds: table of `benchmarks.rethreshold`, or nothing.
     """
     metrics, settings, info = run.metrics(), run.settings, model.info
+    predictions = predictions_of(run)
     study, heat, partial = (metrics.get(key) for key in ("per_study", "heatmap", "partial"))
     return DETAILS.format(
         tag=model.tag,
@@ -163,10 +253,9 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
         study=f" Of {study['n']} studies, {metric_in_words(study, 'accuracy', ' %')}."
         if study else "",
         by_class="\n".join(_class_row(n, f) for n, f in metrics["per_class"].items()),
-        by_source="\n".join(
-            f"| {name} | {metric_in_words(f, 'accuracy', ' %')} | {f['n']} |"
-            for name, f in (metrics["per_source"] or {}).items()
-        ),
+        data=about_data(run),
+        by_source=by_source(run, predictions),
+        limits=limits(run, predictions),
         coverage=_share(metrics["selective"]["coverage"]),
         error=_share(metrics["selective"]["error"]),
         refused=_share(metrics["unfamiliar"]),
@@ -200,12 +289,11 @@ def _share(rate: dict[str, Any]) -> str:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("docs/model-card.md"))
 def main(model: Path, run: Path, results: Path, out: Path) -> None:
     """Write the card of MODEL, which was exported from RUN."""
-    robust = (results / "robust.md").read_text(encoding="utf-8")
-    file, table = read_model(model), results / "rethreshold.md"
+    file, opened, table = read_model(model), Run.open(run), results / "rethreshold.md"
     thresholds = table.read_text(encoding="utf-8") if table.is_file() else ""
     if file.tag not in thresholds:  # of another model
         thresholds = ""
-    write_text(out, describe(file, Run.open(run), robust, thresholds))
+    write_text(out, describe(file, opened, robustness(opened, results), thresholds))
     click.echo(out)
 
 

@@ -48,14 +48,18 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
 
 
 def command_of(run: Run) -> str:
-    """The command that made a run, with what is not at its default."""
+    """The command that made a run, with what is not at its default. The tables of several DATA are
+    those that their cards name."""
     settings, training = run.settings, run.settings["training"]
     network = run.kind == CNN
-    words = ["btc-train DATA --groups groups.csv"]
-    if settings["data"]["boxes"]:
-        words.append("--boxes boxes.csv")
-    if settings["partial"]:
-        words.append("--partial tumor-untyped.zip --partial-groups tumor-untyped.csv")
+    several = len(settings["data"].get("each_sha256") or ())
+    words = ["btc-train", *["DATA"] * max(several, 1)]
+    if not several:
+        words.append("--groups groups.csv")
+        if settings["data"]["boxes"]:
+            words.append("--boxes boxes.csv")
+        if settings["partial"]:
+            words.append("--partial tumor-untyped.zip --partial-groups tumor-untyped.csv")
     if network:
         words.append(f"--recipe {training['recipe']['name']}")
     else:

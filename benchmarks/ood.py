@@ -1,6 +1,6 @@
 """What a model refuses as unlike the slices it learned from, and what it should not.
 
-    python -m benchmarks.ood MODEL RUN DATA --untyped ZIP --out benchmarks/results
+    python -m benchmarks.ood MODEL RUN DATA... --untyped ZIP --out benchmarks/results
 
 Real slices are those of RUN's test side in DATA; out-of-distribution pictures are drawn, or made
 from the same slices by inverting and turning them. `--untyped` adds the folders of a zip whose
@@ -17,12 +17,14 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.command import EXISTING, named_data, out_option, publish
 from edge_runtime import Classifier
 from edge_runtime.commands.entry import run_command
-from edge_runtime.imaging.decode import decode
+from edge_runtime.errors import DataError
 from trainer.data.archive import ImageArchive, open_archive
+from trainer.data.collection import open_data
 from trainer.data.layout import class_and_split
+from trainer.data.reading import read_again
 from trainer.data.tables import read_table
 from trainer.synthetic.ood_pictures import CHANGED, DRAWN, draw_ood_pictures, tilt
 
@@ -35,10 +37,17 @@ def statuses(classifier: Classifier, pictures: list[np.ndarray]) -> Counter[str]
 
 
 def measure(classifier: Classifier, run: Path, archive: ImageArchive, count: int) -> dict[str, Any]:
-    """Shares refused: of real slices, of each kind of picture, and of all kinds together."""
+    """Shares refused: of real slices, of each kind of picture, and of all kinds together.
+
+    Raises:
+        DataError: a slice that is not in the archive.
+    """
     paths = [row["path"] for row in read_table(run / "predictions.csv", ("path",))]
     chosen = np.random.default_rng(0).permutation(len(paths))[:count]
-    slices = [decode(archive.read(paths[i])) for i in sorted(chosen)]
+    names = [paths[i] for i in sorted(chosen)]
+    slices = [gray for _, gray in read_again(archive, names)]
+    if len(slices) < len(names):
+        raise DataError(f"not all slices of {run} are in DATA: name all that it was trained on")
     kinds = {name: draw_ood_pictures(name, count) for name in DRAWN}
     kinds |= {name: [change(s) for s in slices] for name, change in CHANGED.items()}
     extra = {name: [tilt(s, degrees) for s in slices] for name, degrees in EXTRA.items()}
@@ -84,14 +93,16 @@ def as_markdown(result: dict[str, Any]) -> str:
 @click.command()
 @click.argument("model", type=EXISTING)
 @click.argument("run", type=EXISTING)
-@click.argument("data", type=EXISTING)
+@click.argument("data", nargs=-1, required=True, type=EXISTING)
 @click.option("--untyped", type=EXISTING)
 @click.option("--count", type=click.IntRange(10), default=300, show_default=True)
 @out_option
-def main(model: Path, run: Path, data: Path, untyped: Path | None, count: int, out: Path) -> None:
+def main(
+    model: Path, run: Path, data: tuple[Path, ...], untyped: Path | None, count: int, out: Path
+) -> None:
     """Measure what MODEL refuses, on the slices of DATA that RUN was tested on."""
     classifier = Classifier(model)
-    result = measure(classifier, run, open_archive(data), count)
+    result = measure(classifier, run, open_data(named_data(data).data), count)
     if untyped is not None:
         result["untyped"] = classify_untyped(classifier, open_archive(untyped))
     publish(out, "ood", result, as_markdown(result))

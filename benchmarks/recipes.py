@@ -1,12 +1,32 @@
-"""What each part of a recipe is worth, on validation slices alone.
+"""What each part of a recipe is worth, on slices that no training learned from and no figure tests.
 
-    python -m benchmarks.recipes DATA --groups CSV --boxes CSV --partial ZIP --partial-groups CSV \\
-        --vary "" --vary "paste=0,erase=0,patch=0" --vary partial_labels=0 --epochs 8
+    python -m benchmarks.recipes DATA... --vary "" --vary "paste=0,erase=0,patch=0" \\
+        --vary partial_labels=0 --leave-out other --leave-out ms --folds 1,2,3,4,5 --seeds 1,2
 
-Trains the recipe `robust` once for each --vary, with the fields it names changed, on the training
-side of the first fold, and measures on the validation side of that fold and on a quarter of the
-partly labelled groups that the fold may learn from. No test side is looked at. Writes
-recipes.json and recipes.md; variants measured before with the same epochs are kept.
+Trains the recipe `robust` once for each --vary, with the fields it names changed, each of --folds
+and each of --seeds. Folds are those of `btc-train DATA... --protocol grouped --folds 5`. A fold's
+training learns from its training side and chooses its epoch by its validation side; what is
+measured are the validation sides of all folds together, and a quarter of the groups of untyped
+tumours that the fold may learn from. Its own test side is dropped when it is read. One fold alone
+misleads: its validation side has some eighty groups of the main data set.
+
+Slices of a source to --leave-out are on no side of any fold. All of them together, untyped tumours
+too, are the unseen: a model of each fold sees them all, and the figures are means over the folds.
+A source that chose a recipe is no longer one that it was never tried on.
+
+Variants of former runs with the same data, folds, epochs and sources left out stay in recipes.json
+and recipes.md. Columns:
+
+    accuracy          four classes, validation sides
+    cross-entropy     of the right class, validation sides
+    types             of tumours with a box by the tumours' probabilities, mean over the types
+    missed            tumours predicted notumor
+    alarms            tumour-free slices predicted as a tumour
+    untyped missed    untyped tumours predicted notumor
+    corruptions       accuracy on corrupted validation slices: mean over all kinds, and the worst
+    unseen            accuracy (untyped tumours aside), tumour-free slices right, tumours predicted
+                      notumor, AUC of tumour against none, and tumour-free slices that pass at the
+                      level at which 95 % of the tumours are found
 """
 
 from __future__ import annotations
@@ -14,12 +34,14 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.common.command import EXISTING, out_option
 from benchmarks.robust import corruption_hits
@@ -27,39 +49,72 @@ from edge_runtime.commands.entry import run_command
 from edge_runtime.decision.prediction import probabilities
 from edge_runtime.errors import UsageError
 from edge_runtime.files import write_text
-from edge_runtime.imaging.decode import decode
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.labels import NO_TUMOR
-from trainer.data.archive import open_archive
+from trainer.commands.options import Named, with_cards
+from trainer.data.collection import open_data
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.partial_labels import PartialLabels, divide, read_partial_labels
-from trainer.data.split import fold_splits
+from trainer.data.reading import read_again
+from trainer.data.split import FOLDS, fold_splits
+from trainer.evaluation.metrics import auc_of
 from trainer.models.checkpoint import Checkpoint
 from trainer.models.networks import NETWORKS
-from trainer.models.outputs import predictor
+from trainer.models.outputs import Predict, predictor
 from trainer.models.recipes import RECIPES, Recipe
 from trainer.models.sampler import make_samples
 from trainer.models.training import TrainSettings, train
 from trainer.report.html import percent
 from trainer.run import dump_json
 
+SPLIT_SEED = 1  # that of `btc-train`
+FOUND = 0.95  # of the tumours, where specificity is read
+NETWORK = "edge"
+TABLES = ("groups", "boxes", "partial", "partial_groups")
+VALIDATION = ("accuracy", "log_loss", "types", "missed", "alarms", "untyped", "mean", "worst")
+UNSEEN = ("accuracy", "tumour_free", "missed", "auc", "specificity")
+NO_PERCENT = ("log_loss", "auc")
 HEAD = (
-    "| change to `robust` | epochs | minutes | accuracy % | cross-entropy | tumour type % | "
-    "tumours predicted notumor % | notumor predicted tumour % | untyped predicted notumor % | "
-    "corruptions mean % | worst corruption % |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    "| change to `robust` | folds | epochs | seeds | minutes | accuracy % | cross-entropy "
+    "| types % | missed % | alarms % | untyped missed % | corruptions % | worst % "
+    "| unseen: accuracy % | tumour-free % | missed % | AUC | specificity at 95 % |"
 )
-COLUMNS = ("accuracy", "log_loss", "types", "missed", "alarms", "untyped", "mean", "worst")
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Sides:
-    """What is learned from and what measures."""
+class Side:
+    """Slices of known class, and beside them those partly known, or None."""
 
-    training: Dataset
-    validation: Dataset
-    training_partial: PartialLabels
-    validation_partial: PartialLabels
-    archive: Path
+    typed: Dataset
+    partial: PartialLabels | None
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What one training learns from, and what measures it."""
+
+    training: Side
+    validation: Side
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a variant's model of one fold gives.
+
+    Attributes:
+        typed, untyped: N×C probabilities of the fold's validation side.
+        labels, boxed: of the typed: N class indices, and whether a tumour's box is known.
+        hits: for each corruption, whether each of the typed is predicted rightly.
+        unseen: figures on what was left out.
+    """
+
+    typed: Floats
+    untyped: Floats
+    labels: npt.NDArray[np.int64]
+    boxed: npt.NDArray[np.bool_]
+    hits: Mapping[str, npt.NDArray[np.bool_]]
+    unseen: Mapping[str, float | None]
 
 
 def vary(changes: str) -> Recipe:
@@ -76,125 +131,303 @@ def vary(changes: str) -> Recipe:
             raise UsageError(f"a recipe has no {name!r}; it has {', '.join(known)}")
         kind = type(getattr(recipe, name))
         try:
-            made: Any = kind(float(value))
+            made: Any = value if kind is str else kind(float(value))
         except ValueError:
             raise UsageError(f"{change!r}: {value!r} is no number") from None
         recipe = replace(recipe, **{name: made})
     return recipe
 
 
-def read_sides(
-    data: Path, groups: Path | None, boxes: Path | None, partial: Path, partial_groups: Path | None
-) -> Sides:
-    """The first fold's training and validation sides; its test side is dropped at once."""
-    options = Preprocess(size=NETWORKS["edge"].size)
-    slices = read_dataset(data, options, groups_csv=groups, boxes_csv=boxes)
-    split = fold_splits(slices, 5, 1)[0]
-    beside = read_partial_labels(partial, options, slices, groups_csv=partial_groups)
-    mine = beside.take(divide(beside, slices, split, 1)[0])
-    names = np.array(sorted(set(mine.slices.groups)))
-    kept = set(np.random.default_rng(5).permutation(names)[: len(names) // 4].tolist())
-    validation = np.array([group in kept for group in mine.slices.groups])
-    return Sides(
-        slices.take(split.train), slices.take(split.validation),
-        mine.take(np.flatnonzero(~validation)), mine.take(np.flatnonzero(validation)), data,
-    )  # fmt: skip
-
-
-def measure(sides: Sides, recipe: Recipe, epochs: int, seed: int) -> dict[str, Any]:
-    """Train one variant and measure its best epoch on the validation side."""
-    begun = time.perf_counter()
-    settings = TrainSettings(
-        epochs=epochs, learning_rate=recipe.learning_rate, seed=seed, recipe=recipe
+def read_sides(named: Named) -> Side:
+    """All slices of DATA."""
+    options, given = Preprocess(size=NETWORKS[NETWORK].size), named.options
+    data = read_dataset(
+        named.data,
+        options,
+        groups_csv=given["groups"],
+        boxes_csv=given["boxes"],
+        tumour_free=given["tumour_free"] or None,
     )
-    names = sides.training.class_names
+    partial = None
+    if given["partial"]:
+        tables = given["partial_groups"]
+        partial = read_partial_labels(given["partial"], options, data, groups_csv=tables)
+    return Side(data, partial)
+
+
+def of_sources(side: Side, sources: Iterable[str]) -> Side:
+    """The slices of some sources.
+
+    Raises:
+        UsageError: one of them is not there.
+    """
+    wanted, there = set(sources), set(side.typed.sources)
+    if missing := sorted(wanted - there):
+        raise UsageError(f"--leave-out {missing[0]}: the sources are {', '.join(sorted(there))}")
+    return _among(side, lambda source, _: source in wanted)
+
+
+def fold_of(everything: Side, number: int, left_out: Side) -> Fold:
+    """A fold (from 1) without its test side, and without what is left out.
+
+    Raises:
+        UsageError: a class of which nothing is left to learn from or to measure.
+    """
+    data, partial = everything.typed, everything.partial
+    split = fold_splits(data, FOLDS, SPLIT_SEED)[number - 1]
+    sources, groups = set(left_out.typed.sources), set(left_out.typed.groups)
+
+    def kept(source: str, group: str) -> bool:
+        return source not in sources and group not in groups
+
+    learned = measured = None
+    if partial is not None:
+        mine = partial.take(divide(partial, data, split, SPLIT_SEED)[0])
+        names = sorted(set(mine.slices.groups))
+        drawn = np.random.default_rng([5, number]).permutation(len(names))[: len(names) // 4]
+        held = np.isin(mine.slices.groups, [names[i] for i in drawn])
+        learned, measured = (mine.take(np.flatnonzero(rows)) for rows in (~held, held))
+    training = _among(Side(data.take(split.train), learned), kept)
+    validation = _among(Side(data.take(split.validation), measured), kept)
+    for side in (training, validation):
+        for c, name in enumerate(data.class_names):
+            if not (side.typed.labels == c).any():
+                raise UsageError(f"--leave-out: no {name} is left in fold {number}")
+    return Fold(training, validation)
+
+
+def _among(side: Side, kept: Callable[[str, str], bool]) -> Side:
+    """The slices of which source and group are `kept`."""
+
+    def rows(data: Dataset) -> npt.NDArray[np.int64]:
+        both = zip(data.sources, data.groups, strict=True)
+        return np.flatnonzero([kept(source, group) for source, group in both])
+
+    partial = side.partial
+    return Side(
+        side.typed.take(rows(side.typed)),
+        None if partial is None else partial.take(rows(partial.slices)),
+    )
+
+
+def fit(fold: Fold, recipe: Recipe, epochs: int, seed: int) -> Predict:
+    """Train one variant on one fold; the model of its best epoch."""
+    settings = TrainSettings(
+        network=NETWORK,
+        epochs=epochs,
+        learning_rate=recipe.learning_rate,
+        seed=seed,
+        recipe=recipe,
+    )
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint(Path(folder) / "checkpoint")
-        train(settings, make_samples(sides.training, sides.training_partial),
-              make_samples(sides.validation), len(names), checkpoint)  # fmt: skip
-        predict = predictor(checkpoint.best())
-    minutes = (time.perf_counter() - begun) / 60
-    validation = sides.validation
-    by_class, truth = probabilities(predict(validation.images).logits), validation.labels
-    predicted, tumour_free = by_class.argmax(axis=1), names.index(NO_TUMOR)
-    tumor = truth != tumour_free
-    typed = np.delete(by_class, tumour_free, axis=1).argmax(axis=1)
-    typed += typed >= tumour_free
-    kinds = [c for c in range(len(names)) if c != tumour_free]
-    boxed = tumor & ~np.isnan(validation.boxes).any(axis=1)
-    outside = predict(sides.validation_partial.slices.images).logits.argmax(axis=1) == tumour_free
-    corrupted = _corrupted(sides, predict)
-    right = np.maximum(by_class[np.arange(len(truth)), truth], 1e-7)
+        train(
+            settings,
+            make_samples(fold.training.typed, fold.training.partial),
+            make_samples(fold.validation.typed),
+            len(fold.training.typed.class_names),
+            checkpoint,
+        )
+        return predictor(checkpoint.best())
+
+
+def ask(predict: Predict, fold: Fold, left_out: Side, corrupted: bool) -> Answers:
+    """What a fold's model gives on its validation side and on what was left out."""
+    data, partial = fold.validation.typed, fold.validation.partial
+    hits: Mapping[str, npt.NDArray[np.bool_]] = {}
+    if corrupted:
+        options = Preprocess(size=data.images.shape[1])
+        read = dict(read_again(open_data(data.origin or ""), data.paths))
+        hits = corruption_hits(predict, [read[path] for path in data.paths], data.labels, options)
+    classes, boxed = len(data.class_names), ~np.isnan(data.boxes).any(axis=1)
+    return Answers(
+        _probabilities(predict, data, classes),
+        _probabilities(predict, None if partial is None else partial.slices, classes),
+        data.labels,
+        np.asarray(boxed),
+        hits,
+        unseen_figures(predict, left_out),
+    )
+
+
+def _probabilities(predict: Predict, data: Dataset | None, classes: int) -> Floats:
+    """N×C; 0×C of no slices."""
+    if data is None or not len(data):
+        return np.zeros((0, classes))
+    return probabilities(predict(data.images).logits)
+
+
+def unseen_figures(predict: Predict, left_out: Side) -> dict[str, float | None]:
+    """UNSEEN of the slices that were left out; None of what they do not show."""
+    data, partial = left_out.typed, left_out.partial
+    if not len(data):
+        return dict.fromkeys(UNSEEN)
+    none = data.class_names.index(NO_TUMOR)
+    classes = len(data.class_names)
+    typed = _probabilities(predict, data, classes)
+    untyped = _probabilities(predict, None if partial is None else partial.slices, classes)
+    rows = np.concatenate([typed, untyped])
+    tumor = np.concatenate([data.labels != none, np.ones(len(untyped), bool)])
+    scores, predicted = 1 - rows[:, none], rows.argmax(axis=1)
+    area = auc_of(scores, tumor, [str(i) for i in range(len(tumor))])
+    specificity = None
+    if area is not None:
+        level = np.quantile(scores[tumor], 1 - FOUND, method="lower")
+        specificity = float((scores[~tumor] < level).mean())
     return {
-        "minutes": minutes,
-        "accuracy": float((predicted == truth).mean()),
-        "log_loss": float(-np.log(right).mean()),
-        "types": float(np.mean([(typed == c)[boxed & (truth == c)].mean() for c in kinds])),
-        "missed": float((predicted == tumour_free)[tumor].mean()),
-        "alarms": float((predicted != tumour_free)[~tumor].mean()),
-        "untyped": float(outside.mean()),
-        "mean": float(np.mean(list(corrupted.values()))),
-        "worst": min(corrupted.values()),
-        "corruptions": corrupted,
-        "recipe": asdict(recipe),
+        "accuracy": float((predicted[: len(typed)] == data.labels).mean()),
+        "tumour_free": _share((predicted == none)[~tumor]),
+        "missed": _share((predicted == none)[tumor]),
+        "auc": None if area is None else area["auc"],
+        "specificity": specificity,
     }
 
 
-def _corrupted(sides: Sides, predict: Any) -> dict[str, float]:
-    archive, validation = open_archive(sides.archive), sides.validation
-    options = Preprocess(size=validation.images.shape[1])
-    grays = [decode(archive.read(path)) for path in validation.paths]
-    hits = corruption_hits(predict, grays, validation.labels, options)
-    return {name: float(hit.mean()) for name, hit in hits.items()}
+def figures(answers: Sequence[Answers], class_names: Sequence[str]) -> dict[str, Any]:
+    """VALIDATION over the validation sides of all folds, and the means of UNSEEN."""
+    typed, untyped = (
+        np.concatenate([getattr(a, k) for a in answers]) for k in ("typed", "untyped")
+    )
+    truth, boxed = (np.concatenate([getattr(a, k) for a in answers]) for k in ("labels", "boxed"))
+    none = class_names.index(NO_TUMOR)
+    predicted, tumor = typed.argmax(axis=1), truth != none
+    kinds = [c for c in range(len(class_names)) if c != none]
+    type_ = np.array(kinds)[typed[:, kinds].argmax(axis=1)]
+    rights = [_share((type_ == c)[boxed & (truth == c)]) for c in kinds]
+    known = [right for right in rights if right is not None]
+    hits = {n: np.concatenate([a.hits[n] for a in answers]) for n in answers[0].hits}
+    corrupted = {name: float(hit.mean()) for name, hit in hits.items()}
+    right = np.maximum(typed[np.arange(len(truth)), truth], 1e-7)
+    return {
+        "validation": len(truth),
+        "untyped_tumors": len(untyped),
+        "accuracy": float((predicted == truth).mean()),
+        "log_loss": float(-np.log(right).mean()),
+        "types": float(np.mean(known)) if known else None,
+        "missed": _share((predicted == none)[tumor]),
+        "alarms": _share((predicted != none)[~tumor]),
+        "untyped": _share(untyped.argmax(axis=1) == none),
+        "mean": float(np.mean(list(corrupted.values()))) if corrupted else None,
+        "worst": min(corrupted.values(), default=None),
+        "corruptions": corrupted,
+        "unseen": {key: _mean([a.unseen[key] for a in answers]) for key in UNSEEN},
+    }
+
+
+def _share(hits: npt.NDArray[np.bool_]) -> float | None:
+    return float(hits.mean()) if len(hits) else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The table of research.md."""
-    lines = [HEAD]
+    """The table of research.md: a variant a row, the mean over its seeds, ± their standard
+    deviation."""
+    lines = [HEAD, f"|{'---|' * 2}{'--:|' * (HEAD.count('|') - 3)}"]
+    together: dict[str, list[dict[str, Any]]] = {}
     for row in result["variants"]:
-        cells = [row["changes"] or "none", str(row["epochs"]), f"{row['minutes']:.1f}"]
-        cells += [
-            f"{row[name]:.3f}" if name == "log_loss" else percent(row[name]) for name in COLUMNS
+        together.setdefault(str([row[key] for key in KEY if key != "seed"]), []).append(row)
+    for rows in together.values():
+        first = rows[0]
+        left_out = f" (without {', '.join(first['left_out'])})" if first["left_out"] else ""
+        cells = [
+            (first["changes"] or "none") + left_out,
+            ", ".join(map(str, first["folds"])),
+            str(first["epochs"]),
+            ", ".join(str(row["seed"]) for row in rows),
+            f"{np.mean([row['minutes'] for row in rows]):.1f}",
         ]
+        cells += [_cell(name, [row[name] for row in rows]) for name in VALIDATION]
+        cells += [_cell(name, [row["unseen"][name] for row in rows]) for name in UNSEEN]
         lines.append(f"| {' | '.join(cells)} |")
-    counts = f"{result['validation']} validation slices, {result['untyped']} untyped tumours"
-    return "\n".join([*lines, "", f"{counts}; {result['training']} training slices.", ""])
+    return "\n".join([*lines, ""])
+
+
+def _cell(name: str, values: Sequence[float | None]) -> str:
+    mean, known = _mean(values), [value for value in values if value is not None]
+    if mean is None:
+        return "–"
+    plain = name in NO_PERCENT
+    words = f"{mean:.3f}" if plain else percent(mean)
+    if len(known) > 1:
+        spread = float(np.std(known, ddof=1))
+        words += f" ±{spread:.3f}" if plain else f" ±{100 * spread:.1f}"
+    return words
+
+
+# What makes a kept result another one's.
+KEY = ("data", "changes", "folds", "left_out", "epochs", "seed")
+
+
+def keep(out: Path, row: dict[str, Any]) -> None:
+    """Add a row to recipes.json and recipes.md in the place of one of the same KEY."""
+    path = out / "recipes.json"  # read late: another process may have added its variants meanwhile
+    before = json.loads(path.read_text("utf-8"))["variants"] if path.is_file() else []
+    rows = [b for b in before if any(b[key] != row[key] for key in KEY)] + [row]
+    result = {"variants": sorted(rows, key=lambda each: [each[key] for key in KEY])}
+    write_text(path, dump_json(result))
+    write_text(out / "recipes.md", as_markdown(result))
+    click.echo(as_markdown({"variants": [row]}))
+
+
+def _numbers(context: click.Context, option: click.Parameter, value: str) -> list[int]:
+    try:
+        numbers = sorted({int(part) for part in value.split(",")})
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no list of numbers, as 1,2") from None
+    if numbers[0] < 1 or (option.name == "folds" and numbers[-1] > FOLDS):
+        raise click.BadParameter(f"{value!r}: numbers begin with 1, and there are {FOLDS} folds")
+    return numbers
 
 
 @click.command()
-@click.argument("data", type=EXISTING)
+@click.argument("data", nargs=-1, required=True, type=EXISTING)
 @click.option("--groups", type=EXISTING)
 @click.option("--boxes", type=EXISTING)
-@click.option("--partial", type=EXISTING, required=True)
+@click.option("--partial", type=EXISTING)
 @click.option("--partial-groups", type=EXISTING)
+@click.option("--no-card", is_flag=True, help="Pass over the cards of DATA.")
 @click.option("--vary", "variants", multiple=True, default=("",), help="As in paste=0,erase=0.")
+@click.option("--folds", callback=_numbers, default="1,2,3,4,5", show_default=True)
+@click.option("--leave-out", multiple=True, help="A source that no fold learns from.")
 @click.option("--epochs", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--seeds", callback=_numbers, default="1", show_default=True)
+@click.option("--skip-corruptions", is_flag=True)
 @out_option
 def main(
-    data: Path, groups: Path | None, boxes: Path | None, partial: Path,
-    partial_groups: Path | None, variants: tuple[str, ...], epochs: int, seed: int, out: Path,
+    data: tuple[Path, ...], no_card: bool, variants: tuple[str, ...], folds: list[int],
+    leave_out: tuple[str, ...], epochs: int, seeds: list[int], skip_corruptions: bool, out: Path,
+    **tables: Path | None,
 ) -> None:  # fmt: skip
     """Train and measure variants of the recipe `robust` on DATA."""
     recipes = {changes: vary(changes) for changes in variants}
-    sides = read_sides(data, groups, boxes, partial, partial_groups)
+    options = {"no_card": no_card, "tumour_free": (), **tables}
+    named = with_cards(data, options, (*TABLES, "tumour_free"))
+    everything = read_sides(named)
+    left_out = of_sources(everything, leave_out)
+    for number in folds:  # what is to be refused is refused before hours of training
+        fold_of(everything, number, left_out)
     for changes, recipe in recipes.items():
-        row = {"changes": changes, "epochs": epochs, "seed": seed}
-        row |= measure(sides, recipe, epochs, seed)
-        # Read late: another process may have added its variants meanwhile.
-        path = out / "recipes.json"
-        before = json.loads(path.read_text("utf-8"))["variants"] if path.is_file() else []
-        key = (changes, epochs, seed)
-        rows = [b for b in before if (b["changes"], b["epochs"], b["seed"]) != key] + [row]
-        result = {
-            "training": len(sides.training),
-            "validation": len(sides.validation),
-            "untyped": len(sides.validation_partial),
-            "variants": rows,
-        }
-        write_text(path, dump_json(result))
-        write_text(out / "recipes.md", as_markdown(result))
-        click.echo(as_markdown({**result, "variants": [row]}))
+        for seed in seeds:
+            begun, answers = time.perf_counter(), []
+            for number in folds:  # one after the other: each copies its slices
+                fold = fold_of(everything, number, left_out)
+                predict = fit(fold, recipe, epochs, seed)
+                answers.append(ask(predict, fold, left_out, not skip_corruptions))
+            row = {
+                "data": everything.typed.sha256,
+                "changes": changes,
+                "folds": folds,
+                "left_out": sorted(set(leave_out)),
+                "epochs": epochs,
+                "seed": seed,
+                "minutes": (time.perf_counter() - begun) / 60,
+                "recipe": asdict(recipe),
+            }
+            keep(out, row | figures(answers, everything.typed.class_names))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def test_slices_are_drawn_from_folders_as_from_zips(tmp_path: Path) -> None:
 def test_a_run_without_folds_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(Path(__file__).with_name("former") / "classical", run)
-    done = CliRunner().invoke(module("robust").main, list(map(str, (run, run, run, run))))
+    done = CliRunner().invoke(module("robust").main, [str(run)])
     assert isinstance(done.exception, UsageError)
     assert "is no cross-validation" in str(done.exception)
 

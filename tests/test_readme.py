@@ -30,7 +30,8 @@ def make_tables(folder: Path) -> None:
         (models / "cnn" / run.name).symlink_to(run)
     for words in (
         ("honest", *runs, "--out", results),
-        ("robust", *runs, data, "--out", results),
+        ("robust", runs[0], data, "--source", runs[1], "--official", runs[2], "--main", "home",
+         "--out", results),
         ("models", data, models, "--groups", folder / "groups.csv", "--only", "cnn", "--only",
          "svm-deep", "--only", "svm-region", "--timed", 10, "--out", results),
         ("card", model, folder / "runs" / "grouped", "--results", results, "--out",
@@ -39,7 +40,7 @@ def make_tables(folder: Path) -> None:
         ("calibration", folder / "runs" / "grouped", "--images", 4, "--seeds", 1, "--out",
          results),
         ("recipes", data, "--boxes", folder / "boxes.csv", "--partial",
-         folder / "tumor-untyped.zip", "--epochs", 1, "--out", results),
+         folder / "tumor-untyped.zip", "--folds", 1, "--epochs", 1, "--out", results),
     ):  # fmt: skip
         command = [sys.executable, "-m", f"benchmarks.{words[0]}", *map(str, words[1:])]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from edge_runtime.files import write_text
+from trainer.commands.options import Named, with_cards
 from trainer.run import dump_json
 
 RESULTS = Path("benchmarks/results")
@@ -22,6 +23,15 @@ def out_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--out", type=kind, default=RESULTS, show_default=True, help="Folder for the results."
     )(function)
+
+
+def named_data(places: Sequence[Path], no_card: bool = False) -> Named:
+    """DATA as `btc-train` takes it, one or several, with the tables of groups that cards name.
+
+    Raises:
+        DataError: a wrong card. UsageError: a DATA that is, or lies in, another.
+    """
+    return with_cards(places, {"no_card": no_card, "groups": None}, ("groups",))
 
 
 def publish(out: Path, name: str, result: Any, table: str) -> None:

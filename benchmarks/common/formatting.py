@@ -37,6 +37,13 @@ def rate_in_words(rate: dict[str, Any] | None, unit: str = "", *, signed: bool =
     return share_in_words(rate["share"], rate["interval95"], unit, signed=signed)
 
 
+def area_in_words(area: dict[str, Any] | None) -> str:
+    """An area under a ROC curve (see `auc_of`) with its interval, as `0.961 (0.940–0.975)`."""
+    if area is None:
+        return NOTHING
+    return f"{area['auc']:.3f} ({in_words(area['interval95'], lambda end: f'{end:.3f}')})"
+
+
 def metric_in_words(metrics: dict[str, Any] | None, key: str, unit: str = "") -> str:
     """Likewise, of one entry of metrics.json, whose intervals stand beside it by its name."""
     if not metrics or metrics.get(key) is None:

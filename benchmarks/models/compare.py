@@ -23,9 +23,9 @@ import numpy as np
 from benchmarks.common.command import EXISTING, out_option, publish
 from benchmarks.common.formatting import accuracy_of, rate_in_words
 from benchmarks.common.process import run_tool
+from benchmarks.common.sides import predictions_of, side_figures
 from benchmarks.models.page import chart, write_page
 from benchmarks.models.timing import device_file, latencies
-from benchmarks.robust import confident_errors, predictions_of
 from edge_runtime.errors import DataError
 from trainer.evaluation.intervals import difference_interval
 from trainer.evaluation.predictions import Predictions
@@ -118,7 +118,7 @@ def results_of(folds: Run, source: Run, network: dict[str, Predictions]) -> dict
         "studies": None if studies is None else accuracy_of(studies),
         "shift": accuracy_of(shifted),
         "shift_gap": gap(moved, network["source"]),
-        "missed": confident_errors(moved)["tumors_predicted_tumour_free"],
+        "missed": side_figures(moved)["tumors_predicted_tumour_free"],
         "partial": (metrics["partial"] or {}).get("outside"),
         "seconds": float(np.median([part.seconds for part in parts])),
         "values": (parts[0].settings.get("features") or {}).get("length"),

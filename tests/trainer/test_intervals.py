@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from trainer.evaluation.intervals import (
     NOT_ESTIMABLE,
+    auc_interval,
     bca_intervals,
     design_effect,
     difference_interval,
@@ -142,3 +143,52 @@ def test_a_mean_of_losses_is_covered() -> None:
         low, high = mean_interval(losses, member.astype(str).tolist()) or []
         held += low <= 2 <= high
     assert held / 200 >= 0.9
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 20), st.integers(2, 20), st.integers(1, 6))
+def test_an_area_is_scikit_learns_and_in_its_interval(
+    seed: int, positives: int, negatives: int, size: int
+) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(seed)
+    positive = np.repeat(np.arange(positives + negatives) < positives, size)
+    scores = np.round(rng.normal(size=positive.size) + positive, 1)
+    groups = names(positives + negatives, size)
+    area, interval = auc_interval(scores, positive, groups)
+    assert area == pytest.approx(roc_auc_score(positive, scores))
+    low, high = interval or []
+    assert 0 <= low <= area <= high <= 1
+    back, turned = auc_interval(-scores, ~positive, groups)
+    assert back == pytest.approx(area)
+    assert turned == pytest.approx(interval)
+
+
+def test_an_area_of_few_groups_is_wide_or_not_estimable() -> None:
+    positive = np.arange(80) < 40
+    scores = positive.astype(float)
+    assert auc_interval(scores, positive, ["a"] * 40 + names(40)) == (1.0, None)
+    area, interval = auc_interval(scores, positive, names(80))
+    assert (area, interval) == (1.0, pytest.approx([1 - 0.165, 1.0], abs=0.01))
+    few = auc_interval(scores, positive, names(8, 10))[1] or []
+    assert few[0] < 0.6, "ten slices of each of four groups are worth four"
+
+
+@pytest.mark.parametrize(("positives", "negatives"), [(60, 8), (60, 60), (200, 30)])
+@pytest.mark.parametrize("apart", [1.0, 2.5, 4.0])
+def test_an_area_is_covered(positives: int, negatives: int, apart: float) -> None:
+    """Groups of 1 to some 20 slices of which half of the variance is the group's."""
+    from scipy.stats import norm
+
+    rng, held = np.random.default_rng(1), 0
+    truth = norm.cdf(apart / np.sqrt(2))
+    for _ in range(200):
+        count = positives + negatives
+        member = np.repeat(np.arange(count), rng.geometric(1 / 5, count))
+        positive = member < positives
+        noise = rng.normal(size=count)[member] + rng.normal(size=member.size)
+        scores = noise / np.sqrt(2) + apart * positive
+        low, high = auc_interval(scores, positive, member.astype(str).tolist())[1] or []
+        held += low <= truth <= high
+    assert held / 200 > 0.9

@@ -138,6 +138,7 @@ def test_the_command_learns_and_measures(
     assert measured["n"] == len(rows) == 36
     outside = [row["predicted"] == "notumor" for row in rows]
     assert [row["outside"] == "1" for row in rows] == outside
+    assert all(row[f"p_{row['predicted']}"] == row["confidence"] for row in rows)
     assert measured["outside"]["share"] == pytest.approx(np.mean(outside))
     answered = [o and row["status"] == "ok" for o, row in zip(outside, rows, strict=True)]
     assert measured["outside_answered"]["share"] == pytest.approx(np.mean(answered))

@@ -4,7 +4,9 @@ Slices of one patient, and pictures that look alike, say less than as many indep
 share is given Wilson's interval on its effective sample size: the number of independent slices
 that would know it as well (Korn and Graubard, Confidence intervals for proportions with small
 expected number of positive counts estimated from survey data, 1998). The mean of a paired
-difference of hits is given Bonett and Price's interval on the same size. Other figures (a mean of
+difference of hits is given Bonett and Price's interval on the same size. The area under a ROC
+curve is the share of pairs that are ranked rightly: Wilson's interval on the size that both sides
+of the pairs leave. Other figures (a mean of
 losses, kappa, F1) are given the BCa bootstrap over whole groups (Efron, Better bootstrap
 confidence intervals, 1987; Field and Welsh, Bootstrapping clustered data, 2007).
 
@@ -75,21 +77,79 @@ def effective_size(values: npt.NDArray[Any], groups: Sequence[str]) -> float:
     Smaller by (z / t)² where few groups tell the spread, t with as many degrees of freedom as
     there are groups beside the first (Korn and Graubard). 0 for a single group.
     """
+    _, member = np.unique(np.asarray(groups), return_inverse=True)
+    count = int(member.max(initial=-1)) + 1
+    if count < 2:
+        return 0.0
+    return _shrunk(count) * len(values) / design_effect(values, member)
+
+
+def _shrunk(count: int) -> float:
+    """By how much a size shrinks where `count` groups tell the spread."""
     from scipy.stats import norm, t
 
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
-    free = int(member.max(initial=-1))
-    if free < 1:
-        return 0.0
     tail = (1 + LEVEL) / 2
-    shrunk = float(norm.ppf(tail) / t.ppf(tail, free)) ** 2
-    return shrunk * len(values) / design_effect(values, member)
+    return float(norm.ppf(tail) / t.ppf(tail, count - 1)) ** 2
 
 
 def share_interval(hits: npt.NDArray[Any], groups: Sequence[str]) -> Interval:
     """Of the share of true `hits` (N): Wilson's on the effective size; None of one group."""
     size = effective_size(hits, groups)
     return wilson(float(np.mean(hits)), size) if size else None
+
+
+def auc_interval(
+    scores: Floats, positive: npt.NDArray[np.bool_], groups: Sequence[str]
+) -> tuple[float, Interval]:
+    """The area under a ROC curve, and Wilson's interval on the effective number of pairs.
+
+    The variance of the area is that of DeLong et al. (Comparing the areas under two or more
+    correlated ROC curves, 1988) with whole groups as its units (Obuchowski, Nonparametric analysis
+    of clustered ROC curve data, 1997): of each positive the share of negatives that it stands
+    above, of each negative the share of positives below which it stands. What a group with both
+    has in common is left out, which makes the interval wider.
+
+    Args:
+        scores: N values that are higher for positives.
+        positive: N; there must be some of either.
+        groups: N names.
+
+    Returns:
+        The area, 0 to 1, ties counted half, and its interval; None where one side is one group.
+    """
+    sides = [scores[positive], scores[~positive]]
+    above = [_share_below(sides[0], sides[1]), 1 - _share_below(sides[1], sides[0])]
+    area = float(np.mean(above[0]))
+    members = np.asarray(groups)
+    sizes = [
+        _size_of_ranks(shares, members[chosen].tolist(), area)
+        for shares, chosen in zip(above, (positive, ~positive), strict=True)
+    ]
+    if not all(sizes):
+        return area, None
+    return area, wilson(area, 1 / sum(1 / size for size in sizes))
+
+
+def _share_below(values: Floats, others: Floats) -> Floats:
+    """Of each value the share of the others that are lower, ties counted half."""
+    known = np.sort(others)
+    below = np.searchsorted(known, values, "left") + np.searchsorted(known, values, "right")
+    shares: Floats = below / (2 * len(known))
+    return shares
+
+
+def _size_of_ranks(shares: Floats, groups: Sequence[str], area: float) -> float:
+    """How many independent pairs would know the area as well as one side's shares do, the other
+    side being given; as `effective_size` does, with the variance of a hit in place of theirs."""
+    _, member = np.unique(np.asarray(groups), return_inverse=True)
+    count = int(member.max(initial=-1)) + 1
+    if count < 2:
+        return 0.0
+    size = len(shares) / count
+    sums = np.bincount(member, weights=shares - area)
+    together = count / (count - 1) * float(np.square(sums).sum())
+    pairs = len(shares) * area * (1 - area)
+    return _shrunk(count) * len(shares) * (pairs + size) / (together + size * size)
 
 
 def difference_interval(differences: npt.NDArray[Any], groups: Sequence[str]) -> Interval:

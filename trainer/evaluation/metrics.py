@@ -17,6 +17,7 @@ from edge_runtime.decision.study import pooled
 from trainer.evaluation.intervals import (
     FEWEST_GROUPS,
     Interval,
+    auc_interval,
     bca_intervals,
     mean_interval,
     mean_of_shares,
@@ -127,6 +128,23 @@ def share_of(hits: npt.NDArray[Any], groups: Sequence[str]) -> dict[str, Any]:
         "n": len(hits),
         "share": float(hits.mean()),
         "interval95": share_interval(hits, groups),
+    }
+
+
+def auc_of(
+    scores: Floats, positive: npt.NDArray[np.bool_], groups: Sequence[str]
+) -> dict[str, Any] | None:
+    """The area under the ROC curve with its sizes and interval, see `auc_interval`: {"positives",
+    "negatives", "auc", "interval95"}; None without slices of either side."""
+    count = int(positive.sum())
+    if count in (0, len(positive)):
+        return None
+    area, interval = auc_interval(scores, positive, groups)
+    return {
+        "positives": count,
+        "negatives": len(positive) - count,
+        "auc": area,
+        "interval95": interval,
     }
 
 

@@ -34,7 +34,8 @@ def predict_partial(
     decision_rule: DecisionRule,
     class_names: Sequence[str],
 ) -> pd.DataFrame:
-    """One row of COLUMNS a slice; `outside` is 1 where the prediction is not in the slice's set."""
+    """One row of COLUMNS a slice, and one p_<label> a class after the confidence; `outside` is 1
+    where the prediction is not in the slice's set."""
     import pandas as pd
 
     outputs = predict(partial.slices.images)
@@ -51,6 +52,7 @@ def predict_partial(
             "predicted": [class_names[i] for i in best],
             "outside": (~allowed).astype(int),
             "confidence": probabilities.max(axis=1).round(DIGITS),
+            **{f"p_{n}": probabilities[:, c].round(DIGITS) for c, n in enumerate(class_names)},
             "status": decision_rule.statuses(outputs, class_names),
         }
     )
@@ -82,7 +84,8 @@ def write_partial_predictions(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_partial_predictions(paths: Sequence[Path]) -> pd.DataFrame:
-    """Tables that `write_partial_predictions` wrote, one after the other.
+    """Tables that `write_partial_predictions` wrote, one after the other. Those of a former
+    version lack the probabilities.
 
     Raises:
         DataError: missing or damaged.
@@ -90,9 +93,13 @@ def read_partial_predictions(paths: Sequence[Path]) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        tables = [from_csv(path.read_text("utf-8"))[list(COLUMNS)] for path in paths]
+        tables = [from_csv(path.read_text("utf-8")) for path in paths]
         for table in tables:
-            for column in ("outside", "confidence"):
+            missing = set(COLUMNS) - set(table)
+            if missing:
+                raise ValueError(f"no column {min(missing)}")
+            numbers = [name for name in table.columns if str(name).startswith("p_")]
+            for column in ("outside", "confidence", *numbers):
                 table[column] = pd.to_numeric(table[column])
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"a table of partial labels cannot be read: {one_line(error)}") from None
