@@ -2,7 +2,9 @@
 
 Schema 2 calls the check for out-of-distribution inputs `ood`; schema 1, which is read too, called
 it `unfamiliar`. A version that reads schema 1 only must refuse a file whose check it would not
-see: so the name could not change within a schema.
+see: so the name could not change within a schema. For the same reason a file with a `view` is of
+schema 3: a version without it would answer slices that the model was never validated for. A file
+without one stays in schema 2, which older versions read.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from edge_runtime.errors import ModelError
 from edge_runtime.imaging.preprocess import Preprocess
 
 SCHEMA = 2
+VIEW_SCHEMA = 3  # of a file with a `view`
+SCHEMAS = (1, SCHEMA, VIEW_SCHEMA)  # that are read
 MOST_LABELS = 1000
 INTENDED_USE = "Research use only; not for diagnosis."  # the one sentence, wherever it stands
 
@@ -41,6 +45,8 @@ class ModelInfo:
         temperature: the logits are divided by it before softmax.
         thresholds: lowest confidence per label that counts as an answer.
         ood: the check for out-of-distribution inputs, see `OodDetector`.
+        view: what tells plane and sequence, and which of them the model was validated for, see
+            `edge_runtime.decision.view.View`.
         target_error: label -> the share of wrong answers that its threshold was chosen for.
         confidence: that the share is not exceeded on slices like those of the validation side, for
             each label.
@@ -54,7 +60,7 @@ class ModelInfo:
         features: `sets` (of `edge_runtime.imaging.handcrafted`, in order) and `length` (values of
             all together) that the graph takes in place of the slice; None where it takes the
             slice.
-        schema: of the file that it was read from; it is written in the newest one.
+        schema: of the file that it was read from; for what it is written in see `to_json`.
     """
 
     name: str
@@ -70,6 +76,7 @@ class ModelInfo:
     temperature: float = 1.0
     thresholds: Mapping[str, float] | None = None
     ood: Mapping[str, Any] | None = None
+    view: Mapping[str, Any] | None = None
     target_error: Mapping[str, float] | None = None
     confidence: float | None = None
     error_bound: Mapping[str, float] | None = None
@@ -87,8 +94,12 @@ class ModelInfo:
         return str(self.quantization["scheme"]).partition("-")[0]
 
     def to_json(self) -> str:
-        """The text of `model.json`, in the newest schema."""
-        shape = asdict(self) | {"preprocess": self.preprocess.to_json(), "schema": SCHEMA}
+        """The text of `model.json`: in schema 3 where there is a `view`, else in schema 2, without
+        that field."""
+        shape = asdict(self) | {"preprocess": self.preprocess.to_json(), "schema": VIEW_SCHEMA}
+        if self.view is None:
+            del shape["view"]
+            shape["schema"] = SCHEMA
         return json.dumps(shape, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
     @classmethod
@@ -105,10 +116,15 @@ class ModelInfo:
         if not isinstance(shape, dict):
             raise ModelError("the model's metadata is not a JSON object")
         schema = shape.get("schema")
-        if type(schema) is not int or schema not in (1, SCHEMA):
+        if type(schema) is not int or schema not in SCHEMAS:
             raise ModelError(
-                f"the model's metadata has schema {schema!r}; "
-                f"this version reads 1 and {SCHEMA}: update btc-edge or export the model again"
+                f"the model's metadata has schema {schema!r}; this version reads 1 to "
+                f"{VIEW_SCHEMA}: update btc-edge or export the model again"
+            )
+        if schema < VIEW_SCHEMA and shape.get("view") is not None:
+            raise ModelError(
+                f"the model's metadata of schema {schema} has 'view', which came with schema "
+                f"{VIEW_SCHEMA}: an older btc-edge would answer what the model withholds"
             )
         ours, foreign = ("unfamiliar", "ood") if schema == 1 else ("ood", "unfamiliar")
         if shape.get(foreign) is not None:  # as a field that is not known, it would be passed over
@@ -163,6 +179,8 @@ class ModelInfo:
             "confidence": self.confidence is None or 0 < self.confidence < 1,
             "ood": self.ood is None
             or (isinstance(self.ood, dict) and bool(self.ood) and "features" in self.outputs),
+            "view": self.view is None
+            or (isinstance(self.view, dict) and bool(self.view) and "features" in self.outputs),
             "max_error": self.max_error is None or 0 <= self.max_error <= 1,
             "data": isinstance(self.data, dict),
             "metrics": all(isinstance(m, dict) for m in self.metrics),

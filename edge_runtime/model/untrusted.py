@@ -27,7 +27,7 @@ from edge_runtime.errors import (
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.backends import Graph, open_graph, raw_signature
 from edge_runtime.model.file_format import ModelFile, is_tflite, parse_model, split_tflite
-from edge_runtime.model.metadata import ModelInfo
+from edge_runtime.model.metadata import SCHEMAS, ModelInfo
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -53,9 +53,10 @@ def try_unsigned(data: bytes) -> ModelFile:
         BackendError: there is no interpreter to try it with.
     """
     report = try_apart(data, _CHILD)
-    info = ModelInfo.from_json(str(report.get("info")))  # in the newest schema
-    if report.get("schema") == 1:
-        info = replace(info, schema=1)
+    info = ModelInfo.from_json(str(report.get("info")))
+    schema = report.get("schema")  # the file's own; the info may be written in a newer one
+    if type(schema) is int and schema in SCHEMAS:
+        info = replace(info, schema=schema)
     graph, kind = _graph_of(data)[:2]
     return ModelFile(info, graph, kind, hashlib.sha256(data).hexdigest(), len(data))
 

@@ -101,7 +101,7 @@ def test_any_bytes_are_refused_with_a_model_error(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema": 3}, {"schema": None}, {"schema": 2.0}, {"schema": True, "ood": None},
+    [{"schema": 4}, {"schema": 0}, {"schema": None}, {"schema": 2.0}, {"schema": True, "ood": None},
      {"labels": ["a"]}, {"labels": ["a", "a"]}, {"labels": [1, 2]},
      {"temperature": 0}, {"temperature": 1e-300}, {"temperature": 10**400},
      {"temperature": "1"}, {"outputs": {}}, {"outputs": {"logits": -1}},
@@ -147,12 +147,35 @@ def test_the_check_for_out_of_distribution_inputs_had_another_name() -> None:
     former |= {"schema": 1, "unfamiliar": shape["ood"]}
     read = ModelInfo.from_json(json.dumps(former))
     assert (read.schema, read.ood) == (1, info.ood)
-    assert ModelInfo.from_json(read.to_json()) == info, "written in the newest schema"
+    assert ModelInfo.from_json(read.to_json()) == info, "written in today's schema"
     assert ModelInfo.from_json(json.dumps(former | {"unfamiliar": None})).ood is None
     with pytest.raises(ModelError, match="ood"):
         ModelInfo.from_json(json.dumps(former | {"unfamiliar": 3}))
-    with pytest.raises(ModelError, match="reads 1 and 2: update btc-edge"):
-        ModelInfo.from_json(json.dumps(shape | {"schema": 3}))
+    with pytest.raises(ModelError, match="reads 1 to 3: update btc-edge"):
+        ModelInfo.from_json(json.dumps(shape | {"schema": 4}))
+
+
+def test_a_view_takes_a_schema_that_older_versions_refuse() -> None:
+    """They would answer what the model withholds; a file without one stays readable for them."""
+    bare = replace(INFO, outputs={"logits": 0, "features": 1}, graph_sha256="0" * 64)
+    shape = json.loads(bare.to_json())
+    assert (shape["schema"], "view" in shape) == (2, False)
+    info = replace(bare, view={"method": "some"})
+    shape = json.loads(info.to_json())
+    assert (shape["schema"], shape["view"]) == (3, {"method": "some"})
+    read = ModelInfo.from_json(json.dumps(shape))
+    assert read == replace(info, schema=3)
+    assert ModelInfo.from_json(read.to_json()) == read
+    assert ModelInfo.from_json(json.dumps(shape | {"view": None})).view is None
+    for former in (1, 2):
+        with pytest.raises(ModelError, match="'view', which came with schema 3"):
+            ModelInfo.from_json(json.dumps(shape | {"schema": former}))
+    former_check = {"unfamiliar": {"method": "some"}, "ood": None}
+    with pytest.raises(ModelError, match="ood"):
+        ModelInfo.from_json(json.dumps(shape | former_check))
+    for wrong in ({"view": {}}, {"view": 3}, {"view": [1]}, {"outputs": {"logits": 0}}):
+        with pytest.raises(ModelError, match="impossible value: view"):
+            ModelInfo.from_json(json.dumps(shape | wrong))
 
 
 def test_no_check_is_lost_under_the_other_name() -> None:
