@@ -25,6 +25,7 @@ from edge_runtime.decision.prediction import (
     status_of,
 )
 from edge_runtime.decision.study import study_answer
+from edge_runtime.decision.view import Seen, View
 from edge_runtime.errors import InputError, ModelError, UsageError, one_line
 from edge_runtime.imaging.decode import decode_kind
 from edge_runtime.imaging.geometry import PLANES
@@ -127,8 +128,9 @@ class Classifier:
         self._small = replace(
             limits, max_bytes=min(limits.max_bytes, part), max_memory=min(limits.max_memory, part)
         )
-        ood = self.info.ood
+        ood, view = self.info.ood, self.info.view
         self._ood_detector = None if ood is None else OodDetector.from_json(ood)
+        self._view = None if view is None else View.from_json(view)
         self._tag = self.model.tag
         self._thresholds = {label: self.threshold(label) for label in self.info.labels}
         self._idle: list[Graph] = []  # two threads must never share an interpreter
@@ -295,7 +297,7 @@ class Classifier:
             UsageError: no worker.
         """
         answers = list(self.classify_many(sources, workers=workers, heatmaps=heatmaps))
-        return study_answer(name, answers, self._thresholds, self._tag)
+        return study_answer(name, answers, self._thresholds, self._tag, self._view)
 
     def failure(self, source: ImageSource, error: InputError) -> Prediction:
         """The answer with status error for an input that cannot be used.
@@ -469,27 +471,34 @@ class Classifier:
             self._idle.append(graph)
 
     def _check_features(self, graph: Graph) -> None:
-        """The check for out-of-distribution inputs must fit the graph's features, before any
-        input."""
-        if self._ood_detector is None:
+        """The check for out-of-distribution inputs, and the head for plane and sequence, must fit
+        the graph's features, before any input."""
+        detector, view = self._ood_detector, self._view
+        wanted = {len(detector.mean)} if detector is not None else set()
+        wanted |= {view.features} if view is not None else set()
+        if not wanted:
             return
         size = self.info.preprocess.size
         graph.run(np.zeros((size, size), np.uint8))
-        if _given(graph.features()).shape != self._ood_detector.mean.shape:
+        if any(_given(graph.features()).shape != (length,) for length in wanted):
             raise ModelError("the graph's features are not what its metadata says")
 
     def _answer(self, name: str, number: int | None, digest: str, outputs: _Outputs) -> Prediction:
-        info, detector = self.info, self._ood_detector
+        info, detector, view = self.info, self._ood_detector, self._view
         by_label = softmax(outputs.logits.tolist(), info.temperature)
         confidence = max(by_label)
         label = info.labels[by_label.index(confidence)]
         threshold = self._thresholds[label]
         is_ood = detector is not None and detector.is_outside(_given(outputs.features))
-        status = status_of(confidence, threshold, is_ood)
-        reason = None
+        seen, objection = Seen(), None
+        if view is not None and not is_ood:
+            seen = view.look(_given(outputs.features))
+            objection = view.objection(seen)
+        status = status_of(confidence, threshold, is_ood, objection is None)
+        reason = objection
         if status is Status.UNFAMILIAR:
             reason = "unlike the slices that the model learned from"
-        elif status is Status.UNCERTAIN:
+        elif status is Status.UNCERTAIN and objection is None:
             reason = below_threshold(threshold, label)
         return Prediction(
             input=name,
@@ -502,6 +511,8 @@ class Classifier:
             sha256=digest,
             model=self._tag,
             slice=number,
+            plane=seen.plane,
+            sequence=seen.sequence,
         )
 
     def _drawn(

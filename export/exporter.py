@@ -24,7 +24,7 @@ from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
 from export.models import ConvertedGraph, ExportNetwork, open_export_model
 from trainer.evaluation.decision_rule import DecisionRule, SideOutputs, fit_decision_rule
-from trainer.evaluation.selective import Targets, refusals, tumour_free_of
+from trainer.evaluation.selective import Targets, tumour_free_of
 from trainer.models.outputs import predict_file
 from trainer.run import Run
 
@@ -165,7 +165,7 @@ class Exporter:
             calibration=None if calibration is None else record(calibration),
             size_ratio=len(file.graph) / len(plain.graph) if plain else None,
             gate=gate,
-            not_answered=tuple(refusals(decision_rule.chosen)),
+            not_answered=tuple(decision_rule.refusals()),
         )
 
     def diagnose(self) -> Diagnosis:
@@ -196,8 +196,8 @@ class Exporter:
         return pack_model(converted.graph, info, form.kind)
 
     def _decision_rule(self, file: ModelFile) -> DecisionRule:
-        """Temperature, thresholds and the check for out-of-distribution inputs, all fitted on what
-        the file itself answers."""
+        """Temperature, thresholds, the check for out-of-distribution inputs and the views that are
+        answered, all fitted on what the file itself answers."""
         outputs = predict_file(file, self._validation.pixels)
         return fit_decision_rule(
             lambda images: predict_file(file, images),
@@ -207,6 +207,7 @@ class Exporter:
             file.info.preprocess,
             self._settings.targets or Targets.from_settings(self._run.settings),
             tumour_free_of(self._run.settings),
+            self._run.untyped_images(),
         )
 
     @property

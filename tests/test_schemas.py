@@ -214,6 +214,7 @@ def test_an_impossible_answer_fails(change: dict[str, Any], place: str) -> None:
         "input": "a.png", "status": "ok", "label": "glioma", "raw_label": "glioma",
         "confidence": 0.75, "probabilities": probabilities, "reason": None, "sha256": "0" * 64,
         "model": "tiny 1 int8 00000000", "error": None, "slice": None, "heatmap": None,
+        "plane": None, "sequence": None,
     }  # fmt: skip
     assert problems("answer", answer) == []
     assert any(line.startswith(place) for line in problems("answer", answer | change))

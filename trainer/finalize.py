@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
@@ -32,12 +35,13 @@ from trainer.evaluation.predictions import (
     short_metrics,
 )
 from trainer.evaluation.saliency import method_of
-from trainer.evaluation.selective import Targets, refusals, tumour_free_of
+from trainer.evaluation.selective import Targets, tumour_free_of
 from trainer.models.outputs import ModelOutputs, TrainedModel
 from trainer.report.html import ReportData, write_report
 from trainer.run import Run, dump_json
 
 CALIBRATION_IMAGES = 1024
+EACH_VIEW = 64  # of each known plane and sequence at least, where there are so many
 PARTIAL_TABLE = "partial.csv"
 
 
@@ -55,7 +59,7 @@ def finalize_run(
         partial: partially labelled slices that were not learned from, or None.
     """
     side = data.take(split.validation)
-    _keep_slices(run, data, split)
+    _keep_slices(run, data, split, partial)
     classical = trained.classical
     if classical is None:
         features, outputs = None, trained.predict(side.images)
@@ -93,11 +97,34 @@ def finalize_run(
     _write(run, predictions, metrics, examples, [run.history()], importance)
 
 
-def _keep_slices(run: Run, data: Dataset, split: Split) -> None:
-    """Keep what an export needs: the validation side, and some of the training side."""
-    chosen = np.random.default_rng(run.settings["seed"]).permutation(split.train)
+def _keep_slices(
+    run: Run, data: Dataset, split: Split, partial: PartialLabels | None = None
+) -> None:
+    """Keep what an export needs: the validation side, some of the training side, and tumours of no
+    known class that were not learned from."""
+    shuffled = np.random.default_rng(run.settings["seed"]).permutation(split.train)
     run.save_images("validation", data.take(split.validation))
-    run.save_images("calibration", data.take(np.sort(chosen[:CALIBRATION_IMAGES])))
+    run.save_images("calibration", data.take(np.sort(_for_calibration(data, shuffled))))
+    if partial is not None:
+        named = [data.class_names.index(name) for name in data.tumour_free]
+        tumours = np.flatnonzero(~(partial.targets[:, named] > 0).any(axis=1))
+        if tumours.size:
+            slices = partial.slices.take(tumours)
+            run.save_images("untyped", replace(slices, labels=np.full(len(slices), -1)))
+
+
+def _for_calibration(data: Dataset, shuffled: npt.NDArray[np.int64]) -> list[int]:
+    """The first CALIBRATION_IMAGES of some slices, and more of each known view of which these hold
+    few: a head that tells the views must have seen them."""
+    views = [(data.planes[i], data.sequences[i]) for i in shuffled]
+    counts: Counter[tuple[str, str]] = Counter()
+    chosen = []
+    for place, (i, view) in enumerate(zip(shuffled.tolist(), views, strict=True)):
+        few = any(view) and counts[view] < EACH_VIEW
+        if place < CALIBRATION_IMAGES or few:
+            chosen.append(i)
+            counts[view] += 1
+    return chosen
 
 
 def _fit_rule(
@@ -113,11 +140,12 @@ def _fit_rule(
         run.preprocess,
         targets,
         tumour_free_of(run.settings),
+        run.untyped_images(),
     )
     run.settings |= rule.to_settings() | {
         "targets": targets.to_json(),  # a run of an older version has none
         "heatmap": method_of(trained.network),
-        "not_answered": refusals(rule.chosen),
+        "not_answered": rule.refusals(),
         "version": run.version,
     }
     return rule

@@ -38,13 +38,15 @@ class Images:
     Attributes:
         pixels: uint8 array of N×size×size.
         labels: int64 array of N.
-        groups, sources: one text per image; empty where unknown.
+        groups, sources, planes, sequences: one text per image; empty where unknown.
     """
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     groups: tuple[str, ...]
     sources: tuple[str, ...]
+    planes: tuple[str, ...]
+    sequences: tuple[str, ...]
 
 
 class Run:
@@ -53,8 +55,9 @@ class Run:
     run.json, metrics.json, predictions.csv, report.html and pictures; the model, which is
     model.keras with history.csv, or model.skops (of a classical model; with deep.keras where it
     looks at a network's features); slices: calibration.npz (training side only), validation.npz
-    (held out), gallery.npz (examples), importance.npz (of a classical model). A cross-validation
-    has one such folder a fold, and the pooled figures beside them.
+    (held out), untyped.npz (tumours of no known class, held out), gallery.npz (examples),
+    importance.npz (of a classical model). A cross-validation has one such folder a fold, and the
+    pooled figures beside them.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
@@ -216,7 +219,7 @@ class Run:
         return metrics_of_today(content)
 
     def save_images(self, name: str, data: Dataset) -> None:
-        """Keep slices as NAME.npz; NAME is `calibration` or `validation`."""
+        """Keep slices as NAME.npz; NAME is `calibration`, `validation` or `untyped`."""
         with replacing(self.folder / f"{name}.npz") as part:
             np.savez_compressed(
                 part,
@@ -224,6 +227,8 @@ class Run:
                 labels=data.labels,
                 groups=np.asarray(data.groups, dtype=str),
                 sources=np.asarray(data.sources, dtype=str),
+                planes=np.asarray(data.planes, dtype=str),
+                sequences=np.asarray(data.sequences, dtype=str),
             )
 
     def calibration_images(self) -> Images:
@@ -234,14 +239,20 @@ class Run:
         """Slices of the validation side."""
         return self._images("validation")
 
+    def untyped_images(self) -> Images | None:
+        """Tumours of no known class that were not learned from, without labels; None where there
+        are none."""
+        return self._images("untyped") if (self.folder / "untyped.npz").exists() else None
+
     def _images(self, name: str) -> Images:
         path = self.folder / f"{name}.npz"
         with opened_npz(path, f"{self.folder}: no readable {name}.npz") as file:
+            unknown = np.full(len(file["labels"]), "")  # in a run of a former version
             images = Images(
                 file["pixels"],
                 file["labels"],
-                tuple(file["groups"].tolist()),
-                tuple(file["sources"].tolist()),
+                *(tuple(file[name].tolist()) for name in ("groups", "sources")),
+                *(tuple(file.get(name, unknown).tolist()) for name in ("planes", "sequences")),
             )
         size = self.preprocess.size
         if images.pixels.dtype != np.uint8 or images.pixels.shape[1:] != (size, size):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     type=Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="JSON is in the newest schema of model.json, whatever the file's own.",
+    help="JSON is in the schema of today's model.json, whatever the file's own.",
 )
 def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
     """Print what a model says of itself."""
@@ -50,6 +50,7 @@ def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
         ("temperature", f"{about.temperature:.3f}"),
         ("answers", _answers(about)),
         ("refuses", "pictures unlike the training slices" if about.ood else "nothing"),
+        *_validated(about),
         ("trained on", _counts(about.data)),
         ("licence", about.license or "not stated"),
     ]
@@ -88,6 +89,26 @@ def _answers(about: ModelInfo) -> str:
     elif about.max_error is not None:
         parts.append(f"chosen for {100 * about.max_error:.1f} % errors seen on validation")
     return ", ".join(parts)
+
+
+def _validated(about: ModelInfo) -> list[tuple[str, str]]:
+    """A line on the planes, and one on the sequences, that are answered and that are not.
+
+    Raises:
+        ModelError: a damaged `view`.
+    """
+    if about.view is None:
+        return []
+    from edge_runtime.decision.view import View
+
+    view, lines = View.from_json(about.view), []
+    for name, head in (("planes", view.plane), ("sequences", view.sequence)):
+        if head is not None:
+            text = ", ".join(head.validated) or "none"
+            others = [value for value in head.labels if value not in head.validated]
+            text += f"; never answered: {', '.join(others)}" if others else ""
+            lines.append((name, text))
+    return lines
 
 
 def _counts(data: Mapping[str, Any]) -> str:

@@ -137,7 +137,8 @@ class _Json:
 
 
 class _Csv:
-    """The columns of the JSON; for studies also `slices`, how many got which answer."""
+    """The columns of the JSON; for studies also `slices`, how many got which answer. Plane and
+    sequence came last: every column of before keeps its place."""
 
     def __init__(
         self, stream: IO[str], labels: Sequence[str], top: int | None, studies: bool
@@ -152,6 +153,7 @@ class _Csv:
                 *(f"p_{label}" for label in labels),
                 *("reason", "sha256", "model", "error", "slice", "heatmap"),
                 *(["slices"] if studies else []),
+                *("plane", "sequence"),
             ]
         )
 
@@ -166,6 +168,7 @@ class _Csv:
         ]
         if self._studies:
             row.append("; ".join(f"{n} {word}" for word, n in answer.counts().items()))
+        row += [answer.plane, answer.sequence]
         self._writer.writerow([_cell(value) for value in row])
         self._stream.flush()
 

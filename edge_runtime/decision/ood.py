@@ -153,7 +153,7 @@ class OodDetector:
             "method": METHOD,
             "threshold": self.threshold,
             "features": len(self.mean),
-            **{name: _pack(getattr(self, name), kind) for name, kind in _ARRAYS.items()},
+            **{name: pack(getattr(self, name), kind) for name, kind in _ARRAYS.items()},
         }
 
     @classmethod
@@ -172,7 +172,7 @@ class OodDetector:
             n = shape["features"]
             if not (isinstance(n, int) and 1 <= n <= MAX_FEATURES):
                 raise ValueError("features")
-            arrays = {name: _unpack(shape[name], kind) for name, kind in _ARRAYS.items()}
+            arrays = {name: unpack(shape[name], kind) for name, kind in _ARRAYS.items()}
             arrays["whiten"] = arrays["whiten"].reshape(n, n)
             arrays["centers"] = arrays["centers"].reshape(-1, n)
             threshold = float(shape["threshold"])
@@ -201,11 +201,17 @@ def _exp(power: float) -> float:
         return math.inf
 
 
-def _pack(values: Floats, kind: str) -> str:
+def pack(values: Floats, kind: str) -> str:
+    """An array as text for `model.json`, in the dtype `kind`."""
     return base64.b64encode(values.astype(kind).tobytes()).decode("ascii")
 
 
-def _unpack(text: str, kind: str) -> Floats:
+def unpack(text: str, kind: str) -> Floats:
+    """What `pack` wrote, flat and in float64.
+
+    Raises:
+        ValueError, TypeError: another text, or none.
+    """
     raw = base64.b64decode(text, validate=True)
     values: Floats = np.frombuffer(raw, kind).astype(np.float64)
     return values

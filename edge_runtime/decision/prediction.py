@@ -24,7 +24,7 @@ class Status(str, Enum):
     """What an answer is worth."""
 
     OK = "ok"
-    UNCERTAIN = "uncertain"  # below the threshold for this label
+    UNCERTAIN = "uncertain"  # below the threshold for this label, or a view never validated
     UNFAMILIAR = "unfamiliar"  # out-of-distribution: not like the slices it was trained on
     ERROR = "error"
 
@@ -47,6 +47,9 @@ class Prediction:
         slice: number of the slice in a file of several, from 0.
         heatmap: path of the overlay that was written for it.
         slices: the answers behind the answer for a study; None for a slice.
+        plane, sequence: what the slice looks like, such as axial and T1, see `View`; None where
+            the model does not tell, is not sure or finds the slice out-of-distribution. Of a study
+            what most of its slices look like.
     """
 
     input: str
@@ -62,6 +65,8 @@ class Prediction:
     slice: int | None = None
     heatmap: str | None = None
     slices: tuple[Prediction, ...] | None = None
+    plane: str | None = None
+    sequence: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The answer as `btc-edge classify --format json` gives it."""
@@ -78,6 +83,8 @@ class Prediction:
             "error": self.error,
             "slice": self.slice,
             "heatmap": self.heatmap,
+            "plane": self.plane,
+            "sequence": self.sequence,
         }
         if self.slices is not None:
             shape["slices"] = [answer.to_json() for answer in self.slices]
@@ -94,7 +101,9 @@ def failure(name: str, model: str, error: str) -> Prediction:
     return Prediction(name, Status.ERROR, None, None, None, None, None, None, model, error)
 
 
-def status_of(confidence: float, threshold: float | None, is_ood: bool) -> Status:
+def status_of(
+    confidence: float, threshold: float | None, is_ood: bool, validated: bool = True
+) -> Status:
     """What an answer is worth: the rule of every model, on the device and in evaluations.
 
     Args:
@@ -102,9 +111,12 @@ def status_of(confidence: float, threshold: float | None, is_ood: bool) -> Statu
         threshold: of its label; None where the model has none. At 1 nothing is sure enough, not
             even a confidence that rounds to 1.
         is_ood: whether the input is out-of-distribution, unlike what the model learned from.
+        validated: whether the model was validated for slices that look like this one, see `View`.
     """
     if is_ood:
         return Status.UNFAMILIAR
+    if not validated:
+        return Status.UNCERTAIN
     sure = threshold is None or (confidence >= threshold and threshold < 1)
     return Status.OK if sure and math.isfinite(confidence) else Status.UNCERTAIN
 

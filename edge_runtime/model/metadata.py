@@ -2,9 +2,10 @@
 
 Schema 2 calls the check for out-of-distribution inputs `ood`; schema 1, which is read too, called
 it `unfamiliar`. A version that reads schema 1 only must refuse a file whose check it would not
-see: so the name could not change within a schema. Schema 3 adds `pooling`: a graph may give class
-maps in place of logits, which a version that reads up to 2 must refuse by the schema, since it
-would find the outputs impossible and could not say why.
+see: so the name could not change within a schema. For the same reason a file with a `view` or a
+`pooling` is of schema 3: a version without a view would answer slices that the model was never
+validated for, and one without pooling would find the outputs impossible and could not say why. A
+file without either stays in schema 2, which older versions read.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from edge_runtime.errors import ModelError
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.pooling import POOLINGS
 
-SCHEMA = 3
-READABLE = range(1, SCHEMA + 1)
+SCHEMA = 2
+NEWEST = 3  # of a file with one of NEWER
+NEWER = ("pooling", "view")
+READABLE = range(1, NEWEST + 1)
 MOST_LABELS = 1000
 INTENDED_USE = "Research use only; not for diagnosis."  # the one sentence, wherever it stands
 
@@ -48,6 +51,8 @@ class ModelInfo:
         temperature: the logits are divided by it before softmax.
         thresholds: lowest confidence per label that counts as an answer.
         ood: the check for out-of-distribution inputs, see `OodDetector`.
+        view: what tells plane and sequence, and which of them the model was validated for, see
+            `edge_runtime.decision.view.View`.
         target_error: label -> the share of wrong answers that its threshold was chosen for.
         confidence: that the share is not exceeded on slices like those of the validation side, for
             each label.
@@ -61,7 +66,7 @@ class ModelInfo:
         features: `sets` (of `edge_runtime.imaging.handcrafted`, in order) and `length` (values of
             all together) that the graph takes in place of the slice; None where it takes the
             slice.
-        schema: of the file that it was read from; it is written in the newest one.
+        schema: of the file that it was read from; for what it is written in see `to_json`.
     """
 
     name: str
@@ -78,6 +83,7 @@ class ModelInfo:
     temperature: float = 1.0
     thresholds: Mapping[str, float] | None = None
     ood: Mapping[str, Any] | None = None
+    view: Mapping[str, Any] | None = None
     target_error: Mapping[str, float] | None = None
     confidence: float | None = None
     error_bound: Mapping[str, float] | None = None
@@ -95,8 +101,12 @@ class ModelInfo:
         return str(self.quantization["scheme"]).partition("-")[0]
 
     def to_json(self) -> str:
-        """The text of `model.json`, in the newest schema."""
-        shape = asdict(self) | {"preprocess": self.preprocess.to_json(), "schema": SCHEMA}
+        """The text of `model.json`: in the newest schema where a field needs it, else in schema 2,
+        without those fields."""
+        shape = asdict(self) | {"preprocess": self.preprocess.to_json()}
+        needs = [name for name in NEWER if shape[name] is not None]
+        shape = {name: value for name, value in shape.items() if name in needs or name not in NEWER}
+        shape["schema"] = NEWEST if needs else SCHEMA
         return json.dumps(shape, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
     @classmethod
@@ -116,8 +126,14 @@ class ModelInfo:
         if type(schema) is not int or schema not in READABLE:
             raise ModelError(
                 f"the model's metadata has schema {schema!r}; "
-                f"this version reads 1 to {SCHEMA}: update btc-edge or export the model again"
+                f"this version reads 1 to {NEWEST}: update btc-edge or export the model again"
             )
+        for name in NEWER:
+            if schema < NEWEST and shape.get(name) is not None:
+                raise ModelError(
+                    f"the model's metadata of schema {schema} has {name!r}, which came with schema "
+                    f"{NEWEST}: an older btc-edge would not know of it"
+                )
         ours, foreign = ("unfamiliar", "ood") if schema == 1 else ("ood", "unfamiliar")
         if shape.get(foreign) is not None:  # as a field that is not known, it would be passed over
             raise ModelError(
@@ -173,6 +189,8 @@ class ModelInfo:
             "confidence": self.confidence is None or 0 < self.confidence < 1,
             "ood": self.ood is None
             or (isinstance(self.ood, dict) and bool(self.ood) and "features" in self.outputs),
+            "view": self.view is None
+            or (isinstance(self.view, dict) and bool(self.view) and "features" in self.outputs),
             "max_error": self.max_error is None or 0 <= self.max_error <= 1,
             "data": isinstance(self.data, dict),
             "metrics": all(isinstance(m, dict) for m in self.metrics),

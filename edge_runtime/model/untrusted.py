@@ -53,8 +53,9 @@ def try_unsigned(data: bytes) -> ModelFile:
         BackendError: there is no interpreter to try it with.
     """
     report = try_apart(data, _CHILD)
-    info = ModelInfo.from_json(str(report.get("info")))  # in the newest schema
-    if type(schema := report.get("schema")) is int and schema in READABLE:
+    info = ModelInfo.from_json(str(report.get("info")))
+    schema = report.get("schema")  # the file's own; the info may be written in a newer one
+    if type(schema) is int and schema in READABLE:
         info = replace(info, schema=schema)
     graph, kind = _graph_of(data)[:2]
     return ModelFile(info, graph, kind, hashlib.sha256(data).hexdigest(), len(data))

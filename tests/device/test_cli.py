@@ -18,7 +18,7 @@ from edge_runtime.model.metadata import INTENDED_USE
 
 TOOL = str(Path(sys.executable).parent / "btc-edge")
 FIELDS = ["input", "status", "label", "raw_label", "confidence", "probabilities", "reason",
-          "sha256", "model", "error", "slice", "heatmap"]  # fmt: skip
+          "sha256", "model", "error", "slice", "heatmap", "plane", "sequence"]  # fmt: skip
 
 
 def edge(*words: object, stdin: str | bytes | None = None) -> subprocess.CompletedProcess[str]:

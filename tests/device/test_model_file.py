@@ -148,12 +148,12 @@ def test_the_check_for_out_of_distribution_inputs_had_another_name() -> None:
     info = replace(INFO, outputs={"logits": 0, "features": 1}, ood={"method": "some"},
                    graph_sha256="0" * 64)  # fmt: skip
     shape = json.loads(info.to_json())
-    assert (shape["schema"], "unfamiliar" in shape) == (3, False)
+    assert (shape["schema"], "unfamiliar" in shape) == (2, False)
     former = {k: v for k, v in shape.items() if k != "ood"}
     former |= {"schema": 1, "unfamiliar": shape["ood"]}
     read = ModelInfo.from_json(json.dumps(former))
     assert (read.schema, read.ood) == (1, info.ood)
-    assert ModelInfo.from_json(read.to_json()) == info, "written in the newest schema"
+    assert ModelInfo.from_json(read.to_json()) == info, "written in today's schema"
     assert ModelInfo.from_json(json.dumps(former | {"unfamiliar": None})).ood is None
     with pytest.raises(ModelError, match="ood"):
         ModelInfo.from_json(json.dumps(former | {"unfamiliar": 3}))
@@ -166,7 +166,7 @@ def test_class_maps_stand_for_logits_where_a_pooling_is_named() -> None:
                    graph_sha256="0" * 64)  # fmt: skip
     shape = json.loads(info.to_json())
     assert (shape["schema"], shape["pooling"]) == (3, "log-sum-exp")
-    assert ModelInfo.from_json(json.dumps(shape)) == info
+    assert ModelInfo.from_json(json.dumps(shape)) == replace(info, schema=3)
     with pytest.raises(ModelError, match=r"by 'softest', which this version .* update btc-edge"):
         ModelInfo.from_json(json.dumps(shape | {"pooling": "softest"}))
     with pytest.raises(ModelError, match="pooling beside logits"):
@@ -178,10 +178,33 @@ def test_class_maps_stand_for_logits_where_a_pooling_is_named() -> None:
 
 def test_a_file_of_schema_2_reads_as_it_did() -> None:
     shape = json.loads(replace(INFO, graph_sha256="0" * 64).to_json())
-    former = {key: value for key, value in shape.items() if key != "pooling"} | {"schema": 2}
-    read = ModelInfo.from_json(json.dumps(former))
-    assert (read.schema, read.pooling) == (2, None)
-    assert replace(read, schema=3) == ModelInfo.from_json(json.dumps(shape))
+    assert (shape["schema"], "pooling" in shape) == (2, False)
+    read = ModelInfo.from_json(json.dumps(shape))
+    assert (read.schema, read.pooling, read.view) == (2, None, None)
+    assert replace(read, schema=3) == ModelInfo.from_json(json.dumps(shape | {"schema": 3}))
+
+
+def test_a_view_takes_a_schema_that_older_versions_refuse() -> None:
+    """They would answer what the model withholds; a file without one stays readable for them."""
+    bare = replace(INFO, outputs={"logits": 0, "features": 1}, graph_sha256="0" * 64)
+    shape = json.loads(bare.to_json())
+    assert (shape["schema"], "view" in shape) == (2, False)
+    info = replace(bare, view={"method": "some"})
+    shape = json.loads(info.to_json())
+    assert (shape["schema"], shape["view"]) == (3, {"method": "some"})
+    read = ModelInfo.from_json(json.dumps(shape))
+    assert read == replace(info, schema=3)
+    assert ModelInfo.from_json(read.to_json()) == read
+    assert ModelInfo.from_json(json.dumps(shape | {"view": None})).view is None
+    for former in (1, 2):
+        with pytest.raises(ModelError, match="'view', which came with schema 3"):
+            ModelInfo.from_json(json.dumps(shape | {"schema": former}))
+    former_check = {"unfamiliar": {"method": "some"}, "ood": None}
+    with pytest.raises(ModelError, match="ood"):
+        ModelInfo.from_json(json.dumps(shape | former_check))
+    for wrong in ({"view": {}}, {"view": 3}, {"view": [1]}, {"outputs": {"logits": 0}}):
+        with pytest.raises(ModelError, match="impossible value: view"):
+            ModelInfo.from_json(json.dumps(shape | wrong))
 
 
 def test_no_check_is_lost_under_the_other_name() -> None:

@@ -398,17 +398,18 @@ def test_calibration_is_even_and_repeatable() -> None:
     labels = np.array([0] * 180 + [1] * 20)
     sources = tuple("ab"[i % 2] for i in range(n))
     pixels = np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
-    images = Images(pixels, labels, ("",) * n, sources)
+    images = Images(pixels, labels, ("",) * n, sources, ("",) * n, ("",) * n)
     chosen = choose_calibration_images(images, 40, seed=3)[:, 0, 0]
     assert len(chosen) == len(set(chosen.tolist())) == 40
     assert (labels[chosen] == 1).sum() == 20
     np.testing.assert_array_equal(chosen, choose_calibration_images(images, 40, seed=3)[:, 0, 0])
     # Ten groups of twenty: as many groups as there is room for, before a second slice of any.
-    grouped = Images(pixels, labels * 0, tuple(f"g{i // 20}" for i in range(n)), ("",) * n)
+    apart = tuple(f"g{i // 20}" for i in range(n))
+    grouped = replace(images, labels=labels * 0, groups=apart, sources=("",) * n)
     seen = choose_calibration_images(grouped, 10)[:, 0, 0] // 20
     assert sorted(seen.tolist()) == list(range(10))
     with pytest.raises(DataError):
-        choose_calibration_images(Images(pixels[:0], labels[:0], (), ()), 4)
+        choose_calibration_images(Images(pixels[:0], labels[:0], (), (), (), ()), 4)
 
 
 def export(*words: object) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ import atheris
 
 with atheris.instrument_imports(include=["edge_runtime"]):
     from edge_runtime.decision.ood import OodDetector
+    from edge_runtime.decision.view import View
     from edge_runtime.errors import ModelError
     from edge_runtime.model.file_format import pack_model, parse_model, split_tflite
     from edge_runtime.model.load import read_model
@@ -32,6 +33,8 @@ def read_metadata(data: bytes) -> None:
         assert info.scheme is not None
         if info.ood is not None:
             OodDetector.from_json(info.ood)
+        if info.view is not None:
+            View.from_json(info.view)
         assert ModelInfo.from_json(info.to_json()).labels == info.labels
     for content in (data, data + hashlib.sha256(data).hexdigest().encode("ascii")):
         with suppress(ModelError):
@@ -45,8 +48,16 @@ def corpus() -> list[bytes]:
     info = replace(read_model().info, ood=None, data={}, metrics=())
     small = {"method": "distance-and-turn", "features": 1, "threshold": 1.0, "mean": "AAAAAA=="}
     checked = replace(info, ood=small)
+    head = {
+        "labels": ["T1", "T2"],
+        "validated": [],
+        "weights": "AAAAAAAAAAA=",
+        "bias": "AAAAAAAAAAA=",
+    }
+    view = {"method": "linear-softmax", "features": 1, "plane": None, "sequence": head}
+    seen = replace(info, view=view)
     files = [pack_model(graph, info, kind) for kind, graph in GRAPHS.items()]
-    texts = [i.to_json().encode("utf-8") for i in (info, checked)]
+    texts = [i.to_json().encode("utf-8") for i in (info, checked, seen)]
     short = [json.dumps(json.loads(text), separators=(",", ":")).encode() for text in texts]
     unsigned = [data[:-64] for data in files]
     return [*texts, *short, *files, *unsigned]

@@ -484,6 +484,8 @@ def fake_dataset(groups: list[int], labels: list[int]) -> Dataset:
         given_groups=("",) * n,
         sources=("",) * n,
         patients=("",) * n,
+        planes=("",) * n,
+        sequences=("",) * n,
         problems=(),
         sha256="",
         thumbnails=np.zeros((n, 32, 32), np.uint8),

@@ -45,13 +45,13 @@ from tests.trainer.volume_files import (
 )
 from trainer.commands.data import command
 from trainer.data.archive import ZipArchive, open_archive
+from trainer.data.sequences import SEQUENCES, sequence_in, sequence_of
 from trainer.prepare import folder as data_folder
 from trainer.prepare.folder import JOURNAL, DataFolder
 from trainer.prepare.volumes.dicom_series import read_file_head
 from trainer.prepare.volumes.head_slices import BRAIN, evenly, within_head
 from trainer.prepare.volumes.labels import class_folder
 from trainer.prepare.volumes.pseudonyms import read_key
-from trainer.prepare.volumes.sequences import SEQUENCES, sequence_in, sequence_of
 from trainer.prepare.volumes.units import look_at
 
 BIN = Path(sys.executable).parent

@@ -33,7 +33,8 @@ class Named(NamedTuple):
     """What the command line and the data's cards name together.
 
     Attributes:
-        data: the zip or folder of images, or the collections where there are several DATA.
+        data: the zip or folder of images, or collections: where there are several DATA, or where
+            a card says how the slices were taken.
         options: all options, by name.
         about: what the cards say of the data, see `DataCard.about`.
         has_card: whether there is any.
@@ -65,7 +66,8 @@ def with_cards(places: Sequence[Path], options: dict[str, Any], wanted: Iterable
 
 
 def _with_card(data: Path, options: dict[str, Any], wanted: Iterable[str]) -> Named:
-    from trainer.data.card import find_card
+    from trainer.data.card import find_card, source_views
+    from trainer.data.collection import Collection
 
     card = None if options["no_card"] else find_card(data)
     if card is None:
@@ -80,11 +82,13 @@ def _with_card(data: Path, options: dict[str, Any], wanted: Iterable[str]) -> Na
             words = ", ".join(value) if isinstance(value, tuple) else value
             say(f"{name}: {words} ({card.path.name})")
     _say_replaced(card, options, taken)
-    return Named(images, options | taken, dict(card.about), True)
+    views = source_views(card.sources)
+    named = (Collection(images, views=views),) if views else images
+    return Named(named, options | taken, dict(card.about), True)
 
 
 def _with_several_cards(places: Sequence[Path], options: dict[str, Any], wanted: set[str]) -> Named:
-    from trainer.data.card import ABOUT, find_card, joined
+    from trainer.data.card import ABOUT, find_card, joined, source_views
     from trainer.data.collection import Collection, check_apart, names_of
 
     if options.get("partial_groups") and not options["partial"]:
@@ -108,7 +112,12 @@ def _with_several_cards(places: Sequence[Path], options: dict[str, Any], wanted:
         _say_replaced(card, options, files)
         names = {each.name for each in card.sources}  # parts of one source may have an entry each
         source = names.pop() if len(names) == 1 else ""
-        own = Collection(card.files["images"], name, source if "groups" in wanted else "")
+        own = Collection(
+            card.files["images"],
+            name,
+            source if "groups" in wanted else "",
+            views=source_views(card.sources),
+        )
         data.append(replace(own, groups_csv=files.get("groups"), boxes_csv=files.get("boxes")))
         if "partial" in files:
             known = source if "partial_groups" in wanted else ""

@@ -25,6 +25,8 @@ one without any of a card's keys, or a `data.toml` that does not name the zip, i
     url = "https://…"
     version = "…"
     sha256 = "…"            # over the files that were read
+    plane = "axial"         # of all its slices, where no table says it
+    sequence = "T1"         # likewise
 
 Every key may be missing. Files are named relative to the card and lie in its folder or below it:
 a card may come with data from anywhere. For links the rule of folders holds, see `archive`.
@@ -51,12 +53,13 @@ from edge_runtime.errors import (
 )
 from edge_runtime.imaging.limits import ImageLimits, read_file
 from edge_runtime.labels import NO_TUMOR
+from trainer.data.views import SourceView
 
 NAME = "data.toml"
 TABLES = ("groups", "boxes", "partial_groups")
 SETS = ("images", "partial")  # zips or folders
 ABOUT = ("title", "license", "citation", "url")
-SOURCE = ("name", *ABOUT, "version", "sha256")
+SOURCE = ("name", *ABOUT, "version", "sha256", "plane", "sequence")
 # By their order in a message.
 KEYS = dict.fromkeys(
     ("images", *TABLES, "partial", "tumour_free", *ABOUT, "notes", "made_by", "sources")
@@ -74,6 +77,7 @@ class Source:
         name: as the column `source` of the tables calls it.
         title, license, citation, url, version: as in a card; empty where nobody knows.
         sha256: digest over the files that were read, or of the archive; empty where unknown.
+        plane, sequence: of all its slices, where no table says it; empty where unknown or mixed.
     """
 
     name: str
@@ -83,6 +87,8 @@ class Source:
     url: str = ""
     version: str = ""
     sha256: str = ""
+    plane: str = ""
+    sequence: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,28 @@ class DataCard:
     tumour_free: tuple[str, ...] | None
     about: Mapping[str, str]
     sources: tuple[Source, ...] = ()
+
+
+def source_views(sources: Iterable[Source]) -> tuple[SourceView, ...]:
+    """What a card says of how the slices of each source were taken.
+
+    Parts of one source may have an entry each: what these say differently is unknown. A card of
+    one source speaks of the slices whose source nobody knows too.
+    """
+    parts: dict[str, list[Source]] = {}
+    for each in sources:
+        parts.setdefault(each.name, []).append(each)
+    views = []
+    for name, own in parts.items():
+        planes, sequences = {each.plane for each in own}, {each.sequence for each in own}
+        one = SourceView(
+            name,
+            planes.pop() if len(planes) == 1 else "",
+            sequences.pop() if len(sequences) == 1 else "",
+        )
+        if one.plane or one.sequence:
+            views += [one, one._replace(source="")] if len(parts) == 1 else [one]
+    return tuple(views)
 
 
 def joined(texts: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ from trainer.data.reading import (
     read_pictures,
 )
 from trainer.data.tables import first_folder
+from trainer.data.views import SourceView
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Collection:
         name: what its paths begin with among several; empty where it stands alone.
         source: where its slices come from where no table says so; empty: `name` is as good.
         groups_csv, boxes_csv: its tables, or None. Paths in them are its own, without `name`.
+        views: what its card says of how the slices of a source were taken; an entry of no source
+            holds for slices whose source nobody knows.
     """
 
     path: Path
@@ -48,6 +51,7 @@ class Collection:
     source: str = ""
     groups_csv: Path | None = None
     boxes_csv: Path | None = None
+    views: tuple[SourceView, ...] = ()
 
     @property
     def prefix(self) -> str:

@@ -40,6 +40,7 @@ from trainer.data.near_duplicates import clusters, thumbnail
 from trainer.data.owners import Owner, ties_of
 from trainer.data.reading import Picture, Progress, label_warning, read_again
 from trainer.data.tables import first_folder
+from trainer.data.views import normalise_plane, normalise_sequence, normalised
 
 T = TypeVar("T")
 
@@ -58,6 +59,8 @@ class Dataset:
         given_groups: those of the table before they were joined; empty where it says nothing.
         sources: where a slice comes from; empty where nobody knows.
         patients: the patient of a slice; empty where nobody knows.
+        planes, sequences: how a slice was taken, see `views`; empty where nobody knows. No network
+            learns from them, so they are in no digest: a training that goes on may know more.
         problems: (path, reason) of files that could not be read.
         passed_over: files that are no pictures to learn from.
         sha256: digest over paths, labels and file contents.
@@ -89,6 +92,8 @@ class Dataset:
     given_groups: tuple[str, ...]
     sources: tuple[str, ...]
     patients: tuple[str, ...]
+    planes: tuple[str, ...]
+    sequences: tuple[str, ...]
     problems: tuple[tuple[str, str], ...]
     sha256: str
     thumbnails: npt.NDArray[np.uint8]
@@ -135,6 +140,8 @@ class Dataset:
             given_groups=pick(self.given_groups),
             sources=pick(self.sources),
             patients=pick(self.patients),
+            planes=pick(self.planes),
+            sequences=pick(self.sequences),
             thumbnails=self.thumbnails[chosen],
             file_statistics=self.file_statistics[chosen],
             crop_boxes=self.crop_boxes[chosen],
@@ -199,6 +206,8 @@ def read_dataset(
         given_groups=("",) * len(slices),
         sources=("",) * len(slices),
         patients=("",) * len(slices),
+        planes=("",) * len(slices),
+        sequences=("",) * len(slices),
         problems=tuple(read.problems),
         sha256=_digest((s.path, s.label, s.split, s.digest) for s in slices),
         thumbnails=np.stack([s.thumbnail for s in slices]),
@@ -217,8 +226,10 @@ def read_dataset(
         owners=owners,
         each_sha256=_each_digest(collections, slices),
     )
-    data = _with_groups(data, [s.pixels for s in slices], collections, groups_csv)
-    return _with_boxes(data, collections, boxes_csv)
+    table, left_open = read_group_tables(collections, data.paths, groups_csv, data.owners)
+    data = _with_groups(data, [s.pixels for s in slices], collections, groups_csv, table)
+    data = replace(data, warnings=(*data.warnings, *left_open))
+    return _with_boxes(_with_views(data, collections, table), collections, boxes_csv)
 
 
 def _with_groups(
@@ -226,14 +237,15 @@ def _with_groups(
     pixels: Sequence[str],
     collections: Sequence[Collection],
     groups_csv: str | os.PathLike[str] | None,
+    table: GroupTable,
 ) -> Dataset:
     """The data with what tables say of groups, sources and patients, joined by looks and, among
     several collections, by patients.
 
     Args:
         pixels: a digest of each slice's pixels.
+        table: the rows of all slices.
     """
-    table, left_open = read_group_tables(collections, data.paths, groups_csv, data.owners)
     given, sources, patients = (
         column(table, data.paths, c) for c in ("group", "source", "patient")
     )
@@ -253,7 +265,28 @@ def _with_groups(
         patients=patients,
         grouped=any(given),
         tables=tables,
-        warnings=(*data.warnings, *odd, *left_open),
+        warnings=(*data.warnings, *odd),
+    )
+
+
+def _with_views(data: Dataset, collections: Sequence[Collection], table: GroupTable) -> Dataset:
+    """The data with what tables, and cards where these say nothing, tell of planes and
+    sequences."""
+    found: dict[str, tuple[str, ...]] = {}
+    warnings: tuple[str, ...] = ()
+    for name, normalise in (("plane", normalise_plane), ("sequence", normalise_sequence)):
+        cells = list(column(table, data.paths, name))
+        for each in collections:
+            of_card = {view.source: getattr(view, name) for view in each.views}
+            for i in each.members(data.paths).values() if of_card else ():
+                cells[i] = cells[i] or of_card.get(data.sources[i], "")
+        found[name], told = normalised(cells, normalise, name)
+        warnings += told
+    return replace(
+        data,
+        planes=found["plane"],
+        sequences=found["sequence"],
+        warnings=(*data.warnings, *warnings),
     )
 
 

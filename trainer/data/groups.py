@@ -104,7 +104,8 @@ def read_groups(
     *,
     several: bool = False,
 ) -> dict[str, dict[str, str]]:
-    """The row of each image (`paths`) in a table with the columns path and group.
+    """The row of each image (`paths`) in a table with the columns path and group, and what else it
+    has, such as plane and sequence.
 
     Spaces around a cell do not count. Several rows of one image are joined. A row of a file holds
     for all its slices, but for what the row of a slice says otherwise.

@@ -1,7 +1,9 @@
-"""The decision rule of a model: temperature, thresholds and the out-of-distribution check.
+"""The decision rule of a model: temperature, thresholds, the out-of-distribution check, and the
+views that are answered.
 
 Fitted for the Keras model and again for every exported file, on that file's own outputs: the
-check on slices of the training side, temperature and thresholds on held-out ones.
+check and what tells the views on slices of the training side, temperature, thresholds and the
+views that count as validated on held-out ones.
 """
 
 from __future__ import annotations
@@ -15,12 +17,21 @@ import numpy.typing as npt
 
 from edge_runtime.decision.ood import OodDetector
 from edge_runtime.decision.prediction import probabilities, status_of
+from edge_runtime.decision.view import Seen, View
 from edge_runtime.errors import ModelError
 from edge_runtime.imaging.preprocess import Preprocess
 from trainer.evaluation.intervals import own_groups
 from trainer.evaluation.ood import fit_ood_detector
-from trainer.evaluation.selective import Chosen, Targets, choose_thresholds, tumour_free_among
+from trainer.evaluation.selective import (
+    Chosen,
+    Targets,
+    choose_thresholds,
+    refusals,
+    tumour_free_among,
+)
 from trainer.evaluation.temperature import fit_temperature
+from trainer.evaluation.view import Shown, fit_view, not_validated, validated_view
+from trainer.models.classical import Floats
 from trainer.models.outputs import ModelOutputs, Predict
 from trainer.run import Images
 
@@ -35,6 +46,8 @@ class DecisionRule:
         ood_detector: the out-of-distribution check, or None.
         chosen: label -> how its threshold was found; empty where that is not known.
         confidence: that each threshold keeps its target; None where that is not known.
+        view: what tells plane and sequence, and which of them are answered; None where the data
+            do not say them.
     """
 
     temperature: float
@@ -42,15 +55,17 @@ class DecisionRule:
     ood_detector: OodDetector | None
     chosen: Mapping[str, Chosen] = field(default_factory=dict)
     confidence: float | None = None
+    view: View | None = None
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> DecisionRule:
         """The rule that run.json or model.json holds."""
-        detector = settings.get("ood")
+        detector, view = settings.get("ood"), settings.get("view")
         return cls(
             float(settings["temperature"] or 1.0),
             settings.get("thresholds") or {},
             OodDetector.from_json(detector) if detector else None,
+            view=View.from_json(view) if view else None,
         )
 
     def to_settings(self) -> dict[str, Any]:
@@ -58,8 +73,13 @@ class DecisionRule:
         return {
             "temperature": self.temperature,
             "ood": self.ood_detector.to_json() if self.ood_detector else None,
+            "view": self.view.to_json() if self.view else None,
             "thresholds": dict(self.thresholds),
         } | (threshold_settings(self.chosen, self.confidence) if self.chosen else {})
+
+    def refusals(self) -> list[str]:
+        """A line for each class, plane and sequence that is never answered."""
+        return refusals(self.chosen) + not_validated(self.view)
 
     def probabilities(self, outputs: ModelOutputs) -> npt.NDArray[np.float64]:
         """N×C at the temperature."""
@@ -73,20 +93,44 @@ class DecisionRule:
         """
         if self.ood_detector is None:
             return np.zeros(len(outputs.logits), bool)
-        if outputs.features is None:
-            raise ModelError(
-                "the model gives no features for its check for out-of-distribution slices"
-            )
-        return self.ood_detector.is_ood(outputs.features)
+        return self.ood_detector.is_ood(_features(outputs))
+
+    def seen(self, outputs: ModelOutputs) -> list[Seen]:
+        """What each of the N slices looks like, as the device tells it: slice by slice, so that
+        not even a rounding differs.
+
+        Raises:
+            ModelError: a head for plane and sequence, and no features for it.
+            InputError: features that are no finite numbers.
+        """
+        if self.view is None:
+            return [Seen()] * len(outputs.logits)
+        pairs = zip(_features(outputs), self.is_ood(outputs).tolist(), strict=True)
+        return [Seen() if ood else self.view.look(features) for features, ood in pairs]
+
+    def is_validated(self, outputs: ModelOutputs) -> npt.NDArray[np.bool_]:
+        """Which of the N slices look like what the model was validated for; all of them where it
+        has nothing to tell it by."""
+        if self.view is None:
+            return np.ones(len(outputs.logits), bool)
+        return np.array([self.view.objection(seen) is None for seen in self.seen(outputs)], bool)
 
     def statuses(self, outputs: ModelOutputs, class_names: Sequence[str]) -> list[str]:
         """What the device would answer for each slice: ok, uncertain or unfamiliar."""
-        rows, refused = self.probabilities(outputs), self.is_ood(outputs).tolist()
+        rows = self.probabilities(outputs)
         names = [class_names[i] for i in rows.argmax(axis=1)]
+        refused, validated = self.is_ood(outputs).tolist(), self.is_validated(outputs).tolist()
         return [
-            status_of(float(row.max()), self.thresholds.get(name), ood).value
-            for name, row, ood in zip(names, rows, refused, strict=True)
+            status_of(float(row.max()), self.thresholds.get(name), ood, known).value
+            for name, row, ood, known in zip(names, rows, refused, validated, strict=True)
         ]
+
+
+def _features(outputs: ModelOutputs) -> Floats:
+    """Raises ModelError where there are none."""
+    if outputs.features is None:
+        raise ModelError("the model gives no features for its check for out-of-distribution slices")
+    return outputs.features
 
 
 def threshold_settings(chosen: Mapping[str, Chosen], confidence: float | None) -> dict[str, Any]:
@@ -118,6 +162,7 @@ def fit_decision_rule(
     options: Preprocess,
     targets: Targets,
     tumour_free: Sequence[str] = (),
+    untyped: Images | None = None,
 ) -> DecisionRule:
     """Fit a model's rule.
 
@@ -127,15 +172,26 @@ def fit_decision_rule(
         validation: of the validation side.
         options: how slices are preprocessed.
         targets, tumour_free: what the thresholds are chosen for, see `Targets.resolve`.
+        untyped: tumours of no known class that were not learned from; they count where it is
+            asked which planes and sequences were seen with a tumour.
     """
-    detector = None
+    detector, view = None, None
     if validation.outputs.features is not None:
         detector = fit_ood_detector(
             predict, calibration.pixels, calibration.labels, validation.outputs.features, options
         )
+        view = fit_view(predict, calibration)
     plain = DecisionRule(
-        fit_temperature(validation.outputs.logits, validation.labels), {}, detector
+        fit_temperature(validation.outputs.logits, validation.labels), {}, detector, view=view
     )
+    if view is not None:
+        free = tumour_free_among(class_names, tumour_free)
+        with_tumour = [class_names[c] not in free for c in validation.labels]
+        shown = [Shown(plain.seen(validation.outputs), validation.groups, with_tumour)]
+        if untyped is not None:
+            seen = plain.seen(predict(untyped.pixels))
+            shown.append(Shown(seen, untyped.groups, [True] * len(seen)))
+        plain = replace(plain, view=validated_view(view, shown, bool(free)))
     return with_thresholds(plain, validation, class_names, targets, tumour_free)
 
 
@@ -147,7 +203,7 @@ def with_thresholds(
     tumour_free: Sequence[str] = (),
 ) -> DecisionRule:
     """The rule with thresholds chosen on the validation side, of the slices that its check lets
-    pass; see `choose_thresholds`."""
+    pass and that look like what it was validated for; see `choose_thresholds`."""
     chosen = choose_thresholds(
         decision_rule.probabilities(validation.outputs),
         validation.labels,
@@ -155,7 +211,7 @@ def with_thresholds(
         own_groups(validation.groups),
         targets.resolve(class_names, tumour_free),
         targets.confidence,
-        decision_rule.is_ood(validation.outputs),
+        decision_rule.is_ood(validation.outputs) | ~decision_rule.is_validated(validation.outputs),
         tumour_free_among(class_names, tumour_free),
     )
     thresholds = {label: each.threshold for label, each in chosen.items()}

@@ -20,7 +20,7 @@ from edge_runtime.imaging.dicom_head import DAMAGED, SEQUENCES, count_frames, re
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.limits import ImageLimits
 from trainer.data.owners import identifier, text_of
-from trainer.prepare.volumes.sequences import sequence_of
+from trainer.data.sequences import sequence_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -24,6 +24,7 @@ from edge_runtime.labels import NO_TUMOR
 from trainer.data.archive import ImageArchive, open_archive
 from trainer.data.card import CardText, Source
 from trainer.data.layout import PassedOver
+from trainer.data.sequences import sequence_in
 from trainer.prepare.folder import DataFolder, Dropped, NewSlice, Summary
 from trainer.prepare.rows import Box, Row
 from trainer.prepare.volumes.dicom_series import Series, Stack, stacks_of
@@ -40,7 +41,6 @@ from trainer.prepare.volumes.labels import (
 from trainer.prepare.volumes.masks import Masks, is_mask, without_sequence
 from trainer.prepare.volumes.planes import NOTHING, DicomVolume, Shown, cut_refusal, cut_volume
 from trainer.prepare.volumes.pseudonyms import DIGITS
-from trainer.prepare.volumes.sequences import sequence_in
 from trainer.prepare.volumes.units import (
     LIMITS,
     Tell,

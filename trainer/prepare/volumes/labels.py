@@ -24,8 +24,8 @@ from edge_runtime.errors import DataError
 from edge_runtime.files import is_hidden
 from edge_runtime.labels import KNOWN, NO_TUMOR, normalise_label
 from trainer.data.layout import SPLITS
+from trainer.data.sequences import SEQUENCES, sequence_in
 from trainer.data.tables import read_table
-from trainer.prepare.volumes.sequences import SEQUENCES, sequence_in
 
 NO_LABEL = "no row of the labels table fits it"
 NO_CLASS = "in no class folder: give --label or --labels"
