@@ -14,9 +14,10 @@ from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.load import read_model
-from trainer.data.collection import Data
+from trainer.data.collection import Data, names_of
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.reading import Progress
+from trainer.data.split import SOURCE
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.evaluator import Evaluator
 from trainer.evaluation.predictions import metrics_of
@@ -198,12 +199,20 @@ def _warnings(subject: _Subject, data: Dataset) -> list[str]:
     each = subject.data.get("each_sha256")  # a file may say anything there
     learned = [subject.data.get("sha256"), *(each if isinstance(each, list) else [])]
     known = any(digest in learned for digest in (data.sha256, *data.each_sha256))
-    if known and subject.protocol != "official":
+    # A model that left a source out has learned nothing from slices of that source alone.
+    left_out = {f"{SOURCE}{source}" for source in _sources(data)} == {subject.protocol}
+    if known and subject.protocol != "official" and not left_out:
         warnings.append(
             f"the model was trained on slices of this very data set (protocol "
             f"{subject.protocol}): most of the slices measured here are no news to it"
         )
     return warnings
+
+
+def _sources(data: Dataset) -> set[str]:
+    """The sources of all slices, as a training on several DATA calls them."""
+    alone = names_of([data.origin])[0] if isinstance(data.origin, Path) else ""
+    return {source or alone for source in data.sources}
 
 
 def _left_out(data: Dataset, split: str) -> list[str]:

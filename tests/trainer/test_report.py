@@ -25,6 +25,7 @@ from edge_runtime.errors import DataError
 from edge_runtime.imaging.decode import load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess, steps_in_words
 from edge_runtime.model.metadata import INTENDED_USE
+from tests.test_schemas import problems
 from tests.trainer.test_dataset import fake_dataset
 from trainer.data.dataset import read_dataset
 from trainer.evaluation.decision_rule import DecisionRule
@@ -115,6 +116,48 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     metrics = metrics_of(predictions)
     write_report(ReportData(folder, SETTINGS, [history], predictions, metrics, examples))
     return folder / "report.html"
+
+
+def test_a_side_of_one_class_says_what_it_cannot_tell(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    whole = example()
+    one = whole.take(whole.table["label"] == NAMES[2], "source:far")
+    one.table["source"] = "far"
+    metrics = metrics_of(one)
+    known = {name for name, figures in metrics["per_class"].items() if figures["n"]}
+    assert known == {NAMES[2]}
+    assert metrics["kappa"] is metrics["interval95"]["kappa"] is None
+    assert all(each["kappa"] is None for each in metrics["baselines"].values())
+    figures = metrics["per_class"][NAMES[2]]
+    for key in ("precision", "f1", "specificity", "auc", "average_precision"):
+        assert figures[key] is figures["interval95"].get(key) is None, key
+    assert figures["recall"] == metrics["accuracy"] == metrics["balanced_accuracy"]
+    other = metrics["per_class"][NAMES[0]]
+    assert other["recall"] is None
+    assert 0 < other["specificity"] < 1, "how often it is said of what it is not"
+    far = metrics["per_source"]["far"]
+    for column, answered in (("predicted", np.ones(len(one.table), bool)),
+                             ("answered", one.table["status"] == "ok")):  # fmt: skip
+        for name in NAMES:
+            share = ((one.table["predicted"] == name) & answered).mean()
+            assert far[column][name]["share"] == pytest.approx(share)
+    assert far["recall"][NAMES[2]]["share"] == far["predicted"][NAMES[2]]["share"]
+    assert far["coverage"]["share"] == metrics["selective"]["coverage"]["share"]
+    assert far["error"]["share"] == metrics["selective"]["error"]["share"]
+    assert problems("metrics", metrics | {"partial": None, "importance": None}) == []
+    empty = Examples(
+        np.zeros(0, np.int64), np.zeros((0, 16, 16), np.uint8), np.zeros((0, 1, 1), np.float32),
+        np.zeros((0, 4)), np.zeros((0, BEFORE, BEFORE), np.uint8),
+    )  # fmt: skip
+    write_report(ReportData(tmp_path, SETTINGS, [], one, metrics, empty))
+    words = " ".join(Figures((tmp_path / "report.html").read_text("utf-8")).words.split())
+    said = " ".join(summary_lines(metrics))
+    for text in (words, said):
+        assert f"All of them are {NAMES[2]}: accuracy is the share that is recognised" in text
+        assert "baseline:" not in text.lower().split("on the same slices")[0]
+    assert "Ranking" not in words, "one class has no ROC curve"
+    assert not recwarn.list, "nothing of this is for a user's stderr"
 
 
 class Figures(HTMLParser):
@@ -217,6 +260,11 @@ def recompute_all(table: pd.DataFrame) -> dict[str, float]:
             if (rows["label"] == name).any():
                 hit = right[rows["label"] == name]
                 values[f"per_source/{source}/recall/{name}/share"] = hit.mean()
+            called, given = rows["predicted"] == name, rows["status"] == "ok"
+            values[f"per_source/{source}/predicted/{name}/share"] = called.mean()
+            values[f"per_source/{source}/answered/{name}/share"] = (called & given).mean()
+        values[f"per_source/{source}/coverage/share"] = given.mean()
+        values[f"per_source/{source}/error/share"] = (~right)[given].mean()
     answered = table["status"] == "ok"
     boxed = table[table["box_share"].notna()]
     for name, calls in table.groupby("predicted"):

@@ -48,8 +48,9 @@ def compute_metrics(
         protocol, split: what was measured on, kept beside the figures.
 
     Returns:
-        A dict that JSON can hold; what cannot be known (a class without images) is None. Means
-        over classes are over the classes that have images.
+        A dict that JSON can hold; what cannot be known (a class without images) is None. Where all
+        images are of one class, so are kappa and the class's precision and F1, which would be
+        perfect whatever is answered. Means over classes are over the classes that have images.
     """
     from sklearn.metrics import log_loss
 
@@ -59,6 +60,10 @@ def compute_metrics(
     confusion = _confusions(labels, predicted, np.zeros(len(labels), np.int64), len(classes))[0]
     overall, per_class = _from_confusion(confusion)
     whole, each = _intervals(labels, predicted, class_names, groups, seed)
+    if (there := np.unique(labels)).size == 1:
+        overall["kappa"], whole["kappa"] = np.nan, None
+        for key in ("precision", "f1"):
+            per_class[key][there[0]], each[there[0]][key] = np.nan, None
     losses = -np.log(_safe(rows)[np.arange(len(labels)), labels])
     squares = np.square(rows - np.eye(len(classes))[labels]).sum(axis=1)
     return {
@@ -94,8 +99,17 @@ def per_source(
     class_names: Sequence[str],
     groups: Sequence[str],
     sources: Sequence[str],
+    answered: npt.NDArray[np.bool_] | None = None,
 ) -> dict[str, Any] | None:
-    """Accuracy and recall of each class by source, with intervals; None without sources."""
+    """Figures by source that hold for a source of one class too, with intervals: accuracy, recall
+    of each class that is there, and which share of all slices is `predicted` as each class; None
+    without sources.
+
+    Args:
+        answered: N, which best guesses the device would give as an answer; with them `answered`,
+            the share of all slices that is answered as each class, `coverage`, and `error` among
+            the answers; None where unknown.
+    """
     if not any(sources):
         return None
     names = np.asarray([s or "unknown" for s in sources])
@@ -115,8 +129,26 @@ def per_source(
                 for c, name in enumerate(class_names)
                 if (truth == c).any()
             },
+            "predicted": _shares(predicted[here], class_names, owner),
+            "answered": None,
+            "coverage": None,
+            "error": None,
         }
+        if answered is not None:
+            given = answered[here]
+            table[source] |= {
+                "answered": _shares(np.where(given, predicted[here], -1), class_names, owner),
+                "coverage": share_of(given, owner),
+                "error": share_of(~right[given], members[here][given].tolist()),
+            }
     return table
+
+
+def _shares(
+    guesses: Labels, class_names: Sequence[str], groups: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The share of each class among N guesses."""
+    return {name: share_of(guesses == c, groups) for c, name in enumerate(class_names)}
 
 
 def share_of(hits: npt.NDArray[Any], groups: Sequence[str]) -> dict[str, Any]:

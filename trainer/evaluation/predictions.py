@@ -157,7 +157,7 @@ def metrics_of(predictions: Predictions) -> dict[str, Any]:
     whole = _slices_and_studies(predictions)
     groups, correct = predictions.texts("group"), predictions.predicted == predictions.labels
     status = np.array(predictions.texts("status"))
-    decided = bool((status != "").any())
+    decided = _decided(predictions)
     without: dict[str, Any] = {}
     for name, column, words in (
         ("without_near_duplicates", "near_duplicate", "without near-duplicates of training slices"),
@@ -206,9 +206,15 @@ def _slices_and_studies(predictions: Predictions) -> dict[str, Any]:
             protocol=f"{predictions.protocol}, per study", split=predictions.split,
         ),
         "per_source": per_source(
-            predictions.predicted, predictions.labels, names, groups, predictions.texts("source")
+            predictions.predicted, predictions.labels, names, groups, predictions.texts("source"),
+            np.array(predictions.texts("status")) == "ok" if _decided(predictions) else None,
         ),
     }  # fmt: skip
+
+
+def _decided(predictions: Predictions) -> bool:
+    """Whether it is known what the device would answer."""
+    return any(predictions.texts("status"))
 
 
 def _baselines(predictions: Predictions) -> dict[str, Any]:

@@ -88,8 +88,8 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
             f"Baseline, {BASELINES[name]}: accuracy {percent(baseline['accuracy'])} % "
             f"({spread}), balanced {percent(baseline['balanced_accuracy'])} %."
         )
-    if metrics.get("baselines"):
-        lines.append(beside_baselines(metrics))
+    if words := only_class(metrics) or beside_baselines(metrics):
+        lines.append(words)
     answered, refused = metrics.get("selective"), metrics.get("unfamiliar")
     if answered and refused:
         wrong = f", of which {percent(answered['error']['share'])} % wrong"
@@ -117,6 +117,17 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
             "an answer."
         )
     return lines
+
+
+def only_class(metrics: dict[str, Any]) -> str:
+    """What figures on slices of one class mean, in one sentence; empty where there are several."""
+    there = [name for name, figures in metrics["per_class"].items() if figures["n"]]
+    if len(there) > 1:
+        return ""
+    return (
+        f"All of them are {there[0]}: accuracy is the share that is recognised, and whoever always "
+        f"says {there[0]} reaches 100 %. No figure here tells how well it is told from others."
+    )
 
 
 def beside_baselines(metrics: dict[str, Any]) -> str:
@@ -159,6 +170,7 @@ def write_report(report: ReportData) -> None:
             summary=summary_line(metrics),
             model=model_name(report.settings),
             noun=noun,
+            only_class=only_class(metrics),
             beside_baselines=beside_baselines(metrics),
             intended_use=INTENDED_USE,
             metric_names=list(zip(METRIC_NAMES, HEADS, strict=True)),
@@ -213,10 +225,12 @@ def _charts(report: ReportData) -> dict[str, str]:
         chosen = selective["coverage"]["share"], selective["error"]["share"]
     drawn = {
         "confusion": charts.confusion_chart(metrics["confusion"], predictions.class_names),
-        "ranking": charts.ranking_chart(probabilities, labels, predictions.class_names),
         "reliability": charts.reliability_chart(probabilities, labels),
         "coverage": charts.coverage_chart(probabilities, labels, chosen),
     }
+    if len(np.unique(labels)) > 1:
+        names = predictions.class_names
+        drawn["ranking"] = charts.ranking_chart(probabilities, labels, names)
     if any(report.histories):
         drawn["curves"] = charts.curves_chart(report.histories)
     if importance := metrics.get("importance"):
