@@ -127,15 +127,15 @@ def test_an_int8_graph_stays_integer_and_is_verified_as_such(
 
 def test_the_pooling_of_a_quantised_onnx_stays_float(packed: dict[str, ModelFile]) -> None:
     nodes = onnx.load_from_string(packed["onnx-int8"].graph).graph.node
-    last = next(i for i, node in enumerate(nodes) if node.op_type == "ReduceMax")
-    made = {value for node in nodes[last:] for value in node.output}
-    behind = [node for node in nodes[last:] if node.op_type in ("Exp", "Log", "Sub", "ReduceSum")]
-    assert len(behind) == 4
-    quantised = {
-        value for node in nodes if node.op_type == "QuantizeLinear" for value in node.input
-    }
-    assert not quantised & (made - {value for node in nodes[:last] for value in node.output})
-    assert next(node for node in nodes if "logits" in node.output).op_type == "Add"
+    reached, ops = {"class_maps"}, []
+    for node in nodes:
+        if reached.intersection(node.input):
+            reached.update(node.output)
+            ops.append(node.op_type)
+    assert {"ReduceMax", "Exp", "ReduceSum", "Log"} <= set(ops)
+    assert "QuantizeLinear" not in ops
+    assert "logits" in reached
+    assert any(node.op_type == "QuantizeLinear" for node in nodes)
 
 
 def test_a_diagnosis_pools_too(exporter: Exporter) -> None:
