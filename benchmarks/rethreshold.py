@@ -66,7 +66,8 @@ def split_of(file: ModelFile, data: Dataset, protocol: str, seed: int) -> Split:
 
 def predict_side(file: ModelFile, side: Dataset) -> SideOutputs:
     """What a file answers on a side of the data."""
-    return SideOutputs(predict_file(file, side.images), side.labels, side.groups)
+    outputs = predict_file(file, side.images)
+    return SideOutputs(outputs, side.labels, side.groups, side.planes, side.sequences)
 
 
 def refit(

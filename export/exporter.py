@@ -198,16 +198,16 @@ class Exporter:
     def _decision_rule(self, file: ModelFile) -> DecisionRule:
         """Temperature, thresholds, the check for out-of-distribution inputs and the views that are
         answered, all fitted on what the file itself answers."""
-        outputs = predict_file(file, self._validation.pixels)
+        side = self._validation
+        outputs = predict_file(file, side.pixels)
         return fit_decision_rule(
             lambda images: predict_file(file, images),
             self._run.calibration_images(),
-            SideOutputs(outputs, self._validation.labels, self._validation.groups),
+            SideOutputs(outputs, side.labels, side.groups, side.planes, side.sequences),
             file.info.labels,
             file.info.preprocess,
             self._settings.targets or Targets.from_settings(self._run.settings),
             tumour_free_of(self._run.settings),
-            self._run.untyped_images(),
         )
 
     @property

@@ -27,7 +27,9 @@ def validation_outputs(wrong: float) -> SideOutputs:
     off = rng.random(600) < wrong
     logits = rng.normal(0, 0.1, (600, 4)).astype(np.float32)
     logits[np.arange(600), np.where(off, (labels + 1) % 4, labels)] += np.where(off, 2, 5)
-    return SideOutputs(ModelOutputs(logits), labels, [str(i) for i in range(600)])
+    return SideOutputs(
+        ModelOutputs(logits), labels, [str(i) for i in range(600)], [""] * 600, [""] * 600
+    )
 
 
 def test_only_the_metadata_changes() -> None:

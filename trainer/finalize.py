@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,7 @@ def finalize_run(
         partial: partially labelled slices that were not learned from, or None.
     """
     side = data.take(split.validation)
-    _keep_slices(run, data, split, partial)
+    _keep_slices(run, data, split)
     classical = trained.classical
     if classical is None:
         features, outputs = None, trained.predict(side.images)
@@ -97,20 +96,11 @@ def finalize_run(
     _write(run, predictions, metrics, examples, [run.history()], importance)
 
 
-def _keep_slices(
-    run: Run, data: Dataset, split: Split, partial: PartialLabels | None = None
-) -> None:
-    """Keep what an export needs: the validation side, some of the training side, and tumours of no
-    known class that were not learned from."""
+def _keep_slices(run: Run, data: Dataset, split: Split) -> None:
+    """Keep what an export needs: the validation side, and some of the training side."""
     shuffled = np.random.default_rng(run.settings["seed"]).permutation(split.train)
     run.save_images("validation", data.take(split.validation))
     run.save_images("calibration", data.take(np.sort(_for_calibration(data, shuffled))))
-    if partial is not None:
-        named = [data.class_names.index(name) for name in data.tumour_free]
-        tumours = np.flatnonzero(~(partial.targets[:, named] > 0).any(axis=1))
-        if tumours.size:
-            slices = partial.slices.take(tumours)
-            run.save_images("untyped", replace(slices, labels=np.full(len(slices), -1)))
 
 
 def _for_calibration(data: Dataset, shuffled: npt.NDArray[np.int64]) -> list[int]:
@@ -135,12 +125,11 @@ def _fit_rule(
     rule = fit_decision_rule(
         trained.predict,
         run.calibration_images(),
-        SideOutputs(outputs, side.labels, side.groups),
+        SideOutputs(outputs, side.labels, side.groups, side.planes, side.sequences),
         side.class_names,
         run.preprocess,
         targets,
         tumour_free_of(run.settings),
-        run.untyped_images(),
     )
     run.settings |= rule.to_settings() | {
         "targets": targets.to_json(),  # a run of an older version has none

@@ -55,9 +55,8 @@ class Run:
     run.json, metrics.json, predictions.csv, report.html and pictures; the model, which is
     model.keras with history.csv, or model.skops (of a classical model; with deep.keras where it
     looks at a network's features); slices: calibration.npz (training side only), validation.npz
-    (held out), untyped.npz (tumours of no known class, held out), gallery.npz (examples),
-    importance.npz (of a classical model). A cross-validation has one such folder a fold, and the
-    pooled figures beside them.
+    (held out), gallery.npz (examples), importance.npz (of a classical model). A cross-validation
+    has one such folder a fold, and the pooled figures beside them.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
@@ -219,7 +218,7 @@ class Run:
         return metrics_of_today(content)
 
     def save_images(self, name: str, data: Dataset) -> None:
-        """Keep slices as NAME.npz; NAME is `calibration`, `validation` or `untyped`."""
+        """Keep slices as NAME.npz; NAME is `calibration` or `validation`."""
         with replacing(self.folder / f"{name}.npz") as part:
             np.savez_compressed(
                 part,
@@ -238,11 +237,6 @@ class Run:
     def validation_images(self) -> Images:
         """Slices of the validation side."""
         return self._images("validation")
-
-    def untyped_images(self) -> Images | None:
-        """Tumours of no known class that were not learned from, without labels; None where there
-        are none."""
-        return self._images("untyped") if (self.folder / "untyped.npz").exists() else None
 
     def _images(self, name: str) -> Images:
         path = self.folder / f"{name}.npz"

@@ -30,7 +30,7 @@ from trainer.evaluation.selective import (
     tumour_free_among,
 )
 from trainer.evaluation.temperature import fit_temperature
-from trainer.evaluation.view import Shown, fit_view, not_validated, validated_view
+from trainer.evaluation.view import fit_view, not_validated, validated_view
 from trainer.models.classical import Floats
 from trainer.models.outputs import ModelOutputs, Predict
 from trainer.run import Images
@@ -147,11 +147,14 @@ def threshold_settings(chosen: Mapping[str, Chosen], confidence: float | None) -
 
 @dataclass(frozen=True)
 class SideOutputs:
-    """A side of the data as a model saw it: its outputs for N slices, N labels, N groups."""
+    """A side of the data as a model saw it: its outputs for N slices, N labels, groups, planes and
+    sequences; of the last two, texts that are empty where nobody knows."""
 
     outputs: ModelOutputs
     labels: npt.NDArray[np.int64]
     groups: Sequence[str]
+    planes: Sequence[str]
+    sequences: Sequence[str]
 
 
 def fit_decision_rule(
@@ -162,7 +165,6 @@ def fit_decision_rule(
     options: Preprocess,
     targets: Targets,
     tumour_free: Sequence[str] = (),
-    untyped: Images | None = None,
 ) -> DecisionRule:
     """Fit a model's rule.
 
@@ -172,8 +174,6 @@ def fit_decision_rule(
         validation: of the validation side.
         options: how slices are preprocessed.
         targets, tumour_free: what the thresholds are chosen for, see `Targets.resolve`.
-        untyped: tumours of no known class that were not learned from; they count where it is
-            asked which planes and sequences were seen with a tumour.
     """
     detector, view = None, None
     if validation.outputs.features is not None:
@@ -181,17 +181,11 @@ def fit_decision_rule(
             predict, calibration.pixels, calibration.labels, validation.outputs.features, options
         )
         view = fit_view(predict, calibration)
+    if view is not None:
+        view = validated_view(view, validation.groups, validation.planes, validation.sequences)
     plain = DecisionRule(
         fit_temperature(validation.outputs.logits, validation.labels), {}, detector, view=view
     )
-    if view is not None:
-        free = tumour_free_among(class_names, tumour_free)
-        with_tumour = [class_names[c] not in free for c in validation.labels]
-        shown = [Shown(plain.seen(validation.outputs), validation.groups, with_tumour)]
-        if untyped is not None:
-            seen = plain.seen(predict(untyped.pixels))
-            shown.append(Shown(seen, untyped.groups, [True] * len(seen)))
-        plain = replace(plain, view=validated_view(view, shown, bool(free)))
     return with_thresholds(plain, validation, class_names, targets, tumour_free)
 
 

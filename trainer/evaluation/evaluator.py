@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_runtime.decision.view import Seen
 from trainer.data.dataset import Dataset, originals
 from trainer.data.near_duplicates import has_near_duplicate
 from trainer.evaluation.baselines import run_baselines
@@ -58,6 +59,12 @@ class Evaluator:
         if heat is not None:
             hits = pointing_hits(peaks(heat), side.boxes)
             extras |= {"pointing_hit": hits, "box_share": pointing_chances(side.boxes)}
+        if any(side.planes) or any(side.sequences):
+            extras |= {"plane": side.planes, "sequence": side.sequences}
+        if self.decision_rule.view is not None:
+            seen = self.decision_rule.seen(outputs)
+            extras |= {f"seen_{name}": [getattr(each, name) or "" for each in seen]
+                       for name in Seen._fields}  # fmt: skip
         predictions = make_predictions(side, probabilities, self.protocol, split, extras)
         rows = choose_examples(
             side.labels, predictions.predicted, predictions.numbers("confidence"), side.groups

@@ -31,7 +31,8 @@ DIGITS = 6  # of probabilities; the figures are computed from the rounded ones
 # What is always in the table; one p_<label> a class follows the confidence.
 COLUMNS = ("path", "group", "source", "patient", "label", "predicted", "confidence")
 # What may be unknown: empty cells then.
-EXTRAS = ("status", "near_duplicate", "seen_group", *BASELINES, "pointing_hit", "box_share")
+EXTRAS = ("status", "near_duplicate", "seen_group", *BASELINES, "pointing_hit", "box_share",
+          "plane", "sequence", "seen_plane", "seen_sequence")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Predictions:
         table: one row a slice: COLUMNS with p_<label> after them, and those of EXTRAS that are
             known. `near_duplicate`: looks like a slice learned from; `seen_group`: shares a group
             with one; `status`: what the device would answer; the baselines' answers;
-            `pointing_hit` and `box_share`: the pointing game.
+            `pointing_hit` and `box_share`: the pointing game; `plane` and `sequence`: what tables
+            or cards say, and as `seen_…` what the model sees.
         class_names: in the order of the network's outputs.
         protocol, split: what was measured on.
     """

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.decision.view import MOST_VALUES, Head, Seen, View
+from edge_runtime.decision.view import MOST_VALUES, Head, View
 from trainer.evaluation.intervals import own_groups
 from trainer.models.outputs import Predict
 from trainer.run import Images
@@ -18,24 +18,9 @@ from trainer.run import Images
 # To learn a value from: fewer show one head or one scanner rather than a sequence. Low all the
 # same, since a sequence that is not learned is taken for another one, and answered.
 LEAST_SLICES, LEAST_GROUPS = 20, 2
-# To count a value as validated, with tumours and without: of 20 slices without an error, up to 14 %
-# may still be wrong (at 95 %), and those of fewer than 5 groups say less than that.
+# To count a value as validated: of 20 slices without an error, up to 14 % may still be wrong (at
+# 95 %), and those of fewer than 5 groups say less than that.
 VALIDATED_SLICES, VALIDATED_GROUPS = 20, 5
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Slices held out from learning, as a model saw them.
-
-    Attributes:
-        seen: what each of N slices looks like.
-        groups: N names.
-        tumour: for each, whether it shows one.
-    """
-
-    seen: Sequence[Seen]
-    groups: Sequence[str]
-    tumour: Sequence[bool]
 
 
 def fit_view(predict: Predict, images: Images) -> View | None:
@@ -61,41 +46,39 @@ def fit_view(predict: Predict, images: Images) -> View | None:
     return View.from_json(View(plane, sequence).to_json())
 
 
-def validated_view(view: View, shown: Sequence[Shown], tumour_free: bool) -> View:
-    """The heads with what counts as validated: the values that enough of the slices look like,
-    both with a tumour and without.
+def validated_view(
+    view: View, groups: Sequence[str], planes: Sequence[str], sequences: Sequence[str]
+) -> View:
+    """The heads with what counts as validated: the values that enough slices of the validation side
+    are known to have. What a slice looks like would not do: a head that has seen a sequence
+    without tumours only takes each tumour for one of another sequence.
 
     Args:
-        tumour_free: whether the model has a tumour-free class at all: otherwise nobody can show
-            slices without a tumour, and those with one decide.
+        groups, planes, sequences: of the validation side; empty texts where unknown.
     """
-    kinds = (True, False) if tumour_free else (True,)
 
-    def of(head: Head | None, place: int) -> Head | None:
+    def of(head: Head | None, values: Sequence[str]) -> Head | None:
         if head is None:
             return None
-        counted: dict[tuple[str | None, bool], list[str]] = {}
-        for side in shown:
-            rows = zip(side.seen, own_groups(side.groups), side.tumour, strict=True)
-            for seen, group, tumour in rows:
-                counted.setdefault((seen[place], tumour), []).append(group)
+        shown: dict[str, list[str]] = {}
+        for value, group in zip(values, own_groups(groups), strict=True):
+            shown.setdefault(value, []).append(group)
         enough = {
-            key
-            for key, groups in counted.items()
-            if len(groups) >= VALIDATED_SLICES and len(set(groups)) >= VALIDATED_GROUPS
+            value
+            for value, own in shown.items()
+            if len(own) >= VALIDATED_SLICES and len(set(own)) >= VALIDATED_GROUPS
         }
-        fine = [v for v in head.labels if all((v, kind) in enough for kind in kinds)]
-        return replace(head, validated=tuple(fine))
+        return replace(head, validated=tuple(value for value in head.labels if value in enough))
 
-    return View(of(view.plane, 0), of(view.sequence, 1))
+    return View(of(view.plane, planes), of(view.sequence, sequences))
 
 
 def not_validated(view: View | None) -> list[str]:
     """A line for each plane and sequence that is not answered."""
     heads = [] if view is None else [head for head in (view.plane, view.sequence) if head]
     return [
-        f"slices that look like {value}: not answered: the validation side has too few of them "
-        f"with a tumour or without ({VALIDATED_SLICES} slices of {VALIDATED_GROUPS} groups each)"
+        f"slices that look like {value}: not answered: the validation side has fewer than "
+        f"{VALIDATED_SLICES} slices of {VALIDATED_GROUPS} groups that are known to be so"
         for head in heads
         for value in head.labels
         if value not in head.validated
