@@ -29,7 +29,7 @@ def heatmaps(
 ) -> Floats | None:
     """One coarse heatmap a slice for the class asked for.
 
-    The network's own class maps where it has them (they average to the logit, so the map is the
+    The network's own class maps where it has them (they pool to the logit, so the map is the
     answer's make-up), else Grad-CAM of `model`; None where there is neither.
 
     Args:

@@ -1,4 +1,4 @@
-"""LiteRT alone: decode, resize, invoke, softmax."""
+"""LiteRT alone: decode, resize, invoke, pool class maps where there are no logits, softmax."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ def load(model: str, size: int, labels: list[str]) -> Callable[[bytes], dict[str
     interpreter = Interpreter(model, num_threads=1)
     interpreter.allocate_tensors()
     (entry,) = interpreter.get_input_details()
-    output = next(
-        output for output in interpreter.get_output_details()
-        if list(output["shape"]) == [1, len(labels)]
-    )  # fmt: skip
+    # Logits are 1×C, class maps 1×H×W×C; features have another last axis.
+    outputs = [o for o in interpreter.get_output_details() if o["shape"][-1] == len(labels)]
+    output = min(outputs, key=lambda output: len(output["shape"]))
     scale, zero = output["quantization"]
 
     def classify(data: bytes) -> dict[str, float]:
@@ -28,6 +27,8 @@ def load(model: str, size: int, labels: list[str]) -> Callable[[bytes], dict[str
         logits = interpreter.get_tensor(output["index"])[0].astype(np.float32)
         if scale:
             logits = (logits - zero) * scale
+        if logits.ndim > 1:
+            logits = np.log(np.exp(logits).mean(axis=(0, 1)))
         exp = np.exp(logits - logits.max())
         return dict(zip(labels, (exp / exp.sum()).tolist(), strict=True))
 
