@@ -5,6 +5,7 @@ Open them with `edge_runtime.model.backends.open_graph`, whose `Graph` they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 WRONG_OUTPUTS = "the graph's outputs are not what its metadata says"
+_ONNX_NUMBERS = re.compile(r"tensor\((float|float16|double|u?int(8|16|32|64))\)")
 
 
 class _Graph:
@@ -37,6 +39,7 @@ class _Graph:
         self._dtype = np.dtype(info.input["dtype"])
         self._sets = None if info.features is None else list(info.features["sets"])
         self._outputs: dict[str, Any] = dict(info.outputs)
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of the outputs, with the batch axis
         self._pool = None if info.pooling is None else POOLINGS[info.pooling].pool
         self._answer = "logits" if self._pool is None else "class_maps"
 
@@ -53,7 +56,7 @@ class _Graph:
         self.invoke()
         given = self._read(self._answer)
         if not self._always_finite:
-            given = _finite(given)
+            _check_finite(given)
         return given if self._pool is None else self._pool(given)
 
     def run(self, pixels: Gray) -> Floats:
@@ -81,8 +84,24 @@ class _Graph:
         raise NotImplementedError
 
     def _read(self, name: str) -> Floats:
-        """An output of the last slice, without the batch axis."""
+        """An output of the last slice, without the batch axis.
+
+        Raises:
+            ModelError: of another shape than the graph declares. Interpreters let a shape depend
+                on the input.
+        """
+        raw = self._raw(name)
+        if raw.shape != self._shapes[name]:
+            raise ModelError(WRONG_OUTPUTS)
+        return self._floats(name, raw[0])
+
+    def _raw(self, name: str) -> npt.NDArray[Any]:
+        """An output of the last slice as the interpreter gives it."""
         raise NotImplementedError
+
+    def _floats(self, name: str, raw: npt.NDArray[Any]) -> Floats:
+        """What the values of an output stand for."""
+        return _as_float32(raw)
 
 
 class TfliteGraph(_Graph):
@@ -102,7 +121,10 @@ class TfliteGraph(_Graph):
         self._input = entry["index"]
         details = self._interpreter.get_output_details()
         self._outputs = {name: _output(details, i) for name, i in info.outputs.items()}
-        _check_shapes({n: d["shape"] for n, d in self._outputs.items()}, len(info.labels))
+        if not all(np.dtype(d["dtype"]).kind in "fiu" for d in self._outputs.values()):
+            raise ModelError(WRONG_OUTPUTS)
+        declared = {name: details["shape"] for name, details in self._outputs.items()}
+        self._shapes = _checked_shapes(declared, len(info.labels))
         self._levels = {name: _levels(output) for name, output in self._outputs.items()}
         levels = self._levels[self._answer]
         self._always_finite = levels is not None and bool(np.isfinite(levels).all())
@@ -113,17 +135,16 @@ class TfliteGraph(_Graph):
     def _call(self) -> None:
         self._interpreter.invoke()
 
-    def _read(self, name: str) -> Floats:
-        output = self._outputs[name]
-        raw = self._interpreter.get_tensor(output["index"])[0]
+    def _raw(self, name: str) -> npt.NDArray[Any]:
+        raw: npt.NDArray[Any] = self._interpreter.get_tensor(self._outputs[name]["index"])
+        return raw
+
+    def _floats(self, name: str, raw: npt.NDArray[Any]) -> Floats:
         levels = self._levels[name]
         if levels is not None:
             looked_up: Floats = levels.take(raw, mode="wrap")
             return looked_up
-        if raw.dtype.kind == "f":
-            floats: Floats = raw.astype(np.float32, copy=False)
-            return floats
-        return _dequantised(raw, output)
+        return _as_float32(raw) if raw.dtype.kind == "f" else _dequantised(raw, self._outputs[name])
 
 
 class OnnxGraph(_Graph):
@@ -153,9 +174,10 @@ class OnnxGraph(_Graph):
             raise ModelError("the graph's input is not what its metadata says")
         if max(info.outputs.values()) >= len(outputs):
             raise ModelError(WRONG_OUTPUTS)
-        _check_shapes(
-            {name: outputs[i].shape for name, i in info.outputs.items()}, len(info.labels)
-        )
+        if not all(_ONNX_NUMBERS.fullmatch(outputs[i].type) for i in info.outputs.values()):
+            raise ModelError(WRONG_OUTPUTS)
+        declared = {name: outputs[i].shape for name, i in info.outputs.items()}
+        self._shapes = _checked_shapes(declared, len(info.labels))
         self._dtype = np.dtype(np.float32)
         self._name = entry.name
         self._feed: dict[str, Any] = {}
@@ -167,11 +189,12 @@ class OnnxGraph(_Graph):
     def _call(self) -> None:
         self._last = self._session.run(None, self._feed)
 
-    def _read(self, name: str) -> Floats:
-        values: Floats = self._last[self._outputs[name]][0]
-        return values
+    def _raw(self, name: str) -> npt.NDArray[Any]:
+        raw: npt.NDArray[Any] = self._last[self._outputs[name]]
+        return raw
 
 
+@np.errstate(all="ignore")  # a hostile scale; an answer that is no number is refused
 def _dequantised(raw: npt.NDArray[Any], output: Mapping[str, Any]) -> Floats:
     scale, zero = output["quantization"]
     values: Floats = (raw.astype(np.float32) - zero) * np.float32(scale)
@@ -193,8 +216,9 @@ def _output(outputs: list[dict[str, Any]], index: int) -> dict[str, Any]:
     return outputs[index]
 
 
-def _check_shapes(shapes: Mapping[str, Any], classes: int) -> None:
+def _checked_shapes(shapes: Mapping[str, Any], classes: int) -> dict[str, tuple[int, ...]]:
     """Logits are 1×C, class maps 1×H×W×C, features 1×F; axes without a fixed size are refused."""
+    checked = {}
     rank = {"logits": 2, "class_maps": 4, "features": 2}
     for name, shape in shapes.items():
         sizes = list(shape)
@@ -205,9 +229,18 @@ def _check_shapes(shapes: Mapping[str, Any], classes: int) -> None:
             or (name in ("logits", "class_maps") and sizes[-1] != classes)
         ):
             raise ModelError(WRONG_OUTPUTS)
+        checked[name] = tuple(map(int, sizes))
+    return checked
 
 
-def _finite(values: Floats) -> Floats:
+def _as_float32(values: npt.NDArray[Any]) -> Floats:
+    """What is too large becomes infinite, without a warning."""
+    if values.dtype == np.float32:
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _check_finite(values: Floats) -> None:
     if not np.isfinite(values).all():
         raise ModelError("the model answered with values that are not numbers")
-    return values.astype(np.float32, copy=False)

@@ -64,6 +64,7 @@ class Interpreter:
     dtype: Any = np.int8
     quantization: tuple[float, int] = (0.5, -3)
     given: Any
+    declared: tuple[int, ...] | None = None  # another shape than that of what it gives
 
     def __init__(self, **how: Any) -> None: ...
 
@@ -78,7 +79,8 @@ class Interpreter:
         return [{"index": 0, "shape": entry["shape"], "dtype": entry["dtype"]}]
 
     def get_output_details(self) -> list[dict[str, Any]]:
-        return [{"index": 1, "shape": self.get_tensor(1).shape, "dtype": self.dtype,
+        shape = self.declared or self.get_tensor(1).shape
+        return [{"index": 1, "shape": shape, "dtype": self.dtype,
                  "quantization": self.quantization}]  # fmt: skip
 
     def get_tensor(self, index: int) -> np.ndarray:
@@ -86,10 +88,14 @@ class Interpreter:
 
 
 def answered(
-    given: Any, dtype: Any, quantization: tuple[float, int], pooling: str | None = None
+    given: Any,
+    dtype: Any,
+    quantization: tuple[float, int],
+    pooling: str | None = None,
+    declared: tuple[int, ...] | None = None,
 ) -> np.ndarray:
     """The answer of a graph that gives logits, or class maps to be pooled."""
-    how = {"given": given, "dtype": dtype, "quantization": quantization}
+    how = {"given": given, "dtype": dtype, "quantization": quantization, "declared": declared}
     fake = type("Fake", (Interpreter,), how)
     file = read_model()
     outputs = {"logits" if pooling is None else "class_maps": 0}
@@ -112,7 +118,7 @@ def test_quantised_logits_are_float32(dtype: type) -> None:
      ([1, 2, 3, 4], np.int8, np.nan), ([1, 2, 3, 4], np.uint8, np.inf),
      ([1, 2, 3, 4], np.int16, np.nan)],
 )  # fmt: skip
-@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.filterwarnings("error")
 def test_logits_that_are_no_numbers_are_refused(logits: list, dtype: Any, scale: float) -> None:
     with pytest.raises(ModelError, match="not numbers"):
         answered(logits, dtype, (scale, 0))
@@ -131,6 +137,7 @@ def test_class_maps_are_pooled_to_logits(dtype: type) -> None:
     np.testing.assert_allclose(logits, np.log(np.exp(real).mean(axis=(0, 1))), rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_class_maps_that_are_no_numbers_are_refused_before_they_are_pooled(wrong: float) -> None:
     """Minus infinity would vanish in the mean, and NaN warn on stderr."""
@@ -138,7 +145,7 @@ def test_class_maps_that_are_no_numbers_are_refused_before_they_are_pooled(wrong
     maps[1, 2, 3] = wrong
     with pytest.raises(ModelError, match="not numbers"):
         answered(maps, np.float32, (0.0, 0), "log-sum-exp")
-    with pytest.raises(ModelError, match="not numbers"), np.errstate(invalid="ignore"):
+    with pytest.raises(ModelError, match="not numbers"):
         answered(MAPS, np.int8, (wrong, 0), "log-sum-exp")
 
 
@@ -148,6 +155,42 @@ def test_class_maps_that_are_no_numbers_are_refused_before_they_are_pooled(wrong
 def test_class_maps_of_another_shape_are_refused(shape: Any, pooling: str | None) -> None:
     with pytest.raises(ModelError, match="not what its metadata says"):
         answered(np.zeros(shape), np.float32, (0.0, 0), pooling)
+
+
+@pytest.mark.parametrize(
+    ("given", "pooling", "declared"),
+    [(np.zeros(0), None, (1, 4)), (np.zeros(3), None, (1, 4)), (np.zeros((1, 4)), None, (1, 4)),
+     (np.zeros((0, 2, 4)), "log-sum-exp", (1, 2, 2, 4)),
+     (np.zeros((2, 2, 3)), "log-sum-exp", (1, 2, 2, 4)),
+     (np.zeros((3, 2, 4)), "log-sum-exp", (1, 2, 2, 4))],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+def test_an_answer_of_another_shape_than_declared_is_refused(
+    given: Any, pooling: str | None, declared: tuple[int, ...], dtype: Any
+) -> None:
+    """Interpreters let a shape depend on the input."""
+    with pytest.raises(ModelError, match="not what its metadata says"):
+        answered(given, dtype, (0.5, 0), pooling, declared)
+
+
+@pytest.mark.parametrize("dtype", [np.bytes_, np.object_, np.bool_, np.complex64])
+@pytest.mark.parametrize(("given", "pooling"), [(np.zeros(4), None), (MAPS, "log-sum-exp")])
+def test_outputs_of_a_kind_that_is_no_number_are_refused(
+    dtype: Any, given: Any, pooling: str | None
+) -> None:
+    with pytest.raises(ModelError, match="not what its metadata says"):
+        answered(given, dtype, (0.0, 0), pooling)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float64, 0.0), (np.int32, 3e38)])
+@pytest.mark.parametrize("pooling", [None, "log-sum-exp"])
+def test_numbers_that_are_too_large_for_an_answer_are_refused(
+    dtype: Any, scale: float, pooling: str | None
+) -> None:
+    given = np.arange(4) * (1e300 if scale == 0 else 1e8)
+    with pytest.raises(ModelError, match="not numbers"):
+        answered(given if pooling is None else given.reshape(1, 1, 4), dtype, (scale, 0), pooling)
 
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)

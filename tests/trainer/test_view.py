@@ -347,6 +347,7 @@ def toned(gray: np.ndarray, power: float) -> np.ndarray:
     return np.asarray(255 * (gray / 255) ** power, np.uint8)
 
 
+@pytest.mark.slow
 def test_from_a_table_to_an_answer_that_is_withheld(tmp_path: Path) -> None:
     """btc-train, btc-evaluate, btc-export and btc-edge on few slices: nothing is validated."""
     lines = ["path,group,sequence"]
