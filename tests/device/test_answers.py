@@ -23,10 +23,12 @@ from edge_runtime.commands.writers import _cell, open_writer
 from edge_runtime.decision.heatmap import overlay
 from edge_runtime.decision.prediction import Prediction, Status, failure
 from edge_runtime.decision.study import pooled, study_answer
+from edge_runtime.errors import ModelError
 from edge_runtime.imaging.preprocess import crop_box, preprocess
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.file_format import pack_model
 from edge_runtime.model.load import read_model
+from edge_runtime.model.sessions import TfliteGraph
 from edge_runtime.tables import guard, unguard
 from tests.device.test_cli import TOOL, edge
 
@@ -167,13 +169,16 @@ def test_heatmaps_are_written_beside_the_answers(slices: Path, model: Path, tmp_
         assert picture.shape == (200, 200, 3)
         assert reported["sha256"][:8] in reported["heatmap"]
     assert len(list((tmp_path / "heat").iterdir())) == 12
-    outputs = {"logits": read_model().info.outputs["logits"]}
-    info = replace(read_model().info, outputs=outputs, ood=None)
-    blind = tmp_path / "blind.tflite"
-    blind.write_bytes(pack_model(read_model().graph, info, "tflite"))
-    done = edge("classify", "-r", slices, "--model", blind, "--heatmap", tmp_path / "none")
-    assert done.returncode == 3
-    assert "no class maps" in done.stderr
+
+
+def test_a_model_without_class_maps_has_no_heatmaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = Classifier()
+    monkeypatch.setattr(TfliteGraph, "class_maps", lambda _: None)
+    picture = encode(draw_slice(1), ".png")
+    with pytest.raises(ModelError, match="no class maps"):
+        list(classifier.classify_slices(picture, heatmaps=tmp_path))
 
 
 @pytest.mark.parametrize("shape", [(200, 200), (150, 260), (260, 150)])

@@ -317,7 +317,7 @@ def test_models_without_digest(tmp_path: Path) -> None:
 
 
 def test_a_model_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd = pack(tmp_path / "odd.tflite", outputs={"logits": 7, "features": 1})
+    odd = pack(tmp_path / "odd.tflite", outputs={"class_maps": 7, "features": 1})
     with pytest.raises(ModelError, match=r"model odd\.tflite: the graph's outputs are not"):
         measure([bundled_model(), odd], None, queries=10, seconds=0)
     monkeypatch.setattr(benchmark_load.sys, "executable", "/bin/false")

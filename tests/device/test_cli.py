@@ -141,7 +141,8 @@ def test_info() -> None:
     assert "glioma from 0." in text
     assert "unlike the training slices" in text
     shape = json.loads(edge("info", "--format", "json").stdout)
-    assert shape["schema"] == 2
+    assert (shape["schema"], shape["pooling"]) == (3, "log-sum-exp")
+    assert shape["view"]["sequence"]["validated"] == ["T1", "T1 contrast"]
     assert shape["ood"]["method"] == "distance-and-turn"
     assert shape["labels"] == ["glioma", "meningioma", "notumor", "pituitary"]
 

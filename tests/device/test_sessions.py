@@ -52,7 +52,7 @@ def test_outputs_of_the_bundled_model() -> None:
     model = read_model()
     graph: Any = open_graph(model)
     graph.run(preprocess(draw_slice(1), model.info.preprocess))
-    for name in ("logits", "features", "class_maps"):
+    for name in ("features", "class_maps"):
         output = graph._outputs[name]
         raw = graph._interpreter.get_tensor(output["index"])[0]
         np.testing.assert_array_equal(graph._read(name), arithmetic(raw, *output["quantization"]))
