@@ -1,4 +1,4 @@
-"""A training that leaves a source of tumour-free slices out, from the data to a file for devices."""
+"""A source of tumour-free slices left out of a training, from the data to a file for devices."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edge_runtime.model.load import read_model
-from export.command import export_command
+from export.commands.export import command as export_command
 from trainer.commands.evaluate import evaluate_command
 from trainer.commands.train import train_command
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
-MODEL = ("--model", "logistic", "--features", "histogram", "--no-cache", "--size", "32")
+MODEL = ("--model", "knn", "--features", "histogram", "--no-cache", "--size", "32")
 NO_NEWS = "no news to it"
 
 
