@@ -93,6 +93,7 @@ class OodDetector:
         outside: npt.NDArray[np.bool_] = ~(self.score(features) <= self.threshold)
         return outside
 
+    @np.errstate(all="ignore")  # features that are no numbers are outside, without a warning
     def is_outside(self, features: npt.NDArray[np.floating[Any]]) -> bool:
         """`is_ood` of one slice (F features), in fewer calls: each costs more than its arithmetic.
 

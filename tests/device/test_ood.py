@@ -137,6 +137,14 @@ def test_features_that_are_no_numbers_are_out_of_distribution(value: float) -> N
         assert f.is_ood(x).tolist() == [False, True, False]
 
 
+@pytest.mark.filterwarnings("error")  # which a user would see
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_no_numbers_are_outside_without_a_warning(value: float) -> None:
+    f, x = detector(threshold=1e9), np.ones(5)
+    x[1:3] = value, -value
+    assert f.is_outside(x)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_the_short_way_decides_as_the_score_does(data: st.DataObject) -> None:
