@@ -166,8 +166,8 @@ class OodDetector:
         """
         if shape.get("method") != METHOD:
             raise ModelError(
-                f"the check for out-of-distribution inputs {shape.get('method')!r} is not known "
-                "here: update btc-edge or export the model again"
+                f"the check for out-of-distribution inputs {str(shape.get('method'))[:40]!r} is "
+                "not known here: update btc-edge or export the model again"
             )
         try:
             n = shape["features"]
