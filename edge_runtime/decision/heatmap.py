@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     CropBox = tuple[float, float, float, float]
 
 WHOLE: CropBox = (0.0, 0.0, 1.0, 1.0)
+HUGE = 1e30
 LONGEST = 2048  # pixels of an overlay's longer side; the maps have some dozen cells
 
 
@@ -29,7 +30,7 @@ def overlay(
 
     Args:
         gray: the slice, H×W.
-        heat: the map, h×w.
+        heat: the map, h×w, of finite numbers.
         crop_box: where the map lies in the slice, see `preprocess.crop_box`; outside it the slice
             stays gray.
 
@@ -46,6 +47,9 @@ def overlay(
     # From the centre of a pixel to the coordinates of the map, whose cells have centres too.
     x, y = wide / (width * (right - left)), tall / (height * (bottom - top))
     shift = (x / 2 - left * width * x - 0.5, y / 2 - top * height * y - 0.5)
+    most = float(np.abs(heat).max())
+    if most > HUGE:  # differences would overflow; only their proportions show
+        heat = heat / most
     fine = cv2.warpAffine(
         heat.astype(np.float32),
         np.array([[x, 0, shift[0]], [0, y, shift[1]]]),

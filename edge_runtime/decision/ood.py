@@ -93,6 +93,7 @@ class OodDetector:
         outside: npt.NDArray[np.bool_] = ~(self.score(features) <= self.threshold)
         return outside
 
+    @np.errstate(all="ignore")  # features that are no numbers are outside, without a warning
     def is_outside(self, features: npt.NDArray[np.floating[Any]]) -> bool:
         """`is_ood` of one slice (F features), in fewer calls: each costs more than its arithmetic.
 
@@ -165,8 +166,8 @@ class OodDetector:
         """
         if shape.get("method") != METHOD:
             raise ModelError(
-                f"the check for out-of-distribution inputs {shape.get('method')!r} is not known "
-                "here: update btc-edge or export the model again"
+                f"the check for out-of-distribution inputs {str(shape.get('method'))[:40]!r} is "
+                "not known here: update btc-edge or export the model again"
             )
         try:
             n = shape["features"]

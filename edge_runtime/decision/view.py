@@ -112,6 +112,7 @@ class View:
         """How many features it looks at."""
         return len(self._product[0])
 
+    @np.errstate(all="ignore")  # features that are no numbers are refused, without a warning
     def look(self, features: npt.NDArray[np.floating[Any]]) -> Seen:
         """What one slice (F features) looks like.
 

@@ -59,7 +59,11 @@ class Graph(Protocol):
         ...
 
     def class_maps(self) -> Floats | None:
-        """The maps (H×W×C) of the last slice, or None where the network has none."""
+        """The maps (H×W×C) of the last slice, or None where the network has none.
+
+        Raises:
+            ModelError: maps that are no finite numbers.
+        """
         ...
 
     def features(self) -> Floats | None:

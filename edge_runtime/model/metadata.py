@@ -125,7 +125,7 @@ class ModelInfo:
         schema = shape.get("schema")
         if type(schema) is not int or schema not in READABLE:
             raise ModelError(
-                f"the model's metadata has schema {schema!r}; "
+                f"the model's metadata has schema {repr(schema)[:40]}; "
                 f"this version reads 1 to {NEWEST}: update btc-edge or export the model again"
             )
         for name in NEWER:
@@ -150,7 +150,9 @@ class ModelInfo:
             info = cls(**kept)
             info._check()
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-            raise ModelError(f"the model's metadata is incomplete or wrong: {error}") from None
+            raise ModelError(
+                f"the model's metadata is incomplete or wrong: {str(error)[:200]}"
+            ) from None
         return info
 
     def _check(self) -> None:

@@ -64,7 +64,11 @@ class _Graph:
         return self.answer()
 
     def class_maps(self) -> Floats | None:
-        return self._read("class_maps") if "class_maps" in self._outputs else None
+        if "class_maps" not in self._outputs:
+            return None
+        maps = self._read("class_maps")
+        _check_finite(maps)
+        return maps
 
     def features(self) -> Floats | None:
         return self._read("features") if "features" in self._outputs else None

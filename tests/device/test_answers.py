@@ -229,6 +229,13 @@ def test_a_heatmap_of_a_huge_slice_is_smaller_than_it() -> None:
     assert overlay(gray[:1, :], heat).shape == (1, 2048, 3)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_heatmap_of_huge_numbers_shows_their_proportions() -> None:
+    gray, heat = np.full((48, 48), 90, np.uint8), np.zeros((6, 6), np.float32)
+    heat[1, 1], heat[4, 4] = 3, -3
+    np.testing.assert_array_equal(overlay(gray, heat * np.float32(1e38)), overlay(gray, heat))
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

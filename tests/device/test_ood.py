@@ -69,6 +69,7 @@ def damaged() -> list[dict]:
     nan = detector(mean=np.array([np.nan] * 5)).to_json()
     return [
         {**good, "method": "tea leaves"},
+        {**good, "method": ["maximum"] * 10**5},
         {**good, "features": 4},
         {**good, "features": 10**9},
         {**good, "features": "5"},
@@ -88,8 +89,9 @@ def damaged() -> list[dict]:
 
 @pytest.mark.parametrize("shape", damaged(), ids=range(len(damaged())))
 def test_damaged_parameters_are_refused(shape: dict) -> None:
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError) as caught:
         OodDetector.from_json(shape)
+    assert len(str(caught.value)) < 200
 
 
 def test_metadata_without_the_output_is_refused() -> None:
@@ -135,6 +137,14 @@ def test_features_that_are_no_numbers_are_out_of_distribution(value: float) -> N
     x[1, 2] = value
     with np.errstate(invalid="ignore"):
         assert f.is_ood(x).tolist() == [False, True, False]
+
+
+@pytest.mark.filterwarnings("error")  # which a user would see
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_features_that_are_no_numbers_are_outside_without_a_warning(value: float) -> None:
+    f, x = detector(threshold=1e9), np.ones(5)
+    x[1:3] = value, -value
+    assert f.is_outside(x)
 
 
 @settings(max_examples=300, deadline=None)

@@ -193,6 +193,29 @@ def test_numbers_that_are_too_large_for_an_answer_are_refused(
         answered(given if pooling is None else given.reshape(1, 1, 4), dtype, (scale, 0), pooling)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_class_maps_that_are_no_numbers_are_not_drawn(wrong: float) -> None:
+    """Beside logits, which may be fine: the overlay would show nothing and not say why."""
+
+    class Both(Interpreter):
+        def get_output_details(self) -> list[dict[str, Any]]:
+            return [{"index": i, "shape": self.get_tensor(i).shape, "dtype": np.float32,
+                     "quantization": (0.0, 0)} for i in range(2)]  # fmt: skip
+
+        def get_tensor(self, index: int) -> np.ndarray:
+            given = np.full((1, 2, 2, 4), wrong) if index else np.zeros((1, 4))
+            return given.astype(np.float32)
+
+    file = read_model()
+    info = replace(file.info, outputs={"logits": 0, "class_maps": 1}, ood=None)
+    size = info.preprocess.size
+    graph = TfliteGraph(replace(file, info=info), "litert", 1, Both, "")
+    assert graph.run(np.zeros((size, size), np.uint8)).tolist() == [0, 0, 0, 0]
+    with pytest.raises(ModelError, match="not numbers"):
+        graph.class_maps()
+
+
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
@@ -201,8 +224,9 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 def test_a_pooled_map_lies_between_its_mean_and_its_largest_cell(values: list[float]) -> None:
     cells = np.array(values[: len(values) // 4 * 4], np.float32).reshape(-1, 1, 4)
     logits = log_mean_exp(cells)
-    mean, most = cells.mean(axis=(0, 1), dtype=np.float64), cells.max(axis=(0, 1))
-    near = 1e-5 + 1e-6 * np.abs(cells).max()
+    exact = cells.astype(np.float64)
+    mean, most = exact.mean(axis=(0, 1)), exact.max(axis=(0, 1))
+    near = 1e-5 + 1e-6 * np.abs(exact).max()
     assert ((mean - near <= logits) & (logits <= most + near)).all()
     assert (logits >= most - np.log(len(cells)) - near).all()
 

@@ -170,11 +170,12 @@ def test_any_change_is_read_or_refused_in_one_line(data: st.DataObject) -> None:
     assert all(line.isprintable() and len(line) < 200 for line in told)
 
 
+@pytest.mark.filterwarnings("error")  # which a user would see
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_features_that_are_no_numbers_look_like_nothing(value: float) -> None:
     x = np.ones(5)
-    x[2] = value
-    with np.errstate(invalid="ignore"), pytest.raises(InputError, match="finite"):
+    x[1:3] = value, -value
+    with pytest.raises(InputError, match="finite"):
         View(head(), None).look(x)
 
 
