@@ -208,7 +208,8 @@ def test_class_maps_that_are_no_numbers_are_not_drawn(wrong: float) -> None:
             return given.astype(np.float32)
 
     file = read_model()
-    info = replace(file.info, outputs={"logits": 0, "class_maps": 1}, ood=None)
+    info = replace(file.info, outputs={"logits": 0, "class_maps": 1}, pooling=None,
+                   ood=None, view=None)  # fmt: skip
     size = info.preprocess.size
     graph = TfliteGraph(replace(file, info=info), "litert", 1, Both, "")
     assert graph.run(np.zeros((size, size), np.uint8)).tolist() == [0, 0, 0, 0]
