@@ -36,6 +36,8 @@ def alone(slices: Slices, source: str = "", classes: Sequence[str] = ("a", "b"))
         given_groups=("",) * n,
         sources=(source,) * n,
         patients=("",) * n,
+        planes=("",) * n,
+        sequences=("",) * n,
         problems=(),
         sha256="",
         thumbnails=np.zeros((n, 32, 32), np.uint8),
