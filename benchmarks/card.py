@@ -40,8 +40,9 @@ DETAILS = """# Model card: {tag}
 
 - A classifier of single brain MRI slices into {labels}; {size} × {size} gray pixels in, logits,
   {features} and class maps out. {scheme}, {kib} KiB, {macs:.1f} M multiply-accumulates.
-- The network is the first eight blocks of EfficientNet-Lite0 with a map for each class and their
-  mean. It starts from weights trained on ImageNet's photographs (Apache License 2.0, see
+- The network is the first eight blocks of EfficientNet-Lite0, the last two of them narrowed, with a
+  map for each class, pooled by the log of the mean of its exponentials; a second head tells plane
+  and sequence. It starts from weights trained on ImageNet's photographs (Apache License 2.0, see
   `pretrained/README.md`); stem and first two blocks keep them.
 - Recipe `{recipe}`, {epochs} epochs, seed {seed}: `btc-train … --protocol {protocol}`, data
   digest `{data_digest}`. How it was found: [research.md](../benchmarks/research.md).
