@@ -73,10 +73,13 @@ def classify(bin_folder: Path, pictures: Path, *words: object) -> list[dict]:
 
 
 def check_same(answers: list[dict], expected: list[dict]) -> None:
-    assert [a["raw_label"] for a in answers] == [e["raw_label"] for e in expected]
     for answer, wanted in zip(answers, expected, strict=True):
-        # Interpreters may differ by one quantisation step of a logit.
-        assert answer["confidence"] == pytest.approx(wanted["confidence"], abs=0.08)
+        # Interpreters may differ by quantisation steps, and so in the label of a tie.
+        assert answer["probabilities"] == pytest.approx(wanted["probabilities"], abs=0.08)
+        best, second = sorted(wanted["probabilities"].values())[:-3:-1]
+        assert answer["raw_label"] == wanted["raw_label"] or best - second < 0.16
+    same = [a["raw_label"] == e["raw_label"] for a, e in zip(answers, expected, strict=True)]
+    assert same.count(False) <= 1
 
 
 def check_light(python: Path) -> None:
