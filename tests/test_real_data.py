@@ -46,7 +46,7 @@ def test_bundled_model_recognises_real_slices(sample: Path) -> None:
     # Most of these were trained on: this finds a wrong label order or preprocessing, no more.
     assert np.mean(right) > 0.9
     answered = [r for a, r in zip(answers, right, strict=True) if a.label is not None]
-    assert len(answered) > 0.7 * len(names)
+    assert len(answered) > 0.6 * len(names), "it withholds what looks like T2 or FLAIR"
     assert np.mean(answered) > 0.95
 
 

@@ -33,7 +33,7 @@ def validation_outputs(wrong: float) -> SideOutputs:
 
 
 def test_only_the_metadata_changes() -> None:
-    file = replace(read_model(), info=replace(read_model().info, ood=None))
+    file = replace(read_model(), info=replace(read_model().info, ood=None, view=None))
     data, decision_rule = refit(file, validation_outputs(0.05), Targets(0.05), "1.0")
     again, _ = refit(file, validation_outputs(0.05), Targets(0.05), "1.0")
     made = parse_model(data)

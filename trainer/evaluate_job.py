@@ -200,7 +200,7 @@ def _warnings(subject: _Subject, data: Dataset) -> list[str]:
     learned = [subject.data.get("sha256"), *(each if isinstance(each, list) else [])]
     known = any(digest in learned for digest in (data.sha256, *data.each_sha256))
     # A model that left a source out has learned nothing from slices of that source alone.
-    left_out = {f"{SOURCE}{source}" for source in _sources(data)} == {subject.protocol}
+    left_out = {f"{SOURCE}{source}" for source in _sources(data, bool(each))} == {subject.protocol}
     if known and subject.protocol != "official" and not left_out:
         warnings.append(
             f"the model was trained on slices of this very data set (protocol "
@@ -209,9 +209,12 @@ def _warnings(subject: _Subject, data: Dataset) -> list[str]:
     return warnings
 
 
-def _sources(data: Dataset) -> set[str]:
-    """The sources of all slices, as a training on several DATA calls them."""
-    alone = names_of([data.origin])[0] if isinstance(data.origin, Path) else ""
+def _sources(data: Dataset, of_several: bool) -> set[str]:
+    """The sources of all slices, as the training called them: one on several DATA calls slices of
+    which no table says the source after their DATA."""
+    alone = ""
+    if of_several and isinstance(data.origin, Path):
+        alone = names_of([data.origin])[0]
     return {source or alone for source in data.sources}
 
 

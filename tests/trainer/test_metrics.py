@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 import sklearn.metrics as sk
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.decision.prediction import probabilities
 from trainer.evaluation.metrics import (
+    _areas,
     compute_metrics,
     per_source,
     share_of,
@@ -96,6 +97,7 @@ def test_an_interval_of_no_width_is_not_given() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 5), st.integers(5, 60))
+@example(145, 2, 5)  # all of one class
 def test_figures_are_those_of_scikit_learn(seed: int, classes: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     by_class = rng.dirichlet(np.ones(classes), n)
@@ -107,7 +109,8 @@ def test_figures_are_those_of_scikit_learn(seed: int, classes: int, n: int) -> N
     assert m["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted))
     recalls = sk.recall_score(labels, predicted, labels=present, average=None, zero_division=0)
     assert m["balanced_accuracy"] == pytest.approx(recalls.mean())
-    kappa = sk.cohen_kappa_score(labels, predicted)
+    alone = int(present[0]) if len(present) == 1 else None
+    kappa = np.nan if alone is not None else sk.cohen_kappa_score(labels, predicted)
     assert m["kappa"] is None if np.isnan(kappa) else m["kappa"] == pytest.approx(kappa)
     assert m["log_loss"] == pytest.approx(sk.log_loss(labels, by_class, labels=range(classes)))
     truth = np.eye(classes)[labels]
@@ -115,12 +118,15 @@ def test_figures_are_those_of_scikit_learn(seed: int, classes: int, n: int) -> N
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
         labels, predicted, labels=range(classes), zero_division=np.nan
     )
+    if alone is not None:  # perfect whatever is answered
+        precision[alone], f1[alone] = np.nan, np.nan
     for c, name in enumerate(names):
         row = m["per_class"][name]
         for key, value in (("precision", precision[c]), ("recall", recall[c])):
             assert row[key] is None if np.isnan(value) else row[key] == pytest.approx(value)
         if (labels == c).any():
-            assert row["f1"] == pytest.approx(np.nan_to_num(f1[c]))
+            wanted = None if c == alone else pytest.approx(np.nan_to_num(f1[c]))
+            assert row["f1"] == wanted
         if 0 < (labels == c).sum() < n:
             assert row["auc"] == pytest.approx(sk.roc_auc_score(labels == c, by_class[:, c]))
             expected = sk.average_precision_score(labels == c, by_class[:, c])
@@ -171,3 +177,15 @@ def test_temperature_is_found(true: float) -> None:
     honest = rng.normal(size=(20_000, 4)) * 2
     drawn = (probabilities(honest).cumsum(axis=1) < rng.random((20_000, 1))).sum(axis=1)
     assert fit_temperature(honest * true, drawn) == pytest.approx(true, rel=0.05)
+
+
+def test_no_area_is_over_one() -> None:
+    """The average precision is a sum of shares: for some numbers of slices it is rounded up."""
+    over = []
+    for positives in range(1, 60):
+        truth = np.arange(2 * positives) < positives
+        score = np.linspace(1, 0, 2 * positives)
+        over.append(sk.average_precision_score(truth, score) > 1)
+        assert _areas(score, truth) == {"auc": 1.0, "average_precision": pytest.approx(1.0)}
+        assert (_areas(score, truth)["average_precision"] or 0) <= 1
+    assert any(over), "else this tests nothing"

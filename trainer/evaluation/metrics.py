@@ -285,9 +285,10 @@ def _areas(score: Floats, positive: npt.NDArray[np.bool_]) -> dict[str, float | 
 
     if positive.all() or not positive.any():
         return {"auc": None, "average_precision": None}
+    precision = float(average_precision_score(positive, score))
     return {
         "auc": float(roc_auc_score(positive, score)),
-        "average_precision": float(average_precision_score(positive, score)),
+        "average_precision": min(precision, 1.0),  # a sum, which may be rounded up
     }
 
 

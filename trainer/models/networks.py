@@ -129,7 +129,7 @@ def _log_mean_exp(maps: Any) -> Any:
     from keras import layers, ops
 
     _, rows, columns, classes = maps.shape
-    cells = layers.Reshape((rows * columns, classes))(maps)
+    cells = layers.Reshape((rows * columns, classes), name="cells")(maps)
     summed = ops.logsumexp(cells, axis=1)
     return layers.Rescaling(1.0, -math.log(rows * columns), name="logits")(summed)
 
