@@ -92,7 +92,7 @@ def as_input(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def _edge(x: Any, classes: int) -> Any:
-    """Eight blocks of EfficientNet-Lite0: 28 M multiply-accumulates at 96×96.
+    """Eight blocks of EfficientNet-Lite0: 27 M multiply-accumulates at 96×96.
 
     Batch normalisation is folded into the convolutions, so there is none to train or to convert.
     It ends in one map per class (Zhou et al., Learning Deep Features for Discriminative
