@@ -157,7 +157,7 @@ def about_data(run: Run) -> str:
     return " ".join([*sentences, f"{count}."])
 
 
-def by_source(run: Run, predictions: Predictions) -> str:
+def by_source(run: Run) -> str:
     """The rows of the table of sources: what is known of each, and the figures of its slices; one
     that is not on the test side has none."""
     tested = run.metrics()["per_source"] or {}
@@ -255,7 +255,7 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
         if study else "",
         by_class="\n".join(_class_row(n, f) for n, f in metrics["per_class"].items()),
         data=about_data(run),
-        by_source=by_source(run, predictions),
+        by_source=by_source(run),
         limits=limits(run, predictions),
         coverage=_share(metrics["selective"]["coverage"]),
         error=_share(metrics["selective"]["error"]),

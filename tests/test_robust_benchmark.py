@@ -205,7 +205,7 @@ def test_a_card_says_what_the_run_learned_from(made: Made) -> None:
     assert "Data: Far; Drawn slices. Licences: CC BY-SA 3.0; CC0." in said
     assert "80 slices in " in said
     assert "groups; beside them 12 of which only `tumor` is known" in said
-    rows = card.by_source(run, robust.predictions_of(run)).splitlines()
+    rows = card.by_source(run).splitlines()
     assert [row.split(" | ")[0] for row in rows] == ["| br35h", "| cheng", "| far", "| other"]
     assert rows[0].endswith("| – | none |"), "learned from, not tested on"
     assert rows[2].endswith("| 24 |")
