@@ -24,6 +24,8 @@ from tests.documents import (
     README,
     RESULTS,
     ROOT,
+    SERVICES,
+    STUDIES,
     blocks,
     commands,
     data_commands,
@@ -133,8 +135,10 @@ def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Comma
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_option_is_documented(script: str) -> None:
-    training, devices, _ = (path.read_text("utf-8") for path in GUIDES)
-    guide = devices if script in {"btc-edge", "btc-plot"} else training
+    training, devices, _, studies, services = (
+        path.read_text("utf-8") for path in (*GUIDES, STUDIES, SERVICES)
+    )
+    guide = devices + studies + services if script in {"btc-edge", "btc-plot"} else training
     if script == "btc-data":
         guide = DATA_GUIDE.read_text("utf-8") + training
     for name, command in leaves(script, loaded(script)):
@@ -150,7 +154,10 @@ def test_every_option_is_documented(script: str) -> None:
         assert missing == set(), name
 
 
-@pytest.mark.parametrize("guide", [*GUIDES, DATA_GUIDE], ids=names((*GUIDES, DATA_GUIDE)))
+ALL = (*GUIDES, STUDIES, SERVICES, DATA_GUIDE)
+
+
+@pytest.mark.parametrize("guide", ALL, ids=names(ALL))
 def test_options_in_commands_exist(guide: Path) -> None:
     known = {
         name: {

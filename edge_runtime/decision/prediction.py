@@ -50,6 +50,8 @@ class Prediction:
         plane, sequence: what the slice looks like, such as axial and T1, see `View`; None where
             the model does not tell, is not sure or finds the slice out-of-distribution. Of a study
             what most of its slices look like.
+        study: what the answer for a study rests on, as its JSON tells it, see docs/shapes.md; None
+            for a slice.
     """
 
     input: str
@@ -67,6 +69,7 @@ class Prediction:
     slices: tuple[Prediction, ...] | None = None
     plane: str | None = None
     sequence: str | None = None
+    study: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The answer as `btc-edge classify --format json` gives it."""
@@ -86,6 +89,8 @@ class Prediction:
             "plane": self.plane,
             "sequence": self.sequence,
         }
+        if self.study is not None:
+            shape["study"] = dict(self.study)
         if self.slices is not None:
             shape["slices"] = [answer.to_json() for answer in self.slices]
         return shape
