@@ -337,6 +337,11 @@ def _read(job: Job, callbacks: Callbacks) -> TrainingData:
             callbacks.tell(words)
     for words in partial_classes(data):
         callbacks.tell(words)
+    if data.doubts:
+        callbacks.tell(
+            f"{int(data.doubtful.sum()):,} slices whose label a table doubts: none is learned "
+            "from; those of the test side are tested, and the figures without them stand beside"
+        )
     if not data.tumour_free and _pastes(job):
         callbacks.tell(
             "no class is known to be without tumours, so none is pasted or covered; say which is "
@@ -425,6 +430,7 @@ def _keep_facts(
         "passed_over": sum(len(each.paths) for each in data.passed_over),
         "tumour_free": list(data.tumour_free),
         "left_out": split.left_out,
+        "doubtful": int(data.doubtful.sum()),
         **{key: job.about.get(key) for key in ABOUT},
     }
     run.save_settings()
