@@ -1,1 +1,2 @@
-"""The weights that btc-edge's network `edge` starts from: `weights.npz`, see the README."""
+"""The weights that btc-edge's networks start from (`edge`: `weights.npz`, `lite0`: `lite0.npz`), see
+the README."""
