@@ -2,8 +2,8 @@
 
 Kept are the stem and the blocks of each network; the three colours of the stem are summed into one
 gray; the normalisation of the input and every batch normalisation are folded into the convolutions.
-Where a block of `edge` is narrower inside than the published one, the channels that carry least are left
-out.
+Where a block of `edge` is narrower inside than the published one, the channels that carry least are
+left out.
 
     python pretrained/make_weights.py efficientnet-lite0-57934424.pth
 

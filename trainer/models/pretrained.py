@@ -32,8 +32,8 @@ def _weights_file(network: str) -> Iterator[Path]:
     if find_spec(PACKAGE) is None:
         raise UsageError(
             f"the network {network} starts from weights that are not installed: pip install "
-            "./pretrained from a checkout of btc-edge (btc-edge-pretrained, once it is published), or train "
-            "with --network classic, which needs none"
+            "./pretrained from a checkout of btc-edge (btc-edge-pretrained, once it is published), "
+            "or train with --network classic, which needs none"
         )
     with resources.as_file(resources.files(PACKAGE) / FILES[network]) as path:
         yield path
