@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_runtime.errors import DataError
 from edge_runtime.imaging.preprocess import Preprocess
 from tests.trainer.test_dataset import fake_dataset
 from tests.trainer.test_join import draw_slice, png, read, row, run, write_set
@@ -95,3 +96,33 @@ def test_a_joined_set_keeps_them(tmp_path: Path, doubt: str) -> None:
     about = json.loads((tmp_path / "out" / "croissant.json").read_text("utf-8"))
     fields = {field["@id"] for record in about["recordSet"] for field in record["field"]}
     assert any(name.endswith("/doubt") for name in fields) == bool(doubt)
+
+
+def test_the_list_fits_the_real_table(tmp_path: Path) -> None:
+    from benchmarks.doubts import DOUBTFUL, with_doubts
+    from trainer.data.tables import read_table
+
+    groups = Path(__file__).resolve().parents[3] / "shared" / "data" / "groups.csv"
+    if not groups.is_file():
+        pytest.skip("needs ../shared/data/groups.csv")
+    out = tmp_path / "groups.csv"
+    out.write_text(with_doubts(groups), "utf-8")
+    before, after = read_table(groups, ("path",)), read_table(out, ("path", "doubt"))
+    assert [{**cells, "doubt": ""} for cells in before] == [
+        {**cells, "doubt": ""} for cells in after
+    ]
+    doubted = {cells["path"]: cells for cells in after if cells["doubt"]}
+    assert len(doubted) == len(read_table(DOUBTFUL, ("path",)))
+    assert {cells["label"] for cells in doubted.values()} == {"notumor"}
+
+
+def test_the_list_is_not_put_on_other_data(tmp_path: Path) -> None:
+    from benchmarks.doubts import with_doubts
+
+    groups, doubtful = tmp_path / "groups.csv", tmp_path / "doubtful.csv"
+    groups.write_text("path,group,doubt\nz/a/0.png,g0,former\nz/a/1.png,g1,\n")
+    doubtful.write_text("path,doubt\na/1.png,odd\n")
+    assert with_doubts(groups, doubtful) == "path,group,doubt\nz/a/0.png,g0,\nz/a/1.png,g1,odd\n"
+    doubtful.write_text("path,doubt\na/1.png,odd\nb/2.png,odd\n")
+    with pytest.raises(DataError, match=r"groups.csv: no row for 1 images, such as b/2.png"):
+        with_doubts(groups, doubtful)
