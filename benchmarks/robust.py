@@ -83,7 +83,8 @@ def of_sources(predictions: Predictions, sources: Sequence[str]) -> Predictions:
 
 
 def four_classes(predictions: Predictions) -> dict[str, Rate | None]:
-    """Accuracy per slice and per study, beside it the balanced one."""
+    """Accuracy per slice and per study, beside it the balanced one; and per slice without those of
+    doubted label, where there are any."""
     groups = predictions.texts("group")
     studies = study_probabilities(
         predictions.probabilities, predictions.labels, predictions.texts("patient"), groups
@@ -94,9 +95,14 @@ def four_classes(predictions: Predictions) -> dict[str, Rate | None]:
         made = compute_metrics(p, y, names, g, protocol=predictions.protocol, split="test")
         return accuracy_of(made)
 
+    certain = predictions.take(predictions.numbers("doubtful") == 0, predictions.protocol)
+    some = 0 < len(certain.table) < len(predictions.table)
     return {
         "slices": rate(predictions.probabilities, predictions.labels, groups),
         "studies": None if studies is None else rate(*studies),
+        "certain": rate(certain.probabilities, certain.labels, certain.texts("group"))
+        if some
+        else None,
     }
 
 
@@ -357,6 +363,7 @@ def _overall(result: dict[str, Any]) -> list[str]:
     rows: list[tuple[str, Rate | None]] = [
         (f"{result['folds']} folds of groups, 4 classes, per slice", grouped["slices"]),
         ("the same, per study", grouped["studies"]),
+        ("per slice, without slices of doubted label", grouped.get("certain")),
         (f"tumour type on the tumours of `{TYPED_SOURCE}`, balanced, per slice", types["slices"]),
         ("the same, per study", types["studies"]),
         ("untyped tumours of unseen groups predicted notumor", partial.get("outside")),

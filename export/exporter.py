@@ -257,7 +257,7 @@ class Exporter:
 
 def _reported_metrics(metrics: dict[str, Any], measured_on: str) -> list[dict[str, Any]]:
     """The run's metrics as `model.json` holds them; all of the trained model before export."""
-    parts = ("without_near_duplicates", "without_shared_groups", "per_study")
+    parts = ("without_near_duplicates", "without_shared_groups", "without_doubtful", "per_study")
     sides = [metrics, *(metrics[part] for part in parts if metrics.get(part))]
     return [
         {

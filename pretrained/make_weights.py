@@ -1,9 +1,9 @@
-"""Makes `btc_edge_pretrained/weights.npz` from the published file of EfficientNet-Lite0.
+"""Makes the files of `btc_edge_pretrained` from the published file of EfficientNet-Lite0.
 
-Kept are the stem and the first blocks; the three colours of the stem are summed into one gray; the
-normalisation of the input and every batch normalisation are folded into the convolutions. Where a
-block of `edge` is narrower inside than the published one, the channels that carry least are left
-out.
+Kept are the stem and the blocks of each network; the three colours of the stem are summed into one
+gray; the normalisation of the input and every batch normalisation are folded into the convolutions.
+Where a block of `edge` is narrower inside than the published one, the channels that carry least are
+left out.
 
     python pretrained/make_weights.py efficientnet-lite0-57934424.pth
 
@@ -23,33 +23,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.models.networks import BLOCKS, pretrained_shapes
+from trainer.models.networks import NETWORKS, pretrained_shapes
+from trainer.models.pretrained import FILES
 
-FILE = Path(__file__).parent / "btc_edge_pretrained" / "weights.npz"
+FOLDER = Path(__file__).parent / "btc_edge_pretrained"
 EPSILON = 1e-3  # of the batch normalisations
 CENTRE, SCALE = 127.0, 128.0  # (pixel - CENTRE) / SCALE is what the network was trained on
 Array = npt.NDArray[np.float32]
 
 
-def fold(state: Mapping[str, Array], blocks: int) -> dict[str, npt.NDArray[np.float16]]:
-    """The arrays of `weights.npz` from the state of the published network.
+def fold(state: Mapping[str, Array], network: str) -> dict[str, npt.NDArray[np.float16]]:
+    """The arrays of a network's file from the state of the published one.
 
     Args:
         state: its tensors by name.
-        blocks: how many blocks to keep.
+        network: one of FILES.
     """
+    shapes = pretrained_shapes(network)
     kernel, bias = _folded(state, "_conv_stem", "_bn0")
     kernel = kernel.sum(axis=1, keepdims=True)
     layers = {"stem": (kernel * (255 / SCALE), bias - kernel.sum(axis=(1, 2, 3)) * CENTRE / SCALE)}
-    for number in range(blocks):
+    for number in range(len(NETWORKS[network].blocks)):
         place = f"_blocks.{number}"
         parts = ["expand", "depthwise", "project"] if number else ["depthwise", "project"]
         for norm, part in enumerate(parts):
             folded = _folded(state, f"{place}._{part}_conv", f"{place}._bn{norm + (number == 0)}")
             layers[f"block{number}_{part}"] = folded
         if number:
-            wide = pretrained_shapes()[f"block{number}_depthwise"][1]
-            _narrow(layers, f"block{number}", wide)
+            _narrow(layers, f"block{number}", shapes[f"block{number}_depthwise"][1])
     arrays: dict[str, npt.NDArray[np.float16]] = {}
     for name, (kernel, bias) in layers.items():
         # From (out, in, rows, columns) to Keras' (rows, columns, in, out); depthwise: in, 1.
@@ -123,9 +124,11 @@ class _Reader(pickle.Unpickler):
 
 
 def main(checkpoint: Path) -> None:
-    """Write FILE from the published weights."""
-    kept: dict[str, Any] = dict(fold(read_state(checkpoint), len(BLOCKS)))
-    np.savez_compressed(FILE, **kept)
+    """Write the files of all networks from the published weights."""
+    state = read_state(checkpoint)
+    for network, name in FILES.items():
+        kept: dict[str, Any] = dict(fold(state, network))
+        np.savez_compressed(FOLDER / name, **kept)
 
 
 if __name__ == "__main__":

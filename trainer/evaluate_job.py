@@ -251,6 +251,7 @@ def _settings(
             "test": len(side),
             "test_with_near_duplicate": _count_known(near_duplicates),
             "left_out": 0,
+            "doubtful": int(data.doubtful.sum()),
             "classes": {
                 name: {"training": None, "validation": None, "test": n}
                 for name, n in zip(side.class_names, counts, strict=True)

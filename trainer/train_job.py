@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -137,12 +137,25 @@ def check_start(job: Job) -> None:
         raise UsageError(f"{job.out} is not empty; name another --out, or --resume it")
     if job.folds and job.protocol != "grouped":
         raise UsageError("--folds is a cross-validation over groups: add --protocol grouped")
-    if _starts_pretrained(job.settings):
-        read_pretrained(pretrained_shapes())
+    _check_pretrained(job.settings)
 
 
-def _starts_pretrained(settings: TrainSettings | ClassicalSettings) -> bool:
+def _starts_pretrained(settings: TrainSettings | ClassicalSettings) -> TypeGuard[TrainSettings]:
     return isinstance(settings, TrainSettings) and settings.pretrained
+
+
+def _check_pretrained(settings: TrainSettings | ClassicalSettings) -> None:
+    """Refuse a start whose weights are not there.
+
+    Raises:
+        UsageError, DataError: see `read_pretrained`.
+    """
+    if _starts_pretrained(settings):
+        read_pretrained(settings.network, pretrained_shapes(settings.network))
+
+
+def _pretrained_sha256(settings: TrainSettings | ClassicalSettings) -> str | None:
+    return pretrained_sha256(settings.network) if _starts_pretrained(settings) else None
 
 
 def start_run(job: Job) -> Run:
@@ -176,7 +189,7 @@ def _new_run(job: Job, folder: Path) -> Run:
             "protocol": job.protocol,
             "preprocess": job.preprocess.to_json(),
             "training": asdict(settings),
-            "pretrained_sha256": pretrained_sha256() if _starts_pretrained(settings) else None,
+            "pretrained_sha256": _pretrained_sha256(settings),
             "seed": settings.seed,
             "targets": job.targets.to_json(),
             "tumour_free": None if job.tumour_free is None else list(job.tumour_free),
@@ -240,8 +253,8 @@ def resume_job(job: Job) -> tuple[Run, Job]:
         about=job.about if about is None else about,
     )
     to_begin = not all(_begun(folder) for folder in run.model_folders)
-    if to_begin and _starts_pretrained(started.settings):
-        read_pretrained(pretrained_shapes())
+    if to_begin:
+        _check_pretrained(started.settings)
     return run, started
 
 
@@ -337,6 +350,11 @@ def _read(job: Job, callbacks: Callbacks) -> TrainingData:
             callbacks.tell(words)
     for words in partial_classes(data):
         callbacks.tell(words)
+    if data.doubts:
+        callbacks.tell(
+            f"{int(data.doubtful.sum()):,} slices whose label a table doubts: none is learned "
+            "from; those of the test side are tested, and the figures without them stand beside"
+        )
     if not data.tumour_free and _pastes(job):
         callbacks.tell(
             "no class is known to be without tumours, so none is pasted or covered; say which is "
@@ -425,6 +443,7 @@ def _keep_facts(
         "passed_over": sum(len(each.paths) for each in data.passed_over),
         "tumour_free": list(data.tumour_free),
         "left_out": split.left_out,
+        "doubtful": int(data.doubtful.sum()),
         **{key: job.about.get(key) for key in ABOUT},
     }
     run.save_settings()

@@ -1,1 +1,2 @@
-"""The weights that btc-edge's network `edge` starts from: `weights.npz`, see the README."""
+"""The weights that btc-edge's networks start from (`weights.npz` is of `edge`, `lite0.npz` of
+`lite0`), see the README."""

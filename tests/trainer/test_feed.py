@@ -301,25 +301,33 @@ def test_recipes_are_named_in_the_command() -> None:
     assert option.default in RECIPES
 
 
-def test_start_weights_are_those_that_the_network_takes() -> None:
-    from pretrained.make_weights import fold
+@pytest.mark.parametrize("name", ["edge", "lite0"])
+def test_start_weights_are_those_that_the_network_takes(name: str) -> None:
     from trainer.models.networks import build_network, pretrained_shapes
     from trainer.models.pretrained import read_pretrained
 
-    start = read_pretrained(pretrained_shapes())
-    network = build_network("edge", 64, 4)
+    start = read_pretrained(name, pretrained_shapes(name))
+    network = build_network(name, 64, 4)
     named = {layer.name for layer in network.layers if layer.weights}
     assert set(start) == named - {"class_maps"}
-    for name, (kernel, _) in start.items():
-        np.testing.assert_array_equal(network.get_layer(name).get_weights()[0], kernel)
-    # A batch normalisation folded into a convolution gives what both give one after the other.
+    for layer, (kernel, _) in start.items():
+        np.testing.assert_array_equal(network.get_layer(layer).get_weights()[0], kernel)
+
+
+def test_a_normalisation_folded_into_a_convolution_gives_what_both_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pretrained.make_weights import fold
+    from trainer.models.networks import NETWORKS
+
+    monkeypatch.setitem(NETWORKS, "edge", NETWORKS["edge"]._replace(blocks=()))
     rng = np.random.default_rng(0)
     state = {
         "_conv_stem.weight": rng.normal(size=(2, 3, 3, 3)),
         "_bn0.weight": rng.uniform(0.5, 2, 2), "_bn0.bias": rng.normal(size=2),
         "_bn0.running_mean": rng.normal(size=2), "_bn0.running_var": rng.uniform(0.5, 2, 2),
     }  # fmt: skip
-    arrays = fold(state, 0)
+    arrays = fold(state, "edge")
     patch = rng.integers(0, 256, (3, 3)).astype(np.float64)
     scaled = (patch - 127) / 128
     plain = (state["_conv_stem.weight"] * scaled).sum(axis=(1, 2, 3))

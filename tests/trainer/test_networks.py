@@ -1,4 +1,4 @@
-"""The network `edge`: its pooling, and the weights that it starts from."""
+"""The networks of blocks: their pooling, and the weights that they start from."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edge_runtime.model.pooling import log_mean_exp
 from pretrained.make_weights import _narrow
 from trainer.models.networks import _log_mean_exp, pretrained_shapes
+from trainer.models.pretrained import FILES
 
 ROWS, COLUMNS, CLASSES = 3, 4, 4
 Layers = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -100,11 +101,12 @@ def test_channels_that_carry_nothing_are_not_missed(seed: int, empty: set[int]) 
     np.testing.assert_allclose(output_of(layers, pixels), before)
 
 
-def test_the_weights_are_of_the_shapes_of_the_network() -> None:
+@pytest.mark.parametrize("network", FILES)
+def test_the_weights_are_of_the_shapes_of_the_network(network: str) -> None:
     expected = {}
-    for name, (kernel, bias) in pretrained_shapes().items():
+    for name, (kernel, bias) in pretrained_shapes(network).items():
         expected |= {f"{name}.kernel": kernel, f"{name}.bias": (bias,)}
-    path = Path(__file__).parents[2] / "pretrained/btc_edge_pretrained/weights.npz"
+    path = Path(__file__).parents[2] / "pretrained/btc_edge_pretrained" / FILES[network]
     with np.load(path, allow_pickle=False) as stored:
         assert {name: stored[name].shape for name in stored.files} == expected
         for name in stored.files:

@@ -225,7 +225,8 @@ def _network(options: dict[str, Any]) -> TrainSettings:
         network=options["network"],
         epochs=options["epochs"] or recipe.epochs,
         batch_size=options["batch_size"],
-        learning_rate=options["learning_rate"] or recipe.learning_rate,
+        learning_rate=options["learning_rate"]
+        or recipe.learning_rate * NETWORKS[options["network"]].rate,
         patience=options["patience"],
         seed=options["seed"],
         recipe=recipe,

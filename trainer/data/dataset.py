@@ -61,6 +61,9 @@ class Dataset:
         patients: the patient of a slice; empty where nobody knows.
         planes, sequences: how a slice was taken, see `views`; empty where nobody knows. No network
             learns from them, so they are in no digest: a training that goes on may know more.
+        doubts: why a table doubts the label of a slice; empty where it does not, none where it
+            doubts none. No model learns from such a slice and nothing is chosen on it; it is
+            tested all the same, and the figures without such slices stand beside those with them.
         problems: (path, reason) of files that could not be read.
         passed_over: files that are no pictures to learn from.
         sha256: digest over paths, labels and file contents.
@@ -110,6 +113,7 @@ class Dataset:
     each_sha256: tuple[str, ...] = ()
     own_groups: tuple[str, ...] = ()
     own_sources: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -118,6 +122,11 @@ class Dataset:
     def of_several(self) -> bool:
         """Whether the slices are of several collections."""
         return isinstance(self.origin, tuple)
+
+    @property
+    def doubtful(self) -> npt.NDArray[np.bool_]:
+        """Whether the label of each of the N slices is doubted."""
+        return np.array([bool(why) for why in self.doubts or [""] * len(self)], dtype=bool)
 
     def where(self, split: str) -> npt.NDArray[np.int64]:
         """Indices of the slices of a split."""
@@ -149,6 +158,7 @@ class Dataset:
             owners=pick(self.owners) if self.owners else (),
             own_groups=pick(self.own_groups) if self.own_groups else (),
             own_sources=pick(self.own_sources) if self.own_sources else (),
+            doubts=pick(self.doubts) if self.doubts else (),
         )
 
 
@@ -175,8 +185,8 @@ def read_dataset(
         origin: the zip or folder, or the collections, of which the paths then begin with the names.
         class_names: the classes and their order; default: those found, sorted.
         least_classes: how many there must be.
-        groups_csv: table with the columns path and group, optionally label, source, patient, in
-            place of the collections' own.
+        groups_csv: table with the columns path and group, optionally label, source, patient and
+            doubt (why the label of a slice is doubted), in place of the collections' own.
         boxes_csv: table of tumours' boxes, see `read_boxes`, likewise.
         tumour_free: the classes without a tumour; default: the class `notumor`, where there is
             one, which counts among several collections in any case. Nothing else tells: a class
@@ -246,15 +256,16 @@ def _with_groups(
         pixels: a digest of each slice's pixels.
         table: the rows of all slices.
     """
-    given, sources, patients = (
-        column(table, data.paths, c) for c in ("group", "source", "patient")
+    given, sources, patients, doubts = (
+        column(table, data.paths, c) for c in ("group", "source", "patient", "doubt")
     )
     if are_several(collections):
         data = _with_own_groups(data, pixels, collections, None if groups_csv is None else table)
         table = one_group_a_person(table)
     tables = dict(data.tables)
     if says_groups(collections, groups_csv):
-        tables["groups"] = _digest(zip(data.paths, given, sources, patients, strict=True))
+        said = (data.paths, given, sources, patients, *([doubts] if any(doubts) else []))
+        tables["groups"] = _digest(zip(*said, strict=True))
     own = column(table, data.paths, "group")
     ties, odd = ties_of(data.owners, own, tables_of(collections, data.paths, groups_csv))
     return replace(
@@ -264,6 +275,7 @@ def _with_groups(
         sources=sources,
         patients=patients,
         grouped=any(given),
+        doubts=doubts if any(doubts) else (),
         tables=tables,
         warnings=(*data.warnings, *odd),
     )

@@ -34,6 +34,7 @@ class Split:
         protocol: `official` (the data's own Testing folder), `grouped` (one fold of the groups),
             `source:NAME` (all slices of a source), or `none` (no test side).
         left_out: slices on no side, since they share a group with the test side.
+        doubtful: slices on no side, since their label is doubted: only a test side has such.
         part: which of `parts` parts of the groups is tested, counted from 0; what is divided
             beside the slices (see `partial_labels`) follows it.
     """
@@ -45,6 +46,7 @@ class Split:
     left_out: int = 0
     part: int = 0
     parts: int = FOLDS
+    doubtful: int = 0
 
     @property
     def train_and_validation(self) -> Indices:
@@ -55,6 +57,7 @@ class Split:
 def split_dataset(data: Dataset, protocol: str, seed: int) -> Split:
     """Split into training, validation and test sides.
 
+    Slices of doubted label are divided with the others and then kept on the test side only.
     Validation is about a seventh of what is not tested, by groups, stratified by class and source
     (scikit-learn's StratifiedGroupKFold), of each collection by itself. `official` tests on the
     Testing folder, whatever it shares with Training; `grouped` ignores the folders and holds out a
@@ -120,6 +123,8 @@ def _with_validation(
     # Only `grouped` divides what it tests; what others test stays, whatever shares a group with it.
     chosen = np.union1d(rest, test) if protocol == "grouped" else rest
     side[chosen] = side[leaders(data, chosen)]
+    doubted = data.doubtful & np.isin(side, ("training", "validation"))
+    side[doubted] = ""
     train, validation, test = (
         np.flatnonzero(side == name) for name in ("training", "validation", "test")
     )
@@ -130,7 +135,8 @@ def _with_validation(
         if missing:
             names = [data.class_names[i] for i in sorted(missing)]
             raise DataError(f"no image of {', '.join(names)} on the {name} side: too few groups")
-    return Split(protocol, train, validation, test, left_out)
+    doubtful = int(doubted.sum())
+    return Split(protocol, train, validation, test, left_out, doubtful=doubtful)
 
 
 class _Pool(NamedTuple):

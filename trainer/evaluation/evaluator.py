@@ -61,6 +61,8 @@ class Evaluator:
             extras |= {"pointing_hit": hits, "box_share": pointing_chances(side.boxes)}
         if any(side.planes) or any(side.sequences):
             extras |= {"plane": side.planes, "sequence": side.sequences}
+        if side.doubts:
+            extras["doubtful"] = side.doubtful.astype(int)
         if self.decision_rule.view is not None:
             seen = self.decision_rule.seen(outputs)
             extras |= {f"seen_{name}": [getattr(each, name) or "" for each in seen]

@@ -32,7 +32,7 @@ DIGITS = 6  # of probabilities; the figures are computed from the rounded ones
 COLUMNS = ("path", "group", "source", "patient", "label", "predicted", "confidence")
 # What may be unknown: empty cells then.
 EXTRAS = ("status", "near_duplicate", "seen_group", *BASELINES, "pointing_hit", "box_share",
-          "plane", "sequence", "seen_plane", "seen_sequence")  # fmt: skip
+          "plane", "sequence", "seen_plane", "seen_sequence", "doubtful")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Predictions:
             known. `near_duplicate`: looks like a slice learned from; `seen_group`: shares a group
             with one; `status`: what the device would answer; the baselines' answers;
             `pointing_hit` and `box_share`: the pointing game; `plane` and `sequence`: what tables
-            or cards say, and as `seen_…` what the model sees.
+            or cards say, and as `seen_…` what the model sees; `doubtful`: a table doubts the label.
         class_names: in the order of the network's outputs.
         protocol, split: what was measured on.
     """
@@ -164,6 +164,7 @@ def metrics_of(predictions: Predictions) -> dict[str, Any]:
     for name, column, words in (
         ("without_near_duplicates", "near_duplicate", "without near-duplicates of training slices"),
         ("without_shared_groups", "seen_group", "only groups not in training"),
+        ("without_doubtful", "doubtful", "without slices of doubted label"),
     ):
         fresh = predictions.numbers(column) == 0
         some = fresh.any() and not fresh.all()

@@ -1,9 +1,10 @@
-"""The networks. Both take pixel values 0-255 and end in a softmax; export cuts before it."""
+"""The networks. All take pixel values 0-255 and end in a softmax; export cuts before it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,20 +22,23 @@ class Block(NamedTuple):
     filters: int
 
 
-# The first blocks of EfficientNet-Lite0 (see `pretrained`), as many as fit 300 KB: the last two are
-# five times as wide inside where the original is six times.
 STEM = 32
 FROZEN = ("stem", "block0_", "block1_")  # edges and spots look alike everywhere, and cost most
-BLOCKS = (
+# EfficientNet-Lite0 (Liu, Higher accuracy on vision models with EfficientNet-Lite, 2020), without
+# its head.
+LITE0 = (
     Block(1, 3, 1, 16),
     Block(6, 3, 2, 24),
     Block(6, 3, 1, 24),
     Block(6, 5, 2, 40),
     Block(6, 5, 1, 40),
-    Block(6, 3, 2, 80),
-    Block(5, 3, 1, 80),
-    Block(5, 3, 1, 80),
+    *(Block(6, 3, 2, 80), *[Block(6, 3, 1, 80)] * 2),
+    *[Block(6, 5, 1, 112)] * 3,
+    *(Block(6, 5, 2, 192), *[Block(6, 5, 1, 192)] * 3),
+    Block(6, 3, 1, 320),
 )
+# As many of them as fit 300 KB: the last two are five times as wide inside, not six.
+EDGE = (*LITE0[:6], Block(5, 3, 1, 80), Block(5, 3, 1, 80))
 
 
 def build_network(name: str, size: int, classes: int, pretrained: bool = True) -> keras.Model:
@@ -44,8 +48,8 @@ def build_network(name: str, size: int, classes: int, pretrained: bool = True) -
         name: one of NETWORKS.
         size: side of the input in pixels.
         classes: number of classes.
-        pretrained: begin `edge` with the weights of `read_pretrained`, not with random ones; its
-            first layers then keep them.
+        pretrained: begin a network of `blocks` with the weights of `read_pretrained`, not with
+            random ones; its first layers then keep them.
 
     Returns:
         A functional model from (batch, size, size, 1) pixel values to (batch, classes)
@@ -64,19 +68,19 @@ def build_network(name: str, size: int, classes: int, pretrained: bool = True) -
     logits = NETWORKS[name].build(scaled, classes)
     outputs = keras.layers.Softmax(name="softmax")(logits)
     model = keras.Model(inputs, outputs, name=name)
-    if name == "edge" and pretrained:
-        for layer, weights in read_pretrained(pretrained_shapes()).items():
+    if pretrained and NETWORKS[name].blocks:
+        for layer, weights in read_pretrained(name, pretrained_shapes(name)).items():
             model.get_layer(layer).set_weights(weights)
             model.get_layer(layer).trainable = not layer.startswith(FROZEN)
     return model
 
 
-def pretrained_shapes() -> dict[str, tuple[tuple[int, int, int, int], int]]:
-    """The layers of `edge` but the last: by name the kernel's shape (height, width, channels in,
-    channels out; of a depthwise layer 1) and the bias's length."""
+def pretrained_shapes(name: str) -> dict[str, tuple[tuple[int, int, int, int], int]]:
+    """The layers of a network of `blocks` but the last: by name the kernel's shape (height, width,
+    channels in, channels out; of a depthwise layer 1) and the bias's length."""
     shapes = {"stem": ((3, 3, 1, STEM), STEM)}
     width = STEM
-    for number, block in enumerate(BLOCKS):
+    for number, block in enumerate(NETWORKS[name].blocks):
         wide, side = width * block.expand, block.kernel
         if block.expand > 1:
             shapes[f"block{number}_expand"] = (1, 1, width, wide), wide
@@ -91,8 +95,8 @@ def as_input(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return images[..., None].astype("float32")
 
 
-def _edge(x: Any, classes: int) -> Any:
-    """Eight blocks of EfficientNet-Lite0: 27 M multiply-accumulates at 96×96.
+def _of_blocks(blocks: Sequence[Block], x: Any, classes: int) -> Any:
+    """The stem, inverted residual blocks, and class maps.
 
     Batch normalisation is folded into the convolutions, so there is none to train or to convert.
     It ends in one map per class (Zhou et al., Learning Deep Features for Discriminative
@@ -105,7 +109,7 @@ def _edge(x: Any, classes: int) -> Any:
     x = layers.Conv2D(STEM, 3, 2, padding="same", name="stem")(x)
     x = layers.ReLU(6.0)(x)
     width = STEM
-    for number, block in enumerate(BLOCKS):
+    for number, block in enumerate(blocks):
         y = x
         if block.expand > 1:
             y = layers.Conv2D(width * block.expand, 1, name=f"block{number}_expand")(y)
@@ -154,14 +158,24 @@ class Network(NamedTuple):
         about: what it is, in the words of `btc-train --help`.
         build: (scaled pixels, classes) -> the layer `logits`.
         size: side of the input that it was made for, in pixels.
+        blocks: what it is made of, where pretrained weights are there for it.
+        rate: the share of a recipe's learning rate that suits it.
     """
 
     about: str
     build: Callable[[Any, int], Any]
     size: int
+    blocks: tuple[Block, ...] = ()
+    rate: float = 1.0
 
 
 NETWORKS = {
-    "edge": Network("small and quick, and tells where it looks", _edge, 96),
+    "edge": Network(
+        "small and quick, and tells where it looks", partial(_of_blocks, EDGE), 96, EDGE
+    ),
+    "lite0": Network(
+        "twelve times as large, five times the work, and better",
+        partial(_of_blocks, LITE0), 128, LITE0, rate=0.5,
+    ),
     "classic": Network("convolutions and dense layers", _classic, 128),
-}
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""The weights that the network `edge` starts from, which are a distribution of their own."""
+"""The weights that networks start from, which are a distribution of their own."""
 
 from __future__ import annotations
 
@@ -19,31 +19,34 @@ PACKAGE = "btc_edge_pretrained"
 WRONG = "the weights of btc-edge-pretrained are damaged or of another version: install it anew"
 
 
+FILES = {"edge": "weights.npz", "lite0": "lite0.npz"}  # of each network
+
+
 @contextmanager
-def _weights_file() -> Iterator[Path]:
-    """The file of the weights.
+def _weights_file(network: str) -> Iterator[Path]:
+    """The file of a network's weights.
 
     Raises:
         UsageError: they are not installed.
     """
     if find_spec(PACKAGE) is None:
         raise UsageError(
-            "the network edge starts from weights that are not installed: pip install ./pretrained "
-            "from a checkout of btc-edge (btc-edge-pretrained, once it is published), or train "
-            "with --network classic, which needs none"
+            f"the network {network} starts from weights that are not installed: pip install "
+            "./pretrained from a checkout of btc-edge (btc-edge-pretrained, once it is published), "
+            "or train with --network classic, which needs none"
         )
-    with resources.as_file(resources.files(PACKAGE) / "weights.npz") as path:
+    with resources.as_file(resources.files(PACKAGE) / FILES[network]) as path:
         yield path
 
 
-def pretrained_sha256() -> str:
-    """The digest of the weights' file, hexadecimal.
+def pretrained_sha256(network: str) -> str:
+    """The digest of the file of a network's weights, hexadecimal.
 
     Raises:
         UsageError: the weights are not installed.
         DataError: they are damaged.
     """
-    with _weights_file() as path:
+    with _weights_file(network) as path:
         try:
             return hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError:
@@ -51,18 +54,20 @@ def pretrained_sha256() -> str:
 
 
 def read_pretrained(
+    network: str,
     shapes: Mapping[str, tuple[tuple[int, ...], int]],
 ) -> dict[str, list[npt.NDArray[np.float32]]]:
     """Kernel and bias of each layer, by the layer's name.
 
     Args:
+        network: one of FILES.
         shapes: by layer the kernel's shape and the bias's length. The file must hold exactly these.
 
     Raises:
         UsageError: the weights are not installed.
         DataError: they are damaged or of another version.
     """
-    with _weights_file() as path, opened_npz(path, WRONG) as stored:
+    with _weights_file(network) as path, opened_npz(path, WRONG) as stored:
         weights = {
             name: [stored[f"{name}.{part}"].astype(np.float32) for part in ("kernel", "bias")]
             for name in shapes

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError
 from trainer.models.checkpoint import Checkpoint, State
-from trainer.models.networks import as_input, build_network
+from trainer.models.networks import NETWORKS, as_input, build_network
 from trainer.models.recipes import Recipe
 from trainer.models.sampler import Example, Feed, Samples, sampling_weights
 
@@ -51,7 +51,7 @@ class TrainSettings:
     @property
     def pretrained(self) -> bool:
         """Whether the training starts from the pretrained weights."""
-        return self.network == "edge" and self.recipe.pretrained
+        return bool(NETWORKS[self.network].blocks) and self.recipe.pretrained
 
 
 class Diverged(DataError):

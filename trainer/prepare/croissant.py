@@ -29,7 +29,7 @@ from edge_runtime.model.metadata import INTENDED_USE
 from edge_runtime.tables import FORMULA, MARK, guard
 from trainer.data.boxes import COLUMNS as BOX_FRACTIONS
 from trainer.data.card import ABOUT, CardText, Source
-from trainer.prepare.rows import COLUMNS, Row, boxes_text, groups_text
+from trainer.prepare.rows import COLUMNS, Row, boxes_text, columns_of, groups_text
 
 Json = dict[str, Any]
 
@@ -90,6 +90,7 @@ MEANINGS = {
     "group": "Slices of one group show one patient or look alike: never split one",
     "plane": "axial, coronal or sagittal; empty where nobody knows",
     "sequence": "Such as T1; empty where nobody knows",
+    "doubt": "Why the label is doubted; empty where it is not",
     "x_center": "The box's middle, as a fraction of the picture's width",
     "y_center": "The box's middle, as a fraction of the picture's height",
     "width": "As a fraction of the picture's width",
@@ -311,7 +312,7 @@ def _slices(name: str, table: str, rows: Sequence[Row], pictures: str, typed: bo
         pictures: the records of their pictures; empty without any.
         typed: their labels are classes.
     """
-    fields = [_column(name, table, column, rows) for column in COLUMNS]
+    fields = [_column(name, table, column, rows) for column in columns_of(rows)]
     label = fields[COLUMNS.index("label")]
     label["dataType"] = ["sc:Text", "cr:Label"]
     if typed:

@@ -9,6 +9,7 @@ from trainer.data.boxes import COLUMNS as BOX_FRACTIONS
 from trainer.data.tables import csv_text
 
 COLUMNS = ("path", "label", "source", "patient", "group", "plane", "sequence")
+DOUBT = "doubt"  # a column where some label is doubted
 DIGITS = 6  # of a box's fractions
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom: fractions of the sides
@@ -27,6 +28,7 @@ class Row:
         plane: one of `geometry.PLANES`, or empty.
         sequence: such as T1, or empty.
         box: the tumour's, or None.
+        doubt: why the label is doubted; empty where it is not.
     """
 
     path: str
@@ -38,11 +40,18 @@ class Row:
     plane: str = ""
     sequence: str = ""
     box: Box | None = None
+    doubt: str = ""
+
+
+def columns_of(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The columns of these rows' table of groups."""
+    return (*COLUMNS, DOUBT) if any(row.doubt for row in rows) else COLUMNS
 
 
 def groups_text(rows: Sequence[Row]) -> str:
     """A table of groups, see `trainer.data.groups`."""
-    return csv_text(COLUMNS, ([getattr(row, column) for column in COLUMNS] for row in rows))
+    columns = columns_of(rows)
+    return csv_text(columns, ([getattr(row, column) for column in columns] for row in rows))
 
 
 def boxes_text(rows: Sequence[Row]) -> str:

@@ -78,6 +78,7 @@ def summary_lines(metrics: dict[str, Any]) -> list[str]:
     for part, unit in (
         ("without_near_duplicates", "slices"),
         ("without_shared_groups", "slices"),
+        ("without_doubtful", "slices"),
         ("per_study", "studies"),
     ):
         if metrics.get(part):

@@ -251,6 +251,7 @@ def _rows(
                 group=groups[int(found.groups[i])],
                 plane=fact.row.get("plane", ""),
                 sequence=fact.row.get("sequence", ""),
+                doubt=fact.row.get("doubt", ""),
                 box=None if is_partial(fact.label, known) else found.boxes[i],
             )
         )
