@@ -64,8 +64,9 @@ async function answerTo(parcel) {
   parcel.stop = new AbortController();
   try {
     if (!info) await greet();
-    if (info?.max_bytes && parcel.size > info.max_bytes) {
-      throw new Error(`${mebibytes(parcel.size)}: this server takes ${mebibytes(info.max_bytes)} at most.`);
+    const most = info.limits.body_bytes;
+    if (parcel.size > most) {
+      throw new Error(`${mebibytes(parcel.size)}: this server takes ${mebibytes(most)} at a time.`);
     }
     const body = await readable(parcel);
     finish(parcel, await patiently(parcel, body));
@@ -176,12 +177,12 @@ const mebibytes = (bytes) => `${Math.max(Math.round(bytes / MIB), 1)} MiB`;
 
 async function greet() {
   const told = await askInfo(token);
-  if (!told?.model?.labels) throw new Refused(200, "This server is no btc-edge.");
+  if (!told?.model?.labels || !told.limits?.body_bytes) throw new Refused(200, "This server is no btc-edge.");
   info = told;
   const { model } = info;
   part("model").textContent =
     `Model ${model.name} ${model.version}; tells ${model.labels.map(inWords).join(", ")}. btc-edge ${info.version}.`;
-  part("limits").textContent = info.max_bytes ? `At most ${mebibytes(info.max_bytes)} at a time.` : "";
+  part("limits").textContent = `It takes ${mebibytes(info.limits.body_bytes)} at a time.`;
 }
 
 function lock(words) {

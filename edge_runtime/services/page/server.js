@@ -16,7 +16,6 @@ export class Refused extends Error {
 
 const UNREACHED = "The server cannot be reached. Nothing is lost: send again once it is there.";
 const WORDS = {
-  401: "The server asks for a token.",
   408: "Sending took too long.",
   413: "Larger than this server takes.",
   429: "The server is busy.",
@@ -25,6 +24,7 @@ const WORDS = {
 };
 
 function refusal(status, body, retryAfter) {
+  if (status === 401) return new Refused(status, "This server asks for a token."); // of no header
   const seconds = Number.parseInt(retryAfter ?? "", 10);
   let words = WORDS[status] ?? `The server refuses this (${status}).`;
   try {
