@@ -23,6 +23,7 @@ const parcels = []; // all, as they came; one has a `state`, its `card`, and `an
 
 async function take(files) {
   if (!files.length) return;
+  if (files.length > 1) say(`Looking at ${files.length} files …`);
   const found = await sorted(files);
   if (found.passedOver.length) notePassedOver(found.passedOver);
   for (const parcel of found.parcels) {
@@ -66,7 +67,7 @@ async function answerTo(parcel) {
     if (!info) await greet();
     const most = info.limits.body_bytes;
     if (parcel.size > most) {
-      throw new Error(`${mebibytes(parcel.size)}: this server takes ${mebibytes(most)} at a time.`);
+      throw new Error(`${mebibytes(parcel.size)}: this server takes ${mebibytes(most)} at a time.${parcel.names.size ? " Choose one series." : ""}`);
     }
     const body = await readable(parcel);
     finish(parcel, await patiently(parcel, body));
@@ -182,7 +183,7 @@ async function greet() {
   const { model } = info;
   part("model").textContent =
     `Model ${model.name} ${model.version}; tells ${model.labels.map(inWords).join(", ")}. btc-edge ${info.version}.`;
-  part("limits").textContent = `It takes ${mebibytes(info.limits.body_bytes)} at a time.`;
+  part("limits").textContent = `The server takes ${mebibytes(info.limits.body_bytes)} at a time.`;
 }
 
 function lock(words) {

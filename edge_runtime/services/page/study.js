@@ -1,9 +1,7 @@
-// The card of a study: its answer, its findings, and its slices to scroll through.
+// The card of a study: its answer, its findings, its series, and its slices to scroll through.
 
-import { copyOf, fill, inWords, nameFor, percent, pictureOf, plural, sentence, text, wordsOf } from "./cards.js";
-
-const SVG = "http://www.w3.org/2000/svg";
-const WHEEL = 40; // pixels of a wheel or a touchpad for one slice
+import { copyOf, fill, inWords, nameFor, percent, plural, text, wordsOf } from "./cards.js";
+import { Viewer } from "./viewer.js";
 
 /** What a series is, in words. */
 function seriesName(series, at) {
@@ -17,7 +15,7 @@ const shown = (series) => Number.isInteger(series.first) && series.slices > 0;
 function seriesOf(answer) {
   const told = (answer.study?.series ?? []).map((series, at) => ({ ...series, title: seriesName(series, at) }));
   if (told.some(shown) || !answer.slices.length) return told;
-  return [{ title: "1", first: 0, slices: answer.slices.length, used: true, reason: null }];
+  return [{ title: "1", first: 0, slices: answer.slices.length, used: true, reason: null }, ...told];
 }
 
 export function studyCard(answer, parcel) {
@@ -33,16 +31,19 @@ export function studyCard(answer, parcel) {
   ];
   fill(card, ".type", evidence.filter(Boolean).join(". "));
   const findings = study.findings ?? [];
-  const view = viewer(card.querySelector(".viewer"), answer.slices, series.filter(shown), findings);
-  listFindings(card, findings, series, view);
+  const part = card.querySelector(".viewer");
+  part.hidden = !answer.slices.length;
+  const viewer = part.hidden ? null : new Viewer(part, answer.slices, series.filter(shown), findings);
+  const none = study.tumor == null ? "None: the model file has no rule for studies." : "None.";
+  fill(card, ".findings-words", findings.length ? "Go to the slice of each where it shows most:" : none);
+  listFindings(card, findings, series, viewer);
   listSeries(card, series);
   listPassedOver(card, study.passed_over ?? [], parcel);
   return card;
 }
 
-function listFindings(card, findings, series, view) {
+function listFindings(card, findings, series, viewer) {
   const list = card.querySelector(".findings");
-  fill(card, ".findings-words", findings.length ? "Go to the slice of each where it shows most:" : "None.");
   list.hidden = !findings.length;
   for (const finding of findings) {
     const { title, first } = series[finding.series] ?? { title: "?", first: 0 };
@@ -50,7 +51,7 @@ function listFindings(card, findings, series, view) {
     const where = from === to ? `slice ${from}` : `slices ${from}–${to}`;
     const button = text("button", `Series ${title}, ${where}`);
     button.type = "button";
-    button.addEventListener("click", () => view(finding.slice));
+    button.addEventListener("click", () => viewer?.visit(finding.slice));
     const item = document.createElement("li");
     item.append(button);
     list.append(item);
@@ -63,9 +64,9 @@ function listSeries(card, series) {
   details.hidden = !series.length;
   details.open = series.length <= 8;
   details.querySelector("summary").textContent = `${plural(series.length, "series", "series")}, ${used} used`;
-  for (const one of series) {
+  for (const [at, one] of series.entries()) {
     const row = document.createElement("tr");
-    const name = text("th", one.title);
+    const name = text("th", at + 1);
     name.scope = "row";
     const why = one.used ? "yes" : `no: ${one.reason ?? "left out"}`;
     row.append(name, ...[one.plane ?? "–", one.sequence ?? "–", one.slices, why].map((cell) => text("td", cell)));
@@ -79,139 +80,4 @@ function listPassedOver(card, passedOver, parcel) {
   details.querySelector("summary").textContent = `${plural(passedOver.length, "file")} passed over`;
   const lines = passedOver.map(({ input, reason }) => text("li", `${nameFor(input, parcel)}: ${reason}`));
   details.querySelector("ul").append(...lines);
-}
-
-/**
- * Make the part of a card that shows slices work: a slider with arrow keys, the wheel, the box.
- *
- * @returns {(index: number) => void} shows a slice by its place among all, and takes the focus there.
- */
-function viewer(part, slices, series, findings) {
-  part.hidden = !slices.length;
-  if (!slices.length) return () => {};
-  const [select, image, slider] = ["select", "img", "input[type=range]"].map((s) => part.querySelector(s));
-  const heat = part.querySelector(".heat");
-  part.querySelector(".pick").hidden = series.length < 2;
-  select.append(...series.map((one, at) => new Option(one.title, String(at))));
-  let current = series[0];
-  let words = part.querySelector(".place");
-
-  function open(one) {
-    current = one;
-    select.value = String(series.indexOf(one));
-    slider.max = String(one.slices - 1);
-    drawStrip(part.querySelector(".strip"), slices.slice(one.first, one.first + one.slices), one.first, findings);
-  }
-
-  function show(index) {
-    const at = index - current.first;
-    const answer = slices[index];
-    const other = nearestPicture(slices, index, current);
-    const { picture, overlay } = slices[other ?? index];
-    const source = pictureOf((heat.checked && overlay) || picture);
-    if (source) image.src = source;
-    image.hidden = !source;
-    image.alt = heat.checked && overlay ? "The slice, bright where the model looked" : "The slice";
-    const finding = findings.find(({ first, last }) => first <= index && index <= last);
-    drawBox(part, finding);
-    const where = [`Slice ${at + 1} of ${current.slices}`, finding ? "in a finding" : "",
-      source && other !== index ? `shown as slice ${other - current.first + 1}` : ""].filter(Boolean).join(", ");
-    part.querySelector(".where").textContent = where;
-    slider.value = String(at);
-    slider.setAttribute("aria-valuetext", `${where}: ${sentence(answer)}`);
-    part.querySelector(".strip .now")?.setAttribute("x", String(at));
-    const next = wordsOf(answer);
-    words.replaceWith(next);
-    words = next;
-  }
-
-  function go(index) {
-    const one = series.find(({ first, slices: count }) => first <= index && index < first + count);
-    if (!one) return;
-    if (one !== current) open(one);
-    show(index);
-  }
-
-  slider.addEventListener("input", () => show(current.first + Number(slider.value)));
-  heat.addEventListener("change", () => show(current.first + Number(slider.value)));
-  select.addEventListener("change", () => {
-    open(series[Number(select.value)]);
-    show(current.first);
-  });
-  // The box is drawn in the pixels of the picture, which only the picture knows.
-  image.addEventListener("load", () => {
-    const size = `0 0 ${image.naturalWidth} ${image.naturalHeight}`;
-    part.querySelector(".box").setAttribute("viewBox", size);
-    go(current.first + Number(slider.value));
-  }, { once: true });
-  onWheel(part.querySelector(".frame"), (step) => {
-    const at = Number(slider.value) + step;
-    if (at < 0 || at >= current.slices) return false;
-    show(current.first + at);
-    return true;
-  });
-
-  const start = findings.length ? findings[0].slice : series[0].first + (series[0].slices >> 1);
-  open(series[0]);
-  go(start);
-  return (index) => {
-    go(index);
-    slider.focus();
-  };
-}
-
-/** The slice with a picture that is nearest; of very many slices not each has one. */
-function nearestPicture(slices, index, { first, slices: count }) {
-  for (let away = 0; away < count; away += 1) {
-    for (const at of [index - away, index + away]) {
-      if (first <= at && at < first + count && slices[at].picture) return at;
-    }
-  }
-  return null;
-}
-
-/** Steps of the wheel; where `step` says that there is no further slice, the page scrolls. */
-function onWheel(element, step) {
-  let turned = 0;
-  element.addEventListener("wheel", (event) => {
-    if (event.ctrlKey) return; // zoom
-    turned += event.deltaMode === 0 ? event.deltaY : event.deltaY * WHEEL;
-    if (Math.abs(turned) < WHEEL) {
-      event.preventDefault();
-      return;
-    }
-    if (step(Math.sign(turned))) event.preventDefault();
-    turned = 0;
-  }, { passive: false });
-}
-
-/** The box of a finding, in fractions of the slice. */
-function drawBox(part, finding) {
-  const svg = part.querySelector(".box");
-  const [, , width, height] = (svg.getAttribute("viewBox") ?? "0 0 1 1").split(" ").map(Number);
-  svg.toggleAttribute("hidden", !finding?.box);
-  svg.style.display = finding?.box ? "" : "none";
-  if (!finding?.box) return;
-  const [left, top, wide, tall] = finding.box;
-  const sides = { x: left * width, y: top * height, width: wide * width, height: tall * height };
-  for (const [name, value] of Object.entries(sides)) svg.firstElementChild.setAttribute(name, String(value));
-}
-
-/** A bar for each slice of a series: the higher, the more speaks for a tumour. */
-function drawStrip(svg, slices, first, findings) {
-  const bars = slices.map((answer, at) => {
-    const inFinding = findings.some((one) => one.first <= first + at && first + at <= one.last);
-    const none = answer.probabilities?.notumor;
-    const level = none === undefined ? (answer.confidence ?? 0) : 1 - none;
-    return column(at, Math.max(level, 0.02), inFinding ? "found" : "");
-  });
-  svg.setAttribute("viewBox", `0 0 ${slices.length} 1`);
-  svg.replaceChildren(column(0, 1, "now"), ...bars);
-}
-
-function column(at, level, className) {
-  const rect = document.createElementNS(SVG, "rect");
-  const sides = { x: at, y: 1 - level, width: 0.85, height: level, class: className };
-  for (const [name, value] of Object.entries(sides)) rect.setAttribute(name, String(value));
-  return rect;
 }
