@@ -21,7 +21,7 @@ import pytest
 
 from benchmarks.hostile.pictures import encode
 from edge_runtime.classifier import Classifier
-from tests.trainer.volume_files import SECRET, draw_head, series
+from tests.trainer.volume_files import SECRET, SIZE, draw_head, nifti, series
 from trainer.synthetic.phantoms import draw_phantom
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here")
@@ -141,6 +141,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures["three.png"] = drawn("glioma", 2)
     for name, data in pictures.items():
         (folder / name).write_bytes(data)
+    (folder / "head.nii").write_bytes(nifti(draw_head()))
     (folder / "damaged.png").write_bytes(pictures["one.png"][:900])
     with zipfile.ZipFile(folder / "pictures.zip", "w") as archive:
         archive.writestr(HOSTILE, pictures["one.png"])
@@ -269,12 +270,12 @@ def test_slices_of_a_study_are_scrolled(visit: Open, files: Path) -> None:
     slider.press("ArrowRight")
     assert where.inner_text().startswith(f"Slice 2 of {COUNT}")
     assert str(slider.get_attribute("aria-valuetext")).startswith(f"Slice 2 of {COUNT}")
-    assert shown.locator("img").get_attribute("src") != first
     shown.locator(".frame").hover()
     page.mouse.wheel(0, 60)
     playwright.expect(where).to_contain_text(f"Slice 3 of {COUNT}")
     slider.press("End")
     assert where.inner_text().startswith(f"Slice {COUNT} of {COUNT}")
+    assert shown.locator("img").get_attribute("src") != first
     assert shown.locator(".viewer .bars tr").count() == 4
     assert has_no_sideways_scrolling(page)
 
@@ -346,6 +347,12 @@ def test_names_in_a_zip_are_text(visit: Open, files: Path) -> None:
     card(page, HOSTILE).wait_for()
     assert page.locator("img[src=x]").count() == 0
     assert page.locator(".card").count() == 2
+
+
+def test_a_volume_is_a_study(visit: Open, files: Path) -> None:
+    page = visit()
+    choose(page, files / "head.nii")
+    assert card(page, "head.nii").get_by_role("slider").get_attribute("max") == str(SIZE[2] - 1)
 
 
 def test_what_is_dropped_is_taken_folders_too(visit: Open, files: Path) -> None:
@@ -448,13 +455,17 @@ def test_a_token_is_asked_for_and_a_lost_server_loses_nothing(visit: Open, files
         page = visit(PHONE, guarded, errors=("401", "ERR_"))
         token = page.get_by_label("Token")
         token.fill("another word of no use at all")
-        choose(page, files / "one.png")  # waits
+        gone = files / "gone.png"
+        shutil.copy(files / "two.png", gone)
+        choose(page, files / "one.png", gone)  # they wait
+        gone.unlink()
         token.press("Enter")
         page.get_by_text("That is not the token of this server.").wait_for()
         assert violations(page) == []
         token.fill(TOKEN)
         page.get_by_role("button", name="Unlock").click()
         card(page, "one.png").wait_for()
+        page.get_by_text("The file can no longer be read: choose it again.", exact=True).wait_for()
         assert not token.is_visible()
         assert page.evaluate("[document.cookie, localStorage.length]") == ["", 0]
 

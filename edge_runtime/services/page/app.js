@@ -10,6 +10,7 @@ const AT_ONCE = 2; // requests
 const PATIENCE = 20; // tries of a busy server
 const LONGEST_WAIT = 30; // seconds between two of them
 const MIB = 1 << 20;
+const WRONG_TOKEN = "That is not the token of this server.";
 
 const part = (id) => document.getElementById(id);
 
@@ -201,7 +202,7 @@ async function knock() {
     part("door").hidden = true;
     work();
   } catch (error) {
-    if (error.status === 401) lock(token ? "That is not the token of this server." : error.message);
+    if (error.status === 401) lock(token ? WRONG_TOKEN : error.message);
     else part("model").textContent = error.message;
   }
 }
@@ -209,7 +210,8 @@ async function knock() {
 part("door").addEventListener("submit", (event) => {
   event.preventDefault();
   token = part("token").value.trim();
-  void knock();
+  if (/^[!-~]+$/.test(token)) void knock();
+  else lock(WRONG_TOKEN); // a header cannot carry it
 });
 
 // The page itself
