@@ -30,7 +30,6 @@ from edge_runtime.files import write_bytes
 from trainer.synthetic.phantoms import SIZE, draw_phantom
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from playwright.sync_api import Browser
 
 SHOWN = (("desktop", (1280, 1120), "light"), ("phone", (375, 800), "dark"))

@@ -457,7 +457,8 @@ def test_a_token_is_asked_for_and_a_lost_server_loses_nothing(visit: Open, files
         token.fill("another word of no use at all")
         gone = files / "gone.png"
         shutil.copy(files / "two.png", gone)
-        choose(page, files / "one.png", gone)  # they wait
+        choose(page, files / "one.png", gone)
+        page.locator(".card.waiting").nth(1).wait_for()
         gone.unlink()
         token.press("Enter")
         page.get_by_text("That is not the token of this server.").wait_for()
