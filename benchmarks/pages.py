@@ -32,7 +32,7 @@ from trainer.synthetic.phantoms import SIZE, draw_phantom
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-SHOWN = (("desktop", (1280, 1120), "light"), ("phone", (375, 800), "dark"))
+SHOWN = (("desktop", (1280, 1120), "light"), ("phone", (375, 1180), "dark"))
 PICTURES = (("meningioma", 0), ("glioma", 0), ("glioma", 2))  # phantoms, by class and seed
 SLICES, LESION = 16, range(6, 11)  # of the series, and where the drawn mass is
 SEED = 6
