@@ -321,7 +321,7 @@ INSIDE = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 REFUSED = {
-    "both lengths": CHUNKED[:-2] + b"Content-Length: 5\r\n\r\n0\r\n\r\n" + INSIDE,
+    "both lengths": CHUNKED[:-2] + b"Content-Length: 5\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     "two lengths": POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello" + INSIDE,
     "a list of lengths": POST + b"Content-Length: 5, 6\r\n\r\nhello" + INSIDE,
     "a signed length": POST + b"Content-Length: +5\r\n\r\nhello" + INSIDE,
