@@ -67,7 +67,7 @@ EPILOG = (
 @backend_option
 def serve(**options: Any) -> None:
     """Serve a page and an HTTP API on this machine. Research use only; not for diagnosis."""
-    from edge_runtime.services.settings import is_loopback
+    from edge_runtime.services.settings import as_host, is_loopback
 
     _check_packages()
     from edge_runtime.services import server
@@ -87,19 +87,18 @@ def serve(**options: Any) -> None:
     with server.open_socket(family, address, options["port"]) as listener:
         with loading():
             classifier = _classifier(options)
-        port = listener.getsockname()[1]
-        from edge_runtime.services.settings import as_host
-
-        scheme = "http" if certificate is None else "https"
         log = server.Log()
+        served = server.make_server(classifier, settings, log.say, certificate)
+        port, scheme = listener.getsockname()[1], "https" if certificate else "http"
         _say(f"listening at {scheme}://{as_host(address)}:{port}/")
-        ended = server.serve(classifier, settings, listener, log, certificate)
+        ending = server.serve(*served, listener)
         log.close()
-    _say("ended")
-    if not ended:  # a thread that still works would be waited for without end
-        sys.stdout.flush()
+    _say("interrupted" if ending.interrupted else "ended")
+    code = ExitCode.INTERRUPTED if ending.interrupted else ExitCode.OK
+    if ending.working:  # a thread that Python would wait for
         sys.stderr.flush()
-        os._exit(ExitCode.OK)
+        os._exit(code)
+    raise SystemExit(code)
 
 
 def _check_packages() -> None:

@@ -69,8 +69,10 @@ def bounded_connection(settings: Settings) -> type[H11Protocol]:
                 super().timeout_keep_alive_handler()
 
         def send_400_response(self, msg: str) -> None:
-            """What is no HTTP gets an answer as others do."""
-            self.transport.write(refusal(400, "no valid HTTP request"))
+            """What is no HTTP gets an answer as others do, unless it comes amidst another's."""
+            cycle = self.cycle
+            if cycle is None or cycle.response_complete or not cycle.response_started:
+                self.transport.write(refusal(400, "no valid HTTP request"))
             self.transport.close()
             self.loop.call_later(1, self.transport.abort)
 

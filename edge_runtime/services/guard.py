@@ -39,6 +39,7 @@ HEADERS = {
 }
 METHODS = ("GET", "HEAD", "POST")  # others are one in the log
 OWN = ("none", "same-origin")  # of Sec-Fetch-Site: typed by a person, or from the page itself
+WORDS = {404: "there is no such page or route", 405: "not with this method"}  # of the router's
 LEFT = 499  # in the log: the client went before its answer
 DRAINED = 8 << 20  # bytes of a refused body that are read, so that its sender reads the refusal
 DRAIN_SECONDS = 2
@@ -98,7 +99,8 @@ class Guard:
             scope["app"] = self  # so that Starlette's router raises what it refuses
             await self._app(scope, exchange.receive, exchange.send)
         except HTTPException as refusal:
-            await exchange.refuse(refusal.status_code, refusal.detail, dict(refusal.headers or {}))
+            reason = WORDS.get(refusal.status_code, refusal.detail)
+            await exchange.refuse(refusal.status_code, reason, dict(refusal.headers or {}))
         except ClientLeft:
             exchange.status = LEFT
         except asyncio.CancelledError:  # the server ends and has waited long enough
@@ -117,11 +119,16 @@ class Guard:
         """
         headers = Headers(scope=scope)
         size = len(scope["raw_path"]) + len(scope["query_string"])
-        size += sum(len(name) + len(value) for name, value in scope["headers"])
+        size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
         if size > self._settings.max_head_bytes:
             raise HTTPException(400, "the head of this request is too large")
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise HTTPException(400, "this server speaks HTTP/1.1")
         if not scope["raw_path"].startswith(b"/"):
             raise HTTPException(400, "the target of a request begins with /")
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy before this server may take the other of them for the body's end.
+            raise HTTPException(400, "a body has a length or comes in chunks")
         self._check_host(scope, headers)
         self._check_origin(scope, headers)
         if self._settings.token is not None and scope["path"] not in self._open:
@@ -192,9 +199,11 @@ class _Exchange:
         """Answer with an error, unless an answer has begun."""
         if self.status:
             return
-        await self._drain()
+        if status != 408:
+            await self._drain()
         headers = dict(headers or {})
-        if not self._whole:  # what follows on this connection would be the body's rest
+        # What follows on this connection would be the body's rest, or is not to be trusted.
+        if not self._whole or status == 400:
             headers["connection"] = "close"
         body = json.dumps({"error": reason}).encode()
         response = Response(body, status, headers, "application/json")

@@ -10,7 +10,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import uvicorn
 
@@ -19,8 +19,11 @@ from edge_runtime.services.api import make_app
 from edge_runtime.services.connection import uvicorn_options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge_runtime.classifier import Classifier
     from edge_runtime.services.settings import Settings
+    from edge_runtime.services.work import Slots
 
 BACKLOG = 128  # connections that the system may hold until they are accepted
 LINES = 10_000  # that may wait to be written; more are lost
@@ -62,9 +65,14 @@ def open_socket(family: socket.AddressFamily, address: str, port: int) -> socket
 
 
 class Log:
-    """Lines for stderr, written by a thread: where nobody reads it, no request waits."""
+    """Lines for a stream, written by a thread: where nobody reads it, no request waits.
 
-    def __init__(self) -> None:
+    Args:
+        stream: default stderr.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
         self._lines: queue.Queue[str | None] = queue.Queue(LINES)
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
@@ -83,42 +91,57 @@ class Log:
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
             with suppress(OSError, ValueError):
-                print(line, file=sys.stderr, flush=True)
+                print(line, file=self._stream, flush=True)
 
 
-def serve(
+class Ending(NamedTuple):
+    """How a server has ended: by Ctrl-C or by SIGTERM, and whether a thread still works, which
+    would keep the process alive."""
+
+    interrupted: bool
+    working: bool
+
+
+def make_server(
     classifier: Classifier,
     settings: Settings,
-    listener: socket.socket,
-    log: Log,
+    say: Callable[[str], None],
     certificate: tuple[Path, Path] | None = None,
-) -> bool:
-    """Answer requests until SIGTERM or Ctrl-C; those in flight are finished, see Settings.
+) -> tuple[uvicorn.Server, Slots]:
+    """A server that has not begun, and the slots that tell whether it works.
 
     Args:
+        say: takes a line for the log.
         certificate: of TLS, with its key.
 
-    Returns:
-        Whether all work has ended. Where it has not, its threads would keep the process alive.
-
     Raises:
-        UsageError: no usable certificate. KeyboardInterrupt: after Ctrl-C, at the end.
+        UsageError: no usable certificate.
     """
     for name in ("uvicorn", "asyncio"):  # whose lines could tell what a request held
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False
-    app, slots = make_app(classifier, settings, log.say)
+    app, slots = make_app(classifier, settings, say)
     config = uvicorn.Config(app, **uvicorn_options(settings))
     if certificate is not None:
         config.ssl_certfile, config.ssl_keyfile = certificate
-        try:
-            config.load()
-        except OSError as error:  # of ssl, too
-            raise UsageError(f"--tls-cert, --tls-key: {error.strerror or error}") from None
-    # uvicorn ends in peace and then raises the signal again: SIGTERM is no failure.
-    former = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        config.load()
+    except OSError as error:  # of ssl, too
+        raise UsageError(f"--tls-cert, --tls-key: {error.strerror or error}") from None
+    return uvicorn.Server(config), slots
+
+
+def serve(server: uvicorn.Server, slots: Slots, listener: socket.socket) -> Ending:
+    """Answer requests until SIGTERM or Ctrl-C; those in flight are finished, see Settings."""
+    # uvicorn ends in peace and then raises the signals again.
+    caught: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    former = {
+        number: signal.signal(number, lambda number, _: caught.append(number)) for number in numbers
+    }
+    try:
+        server.run(sockets=[listener])
     finally:
-        signal.signal(signal.SIGTERM, former)
-    return not slots.taken
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    return Ending(signal.SIGINT in caught, slots.taken > 0)

@@ -8,11 +8,8 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +18,12 @@ import pytest
 
 from benchmarks.hostile.pictures import encode
 from edge_runtime.classifier import Classifier
+from tests.services.serving import Served, served
 from tests.trainer.volume_files import SECRET, SIZE, draw_head, nifti, series
 from trainer.synthetic.phantoms import draw_phantom
 
+for package in ("starlette", "uvicorn", "pydicom", "nibabel"):
+    pytest.importorskip(package)
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe here")
 if TYPE_CHECKING:
@@ -40,46 +40,10 @@ COUNT = 12  # slices of the drawn series
 HOSTILE, QUOTED = "<img src=x onerror=alert(1)>.png", "inside/\"'&.png"
 
 
-@dataclass
-class Server:
-    """`btc-edge serve` in a process of its own."""
-
-    port: int = 0
-    options: tuple[str, ...] = ()
-    token: str | None = None
-    process: subprocess.Popen[str] = field(init=False)
-
-    def start(self) -> Server:
-        words = [Path(sys.executable).parent / "btc-edge", "serve", "--port", str(self.port)]
-        environment = {k: v for k, v in os.environ.items() if k != "BTC_EDGE_TOKEN"}
-        if self.token:
-            environment["BTC_EDGE_TOKEN"] = self.token
-        self.process = subprocess.Popen(
-            [*words, *self.options], stderr=subprocess.PIPE, text=True, env=environment
-        )
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)/", line):
-                self.port = int(found[1])
-                return self
-        raise AssertionError("the server did not start")
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    running = Server().start()
-    yield running
-    running.kill()
+def server() -> Iterator[Served]:
+    with served() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -95,26 +59,26 @@ Open = Callable[..., "Page"]
 
 
 @pytest.fixture
-def visit(browser: Browser, server: Server) -> Iterator[Open]:
+def visit(browser: Browser, server: Served) -> Iterator[Open]:
     """Opens the page. At the end: nothing was asked of another origin, and the console, which
     tells violations of the Content-Security-Policy too, has no error but the expected ones."""
     contexts, wrong, expected = [], [], []
-    addresses = {server.address}
+    addresses = {f"http://{server.address}/"}
 
     def visited(
-        size: tuple[int, int] = DESKTOP, at: Server = server, errors: tuple[str, ...] = ()
+        size: tuple[int, int] = DESKTOP, at: Served = server, errors: tuple[str, ...] = ()
     ) -> Page:
         context = browser.new_context(viewport={"width": size[0], "height": size[1]})
         contexts.append(context)
         context.set_default_timeout(60_000)  # a busy machine
         expected.extend(errors)
-        addresses.add(at.address)
+        addresses.add(address := f"http://{at.address}/")
         page = context.new_page()
         page.on("request", lambda request: _check_address(request.url, addresses, wrong))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda line: line.type == "error" and wrong.append(line.text))
         page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.goto(at.address)
+        page.goto(address)
         return page
 
     yield visited
@@ -450,13 +414,14 @@ def test_a_busy_server_is_asked_again(visit: Open, files: Path) -> None:
 
 
 def test_a_token_is_asked_for_and_a_lost_server_loses_nothing(visit: Open, files: Path) -> None:
-    guarded = Server(options=("--max-mib", "1"), token=TOKEN).start()
-    try:
+    options, token_of = ("--max-mib", 1), {"BTC_EDGE_TOKEN": TOKEN}
+    gone, large = files / "gone.png", files / "large.png"
+    shutil.copy(files / "two.png", gone)
+    large.write_bytes((files / "one.png").read_bytes().ljust(1 << 21))
+    with served(*options, environment=token_of) as guarded:
         page = visit(PHONE, guarded, errors=("401", "ERR_"))
         token = page.get_by_label("Token")
         token.fill("another word of no use at all")
-        gone = files / "gone.png"
-        shutil.copy(files / "two.png", gone)
         choose(page, files / "one.png", gone)
         page.locator(".card.waiting").nth(1).wait_for()
         gone.unlink()
@@ -466,12 +431,9 @@ def test_a_token_is_asked_for_and_a_lost_server_loses_nothing(visit: Open, files
         token.fill(TOKEN)
         page.get_by_role("button", name="Unlock").click()
         card(page, "one.png").wait_for()
-        page.get_by_text("The file can no longer be read: choose it again.", exact=True).wait_for()
         assert not token.is_visible()
         assert page.evaluate("[document.cookie, localStorage.length]") == ["", 0]
-
-        large = files / "large.png"
-        large.write_bytes((files / "one.png").read_bytes().ljust(1 << 21))
+        page.get_by_text("The file can no longer be read: choose it again.", exact=True).wait_for()
         choose(page, large)
         page.get_by_text("2 MiB: this server takes 1 MiB at a time.", exact=True).wait_for()
         page.get_by_role("button", name="Clear").click()
@@ -479,12 +441,9 @@ def test_a_token_is_asked_for_and_a_lost_server_loses_nothing(visit: Open, files
         guarded.process.send_signal(signal.SIGSTOP)  # the request is on its way, and stays there
         with page.expect_request("**/v1/classify?*"):
             choose(page, files / "two.png")
-        guarded.kill()
-        page.locator(".state", has_text="The server cannot be reached.").wait_for()
-        assert violations(page) == []
-        guarded.start()
+    page.locator(".state", has_text="The server cannot be reached.").wait_for()
+    assert violations(page) == []
+    with served(*options, "--port", guarded.port, environment=token_of):
         page.get_by_role("button", name="Send again").click()
         card(page, "two.png").wait_for()
         assert has_no_sideways_scrolling(page)
-    finally:
-        guarded.kill()

@@ -1,0 +1,229 @@
+"""btc-edge serve answers as btc-edge classify does."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("pydicom")
+pytest.importorskip("nibabel")
+pytest.importorskip("PIL")
+
+from benchmarks.hostile.files import MAKERS, nifti_bytes
+from benchmarks.hostile.pictures import draw_slice, encode
+from edge_runtime.decision.heatmap import Explained
+from edge_runtime.services.upload import LONGEST_SIDE, MOST_PICTURES, Pictures
+from tests.services.serving import BTC_EDGE, SLICE, Served, served
+
+DAMAGED = {"half a picture": SLICE[: len(SLICE) // 2], "a text": b"no picture", "one byte": b"\0"}
+
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "answer.schema.json"
+
+
+def problems(answer: Any) -> list[str]:
+    """What the schema of an answer finds wrong with it."""
+    schema = Draft202012Validator(json.loads(SCHEMA.read_text("utf-8")))
+    return [f"{error.json_path}: {error.message[:200]}" for error in schema.iter_errors(answer)]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    with served() as server:
+        yield server
+
+
+def command(folder: Path, contents: list[bytes], *options: str) -> list[Any]:
+    """What the command answers for files of these contents, in their order."""
+    paths = [folder / f"{number:03d}" for number in range(len(contents))]
+    for path, data in zip(paths, contents, strict=True):
+        path.write_bytes(data)
+    words = [BTC_EDGE, "classify", "--format", "json", *options, *paths]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr
+    answers: list[Any] = json.loads(done.stdout)
+    return answers
+
+
+def unnamed(answers: list[Any]) -> list[Any]:
+    """Answers without what the file is called."""
+    return [
+        {**answer, "input": ""}
+        | ({"slices": unnamed(answer["slices"])} if "slices" in answer else {})
+        for answer in answers
+    ]
+
+
+def test_every_kind_of_file_is_answered_as_by_the_command(server: Served, tmp_path: Path) -> None:
+    contents = [make(seed) for seed, make in enumerate(MAKERS.values())] + list(DAMAGED.values())
+    answers: list[Any] = []
+    for data in contents:
+        answer = server.classify(data)
+        assert answer.status == 200
+        assert answer.headers["content-type"] == "application/json"
+        assert {each["input"] for each in answer.json()} == {"upload"}
+        answers += answer.json()
+    assert unnamed(answers) == unnamed(command(tmp_path, contents))
+    assert problems(answers[0]) == []
+
+
+@pytest.mark.parametrize("kind", ["jpg gray", "nii", "dcm", "dcm enhanced"])
+def test_a_study_is_answered_as_by_the_command(kind: str, server: Served, tmp_path: Path) -> None:
+    data = MAKERS[kind](5)
+    answers = server.classify(data, "?study=1").json()
+    assert len(answers) == 1
+    assert answers[0]["slices"]
+    assert unnamed(answers) == unnamed(command(tmp_path, [data], "--study"))
+
+
+def decoded(uri: str) -> Any:
+    head, _, data = uri.partition(",")
+    assert head == "data:image/jpeg;base64"
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert picture is not None
+    return picture
+
+
+def test_pictures_are_the_slice_and_its_overlay(server: Served) -> None:
+    gray = draw_slice(2, 300, 420)
+    body = encode(gray, ".png")
+    [plain], [answer] = server.classify(body).json(), server.classify(body, "?pictures=1").json()
+    picture, overlay = decoded(answer.pop("picture")), decoded(answer.pop("overlay"))
+    assert answer == plain
+    small = cv2.resize(gray, (256, 183), interpolation=cv2.INTER_AREA)
+    assert picture.shape == small.shape
+    assert np.abs(picture.astype(int) - small).mean() < 3
+    assert overlay.shape == (*small.shape, 3)
+    assert np.ptp(overlay.astype(int), axis=2).max() > 20  # in colour
+
+
+def test_pictures_stand_beside_slices_and_are_null_where_there_is_none(server: Served) -> None:
+    volume = nifti_bytes(np.stack([draw_slice(s, 64) for s in range(3)], axis=2))
+    [study] = server.classify(volume, "?study=1&pictures=1").json()
+    assert "picture" not in study
+    assert all(decoded(part["picture"]).shape == (64, 64) for part in study["slices"])
+    [damaged] = server.classify(b"no picture", "?pictures=1").json()
+    assert (damaged["status"], damaged["picture"], damaged["overlay"]) == ("error", None, None)
+    assert problems(study) == problems(damaged) == []
+
+
+def test_pictures_of_long_studies_are_fewer_and_evenly_spread() -> None:
+    pictures, count = Pictures(), 3 * MOST_PICTURES
+    for number in range(count):
+        gray = np.full((8, 8), number % 200, np.uint8)
+        pictures(Explained("x", number, "0f", gray, None, (0, 0, 1, 1)))
+    shown = [n for n in range(count) if pictures.of("0f", n)["picture"]]
+    assert shown == list(range(0, count, 4))
+    assert len(shown) <= MOST_PICTURES
+    assert pictures.of("0f", 0)["overlay"] is None
+
+
+def test_a_slice_that_is_long_and_thin_has_a_picture() -> None:
+    pictures = Pictures()
+    gray = np.zeros((1, 5000), np.uint8)
+    pictures(Explained("x", None, "0f", gray, np.eye(3, dtype=np.float32), (0, 0, 1, 1)))
+    shown = pictures.of("0f", None)
+    assert decoded(str(shown["picture"])).shape == (1, LONGEST_SIDE)
+    assert decoded(str(shown["overlay"])).shape == (1, LONGEST_SIDE, 3)
+
+
+@pytest.mark.parametrize(
+    "query", ["?study=2", "?study=", "?other=1", "?study=1&study=1", "?pictures=yes"]
+)
+def test_other_queries_are_refused(query: str, server: Served) -> None:
+    answer = server.classify(SLICE, query)
+    assert answer.status == 400
+    assert list(answer.json()) == ["error"]
+
+
+def test_info_is_that_of_the_command(server: Served) -> None:
+    told = server.ask("GET", "/v1/info").json()
+    said = subprocess.run(
+        [str(BTC_EDGE), "info", "--format", "json"], capture_output=True, text=True, check=True
+    )
+    assert told["model"] == json.loads(said.stdout)
+    assert told["limits"]["body_bytes"] == 256 << 20
+    assert told["intended_use"].startswith("Research")
+
+
+def test_routes_and_methods(server: Served) -> None:
+    page = server.ask("GET", "/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert b"esearch use only" in page.body
+    assert server.ask("GET", "/healthz").json() == {"status": "ok"}
+    assert server.ask("HEAD", "/healthz").body == b""
+    wrong = server.ask("GET", "/v1/classify")
+    assert (wrong.status, wrong.headers["allow"]) == (405, "POST")
+    assert server.ask("GET", "/v1/nothing").status == 404
+    assert server.ask("DELETE", "/healthz").status == 405
+
+
+SAMPLE = re.compile(
+    r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_][a-z0-9_]*="(?:[^"\\\n]|\\[\\n"])*",?)+)\})? (\S+)'
+)
+
+
+def samples(text: str) -> dict[tuple[str, str], float]:
+    """The samples of a text in Prometheus' format; each family has its HELP and TYPE before it."""
+    found: dict[tuple[str, str], float] = {}
+    kinds: dict[str, str] = {}
+    assert text.endswith("\n")
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split()
+            assert name not in kinds
+            kinds[name] = kind
+            continue
+        if line.startswith("# HELP "):
+            continue
+        parsed = SAMPLE.fullmatch(line)
+        assert parsed, line
+        name, labels = parsed[1], parsed[2] or ""
+        family = name if name in kinds else re.sub("_(bucket|sum|count)$", "", name)
+        assert (kinds[family] == "histogram") == (name != family)
+        assert kinds[family] != "counter" or name.endswith("_total")
+        assert (name, labels) not in found
+        found[name, labels] = float(parsed[3])
+    return found
+
+
+def test_metrics_count_and_have_prometheus_format() -> None:
+    with served() as server:
+        assert server.classify(SLICE).status == 200
+        assert server.classify(b"no picture").status == 200
+        assert server.ask("GET", "/a/patient's/name").status == 404
+        answer = server.ask("GET", "/metrics")
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        found = samples(answer.body.decode())
+        info = server.ask("GET", "/v1/info").json()
+    route = 'route="/v1/classify"'
+    assert found["btc_edge_requests_total", f'{route},status="200"'] == 2
+    assert found["btc_edge_requests_total", 'route="other",status="404"'] == 1
+    assert found["btc_edge_body_bytes_total", ""] == len(SLICE) + len(b"no picture")
+    assert found["btc_edge_answers_total", 'status="error"'] == 1
+    assert found["btc_edge_requests_in_flight", ""] == 1  # this one
+    assert found["btc_edge_slots_taken", ""] == found["btc_edge_bodies_held_bytes", ""] == 0
+    assert "patient" not in answer.body.decode()
+    [model] = [labels for name, labels in found if name == "btc_edge_model_info"]
+    assert info["model_file"]["sha256"] in model
+    counts = [
+        value
+        for (name, labels), value in found.items()
+        if name == "btc_edge_request_seconds_bucket" and route in labels
+    ]
+    assert counts == sorted(counts)
+    assert counts[-1] == found["btc_edge_request_seconds_count", route] == 2
+    assert math.isfinite(found["btc_edge_request_seconds_sum", route])
