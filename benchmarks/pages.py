@@ -8,13 +8,11 @@ the answers are those of the bundled model, and say nothing.
 
 from __future__ import annotations
 
-import re
+import io
+import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +22,7 @@ import numpy as np
 
 from benchmarks.hostile.files import dicom_bytes
 from benchmarks.hostile.pictures import encode
+from benchmarks.serve import started
 from edge_runtime.commands.entry import run_command
 from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.files import write_bytes
@@ -56,47 +55,25 @@ def draw_series() -> Iterator[tuple[str, bytes]]:
         )  # fmt: skip
 
 
-def write_slices(folder: Path) -> list[Path]:
-    """Drawn pictures, and a folder `series` beside them; returns the pictures."""
+def write_slices(folder: Path) -> None:
+    """Drawn pictures, and a folder `series` beside them."""
     (folder / "series").mkdir()
     for name, data in draw_series():
         (folder / "series" / name).write_bytes(data)
-    paths = []
     for number, (label, seed) in enumerate(PICTURES, 1):
-        paths.append(folder / f"slice-{number}.png")
         drawn = draw_phantom(label, np.random.default_rng(seed))
-        paths[-1].write_bytes(encode(drawn, ".png"))
-    return paths
-
-
-@contextmanager
-def serving() -> Iterator[str]:
-    """The address of `btc-edge serve` in a process of its own.
-
-    Raises:
-        BtcError: it does not start.
-    """
-    words = [Path(sys.executable).with_name("btc-edge"), "serve", "--port", "0"]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            found = re.search(r"http://\S+", process.stderr.readline())
-            if found is None:
-                raise BtcError("btc-edge serve does not start: try it by hand")
-            yield found[0]
-        finally:
-            process.terminate()
+        (folder / f"slice-{number}.png").write_bytes(encode(drawn, ".png"))
 
 
 def photograph(
-    browser: Browser, address: str, folder: Path, size: tuple[int, int], scheme: str
+    browser: Browser, port: int, folder: Path, size: tuple[int, int], scheme: str
 ) -> bytes:
     """A PNG of the page with the answers for the files of `write_slices`."""
     viewport = {"width": size[0], "height": size[1]}
     context = browser.new_context(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type]
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
-    page.goto(address)
+    page.goto(f"http://127.0.0.1:{port}/")
     page.set_input_files("#folder", folder / "series")
     page.locator(".card.study").wait_for()
     page.set_input_files("#files", sorted(folder.glob("*.png")))
@@ -111,8 +88,6 @@ def photograph(
 
 def with_palette(png: bytes) -> bytes:
     """The same picture in few colours, which takes a third of the bytes."""
-    import io
-
     from PIL import Image
 
     out = io.BytesIO()
@@ -132,11 +107,16 @@ def main(out: Path) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:
         raise UsageError("needs Chromium: apt-get install chromium")
-    with tempfile.TemporaryDirectory() as name, serving() as address, sync_playwright() as driver:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        started(0, 1) as (_, port),
+        sync_playwright() as driver,
+    ):
         write_slices(Path(name))
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        words = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = driver.chromium.launch(executable_path=chromium, args=words)
         for what, size, scheme in SHOWN:
-            picture = with_palette(photograph(browser, address, Path(name), size, scheme))
+            picture = with_palette(photograph(browser, port, Path(name), size, scheme))
             if len(picture) > LARGEST:
                 raise BtcError(f"the picture of {what} has {len(picture)} bytes: fewer COLOURS")
             write_bytes(out / f"serve-{what}.png", picture)

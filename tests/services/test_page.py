@@ -11,23 +11,26 @@ import signal
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("pydicom")
+pytest.importorskip("nibabel")
+pytest.importorskip("playwright")
+pytest.importorskip("axe_playwright_python")
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from benchmarks.hostile.pictures import encode
 from edge_runtime.classifier import Classifier
 from tests.services.serving import Served, served
 from tests.trainer.volume_files import SECRET, SIZE, draw_head, nifti, series
 from trainer.synthetic.phantoms import draw_phantom
-
-for package in ("starlette", "uvicorn", "pydicom", "nibabel"):
-    pytest.importorskip(package)
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe here")
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page, Route
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
@@ -48,7 +51,7 @@ def server() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         words = ["--no-sandbox"] if os.geteuid() == 0 else []
         running = driver.chromium.launch(executable_path=CHROMIUM, args=words)
         yield running
@@ -236,7 +239,7 @@ def test_slices_of_a_study_are_scrolled(visit: Open, files: Path) -> None:
     assert str(slider.get_attribute("aria-valuetext")).startswith(f"Slice 2 of {COUNT}")
     shown.locator(".frame").hover()
     page.mouse.wheel(0, 60)
-    playwright.expect(where).to_contain_text(f"Slice 3 of {COUNT}")
+    expect(where).to_contain_text(f"Slice 3 of {COUNT}")
     slider.press("End")
     assert where.inner_text().startswith(f"Slice {COUNT} of {COUNT}")
     assert shown.locator("img").get_attribute("src") != first
@@ -371,7 +374,7 @@ def violations(page: Page) -> list[str]:
     found = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        result = axe.Axe().run(page)
+        result = Axe().run(page)
         found += [
             f"{scheme} {rule['id']}: {node['html'][:120]}"
             for rule in result.response["violations"]
