@@ -27,8 +27,8 @@ from edge_runtime.imaging.nifti import Cut, Volume, upright, view_of
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from edge_runtime.studies.series import Place, Stack
     from trainer.data.archive import ImageArchive
-    from trainer.prepare.volumes.dicom_series import Place, Stack
     from trainer.prepare.volumes.head_slices import Grays
 
     Array = npt.NDArray[Any]

@@ -16,11 +16,17 @@ import numpy as np
 import pydicom
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.dicom_head import DAMAGED, SEQUENCES, count_frames, read_elements
+from edge_runtime.imaging.dicom_head import (
+    DAMAGED,
+    SEQUENCES,
+    count_frames,
+    identifier,
+    read_elements,
+    text_of,
+)
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.limits import ImageLimits
-from trainer.data.owners import identifier, text_of
-from trainer.data.sequences import sequence_of
+from edge_runtime.studies.sequences import sequence_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
