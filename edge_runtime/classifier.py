@@ -139,6 +139,16 @@ class Classifier:
         self._idle.append(graph)
 
     @property
+    def limits(self) -> ImageLimits:
+        """What is refused unread."""
+        return self._limits
+
+    @property
+    def cut(self) -> tuple[str, int | None]:
+        """How a NIfTI volume is cut, and which of several is meant."""
+        return self._plane, self._volume
+
+    @property
     def info(self) -> ModelInfo:
         """What the model says of itself."""
         return self.model.info
