@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from edge_runtime.model.metadata import ModelInfo
     from edge_runtime.processes import Source
 
-    Heatmaps = Path | Callable[[Explained], None]
+    Heatmaps = Path | Callable[[Explained], str | None]
 
 
 SMALL = 16  # a file that needs less than this part of the limit is let in without being looked at
@@ -142,6 +142,16 @@ class Classifier:
         self._idle.append(graph)
 
     @property
+    def limits(self) -> ImageLimits:
+        """What is refused unread."""
+        return self._limits
+
+    @property
+    def cut(self) -> tuple[str, int | None]:
+        """How a NIfTI volume is cut, and which of several is meant."""
+        return self._plane, self._volume
+
+    @property
     def info(self) -> ModelInfo:
         """What the model says of itself."""
         return self.model.info
@@ -190,7 +200,8 @@ class Classifier:
 
         Args:
             heatmaps: folder for an overlay of each slice with the class map of its best guess; or
-                a function that is called with each slice and that map, in the thread that answers.
+                a function that is called with each slice and that map, in the thread that answers,
+                and says what stands in `heatmap`.
 
         Returns:
             The answers, in the order of the slices, each computed when it is taken.
@@ -535,8 +546,7 @@ class Classifier:
             crop_box=crop_box(part.gray, self.info.preprocess),
         )
         if not isinstance(heatmaps, Path):
-            heatmaps(explained)
-            return answer
+            return replace(answer, heatmap=heatmaps(explained))
         if maps is None:
             raise ModelError("this model gives no class maps, so it has no heatmaps")
         return replace(answer, heatmap=write_overlay(heatmaps, explained))

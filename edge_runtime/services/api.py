@@ -24,7 +24,7 @@ from edge_runtime.services.work import Bodies, Body, Full, Slots, TooLarge
 from edge_runtime.version import __version__
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive
+    from starlette.types import Receive
 
     from edge_runtime.classifier import Classifier
 
@@ -43,7 +43,7 @@ AGAIN = {"retry-after": "1"}  # seconds
 
 def make_app(
     classifier: Classifier, settings: Settings, say: Callable[[str], None]
-) -> tuple[ASGIApp, Slots]:
+) -> tuple[Guard, Slots]:
     """The application, and the slots that tell whether it still works.
 
     Args:

@@ -86,12 +86,23 @@ class Guard:
         finally:
             self._metrics.in_flight -= 1
             seconds = time.monotonic() - exchange.began
-            self._metrics.request(route, str(exchange.status), seconds)
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            self._say(
-                f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {method} {route} "
-                f"{exchange.status} {exchange.sent} B {1000 * seconds:.0f} ms {exchange.id}"
+            self._ended(
+                scope["method"], route, exchange.status, exchange.sent, seconds, exchange.id
             )
+
+    def refused(self, status: int) -> None:
+        """What was no request has got this status."""
+        self._ended("other", "other", status, 0, 0.0, secrets.token_hex(4))
+
+    def _ended(
+        self, method: str, route: str, status: int, sent: int, seconds: float, identity: str
+    ) -> None:
+        self._metrics.request(route, str(status), seconds)
+        self._say(
+            f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} "
+            f"{method if method in METHODS else 'other'} {route} {status} {sent} B "
+            f"{1000 * seconds:.0f} ms {identity}"
+        )
 
     async def _answer(self, scope: Scope, exchange: _Exchange) -> None:
         try:

@@ -121,7 +121,7 @@ def make_server(
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False
     app, slots = make_app(classifier, settings, say)
-    config = uvicorn.Config(app, **uvicorn_options(settings))
+    config = uvicorn.Config(app, **uvicorn_options(settings, app.refused))
     if certificate is not None:
         config.ssl_certfile, config.ssl_keyfile = certificate
     try:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.decision.heatmap import Explained, overlay
-from edge_runtime.errors import InputError
+from edge_runtime.imaging.kinds import ZIP
 from edge_runtime.studies.drop import DropFile, classify_drop
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from edge_runtime.decision.prediction import Prediction
 
 NAME = "upload"  # what answers call a body: its file's name was never sent
-ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # a file of an archive, or the end of an empty one
 LONGEST_SIDE = 256  # pixels of a picture
 QUALITY = 85  # of its JPEG
 MOST_PICTURES = 512  # slices of one body that are shown; some 20 MiB
@@ -46,71 +45,59 @@ def answer_body(classifier: Classifier, data: bytes, study: bool, pictures: bool
         ModelError: the model fails on it.
     """
     shown = Pictures() if pictures else None
-    answers = [_named(answer) for answer in _answers(classifier, data, study, shown)]
-    array = [answer.to_json() for answer in answers]
+    answers = list(_answers(classifier, data, study, shown))
     statuses = Counter(answer.status.value for answer in _leaves(answers))
+    array = [answer.to_json() for answer in answers]
     if shown is not None:
         for part in _slices(array):
-            part.update(shown.of(part["sha256"], part["slice"]))
+            part.update(shown.of(part["heatmap"]), heatmap=None)
     return Answered(json.dumps(array).encode(), statuses)
 
 
 def _answers(
     classifier: Classifier, data: bytes, study: bool, heatmaps: Pictures | None
 ) -> Iterator[Prediction]:
-    file = DropFile(NAME, data)
-    kind = file.kind()
-    try:
-        if data.startswith(ZIP) or (study and kind is not None and not kind.is_picture):
-            yield from classify_drop(classifier, [file], heatmaps=heatmaps)
-        elif study:
-            yield classifier.classify_study(NAME, [data], heatmaps=heatmaps)
-        else:
-            yield from classifier.classify_many([data], heatmaps=heatmaps)
-    except InputError as error:  # of a drop that is refused as a whole
-        yield classifier.failure(data, error)
-
-
-def _named(answer: Prediction) -> Prediction:
-    """The answer, which calls bytes without a name as this module does."""
-    slices = None if answer.slices is None else tuple(map(_named, answer.slices))
-    name = NAME if answer.input == "bytes" else answer.input
-    return replace(answer, input=name, slices=slices)
+    if study or data.startswith(ZIP):
+        file = DropFile(NAME, data, NAME if study else "")
+        yield from classify_drop(classifier, [file], heatmaps=heatmaps)
+    else:
+        for answer in classifier.classify_many([data], heatmaps=heatmaps):
+            yield replace(answer, input=NAME)
 
 
 def _leaves(answers: Iterable[Prediction]) -> Iterator[Prediction]:
+    """The answers for slices."""
     for answer in answers:
-        yield from (answer,) if answer.slices is None else _leaves(answer.slices)
+        yield from (answer,) if answer.slices is None else answer.slices
 
 
 def _slices(array: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Likewise, as JSON."""
     for answer in array:
-        yield from (answer,) if "slices" not in answer else _slices(answer["slices"])
+        yield from answer.get("slices", (answer,))
 
 
 class Pictures:
-    """Small pictures of the slices that were answered: of many, as many as MOST_PICTURES, with
-    the same distance between them."""
+    """Small pictures of the slices that were answered, each under a name that its answer has for a
+    heatmap meanwhile. Of many slices MOST_PICTURES at most, with the same distance between them."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, int | None], dict[str, str | None]] = {}
+        self._kept: dict[str, dict[str, str | None]] = {}
         self._seen, self._step = 0, 1
 
-    def __call__(self, part: Explained) -> None:
+    def __call__(self, part: Explained) -> str:
         """Draw a slice, see `Classifier.classify_slices`."""
         number, self._seen = self._seen, self._seen + 1
-        if number % self._step:
-            return
-        if len(self._kept) == MOST_PICTURES:
+        if number % self._step == 0 and len(self._kept) == MOST_PICTURES:
             self._kept = dict(list(self._kept.items())[::2])
             self._step *= 2
-            if number % self._step:
-                return
-        self._kept[part.digest, part.number] = _drawn(part)
+        if number % self._step == 0:
+            self._kept[str(number)] = _drawn(part)
+        return str(number)
 
-    def of(self, digest: str | None, number: int | None) -> dict[str, str | None]:
+    def of(self, name: str | None) -> dict[str, str | None]:
         """`picture` and `overlay` of a slice, each a `data:` URI or None."""
-        return self._kept.get((digest or "", number)) or {"picture": None, "overlay": None}
+        return self._kept.get(name or "") or {"picture": None, "overlay": None}
 
 
 def _drawn(part: Explained) -> dict[str, str | None]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
 import re
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ pytest.importorskip("pydicom")
 pytest.importorskip("nibabel")
 pytest.importorskip("PIL")
 
-from benchmarks.hostile.files import MAKERS, nifti_bytes
+from benchmarks.hostile.files import MAKERS, dicom_bytes, nifti_bytes
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.decision.heatmap import Explained
 from edge_runtime.services.upload import LONGEST_SIDE, MOST_PICTURES, Pictures
@@ -47,24 +49,40 @@ def server() -> Iterator[Served]:
 
 
 def command(folder: Path, contents: list[bytes], *options: str) -> list[Any]:
-    """What the command answers for files of these contents, in their order."""
+    """What the command answers for files of these contents, in their order; each is called as the
+    server calls it."""
     paths = [folder / f"{number:03d}" for number in range(len(contents))]
     for path, data in zip(paths, contents, strict=True):
         path.write_bytes(data)
     words = [BTC_EDGE, "classify", "--format", "json", *options, *paths]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr
-    answers: list[Any] = json.loads(done.stdout)
+    text = re.sub(f"{re.escape(str(folder))}/[0-9]+", "upload", done.stdout)
+    answers: list[Any] = json.loads(text)
     return answers
 
 
-def unnamed(answers: list[Any]) -> list[Any]:
-    """Answers without what the file is called."""
-    return [
-        {**answer, "input": ""}
-        | ({"slices": unnamed(answer["slices"])} if "slices" in answer else {})
-        for answer in answers
-    ]
+def zipped(**files: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def dicom_study(uid: str, count: int) -> dict[str, bytes]:
+    """The files of one series, in disorder."""
+    return {
+        f"{uid}-{number}": dicom_bytes(
+            draw_slice(number, 96), StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1",
+            SOPInstanceUID=f"{uid}.1.{number}", ImagePositionPatient=[0, 0, 5 * number],
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=[1, 1],
+        )
+        for number in (2, 0, 1)[:count]
+    }  # fmt: skip
+
+
+DROP = zipped(**dicom_study("1.2.3", 3), **dicom_study("1.2.4", 2), a=SLICE, b=SLICE[:500], c=b"no")
 
 
 def test_every_kind_of_file_is_answered_as_by_the_command(server: Served, tmp_path: Path) -> None:
@@ -76,17 +94,41 @@ def test_every_kind_of_file_is_answered_as_by_the_command(server: Served, tmp_pa
         assert answer.headers["content-type"] == "application/json"
         assert {each["input"] for each in answer.json()} == {"upload"}
         answers += answer.json()
-    assert unnamed(answers) == unnamed(command(tmp_path, contents))
+    assert answers == command(tmp_path, contents)
     assert problems(answers[0]) == []
 
 
-@pytest.mark.parametrize("kind", ["jpg gray", "nii", "dcm", "dcm enhanced"])
+STUDIES = {
+    **{kind: MAKERS[kind](5) for kind in ("jpg gray", "nii", "dcm", "dcm enhanced")},
+    "drop": DROP,
+    "no zip": DROP[:-40],
+    "bytes": b"no picture",
+}
+
+
+@pytest.mark.parametrize("kind", STUDIES)
 def test_a_study_is_answered_as_by_the_command(kind: str, server: Served, tmp_path: Path) -> None:
-    data = MAKERS[kind](5)
-    answers = server.classify(data, "?study=1").json()
-    assert len(answers) == 1
-    assert answers[0]["slices"]
-    assert unnamed(answers) == unnamed(command(tmp_path, [data], "--study"))
+    answer = server.classify(STUDIES[kind], "?study=1")
+    assert answer.status == 200
+    assert answer.json() == command(tmp_path, [STUDIES[kind]], "--study")
+
+
+def test_a_zip_is_a_drop(server: Served) -> None:
+    """Its studies are answered by their UIDs, its pictures each alone, damage in its place."""
+    answers = server.classify(DROP, "?pictures=1").json()
+    found = {answer["input"]: answer for answer in answers}
+    assert {"1.2.3", "1.2.4", "upload/a", "upload/b"} <= found.keys()
+    assert [part["input"] for part in found["1.2.3"]["slices"]] == [
+        f"upload/1.2.3-{number}" for number in range(3)
+    ]
+    assert found["upload/b"]["status"] == "error"
+    [alone] = server.classify(SLICE, "?pictures=1").json()
+    assert found["upload/a"] == alone | {"input": "upload/a"}
+    drawn = np.stack([draw_slice(number, 96) for number in range(3)]).astype(int)
+    for number, part in enumerate(found["1.2.3"]["slices"]):  # each has its own picture
+        assert np.abs(decoded(part["picture"]) - drawn).mean(axis=(1, 2)).argmin() == number
+        assert part["heatmap"] is None
+    assert all(problems(answer) == [] for answer in answers)
 
 
 def decoded(uri: str) -> Any:
@@ -124,18 +166,18 @@ def test_pictures_of_long_studies_are_fewer_and_evenly_spread() -> None:
     pictures, count = Pictures(), 3 * MOST_PICTURES
     for number in range(count):
         gray = np.full((8, 8), number % 200, np.uint8)
-        pictures(Explained("x", number, "0f", gray, None, (0, 0, 1, 1)))
-    shown = [n for n in range(count) if pictures.of("0f", n)["picture"]]
+        assert pictures(Explained("x", number, "0f", gray, None, (0, 0, 1, 1))) == str(number)
+    shown = [n for n in range(count) if pictures.of(str(n))["picture"]]
     assert shown == list(range(0, count, 4))
     assert len(shown) <= MOST_PICTURES
-    assert pictures.of("0f", 0)["overlay"] is None
+    assert pictures.of("0")["overlay"] is None
 
 
 def test_a_slice_that_is_long_and_thin_has_a_picture() -> None:
     pictures = Pictures()
     gray = np.zeros((1, 5000), np.uint8)
-    pictures(Explained("x", None, "0f", gray, np.eye(3, dtype=np.float32), (0, 0, 1, 1)))
-    shown = pictures.of("0f", None)
+    drawn = Explained("x", None, "0f", gray, np.eye(3, dtype=np.float32), (0, 0, 1, 1))
+    shown = pictures.of(pictures(drawn))
     assert decoded(str(shown["picture"])).shape == (1, LONGEST_SIDE)
     assert decoded(str(shown["overlay"])).shape == (1, LONGEST_SIDE, 3)
 

@@ -285,7 +285,7 @@ def test_the_log_names_no_file_and_nobody() -> None:
     assert "Doe" not in text.title()
     lines = text.splitlines()[1:-1]
     shape = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (GET|POST|other) \S+ \d{3} \d+ B \d+ ms [0-9a-f]{8}"
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert all(re.fullmatch(shape, line) for line in lines)
     assert lines[-1].endswith(identity)
 
