@@ -57,7 +57,7 @@ async function walk(entry, files) {
  * passed over; a file that was chosen by itself is sent, and the server says what is wrong.
  *
  * @returns {Promise<{parcels: Parcel[], passedOver: {input: string, reason: string}[]}>} where a Parcel
- *   has a title, its size in bytes, `isStudy` (whether it is asked for as a whole), `names` of its
+ *   has a title, its size in bytes, `isStudy` (whether one answer is asked for all of its slices), `names` of its
  *   members by those that answers call them, and `body()`.
  */
 export async function sorted(files) {
@@ -89,7 +89,7 @@ export async function sorted(files) {
 const alone = ({ file, path }, kind) => ({
   title: path,
   size: file.size,
-  isStudy: kind !== "picture" && kind !== null,
+  isStudy: kind === "dicom" || kind === "volume",
   names: new Map(),
   body: async () => file,
 });
@@ -101,7 +101,7 @@ function together(series) {
   return {
     title: `${folder ? `${folder}: ` : ""}${series.length} DICOM files`,
     size: series.reduce((sum, { file }) => sum + file.size, 0),
-    isStudy: true,
+    isStudy: false, // the server sorts a zip into studies and pictures
     names: new Map(members.map(([name], at) => [name, series[at].path])),
     body: () => zipOf(members),
   };

@@ -34,7 +34,7 @@ export function studyCard(answer, parcel) {
   const part = card.querySelector(".viewer");
   part.hidden = !answer.slices.length;
   const viewer = part.hidden ? null : new Viewer(part, answer.slices, series.filter(shown), findings);
-  const none = study.tumor == null ? "None: the model file has no rule for studies." : "None.";
+  const none = study.tumor == null ? "None: no series was judged by a rule for studies." : "None.";
   fill(card, ".findings-words", findings.length ? "Go to the slice of each where it shows most:" : none);
   listFindings(card, findings, series, viewer);
   listSeries(card, series);
