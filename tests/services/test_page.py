@@ -24,7 +24,7 @@ pytest.importorskip("playwright")
 pytest.importorskip("axe_playwright_python")
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Locator, Page, Route, expect, sync_playwright
 
 from benchmarks.hostile.pictures import encode
 from edge_runtime.classifier import Classifier
@@ -309,11 +309,13 @@ def test_findings_lead_to_their_slices(visit: Open, files: Path) -> None:
 
 
 def test_names_in_a_zip_are_text(visit: Open, files: Path) -> None:
-    page = visit()
+    page = visit(errors=("TrustedHTML",))
     choose(page, files / "pictures.zip")
     card(page, HOSTILE).wait_for()
     assert page.locator("img[src=x]").count() == 0
     assert page.locator(".card").count() == 2
+    with pytest.raises(Error, match="TrustedHTML"):  # nor could a script of the page's own
+        page.evaluate("document.body.innerHTML = '<p>injected</p>'")
 
 
 def test_a_volume_is_a_study(visit: Open, files: Path) -> None:
@@ -449,4 +451,5 @@ def test_a_token_is_asked_for_and_a_lost_server_loses_nothing(visit: Open, files
     with served(*options, "--port", guarded.port, environment=token_of):
         page.get_by_role("button", name="Send again").click()
         card(page, "two.png").wait_for()
+        assert page.evaluate("document.activeElement.textContent") == "two.png"
         assert has_no_sideways_scrolling(page)

@@ -68,7 +68,8 @@ async function answerTo(parcel) {
     if (!info) await greet();
     const most = info.limits.body_bytes;
     if (parcel.size > most) {
-      throw new Error(`${mebibytes(parcel.size)}: this server takes ${mebibytes(most)} at a time.${parcel.names.size ? " Choose one series." : ""}`);
+      const advice = parcel.names.size ? " Choose one series." : "";
+      throw new Error(`${mebibytes(parcel.size)}: this server takes ${mebibytes(most)} at a time.${advice}`);
     }
     const body = await readable(parcel);
     finish(parcel, await patiently(parcel, body));
@@ -100,8 +101,10 @@ async function patiently(parcel, body) {
   for (let tries = 1; ; tries += 1) {
     progress(parcel, "Being sent …", 0);
     try {
-      return await classify(body, parcel.isStudy, token, parcel.stop.signal, (share) =>
-        share < 1 ? progress(parcel, "Being sent …", share) : progress(parcel, "Being classified …", null));
+      return await classify(body, parcel.isStudy, token, parcel.stop.signal, (share) => {
+        if (share < 1) progress(parcel, "Being sent …", share);
+        else progress(parcel, "Being classified …", null);
+      });
     } catch (error) {
       if (!error.isBusy || tries === PATIENCE) throw error;
       const seconds = Math.min(error.retryAfter ?? 2, LONGEST_WAIT);
@@ -123,12 +126,20 @@ function waitingCard(parcel) {
   bar.hidden = true;
   card.querySelector(".again").addEventListener("click", () => {
     parcel.state = "waiting";
-    parcel.card.classList.remove("failed");
-    parcel.card.querySelector(".again").hidden = true;
+    card.classList.remove("failed");
     progress(parcel, "Waits for its turn.", null);
+    focusOn(card); // whose button goes
+    card.querySelector(".again").hidden = true;
     work();
   });
   return card;
+}
+
+/** So that the keyboard goes on from where it was. */
+function focusOn(card) {
+  const title = card.querySelector(".title");
+  title.tabIndex = -1;
+  title.focus();
 }
 
 /** How far a parcel is; `share` is null where that is not known. */
@@ -152,9 +163,9 @@ function finish(parcel, answers) {
   if (!parcels.includes(parcel)) return; // cleared meanwhile
   if (!answers.length) throw new Error("The server found nothing in it to classify.");
   const cards = answers.map((answer) => (answer.slices ? studyCard(answer, parcel) : pictureCard(answer, parcel)));
-  const focused = parcel.card.contains(document.activeElement);
+  const hadFocus = parcel.card.contains(document.activeElement);
   parcel.card.replaceWith(...cards);
-  if (focused) part("export").focus();
+  if (hadFocus) focusOn(cards[0]);
   parcel.state = "answered";
   parcel.answers = answers;
   const more = answers.length > 1 ? ` and ${answers.length - 1} more` : "";
