@@ -81,6 +81,9 @@ def photograph(
     page.locator(".card.waiting").first.wait_for(state="detached")
     if size[0] < 600:  # what it is for, not how files are chosen
         page.get_by_role("heading", name="Answers").evaluate("title => title.scrollIntoView()")
+    else:
+        page.locator(".study .heat").check()
+        page.evaluate("scrollTo(0, 0)")
     taken = page.screenshot()
     context.close()
     return taken

@@ -8,11 +8,14 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -28,6 +31,7 @@ from playwright.sync_api import Browser, Error, Locator, Page, Route, expect, sy
 
 from benchmarks.hostile.pictures import encode
 from edge_runtime.classifier import Classifier
+from tests.documents import ROOT
 from tests.services.serving import Served, served
 from tests.trainer.volume_files import SECRET, SIZE, draw_head, nifti, series
 from trainer.synthetic.phantoms import draw_phantom
@@ -453,3 +457,15 @@ def test_a_token_is_asked_for_and_a_lost_server_loses_nothing(visit: Open, files
         card(page, "two.png").wait_for()
         assert page.evaluate("document.activeElement.textContent") == "two.png"
         assert has_no_sideways_scrolling(page)
+
+
+def test_the_documents_show_the_page(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "benchmarks.pages", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("serve-desktop.png", "serve-phone.png"):
+        made, kept = (cv2.imread(str(folder / name)) for folder in (tmp_path, ROOT / "docs"))
+        assert made is not None
+        assert kept is not None
+        assert made.shape == kept.shape
+        assert made.std() > 20  # neither empty nor all of one colour
