@@ -191,8 +191,6 @@ class _Service:
                 raise ClientLeft
             limit = self._settings.work_seconds
             raise HTTPException(504, f"not answered within {limit:g} seconds")
-        except MemoryError:
-            raise HTTPException(503, "not enough memory for this just now", AGAIN) from None
         finally:
             left.cancel()
             if not answer.done():

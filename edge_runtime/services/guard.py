@@ -117,6 +117,9 @@ class Guard:
             exchange.status = LEFT
         except asyncio.CancelledError:  # the server ends and has waited long enough
             await exchange.refuse(503, "the server is ending", {"retry-after": "5"})
+        except MemoryError:
+            words = "not enough memory for this just now"
+            await exchange.refuse(503, words, {"retry-after": "5"})
         except Exception as error:
             self._say(f"unexpected {type(error).__name__} in {exchange.id}")
             if os.environ.get("BTC_DEBUG"):

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,14 +40,21 @@ class Served:
     Args:
         options: of the command.
         environment: variables beside this process's.
+        prepare: called in its process before it begins.
     """
 
-    def __init__(self, *options: object, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *options: object,
+        environment: Mapping[str, str] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
         words = [str(BTC_EDGE), "serve", "--port", "0", *map(str, options)]
         inherited = {k: v for k, v in os.environ.items() if k != "BTC_EDGE_TOKEN"}
         self.process = subprocess.Popen(
-            words, stderr=subprocess.PIPE, text=True, env={**inherited, **(environment or {})}
-        )
+            words, stderr=subprocess.PIPE, text=True, preexec_fn=prepare,
+            env={**inherited, **(environment or {})},
+        )  # fmt: skip
         assert self.process.stderr is not None
         self.lines: list[str] = []
         self.address = ""
@@ -97,8 +104,9 @@ class Served:
 
 
 @contextmanager
-def served(*options: object, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
-    server = Served(*options, environment=environment)
+def served(*options: object, **how: Any) -> Iterator[Served]:
+    """A server, killed at the end; `how` as of `Served`."""
+    server = Served(*options, **how)
     try:
         assert server.port, server.lines
         yield server

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import resource
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -269,3 +270,14 @@ def test_metrics_count_and_have_prometheus_format() -> None:
     assert counts == sorted(counts)
     assert counts[-1] == found["btc_edge_request_seconds_count", route] == 2
     assert math.isfinite(found["btc_edge_request_seconds_sum", route])
+
+
+def test_no_byte_is_written_to_a_disk(server: Served) -> None:
+    def forbid() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    with served(prepare=forbid) as bound:
+        for query in ("", "?study=1", "?pictures=1", "?study=1&pictures=1"):
+            for body in (SLICE, DROP, MAKERS["nii.gz"](1), MAKERS["dcm jpeg 2000"](1)):
+                assert bound.classify(body, query).body == server.classify(body, query).body
+        assert bound.end() == 0

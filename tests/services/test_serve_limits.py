@@ -144,12 +144,14 @@ def test_few_are_worked_on_few_wait_and_the_rest_is_refused(
     app, slots = api.make_app(classifier, Settings(workers=2, queue=1), print)
 
     async def test() -> None:
+        reading = Asked(app, content_length="9").send(b"slow")  # there was room when it came
         asked = [Asked(app).send(b"%d" % n, more=False) for n in range(3)]
         await in_thread(work.wait_for, 2)
         await eventually(lambda: slots.full)
         late = Asked(app).send(b"late", more=False)
         assert await late.status() == 503
         assert int(late.header("retry-after")) >= 1
+        assert await reading.send(b"er", more=False).status() == 503
         # Health and metrics answer while all workers work: the event loop waits for none.
         assert await Asked(app, "/healthz").status() == 200
         assert await metric(app, "btc_edge_slots_taken") == 3
@@ -158,7 +160,8 @@ def test_few_are_worked_on_few_wait_and_the_rest_is_refused(
         assert len(work.threads) <= 2
         await eventually(lambda: slots.taken == 0)
         assert await Asked(app).send(b"again", more=False).status() == 200
-        assert b"late" not in work.begun
+        assert not {b"late", b"slower"} & set(work.begun)
+        assert await metric(app, "btc_edge_bodies_held_bytes") == 0
 
     run(test)
 
