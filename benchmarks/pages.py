@@ -35,7 +35,7 @@ SHOWN = (("desktop", (1280, 1120), "light"), ("phone", (375, 1180), "dark"))
 PICTURES = (("meningioma", 0), ("glioma", 0), ("glioma", 2))  # phantoms, by class and seed
 SLICES, LESION = 16, range(6, 11)  # of the series, and where the drawn mass is
 SEED = 6
-COLOURS = 128  # of a picture's palette
+COLOURS = 256  # of a picture's palette
 LARGEST = 150_000  # bytes of a picture in the repository
 PATIENCE = 120_000  # ms
 
