@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -50,9 +50,12 @@ from edge_runtime.processes import Processes, cores
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from edge_runtime.decision.heatmap import Explained
     from edge_runtime.imaging.limits import Encoded, ImageSource
     from edge_runtime.model.metadata import ModelInfo
     from edge_runtime.processes import Source
+
+    Heatmaps = Path | Callable[[Explained], str | None]
 
 
 SMALL = 16  # a file that needs less than this part of the limit is let in without being looked at
@@ -139,6 +142,16 @@ class Classifier:
         self._idle.append(graph)
 
     @property
+    def limits(self) -> ImageLimits:
+        """What is refused unread."""
+        return self._limits
+
+    @property
+    def cut(self) -> tuple[str, int | None]:
+        """How a NIfTI volume is cut, and which of several is meant."""
+        return self._plane, self._volume
+
+    @property
     def info(self) -> ModelInfo:
         """What the model says of itself."""
         return self.model.info
@@ -181,12 +194,14 @@ class Classifier:
         return answer
 
     def classify_slices(
-        self, source: ImageSource, *, heatmaps: Path | None = None
+        self, source: ImageSource, *, heatmaps: Heatmaps | None = None
     ) -> Iterator[Prediction]:
         """Classify each slice of a file, one at a time; a picture has one.
 
         Args:
-            heatmaps: folder for an overlay of each slice with the class map of its best guess.
+            heatmaps: folder for an overlay of each slice with the class map of its best guess; or
+                a function that is called with each slice and that map, in the thread that answers,
+                and says what stands in `heatmap`.
 
         Returns:
             The answers, in the order of the slices, each computed when it is taken.
@@ -208,7 +223,7 @@ class Classifier:
         sources: Iterable[ImageSource | Unusable | None],
         *,
         workers: int = 1,
-        heatmaps: Path | None = None,
+        heatmaps: Heatmaps | None = None,
         processes: bool = False,
     ) -> Iterator[Prediction]:
         """Classify every slice of every source, in order; a bad input becomes an answer with
@@ -281,7 +296,7 @@ class Classifier:
         sources: Iterable[ImageSource | Unusable | None],
         *,
         workers: int = 1,
-        heatmaps: Path | None = None,
+        heatmaps: Heatmaps | None = None,
     ) -> Prediction:
         """One answer for the slices of one patient, with the answers behind it in `slices`; see
         `study.study_answer` for the rule.
@@ -308,7 +323,7 @@ class Classifier:
         return failure(_name(source), self._tag, one_line(error))
 
     def _chunk(
-        self, sources: Sequence[Source], heatmaps: Path | None = None, alone: bool = True
+        self, sources: Sequence[Source], heatmaps: Heatmaps | None = None, alone: bool = True
     ) -> Generator[Prediction, None, None]:
         """The answers for several sources, in order, errors among them.
 
@@ -382,7 +397,7 @@ class Classifier:
         return outputs
 
     def _answers(
-        self, source: Source, heatmaps: Path | None, alone: bool
+        self, source: Source, heatmaps: Heatmaps | None, alone: bool
     ) -> Generator[Prediction, None, None]:
         """The answers for one source, errors among them."""
         if isinstance(source, Unusable):
@@ -407,7 +422,7 @@ class Classifier:
             return None
         return next(self._each(path, sha256(data).hexdigest(), numbered(stack), None))
 
-    def _in_turn(self, source: Encoded, heatmaps: Path | None) -> Iterator[Prediction]:
+    def _in_turn(self, source: Encoded, heatmaps: Heatmaps | None) -> Iterator[Prediction]:
         """As `classify_slices`, once there is memory for this source beside the others."""
         limits, problem = self._limits, None
         size = size_of(source, limits)
@@ -421,7 +436,7 @@ class Classifier:
             raise problem
 
     def _held(
-        self, source: Encoded, heatmaps: Path | None, memory: Reservation, large: bool
+        self, source: Encoded, heatmaps: Heatmaps | None, memory: Reservation, large: bool
     ) -> Iterator[Prediction]:
         """The answers; what they need is gone when they end, before the memory is given back."""
         if large:
@@ -438,14 +453,14 @@ class Classifier:
         self,
         source: npt.NDArray[Any],
         value_range: tuple[float, float] | None,
-        heatmaps: Path | None,
+        heatmaps: Heatmaps | None,
     ) -> Iterator[Prediction]:
         gray = as_gray(source, value_range)
         digest = sha256(np.ascontiguousarray(source).view(np.uint8).data).hexdigest()
         yield from self._each(_name(source), digest, iter([Slice(None, gray)]), heatmaps)
 
     def _each(
-        self, name: str, digest: str, parts: Iterator[Slice], heatmaps: Path | None
+        self, name: str, digest: str, parts: Iterator[Slice], heatmaps: Heatmaps | None
     ) -> Iterator[Prediction]:
         for part in parts:
             pixels = preprocess(part.gray, self.info.preprocess)
@@ -516,17 +531,25 @@ class Classifier:
         )
 
     def _drawn(
-        self, answer: Prediction, part: Slice, outputs: _Outputs, folder: Path
+        self, answer: Prediction, part: Slice, outputs: _Outputs, heatmaps: Heatmaps
     ) -> Prediction:
-        """The answer with the overlay that was written for it."""
-        from edge_runtime.decision.heatmap import overlay, write_overlay
+        """The answer with the path of the overlay that was written for it, if one was."""
+        from edge_runtime.decision.heatmap import Explained, write_overlay
 
-        if outputs.class_maps is None:
+        maps = outputs.class_maps
+        explained = Explained(
+            name=answer.input,
+            number=part.number,
+            digest=answer.sha256 or "",
+            gray=part.gray,
+            heat=None if maps is None else maps[..., int(outputs.logits.argmax())],
+            crop_box=crop_box(part.gray, self.info.preprocess),
+        )
+        if not isinstance(heatmaps, Path):
+            return replace(answer, heatmap=heatmaps(explained))
+        if maps is None:
             raise ModelError("this model gives no class maps, so it has no heatmaps")
-        heat = outputs.class_maps[..., int(outputs.logits.argmax())]
-        picture = overlay(part.gray, heat, crop_box(part.gray, self.info.preprocess))
-        path = write_overlay(folder, answer.input, part.number, answer.sha256 or "", picture)
-        return replace(answer, heatmap=path)
+        return replace(answer, heatmap=write_overlay(heatmaps, explained))
 
 
 def _chunks(

@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all, and those that are none of the user's own."""
+"""Files that appear whole or not at all, those that are none of the user's own, and words for those
+that are passed over."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,6 +13,7 @@ _OF_SYSTEMS = {
     *("@eadir", "#recycle", "__macosx", "__pycache__"),
     *("$recycle.bin", "system volume information", "lost+found"),
 }
+MOST_KINDS = 5  # of files that are passed over, in one line
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -82,3 +84,13 @@ def is_hidden(name: str) -> bool:
     """Whether a file or folder is none of the user's own: a leading dot, or what file servers and
     desktops leave behind."""
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+def passed_over(word: str, others: Mapping[str, Sequence[str]]) -> str:
+    """One line on the files of a folder or zip that are no images, by their suffixes."""
+    count = sum(map(len, others.values()))
+    kinds = sorted(others, key=lambda kind: (-len(others[kind]), kind))
+    listed = ", ".join(f"{len(others[kind])} {kind}" for kind in kinds[:MOST_KINDS])
+    more = ", …" * (len(kinds) > MOST_KINDS)
+    files = "1 file that is no image" if count == 1 else f"{count} files that are no images"
+    return f"{word}: passed over {files}: {listed}{more}, such as {others[kinds[0]][0]}"

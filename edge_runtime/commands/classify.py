@@ -20,12 +20,14 @@ from edge_runtime.commands.options import (
     model_option,
     threads_option,
 )
-from edge_runtime.errors import ExitCode, UsageError, printable
+from edge_runtime.errors import ExitCode, InputError, UsageError, printable
 from edge_runtime.imaging.kinds import kinds_in_words
 
 if TYPE_CHECKING:
+    from edge_runtime.batch import Unusable
     from edge_runtime.classifier import Classifier
     from edge_runtime.decision.prediction import Prediction
+    from edge_runtime.studies.drop import DropFile
 
 
 MOST = 4  # workers by default: past that a small network gains little
@@ -42,7 +44,9 @@ cannot be read gets a line on stderr, and the rest goes on.
 @click.option("-r", "--recursive", is_flag=True, help="Classify the images inside folders.")
 @click.option("--stdin", "from_stdin", is_flag=True, help="Classify the one file on stdin.")
 @click.option(
-    "--study", is_flag=True, help="Take each PATH (folder or volume) as one patient; answer once."
+    "--study",
+    is_flag=True,
+    help="Answer once for each study in the PATHs: folders, zips, DICOMDIR, volumes or files.",
 )
 @click.option(
     "--format",
@@ -159,20 +163,53 @@ def _answers(
     if options["from_stdin"]:
         how["workers"] = 1  # in another thread a read would outlive Ctrl-C
         if options["study"]:
-            yield classifier.classify_study("stdin", [sys.stdin.buffer], **how)
+            yield from _studies(classifier, _from_stdin(classifier), how)
         else:
             for answer in classifier.classify_many([sys.stdin.buffer], **how):
                 yield replace(answer, input="stdin")
     elif options["study"]:
-        for word in _studies(paths):
-            yield classifier.classify_study(word, expand([word], True, sys.stdin, _say), **how)
+        yield from _studies(classifier, _from_words(paths), how)
     else:
         words = expand(paths, options["recursive"], sys.stdin, _say)
         yield from classifier.classify_many(words, **how, processes=True)
 
 
-def _studies(paths: Iterable[str]) -> Iterator[str]:
-    """The words, each one patient; `-` stands for a list of them."""
+def _studies(
+    classifier: Classifier, files: Iterable[DropFile | Unusable], how: dict[str, Any]
+) -> Iterator[Prediction]:
+    from edge_runtime.studies.drop import classify_drop
+
+    return classify_drop(classifier, files, tell=_say, **how)
+
+
+def _from_stdin(classifier: Classifier) -> Iterator[DropFile | Unusable]:
+    """The one file, or zip, whose bytes are on stdin."""
+    from edge_runtime.batch import Unusable
+    from edge_runtime.imaging.limits import read_source
+    from edge_runtime.studies.drop import DropFile
+
+    try:
+        yield DropFile("stdin", read_source(sys.stdin.buffer, classifier.limits), "stdin")
+    except InputError as error:
+        yield Unusable("stdin", error)
+
+
+def _from_words(paths: Iterable[str]) -> Iterator[DropFile | Unusable]:
+    """The files that the words mean, each of its word."""
+    from edge_runtime.batch import Unusable
+    from edge_runtime.commands.inputs import expand
+    from edge_runtime.studies.drop import DropFile
+
+    for word in _words(paths):
+        for path in expand([word], True, sys.stdin, _say, studies=True):
+            if isinstance(path, Unusable):
+                yield path
+            elif path is not None:
+                yield DropFile(path, path, word)
+
+
+def _words(paths: Iterable[str]) -> Iterator[str]:
+    """The words; `-` stands for a list of them."""
     from edge_runtime.commands.inputs import lines_of
 
     for path in paths:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from glob import has_magic, iglob
 from typing import IO
 
 from edge_runtime.batch import Unusable
 from edge_runtime.errors import InputError
-from edge_runtime.files import is_hidden
-from edge_runtime.imaging.kinds import SUFFIXES, halves_of, kind_of, other_halves
+from edge_runtime.files import is_hidden, passed_over
+from edge_runtime.imaging.kinds import SUFFIXES, ZIP, halves_of, kind_of, other_halves
 from edge_runtime.imaging.limits import first_bytes
 
 Tell = Callable[[str], None]
 
-MOST_KINDS = 5  # of files that are passed over, in one line
+INDEX = "DICOMDIR"
 
 
 def expand(
-    words: Iterable[str], recursive: bool, listing: IO[str], tell: Tell = lambda line: None
+    words: Iterable[str],
+    recursive: bool,
+    listing: IO[str],
+    tell: Tell = lambda line: None,
+    studies: bool = False,
 ) -> Iterator[str | Unusable | None]:
     """Each file that the words mean, in order.
 
@@ -33,6 +37,7 @@ def expand(
         listing: where that list is read from. A None is yielded when its next line has yet to
             come, so that nobody waits for answers behind it.
         tell: called with a line on what a folder holds besides images.
+        studies: a DICOMDIR means its folder, and zips and a DICOMDIR in a folder are files, too.
     """
     for word in words:
         if word == "-":
@@ -40,25 +45,27 @@ def expand(
                 if name is None:
                     yield None
                 elif name and name != "-":
-                    yield from _word(name, recursive, tell)
+                    yield from _word(name, recursive, tell, studies)
         else:
-            yield from _word(word, recursive, tell)
+            yield from _word(word, recursive, tell, studies)
 
 
-def _word(word: str, recursive: bool, tell: Tell) -> Iterator[str | Unusable]:
+def _word(word: str, recursive: bool, tell: Tell, studies: bool) -> Iterator[str | Unusable]:
     if os.path.isdir(word):  # noqa: PTH112 - paths stay as the user wrote them
-        yield from _folder(word, recursive, tell)
+        yield from _folder(word, recursive, tell, studies)
+    elif studies and os.path.basename(word).upper() == INDEX and os.path.isfile(word):  # noqa: PTH113, PTH119 - as above
+        yield from _folder(os.path.dirname(word) or os.curdir, recursive, tell, studies)  # noqa: PTH120 - as above
     elif has_magic(word) and not os.path.lexists(word):
         names = sorted(iglob(word, recursive=True))  # noqa: PTH207 - as above
         if not names:
             yield Unusable(word, InputError("no file fits this pattern"))
         for name in names:
-            yield from _word(name, recursive, tell) if os.path.isdir(name) else [name]  # noqa: PTH112
+            yield from _word(name, recursive, tell, studies) if os.path.isdir(name) else [name]  # noqa: PTH112
     else:
         yield word
 
 
-def _folder(word: str, recursive: bool, tell: Tell) -> Iterator[str | Unusable]:
+def _folder(word: str, recursive: bool, tell: Tell, studies: bool) -> Iterator[str | Unusable]:
     if not recursive:
         yield Unusable(word, InputError("a folder: add -r to classify the images in it"))
         return
@@ -75,14 +82,14 @@ def _folder(word: str, recursive: bool, tell: Tell) -> Iterator[str | Unusable]:
             path = os.path.join(folder, name)  # noqa: PTH118 - as above
             if _is_header_of_pair(name, names):
                 continue
-            if name.lower().endswith(SUFFIXES) or _is_image(path):
+            if name.lower().endswith(SUFFIXES) or _is_image(path, studies):
                 found = True
                 yield path
             else:
                 kind = os.path.splitext(name)[1].lower() or "no suffix"  # noqa: PTH122 - as above
                 others.setdefault(kind, []).append(path)
     if others:
-        tell(_passed_over(word, others))
+        tell(passed_over(word, others))
     for error in closed:
         yield Unusable(str(error.filename), InputError(f"cannot be read: {error.strerror}"))
     for path in links:
@@ -110,23 +117,15 @@ def _is_link(path: str) -> bool:
     return os.path.islink(path) or junction(path)  # noqa: PTH114 - as above
 
 
-def _passed_over(word: str, others: Mapping[str, Sequence[str]]) -> str:
-    """One line on the files of a folder that are no images."""
-    count = sum(map(len, others.values()))
-    kinds = sorted(others, key=lambda kind: (-len(others[kind]), kind))
-    listed = ", ".join(f"{len(others[kind])} {kind}" for kind in kinds[:MOST_KINDS])
-    more = ", …" * (len(kinds) > MOST_KINDS)
-    files = "1 file that is no image" if count == 1 else f"{count} files that are no images"
-    return f"{word}: passed over {files}: {listed}{more}, such as {others[kinds[0]][0]}"
-
-
-def _is_image(path: str) -> bool:
+def _is_image(path: str, studies: bool) -> bool:
     """Whether a file whose name does not say so is one by its content: scanners name the files of a
-    series without a suffix. DICOMDIR is their table of contents."""
-    if os.path.basename(path) == "DICOMDIR" or not os.path.isfile(path):  # noqa: PTH113, PTH119 - as above
+    series without a suffix. DICOMDIR is their table of contents; studies want it, and zips."""
+    index = os.path.basename(path) == INDEX  # noqa: PTH119 - as above
+    if (index and not studies) or not os.path.isfile(path):  # noqa: PTH113 - as above
         return False
     try:
-        return kind_of(first_bytes(path)) is not None
+        head = first_bytes(path)
+        return kind_of(head) is not None or (studies and head.startswith(ZIP))
     except InputError:
         return False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,26 @@ if TYPE_CHECKING:
 WHOLE: CropBox = (0.0, 0.0, 1.0, 1.0)
 HUGE = 1e30
 LONGEST = 2048  # pixels of an overlay's longer side; the maps have some dozen cells
+
+
+class Explained(NamedTuple):
+    """A slice that was answered, and where the network looked.
+
+    Attributes:
+        name: its file, as the answer calls it.
+        number: which slice of that file, from 0; None where the file holds one.
+        digest: sha256 of the file.
+        gray: the slice, uint8 H×W.
+        heat: the class map of the best guess, float32 h×w; None where the model has none.
+        crop_box: where that lies in the slice, see `preprocess.crop_box`.
+    """
+
+    name: str
+    number: int | None
+    digest: str
+    gray: Gray
+    heat: npt.NDArray[np.float32] | None
+    crop_box: CropBox
 
 
 def overlay(
@@ -68,18 +88,22 @@ def overlay(
     return blended
 
 
-def write_overlay(
-    folder: Path, name: str, number: int | None, digest: str, picture: npt.NDArray[np.uint8]
-) -> str:
+def write_overlay(folder: Path, part: Explained) -> str:
     """Write an overlay as PNG; its name tells the input's, the slice and the start of the digest.
 
     Returns:
         The path.
+
+    Raises:
+        ValueError: a slice without a map.
     """
     import cv2
 
-    stem = Path(name).name.partition(".")[0][:100] or "slice"
-    middle = "" if number is None else f"-{number:04d}"
-    path = folder / f"{stem}{middle}-{digest[:8]}.png"
+    if part.heat is None:
+        raise ValueError("no map to draw")
+    picture = overlay(part.gray, part.heat, part.crop_box)
+    stem = Path(part.name).name.partition(".")[0][:100] or "slice"
+    middle = "" if part.number is None else f"-{part.number:04d}"
+    path = folder / f"{stem}{middle}-{part.digest[:8]}.png"
     write_bytes(path, cv2.imencode(".png", picture)[1].tobytes())
     return str(path)

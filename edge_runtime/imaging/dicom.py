@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,6 +67,7 @@ class Frames:
 
     Attributes:
         count: how many there are.
+        pixels: of each, as stored.
         memory: bytes that decoding and showing one takes beyond the file itself.
         inverse: whether the least values are shown white.
 
@@ -82,16 +83,21 @@ class Frames:
             self._stored = StoredFrames(data, at, self._head, self.count)
             pixels = int(self._head.Rows) * int(self._head.Columns)
             sampled = pixels * min(self.count, SAMPLED) if self._head.SamplesPerPixel == 1 else 0
+            self.pixels = pixels
             self.memory = self._stored.memory + shown_memory(pixels, sampled)
             self.inverse = str(self._head.PhotometricInterpretation) == INVERSE
         self._value_range = value_range
 
-    def grays(self) -> Iterator[Gray]:
-        """The frames in their order (uint8, H×W, pixels square)."""
+    def grays(self, numbers: Sequence[int] | None = None) -> Iterator[Gray]:
+        """The frames in their order (uint8, H×W, pixels square).
+
+        Args:
+            numbers: of the frames that are wanted, rising; default: all.
+        """
+        wanted = range(self._stored.count) if numbers is None else numbers
         with _one_kind_of_error():
-            rules = _Rules(self._head, self._stored, self._value_range)
-            for number, raw in self._stored.frames(range(self._stored.count)):
-                yield rules.gray(number, raw)
+            for number, raw in self._stored.frames(wanted):
+                yield self._rules.gray(number, raw)
 
     def values(self, numbers: Sequence[int]) -> Iterator[Array]:
         """The modality's values of these rising frames (float32, H×W, pixels as stored); NaN where
@@ -101,9 +107,12 @@ class Frames:
             InputError: damaged, or colours.
         """
         with _one_kind_of_error():
-            rules = _Rules(self._head, self._stored, None)
             for number, raw in self._stored.frames(numbers):
-                yield rules.values(number, raw)
+                yield self._rules.values(number, raw)
+
+    @cached_property
+    def _rules(self) -> _Rules:
+        return _Rules(self._head, self._stored, self._value_range)
 
 
 @contextmanager

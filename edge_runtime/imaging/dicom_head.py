@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import logging
+import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -47,6 +49,7 @@ SEQUENCES = (
 MAX_READS = 200_000  # by pydicom, which needs one to three, and microseconds, for an element
 MAX_READ = 1 << 24  # bytes of a value that is kept: groups of 4 KiB for each of 4096 frames
 MAX_ELEMENT = 1 << 18  # bytes of one that is used: the largest lookup table takes half
+MOST_TEXT = 1024  # characters of an element that are kept: none may have more than 64 by the book
 DAMAGED = "truncated or damaged DICOM file"
 TOO_MANY = "a DICOM file of too many or too large parts"
 
@@ -173,3 +176,24 @@ def count_frames(head: pydicom.Dataset, limits: ImageLimits) -> int:
     if frames > limits.max_slices:
         raise InputError(f"{frames} frames: over the limit of {limits.max_slices:,} slices")
     return frames
+
+
+def identifier(head: pydicom.Dataset, name: str) -> str:
+    """What an element calls a patient or a study, the same in every character set; empty where it
+    is blank or missing."""
+    raw = head.get_item(name)
+    stored = None if raw is None else raw.value
+    text = text_of(head, name)
+    if "\ufffd" in text and isinstance(stored, bytes):
+        return stored.hex()  # not in the character set that the file tells: two could look alike
+    return text
+
+
+def text_of(head: pydicom.Dataset, name: str) -> str:
+    """An element's text in one form; of several values all, as DICOM writes them."""
+    value = head.get(name)
+    if value is None:
+        return ""
+    parts = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+    text = "\\".join(str(part) for part in parts)[:MOST_TEXT]
+    return unicodedata.normalize("NFC", re.sub(r"[\s\0]+", " ", text).strip())

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 HEAD = 1024  # bytes that tell what a file is
 GZIP = b"\x1f\x8b"
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the latter holds nothing
 
 
 class Kind(NamedTuple):

@@ -101,7 +101,8 @@ def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> St
     through = _axes(plane)[0]
     pixels = math.prod(axes) // axes[through]
     memory = shown_memory(pixels, math.prod(axes)) + (voxels.size + 2 * BLOCK if packed else 0)
-    return Stack(axes[through], memory, _cut(data, limits, voxels, view, plane))
+    cut = _cut(data, limits, voxels, view, plane)
+    return Stack(axes[through], memory, cut, view.spacing[through])
 
 
 def read_volume(data: bytes, limits: ImageLimits) -> Volume:

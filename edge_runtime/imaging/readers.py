@@ -13,6 +13,9 @@ from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits, read_s
 from edge_runtime.imaging.stack import Slice, Stack
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    from edge_runtime.imaging.kinds import Kind
     from edge_runtime.imaging.limits import Encoded
 
 
@@ -82,16 +85,7 @@ def open_slices(
     kind = kind_of(data) or gzipped_kind(data)
     if kind is None:
         raise InputError(refusal(data))
-    try:
-        # Not what stands in sys.modules: another thread may be importing it just now.
-        module = import_module(f"edge_runtime.imaging.{kind.module}")
-    except ModuleNotFoundError as error:
-        if not kind.extra:
-            raise
-        raise InputError(
-            f"{kind.title} files need the package {error.name}: "
-            f"pip install 'btc-edge[{kind.extra}]'"
-        ) from None
+    module = reader_of(kind)
     stack: Stack = module.read(data, limits, plane, volume)
     if stack.memory > limits.max_memory:
         raise InputError(
@@ -99,6 +93,24 @@ def open_slices(
             f"{limits.max_memory / MIB:,.0f} MiB"
         )
     return stack
+
+
+def reader_of(kind: Kind) -> ModuleType:
+    """The module that reads files of a kind.
+
+    Raises:
+        InputError: it needs a package that is not installed.
+    """
+    try:
+        # Not what stands in sys.modules: another thread may be importing it just now.
+        return import_module(f"edge_runtime.imaging.{kind.module}")
+    except ModuleNotFoundError as error:
+        if not kind.extra:
+            raise
+        raise InputError(
+            f"{kind.title} files need the package {error.name}: "
+            f"pip install 'btc-edge[{kind.extra}]'"
+        ) from None
 
 
 def slices_of(

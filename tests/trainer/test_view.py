@@ -22,12 +22,12 @@ from edge_runtime import Classifier
 from edge_runtime.decision.view import LONGEST, Seen, View
 from edge_runtime.errors import DataError, ModelError
 from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.studies.sequences import CONTRAST, SEQUENCES
 from trainer.commands.evaluate import evaluate_command
 from trainer.commands.train import train_command
 from trainer.data.card import Source, find_card, source_views
 from trainer.data.collection import Collection
 from trainer.data.dataset import Dataset, read_dataset
-from trainer.data.sequences import CONTRAST, SEQUENCES
 from trainer.data.split import Split
 from trainer.data.views import SourceView, normalise_plane, normalise_sequence
 from trainer.evaluation.decision_rule import (

@@ -32,6 +32,8 @@ from edge_runtime.errors import BtcError, DataError, InputError, UsageError
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.imaging.readers import slices_of
+from edge_runtime.studies.sequences import SEQUENCES, sequence_in, sequence_of
+from edge_runtime.studies.series import read_file_head
 from tests.trainer.volume_files import (
     SECRET,
     SIZE,
@@ -45,10 +47,8 @@ from tests.trainer.volume_files import (
 )
 from trainer.commands.data import command
 from trainer.data.archive import ZipArchive, open_archive
-from trainer.data.sequences import SEQUENCES, sequence_in, sequence_of
 from trainer.prepare import folder as data_folder
 from trainer.prepare.folder import JOURNAL, DataFolder
-from trainer.prepare.volumes.dicom_series import read_file_head
 from trainer.prepare.volumes.head_slices import BRAIN, evenly, within_head
 from trainer.prepare.volumes.labels import class_folder
 from trainer.prepare.volumes.pseudonyms import read_key

@@ -19,14 +19,9 @@ a volume, by its suffix or, where that says nothing, by its content.
 from __future__ import annotations
 
 import errno
-import lzma
 import os
-import re
 import stat
-import struct
-import threading
 import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence, Set
 from functools import cached_property, partial
@@ -45,6 +40,7 @@ from edge_runtime.imaging.kinds import (
 )
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits, first_bytes, read_file
 from edge_runtime.imaging.readers import read_any, size_of
+from edge_runtime.studies.zips import ZipCaps, ZipReader, is_folder, parts_of
 
 MAX_MEMBERS = 500_000  # files and folders
 MAX_MEMBER_BYTES = 64 * MIB  # of a picture; of a volume as many as on the device
@@ -265,37 +261,31 @@ class ZipArchive:
 
     def __init__(self, path: Path, every: bool = False) -> None:
         self._every = every
-        self._ratio = MAX_MASK_RATIO if every else MAX_RATIO
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
-            raise DataError(f"{path.name}: not a readable zip file") from None
-        self._lock = threading.Lock()  # a zip is one open file
         self._members: dict[str, zipfile.ZipInfo] = {}
         self._listing = _Listing(every)
-        infos = self._zip.infolist()
-        if len(infos) > MAX_MEMBERS:
-            raise DataError(f"{path.name}: more than {MAX_MEMBERS:,} members")
-        if sum(info.file_size for info in infos) > MAX_TOTAL_BYTES:
-            raise DataError(f"{path.name}: unpacks to more than {MAX_TOTAL_BYTES // MIB:,} MiB")
-        named = [(member_parts(path.name, info.filename), info) for info in infos]
-        passed = _folders_passed_over(named)
-        self._listing.others += [Other("/".join(parts), why) for parts, why in passed.items()]
-        for parts, info in named:
-            if not any(parts[:depth] in passed for depth in range(1, len(parts))):
-                self._admit(path.name, parts, info)
+        caps = ZipCaps(MAX_MEMBERS, MAX_TOTAL_BYTES, MAX_MASK_RATIO if every else MAX_RATIO)
+        try:
+            self._zip = ZipReader(path, caps)
+            passed = _folders_passed_over(self._zip.members)
+            self._listing.others += [Other("/".join(parts), why) for parts, why in passed.items()]
+            for parts, info in self._zip.members:
+                if not any(parts[:depth] in passed for depth in range(1, len(parts))):
+                    self._admit(path.name, parts, info)
+        except InputError as error:
+            raise DataError(f"{path.name}: {error}") from None
 
     def _admit(self, archive: str, parts: tuple[str, ...], info: zipfile.ZipInfo) -> None:
+        """
+        Raises:
+            InputError: a bomb, or a name that another member has.
+        """
         name = "/".join(parts)
-        if info.file_size > max(self._ratio * info.compress_size, MIB):
-            raise DataError(
-                f"{archive}: member {name!r} unpacks beyond reason (zip bomb?); refused"
-            )
+        self._zip.refuse_bomb(info)
         if not parts:
             if info.file_size:
                 self._listing.others.append(Other(archive, NAMELESS))
             return
-        if _is_folder(info) or any(map(is_hidden, parts)):
+        if is_folder(info) or any(map(is_hidden, parts)):
             return
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):  # 0: not packed on a Unix
@@ -303,8 +293,9 @@ class ZipArchive:
                 reason = PACKED_LINK if kind == stat.S_IFLNK else SPECIAL
                 self._listing.others.append(Other(name, reason))
             return
-        if self._listing.add(name, partial(self._unpack, info, HEAD)) and name in self._members:
-            raise DataError(f"{archive}: two members are called {name!r}; refused")
+        head = partial(self._zip.unpack, info, HEAD)
+        if self._listing.add(name, head) and name in self._members:
+            raise InputError(f"two members are called {name!r}; refused")
         self._members[name] = info
 
     def names(self) -> list[str]:
@@ -322,25 +313,13 @@ class ZipArchive:
         info, most = self._members[name], _limits(name, self._every).max_bytes
         if info.file_size > most:
             raise InputError(f"larger than the limit of {most // MIB} MiB")
-        data = self._unpack(info, most + 1)
+        data = self._zip.unpack(info, most + 1)
         if not data:
             raise InputError("empty file")
         return data
 
     def begin(self, name: str, most: int) -> bytes:
-        return self._unpack(self._members[name], most)
-
-    def _unpack(self, info: zipfile.ZipInfo, most: int) -> bytes:
-        """The first `most` bytes of a member."""
-        if info.flag_bits & 1:
-            raise InputError("encrypted")
-        try:
-            with self._lock, self._zip.open(info) as stream:
-                return stream.read(min(most, info.file_size + 1))
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
-            raise InputError(f"damaged in the archive ({error})") from None
-        except (NotImplementedError, RuntimeError):
-            raise InputError("packed by an unknown method") from None
+        return self._zip.unpack(self._members[name], most)
 
 
 def _folders_passed_over(
@@ -351,7 +330,7 @@ def _folders_passed_over(
     for parts, info in named:
         if any(map(is_hidden, parts)):
             continue
-        if _is_folder(info) and parts:
+        if is_folder(info) and parts:
             below[parts].update()  # it may hold nothing
         for depth in range(1, len(parts)):
             below[parts[:depth]].add(parts[depth])
@@ -364,27 +343,19 @@ def _folders_passed_over(
     }
 
 
-def _is_folder(info: zipfile.ZipInfo) -> bool:
-    return info.filename.endswith(("/", "\\"))
-
-
 def member_parts(archive: str, name: str) -> tuple[str, ...]:
-    """The folders and the name of a zip's member; none for the archive's own root.
-
-    Windows programs write backslashes, which are taken for slashes as `unzip` does (APPNOTE.TXT,
-    4.4.17, knows forward slashes only).
+    """As `zips.parts_of`.
 
     Args:
         archive: what the message calls the zip.
 
     Raises:
-        DataError: an absolute name, one with a drive, or one that climbs out of the archive.
+        DataError: a name that points outside.
     """
-    mapped = name.replace("\\", "/")
-    parts = PurePosixPath(mapped).parts
-    if mapped.startswith("/") or ".." in parts or re.match("[A-Za-z]:", "".join(parts[:1])):
-        raise DataError(f"{archive}: member {name!r} points outside the archive; refused")
-    return parts
+    try:
+        return parts_of(name)
+    except InputError as error:
+        raise DataError(f"{archive}: {error}") from None
 
 
 def open_archive(path: str | os.PathLike[str], every: bool = False) -> ImageArchive:

@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import InputError
 
-if TYPE_CHECKING:
-    import pydicom
-
 _KEY = os.urandom(32)
 CHARACTERS, PATIENT, STUDY = "SpecificCharacterSet", "PatientID", "StudyInstanceUID"
-MOST_TEXT = 1024  # characters of an element that are kept: none may have more than 64 by the book
 Digest = bytes
 
 
@@ -50,7 +44,13 @@ def read_owner(file: str, encoded: bytes) -> Owner:
     """
     import pydicom
 
-    from edge_runtime.imaging.dicom_head import DAMAGED, MAX_READS, Bounded, refuse_large
+    from edge_runtime.imaging.dicom_head import (
+        DAMAGED,
+        MAX_READS,
+        Bounded,
+        identifier,
+        refuse_large,
+    )
 
     try:
         head = pydicom.dcmread(
@@ -65,27 +65,6 @@ def read_owner(file: str, encoded: bytes) -> Owner:
         raise
     except Exception:  # pydicom raises many kinds on a damaged file
         raise InputError(DAMAGED) from None
-
-
-def identifier(head: pydicom.Dataset, name: str) -> str:
-    """What an element calls a patient or a study, the same in every character set; empty where it
-    is blank or missing."""
-    raw = head.get_item(name)
-    stored = None if raw is None else raw.value
-    text = text_of(head, name)
-    if "\ufffd" in text and isinstance(stored, bytes):
-        return stored.hex()  # not in the character set that the file tells: two could look alike
-    return text
-
-
-def text_of(head: pydicom.Dataset, name: str) -> str:
-    """An element's text in one form; of several values all, as DICOM writes them."""
-    value = head.get(name)
-    if value is None:
-        return ""
-    parts = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
-    text = "\\".join(str(part) for part in parts)[:MOST_TEXT]
-    return unicodedata.normalize("NFC", re.sub(r"[\s\0]+", " ", text).strip())
 
 
 def _digest(text: str) -> Digest:

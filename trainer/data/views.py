@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from edge_runtime.decision.view import LONGEST, is_value
 from edge_runtime.imaging.geometry import PLANES
-from trainer.data.sequences import SEQUENCES, sequence_in
+from edge_runtime.studies.sequences import SEQUENCES, sequence_in
 
 UNKNOWN = ("", "-", "?", "n/a", "na", "nan", "none", "null", "unknown")  # in lower case
 _PLANE_WORDS = {

@@ -21,13 +21,14 @@ from edge_runtime.imaging.kinds import halves_of, other_halves
 from edge_runtime.imaging.nifti import read_volume
 from edge_runtime.imaging.nifti_pair import join_pair
 from edge_runtime.labels import NO_TUMOR
+from edge_runtime.studies.frames import NOTHING
+from edge_runtime.studies.sequences import sequence_in
+from edge_runtime.studies.series import Series, Stack, stacks_of
 from trainer.data.archive import ImageArchive, open_archive
 from trainer.data.card import CardText, Source
 from trainer.data.layout import PassedOver
-from trainer.data.sequences import sequence_in
 from trainer.prepare.folder import DataFolder, Dropped, NewSlice, Summary
 from trainer.prepare.rows import Box, Row
-from trainer.prepare.volumes.dicom_series import Series, Stack, stacks_of
 from trainer.prepare.volumes.head_slices import evenly, within_head
 from trainer.prepare.volumes.labels import (
     FolderLabels,
@@ -39,7 +40,7 @@ from trainer.prepare.volumes.labels import (
     plain_patient,
 )
 from trainer.prepare.volumes.masks import Masks, is_mask, without_sequence
-from trainer.prepare.volumes.planes import NOTHING, DicomVolume, Shown, cut_refusal, cut_volume
+from trainer.prepare.volumes.planes import DicomVolume, Shown, cut_refusal, cut_volume
 from trainer.prepare.volumes.pseudonyms import DIGITS
 from trainer.prepare.volumes.units import (
     LIMITS,

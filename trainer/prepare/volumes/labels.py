@@ -23,8 +23,8 @@ from typing import NamedTuple
 from edge_runtime.errors import DataError
 from edge_runtime.files import is_hidden
 from edge_runtime.labels import KNOWN, NO_TUMOR, normalise_label
+from edge_runtime.studies.sequences import SEQUENCES, sequence_in
 from trainer.data.layout import SPLITS
-from trainer.data.sequences import SEQUENCES, sequence_in
 from trainer.data.tables import read_table
 
 NO_LABEL = "no row of the labels table fits it"

@@ -14,7 +14,7 @@ from edge_runtime.errors import InputError
 from edge_runtime.imaging.kinds import kind_named
 from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.imaging.nifti import read_volume
-from trainer.data.sequences import sequence_in
+from edge_runtime.studies.sequences import sequence_in
 
 if TYPE_CHECKING:
     import numpy.typing as npt

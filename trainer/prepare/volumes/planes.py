@@ -12,23 +12,21 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.dicom import SAMPLED, Frames
 from edge_runtime.imaging.geometry import PLANES
-from edge_runtime.imaging.gray import SAMPLE, robust_range
 from edge_runtime.imaging.limits import MIB, ImageLimits
 from edge_runtime.imaging.nifti import Cut, Volume, upright, view_of
+from edge_runtime.studies.frames import NOTHING, SeriesFrames
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from edge_runtime.studies.series import Place, Stack
     from trainer.data.archive import ImageArchive
-    from trainer.prepare.volumes.dicom_series import Place, Stack
     from trainer.prepare.volumes.head_slices import Grays
 
     Array = npt.NDArray[Any]
@@ -42,7 +40,6 @@ FEWEST = 16  # voxels along each side of such a volume
 THICK = f"slices more than {THICKEST:g} mm apart are not cut in other planes"
 FEW = f"fewer than {FEWEST} slices are not cut in other planes"
 UNEVEN = "slices that make no even volume are not cut in other planes"
-NOTHING = "no slice of it can be read"
 LARGE = "too large to be cut in other planes"
 
 
@@ -129,10 +126,11 @@ class DicomVolume:
     """
 
     def __init__(self, archive: ImageArchive, stack: Stack, limits: ImageLimits) -> None:
-        self._archive, self._limits = archive, limits
+        self._limits = limits
+        self._frames = SeriesFrames(archive.read, stack.places, limits)
         self.stack = stack
         self.mask: Mask | None = None
-        self.damaged: dict[str, str] = {}
+        self.damaged = self._frames.damaged
 
     def shown(self) -> Shown:
         """The slices as they were acquired.
@@ -179,7 +177,7 @@ class DicomVolume:
         read = set()
         for file, places in self._files.items():
             with self._noting(file):
-                frames = self._open(file)
+                frames = self._frames.open(file)
                 found = frames.values([place.frame for place in places])
                 for place, raw in zip(places, found, strict=True):
                     np.multiply(raw, -1 if frames.inverse else 1, out=values[numbers[place]])
@@ -215,28 +213,15 @@ class DicomVolume:
 
     def _read(self) -> Iterator[tuple[Place, Gray]]:
         """Gray slices, file by file."""
-        several = len(self._files) > 1
         for file, wanted in self._files.items():
             with self._noting(file):
-                frames = self._open(file, several)
+                frames = self._frames.open(file)
                 by_frame = {place.frame: place for place in wanted}
                 for number, gray in enumerate(frames.grays()):
                     if number in by_frame:
                         yield by_frame.pop(number), gray
                     if not by_frame:
                         break
-
-    def _open(self, file: str, several: bool = False) -> Frames:
-        """A file's frames.
-
-        Args:
-            several: shown in the range of all files, where it has no window.
-        """
-        value_range = (lambda: self._range) if several else None
-        frames = Frames(self._archive.read(file), self._limits, value_range)
-        if frames.memory > self._limits.max_memory:
-            raise InputError(f"needs {frames.memory // MIB} MiB of memory to decode")
-        return frames
 
     @contextmanager
     def _noting(self, file: str) -> Iterator[None]:
@@ -245,22 +230,6 @@ class DicomVolume:
             yield
         except InputError as error:
             self.damaged.setdefault(file, str(error))
-
-    @cached_property
-    def _range(self) -> tuple[float, float]:
-        """The values that become black and white, of some slices of the stack."""
-        places = self.stack.places
-        wanted = np.linspace(0, len(places) - 1, SAMPLED).round().astype(int)
-        some = sorted({*wanted.tolist()})
-        samples = []
-        for number in some:
-            with self._noting(places[number].file):
-                (values,) = self._open(places[number].file).values([places[number].frame])
-                step = int(np.ceil(np.sqrt(values.size * len(some) / SAMPLE)))
-                samples.append(values[::step, ::step].ravel())
-        if not samples:
-            raise InputError(NOTHING)
-        return robust_range(np.concatenate(samples))
 
 
 def _frame(place: Place) -> int:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.imaging.kinds import gzipped_kind, halves_of, kind_of, other_halves
 from edge_runtime.imaging.limits import ImageLimits
+from edge_runtime.studies.series import FileHead, Series, group_series, read_file_head
 from trainer.data.archive import MAX_VOLUME_BYTES, ImageArchive
 from trainer.data.layout import PassedOver
 from trainer.prepare.folder import Dropped
-from trainer.prepare.volumes.dicom_series import FileHead, Series, group_series, read_file_head
 from trainer.prepare.volumes.masks import is_mask, stem_of
 
 if TYPE_CHECKING:

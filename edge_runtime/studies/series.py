@@ -16,11 +16,17 @@ import numpy as np
 import pydicom
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.dicom_head import DAMAGED, SEQUENCES, count_frames, read_elements
+from edge_runtime.imaging.dicom_head import (
+    DAMAGED,
+    SEQUENCES,
+    count_frames,
+    identifier,
+    read_elements,
+    text_of,
+)
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.limits import ImageLimits
-from trainer.data.owners import identifier, text_of
-from trainer.data.sequences import sequence_of
+from edge_runtime.studies.sequences import sequence_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -63,6 +69,22 @@ PROJECTION = "a projection through the head, no slice of it"
 WRITTEN_ON = "a picture with burned-in annotation, which may name the patient"
 COLOURED = "a colour picture, such as a map of values"
 NOWHERE = "a DICOM file that does not tell where its picture lies in the patient"
+BLANK = "a DICOM file without an image"
+
+# Why a picture of a head is no slice to answer a study by (PS3.3, C.7.6.1.1.2 and C.8.3.1.1.1; the
+# words of vendors for ImageType), each by the words that tell it.
+LOCALIZER = "a localiser"
+ASIDE = {
+    LOCALIZER: ("LOCALIZER",),
+    "a reformat of another series": ("MPR", "CSA MPR", "MPR_THICK", "REFORMATTED", "CPR", "CSA 3D",
+                                     "VRT", "SSD", "VOLREND", "3D MPR"),
+    "a subtraction of two series": ("SUB", "SUBTRACT", "SUBTRACTION", "CSA SUBTRACT"),
+    "a map of values": ("ADC", "ADC_UNSPECIFIED", "EADC", "FA", "TENSOR", "TENSOR_B0", "CBF", "CBV",
+                        "MTT", "TTP", "RCBF", "RCBV", "PBP", "GBP", "T1 MAP", "T2 MAP",
+                        "T2_STAR MAP", "R2 MAP", "R2_STAR MAP", "T1_MAP", "T2_MAP", "FIELDMAP",
+                        "FIELD_MAP", "PERFUSION_MAP", "DIFFUSION_MAP"),
+    "a picture of phases": ("P", "PHASE", "PHASE MAP", "PHASE_MAP", "VELOCITY"),
+}  # fmt: skip
 
 # Of each plane, the axis (to the left, the back, the head) and the direction of rows and columns.
 UPRIGHT = {
@@ -118,6 +140,8 @@ class FileHead:
         places: each frame's, and how it lies.
         useless: why it gives no slice; empty where it may.
         lost: how many frames do not tell where they lie.
+        order: the values of ORDER.
+        aside: why a study is not answered by it, such as a localiser; empty where it may be.
     """
 
     name: str
@@ -130,6 +154,8 @@ class FileHead:
     places: tuple[tuple[Lie, Place], ...]
     useless: str
     lost: int
+    order: tuple[float, ...] = ()
+    aside: str = ""
 
 
 def is_whole(data: bytes, at: int) -> bool:
@@ -155,6 +181,8 @@ def read_file_head(name: str, data: bytes, limits: ImageLimits, cut_off: bool) -
         useless = _useless(head)
         if cut_off and not useless and not is_whole(data, end):
             return None
+        if not useless and "Rows" not in head:
+            useless = BLANK
         frames = 0 if useless else count_frames(head, limits)
         places = tuple(_places(head, name, frames))
         if not (useless or places):
@@ -179,8 +207,9 @@ def _file_head(
     patient = identifier(head, IDENTITY[0])
     patient_name, study, series, instance = (text_of(head, each) for each in IDENTITY[1:])
     return FileHead(
-        name, patient, patient_name, study, series, instance, sequence, places, useless, lost
-    )
+        name, patient, patient_name, study, series, instance, sequence, places, useless, lost,
+        tuple(_number(head, each) for each in ORDER), _aside(head),
+    )  # fmt: skip
 
 
 def _useless(head: pydicom.Dataset) -> str:
@@ -189,7 +218,7 @@ def _useless(head: pydicom.Dataset) -> str:
         getattr(head, "file_meta", {}).get("MediaStorageSOPClassUID", "")
     )
     modality = text_of(head, "Modality").upper()
-    types = {part.strip().upper() for part in text_of(head, "ImageType").split("\\")}
+    types = _types(head)
     if kind == DIRECTORY:
         return INDEX
     if modality not in ("MR", ""):
@@ -208,6 +237,16 @@ def _useless(head: pydicom.Dataset) -> str:
     if _number(head, "SamplesPerPixel") > 1 or photometric == "PALETTE COLOR":
         return COLOURED
     return ""
+
+
+def _types(head: pydicom.Dataset) -> set[str]:
+    return {part.strip().upper() for part in text_of(head, "ImageType").split("\\")}
+
+
+def _aside(head: pydicom.Dataset) -> str:
+    """Why a study is not answered by what a file shows; empty where it may be."""
+    types = _types(head)
+    return next((why for why, words in ASIDE.items() if not types.isdisjoint(words)), "")
 
 
 def _places(head: pydicom.Dataset, name: str, count: int) -> Iterable[tuple[Lie, Place]]:
@@ -288,7 +327,7 @@ def group_series(heads: Iterable[FileHead], size: Callable[[str], int]) -> list[
 def _content(head: FileHead) -> tuple[Any, ...]:
     """What a file says but for its name, so that names do not tell which of two counts."""
     places = tuple((lie, place.position, place.order) for lie, place in head.places)
-    return head.instance, places
+    return head.instance, places, () if places else head.order
 
 
 @dataclass
