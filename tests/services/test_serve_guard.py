@@ -398,7 +398,7 @@ def test_old_http_is_answered_and_closed(server: Served) -> None:
 def test_forwarded_headers_change_nothing(server: Served) -> None:
     headers = {"x_forwarded_host": "localhost", "forwarded": "host=localhost"}
     assert server.ask("GET", "/healthz", host="evil.example", **headers).status == 421
-    proto = {"x_forwarded_proto": "ftp", "x_forwarded_for": "1.2.3.4"}
+    proto = {"x_forwarded_proto": "https", "x_forwarded_for": "1.2.3.4"}
     own = f"http://{server.address}"
     assert server.ask("GET", "/v1/info", origin=own, **proto).status == 200
 
