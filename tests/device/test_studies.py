@@ -1,4 +1,4 @@
-"""What arrives is sorted by what it says: studies, series, places; nothing is lost without a word."""
+"""What arrives is sorted by what it says of itself, and nothing is lost without a word."""
 
 from __future__ import annotations
 
@@ -44,7 +44,6 @@ from tests.trainer.volume_files import (  # noqa: E402
 )
 
 HEAD = draw_head()
-THIN = HEAD[:, :, 10:16]  # six slices
 SECONDARY = "1.2.840.10008.5.1.4.1.1.7"
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "heads.zip"
 
@@ -75,15 +74,6 @@ def seen(study: Study) -> tuple[Any, ...]:
 
 def reasons(study: Study) -> dict[str, str]:
     return {passed.input: passed.reason for passed in study.passed_over}
-
-
-def one_series(prefix: str, **elements: Any) -> dict[str, bytes]:
-    files = series(THIN_HEAD, **elements)
-    return {f"{prefix}{number}": data for number, data in files.items()}
-
-
-# A head of the usual size, of which six slices are kept.
-THIN_HEAD = HEAD
 
 
 def axial(prefix: str, seed: str = "one", keep: int = 6, **elements: Any) -> dict[str, bytes]:
@@ -241,7 +231,7 @@ def test_folder_zip_and_bytes_are_answered_alike(drop: dict[str, bytes], tmp_pat
 
 
 def test_slices_without_a_window_share_one_range() -> None:
-    dim = {n: v for n, v in axial("").items()}
+    dim = axial("")
     values = [pydicom.dcmread(io.BytesIO(data)).pixel_array for data in dim.values()]
     (study,), _, _ = found_in(files_of(dim))
     low, high = np.percentile(np.stack(values), (0.1, 99.9))
@@ -334,6 +324,28 @@ def test_two_patients_under_one_uid_are_never_put_together() -> None:
     # A file that does not say whose it is goes with the only patient of its study.
     (study,), _, _ = found_in(files_of(one | blank))
     assert reasons(study) == {"c12": REPEATED}
+
+
+def test_frames_that_do_not_tell_their_places_are_kept_in_their_order() -> None:
+    """The head of a file of several frames without functional groups tells of its first alone."""
+    stack = np.stack([picture for picture, _ in slices(HEAD, "axial")[10:15]])
+    data = dicom_bytes(
+        stack, Modality="MR", StudyInstanceUID="1.2", SeriesInstanceUID="1.3",
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0], ImagePositionPatient=[0, 0, 0],
+    )  # fmt: skip
+    (study,), _, told = found_in([DropFile("a", data)])
+    assert [part.number for part in study.series[0].slices()] == list(range(5))
+    assert "5 pictures that do not all tell where they lie" in told[0]
+
+
+def test_what_stands_for_a_uid_and_is_none_is_not_shown() -> None:
+    files = axial("s", StudyInstanceUID="Mueller^Max", SeriesInstanceUID="Mueller^T1")
+    (study,), _, told = found_in(files_of(files | {"x": files["s12"]}))
+    assert (study.name, study.uid, study.series[0].uid) == ("s12", None, None)
+    assert "Mueller" not in repr(study) + repr(told)
+    uids = {study_uid(DropFile(name, data)) for name, data in files.items()}
+    assert len(uids) == 1
+    assert "Mueller" not in uids.pop()
 
 
 def test_a_damaged_file_is_told_and_the_rest_is_answered() -> None:
@@ -576,7 +588,7 @@ def test_cut_and_changed_files_never_end_a_drop(data: st.DataObject) -> None:
 def everything_about_a_patient() -> dict[str, Any]:
     """Every element of the patient's group and what else names people, places or times."""
     said: dict[str, Any] = {}
-    for tag, (vr, multiple, _, retired, keyword) in pydicom.datadict.DicomDictionary.items():
+    for tag, (vr, _, _, retired, keyword) in pydicom.datadict.DicomDictionary.items():
         personal = tag >> 16 in (0x0010, 0x0038, 0x0040, 0x0032) or vr == "PN" or "ID" in keyword
         if not personal or retired or not keyword or "Sequence" in keyword or tag >> 16 == 0x0028:
             continue
@@ -613,6 +625,21 @@ def test_no_word_of_the_patient_leaves(tmp_path: Path) -> None:
         out = (done.stdout + done.stderr).replace(str(tmp_path), "")
         for word in ("Qx", "zQ", "QXCS", "19371117", "113711", "097Y", "Zwetschken"):
             assert word not in out, (style, word)
+
+
+def test_whom_a_file_shows_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str] = set()
+    read = words.read_elements
+
+    def spied(data: bytes, limits: Any, names: Iterable[str], *more: Any) -> Any:
+        asked.update(names)
+        return read(data, limits, names, *more)
+
+    monkeypatch.setattr(words, "read_elements", spied)
+    found_in(files_of(axial("s")))
+    assert asked
+    people = {name for name in asked if pydicom.datadict.tag_for_keyword(name) >> 16 == 0x0010}
+    assert people == {"PatientID"}
 
 
 def test_a_missing_package_is_named(tmp_path: Path) -> None:
@@ -662,7 +689,11 @@ def test_studies_through_the_command(tmp_path: Path) -> None:
     (tmp_path / "both.zip").write_bytes(packed)
     assert inputs(tmp_path / "both.zip") == (both, 0, "")
     (folder / "both.zip").write_bytes(packed)
-    assert inputs(folder)[0] == both
+    (folder / "viewer.zip").write_bytes(zipped({"viewer.exe": b"MZ", "log.gz": b"\x1f\x8b"}))
+    found, code, line = inputs(folder)
+    assert (found, code) == (both, 0)
+    assert "viewer.zip: no image in this zip file" in line
+    assert inputs(folder / "viewer.zip")[1] == 1
     done = edge("classify", "--study", "--stdin", "--format", "json", stdin=packed)
     assert [each["input"] for each in json.loads(done.stdout)] == both
     assert json.loads(done.stdout)[0]["slices"][0]["input"] == "stdin/one-12"
