@@ -718,3 +718,45 @@ def test_real_series_are_arranged_rightly() -> None:
     assert t1.distance == pytest.approx(6, abs=1e-3)
     # From the feet to the head, against the numbers of the files.
     assert [part.input[-8:-4] for part in t1.slices()] == [f"{n:04d}" for n in range(22, 0, -1)]
+
+
+def test_files_that_take_turns_in_space_are_not_read_for_every_slice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two files of every second slice each, the frames of one falling."""
+    how = {"StudyInstanceUID": "1.5", "WindowCenter": 600, "WindowWidth": 1200}
+    even = enhanced(HEAD, range(0, 20, 2), SOPInstanceUID="1.5.1", **how)
+    odd = enhanced(HEAD, range(19, 0, -2), SOPInstanceUID="1.5.2", **how)
+    broken = enhanced(HEAD, range(21, 25), SOPInstanceUID="1.5.3", BitsStored=None, **how)
+    reads: list[str] = []
+    read = DropFile.read
+
+    def counted(self: DropFile, *limits: Any) -> bytes:
+        reads.append(self.name)
+        return read(self, *limits)
+
+    monkeypatch.setattr(DropFile, "read", counted)
+    (study,), _, _ = found_in(files_of({"even": even, "odd": odd, "broken": broken}))
+    (shown,) = study.series
+    reads.clear()
+    parts = list(shown.slices())
+    assert [part.input for part in parts] == ["even", "odd"] * 10 + ["broken"] * 4
+    assert [part.number for part in parts][:6] == [0, 9, 1, 8, 2, 7]
+    assert [isinstance(part.gray, InputError) for part in parts] == [False] * 20 + [True] * 4
+    assert sorted(reads) == ["broken", "even", "odd"]
+    # Where only few frames may be held, the order is the same.
+    monkeypatch.setattr(frames_module, "HELD", 3 * 34 * 40)
+    again = list(shown.slices())
+    assert [part[:3] for part in again] == [part[:3] for part in parts]
+    for one, other in zip(parts[:20], again, strict=False):
+        np.testing.assert_array_equal(one.gray, other.gray)
+
+
+def test_damaged_files_do_not_decide_the_range_of_the_others() -> None:
+    """Sixteen files are sampled: these are damaged, and the others are shown all the same."""
+    files = axial("s", keep=20)
+    wanted = {f"s{12 + n}" for n in np.linspace(0, 19, 16).round().astype(int)}
+    files = {n: data[:-100] if n in wanted else data for n, data in files.items()}
+    (study,), _, _ = found_in(files_of(files))
+    good = {part.input for part in study.series[0].slices() if isinstance(part.gray, np.ndarray)}
+    assert good == set(files) - wanted
