@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +17,10 @@ from edge_runtime.commands.options import (
     model_option,
 )
 from edge_runtime.errors import ExitCode, UsageError, printable
+
+if TYPE_CHECKING:
+    from edge_runtime.classifier import Classifier
+    from edge_runtime.services.settings import Settings
 
 MOST = 4  # workers by default, as of classify
 
@@ -96,7 +99,6 @@ def serve(**options: Any) -> None:
     _say("interrupted" if ending.interrupted else "ended")
     code = ExitCode.INTERRUPTED if ending.interrupted else ExitCode.OK
     if ending.working:  # a thread that Python would wait for
-        sys.stderr.flush()
         os._exit(code)
     raise SystemExit(code)
 
@@ -109,22 +111,13 @@ def _check_packages() -> None:
             raise UsageError(f"the package {name} is missing: pip install 'btc-edge[serve]'")
 
 
-def _settings(options: dict[str, Any], address: str) -> Any:
+def _settings(options: dict[str, Any], address: str) -> Settings:
     from edge_runtime.imaging.limits import MIB
     from edge_runtime.processes import cores
-    from edge_runtime.services.settings import (
-        Settings,
-        allowed_hosts,
-        as_host,
-        host_name,
-        read_token,
-    )
+    from edge_runtime.services.settings import Settings, allowed_hosts, read_token
 
-    names = list(options["allow_host"])
-    if host_name(options["host"]):
-        names.append(as_host(options["host"]))
     return Settings(
-        hosts=allowed_hosts(address, names),
+        hosts=allowed_hosts((options["host"], address), options["allow_host"]),
         token=read_token(options["token_file"]),
         workers=options["workers"] or min(MOST, cores()),
         queue=options["queue"],
@@ -137,7 +130,7 @@ def _settings(options: dict[str, Any], address: str) -> Any:
     )
 
 
-def _classifier(options: dict[str, Any]) -> Any:
+def _classifier(options: dict[str, Any]) -> Classifier:
     import cv2
 
     from edge_runtime.classifier import Classifier

@@ -53,7 +53,9 @@ def open_socket(family: socket.AddressFamily, address: str, port: int) -> socket
     Raises:
         PortError: the port is in use or may not be taken, or no address of this machine.
     """
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named as TCP: only then does asyncio switch off Nagle's algorithm, by which the body of an
+    # answer would wait some 40 ms for its head to be acknowledged.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))

@@ -64,23 +64,27 @@ def host_name(value: str) -> str | None:
 
 
 def as_host(address: str) -> str:
-    """An address as a header Host spells it."""
-    return f"[{address}]" if ":" in address else address.lower()
+    """An address, or a name, as a header Host spells it."""
+    return f"[{address.partition('%')[0]}]" if ":" in address else address.lower()
 
 
-def allowed_hosts(address: str, names: Iterable[str]) -> frozenset[str]:
-    """The names that a server answers to: this machine's, its address, and those that were given.
+def allowed_hosts(listening: Iterable[str], names: Iterable[str]) -> frozenset[str]:
+    """The names that a server answers to: this machine's, its own, and those that were given.
+
+    Args:
+        listening: the address that it listens at, and the name that this was given by. One that
+            stands for all addresses (0.0.0.0) is nobody's name.
 
     Raises:
         UsageError: a name that no header Host could have.
     """
     hosts = set(LOCAL_NAMES)
-    for name in (as_host(address), *names):
-        host = host_name(name)
-        if host is None or host != name.lower():
+    for name in names:
+        if host_name(name) != name.lower():
             raise UsageError(f"--allow-host {name!r} is no name of a host, without a port")
-        hosts.add(host)
-    return frozenset(hosts)
+        hosts.add(name.lower())
+    own = {as_host(address) for address in listening}
+    return frozenset(hosts | (own - {"0.0.0.0", "[::]"}))
 
 
 def is_loopback(address: str) -> bool:

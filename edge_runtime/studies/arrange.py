@@ -139,7 +139,7 @@ class _DicomFiles:
             InputError: it cannot be read, there are too many, or the package pydicom is missing.
         """
         reader_of(begun.kind)
-        from edge_runtime.studies.series import INDEX, read_file_head
+        from edge_runtime.studies.series import INDEX, OF_A_STUDY, read_file_head
 
         if len(self._files) >= MOST_FILES:
             raise InputError(MANY)
@@ -147,10 +147,10 @@ class _DicomFiles:
         while name in self._files:
             name += " (again)"
         cut_off = len(begun.start) == BEGIN
-        head = read_file_head(name, begun.start, self._limits, cut_off)
+        head = read_file_head(name, begun.start, self._limits, cut_off, OF_A_STUDY)
         if head is None:
             data = begun.file.read(self._limits)
-            head = read_file_head(name, data, self._limits, cut_off=False)
+            head = read_file_head(name, data, self._limits, False, OF_A_STUDY)
         assert head is not None  # of a whole file
         if head.useless == INDEX:
             self._indexes.append(name)
@@ -201,8 +201,9 @@ class _DicomFiles:
             patients[head.study].add(head.patient)
         for study, known in patients.items():
             if study and len(known - {""}) > 1:
+                name = _uid(study) or self._first_of(study)
                 self._tell(
-                    f"{study}: files of {len(known - {''})} patients under one StudyInstanceUID; "
+                    f"{name}: files of {len(known - {''})} patients under one StudyInstanceUID; "
                     "each patient is answered apart"
                 )
         only = {
@@ -212,13 +213,17 @@ class _DicomFiles:
         }
         return [replace(head, patient=only.get(head.study, head.patient)) for head in self._heads]
 
+    def _first_of(self, study: str) -> str:
+        """The name of a study's first file."""
+        return next(self._named(head.name) for head in self._heads if head.study == study)
+
     def _study(self, found: Sequence[Series]) -> Study:
-        uid = found[0].first.study or None
+        uid = _uid(found[0].first.study)
         made = _Made()
         for series in found:
             self._add_series(series, made)
         names = [name for series in found for name in (*series.names, *series.copies)]
-        name = uid or min(names, key=list(self._files).index)
+        name = uid or self._named(min(names, key=list(self._files).index))
         why = Counter(passed.reason for passed in made.passed_over)
         if why:
             words = ", ".join(f"{reason} ({count})" for reason, count in sorted(why.items()))
@@ -230,7 +235,8 @@ class _DicomFiles:
         """Sort the files of a series into its stacks and what is passed over."""
         from edge_runtime.studies.series import NOWHERE, stacks_of
 
-        name = series.first.series or self._named(series.names[0])
+        uid = _uid(series.first.series)
+        name = uid or self._named(series.names[0])
         made.pass_over(map(self._named, series.copies), COPY)
         placed, lost, reasons = [], [], Counter[str]()
         for head in series.heads:
@@ -257,7 +263,7 @@ class _DicomFiles:
         if reasons and not (stacks or lost):
             most = min(reasons, key=lambda reason: (-reasons[reason], reason))
             made.series.append(
-                StudySeries(name, series.first.series or None, None, series.first.sequence or None,
+                StudySeries(name, uid, None, series.first.sequence or None,
                             None, 0, lambda: iter(()), most)
             )  # fmt: skip
 
@@ -265,7 +271,7 @@ class _DicomFiles:
         self, name: str, series: Series, stack: Stack, sequences: Mapping[str, str]
     ) -> StudySeries:
         sequence = sequences[stack.places[0].file] or None
-        uid, slices = series.first.series or None, partial(self._slices, stack.places)
+        uid, slices = _uid(series.first.series), partial(self._slices, stack.places)
         distance, count = stack.distance or None, len(stack.places)
         return StudySeries(name, uid, stack.plane, sequence, distance, count, slices)
 
@@ -303,7 +309,7 @@ class _DicomFiles:
             f"{name}: {len(places):,} pictures that do not all tell where they lie in the patient: "
             f"taken in the order of their {order}"
         )
-        uid, sequence = series.first.series or None, heads[0].sequence or None
+        uid, sequence = _uid(series.first.series), heads[0].sequence or None
         slices = partial(self._slices, places)
         return StudySeries(name, uid, None, sequence, None, len(places), slices)
 
@@ -330,6 +336,13 @@ class _Made:
 
     def pass_over(self, names: Iterable[str], reason: str) -> None:
         self.passed_over += [PassedOver(name, reason) for name in names]
+
+
+def _uid(text: str) -> str | None:
+    """A UID as answers may call it."""
+    from edge_runtime.studies.series import is_uid
+
+    return text if is_uid(text) else None
 
 
 def _ranked(rank: Mapping[str, int]) -> Callable[[Series], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from edge_runtime.batch import Unusable
@@ -26,8 +27,9 @@ TOGETHER = 64  # loose pictures that are classified together
 
 
 def study_uid(file: DropFile, limits: ImageLimits = DEFAULT_LIMITS) -> str:
-    """The StudyInstanceUID of a DICOM file, of which only the beginning is read where that holds
-    all that stands before the pixels; empty where it has none.
+    """What tells a DICOM file's study from others: its StudyInstanceUID, or a digest of what stands
+    there and is no UID; empty where it has none. Only the beginning is read where that holds all
+    that stands before the pixels.
 
     Raises:
         InputError: damaged, over the limits, or the package pydicom is missing.
@@ -37,14 +39,19 @@ def study_uid(file: DropFile, limits: ImageLimits = DEFAULT_LIMITS) -> str:
         raise InputError("no DICOM file")
     reader_of(kind)
     from edge_runtime.imaging.dicom_head import DAMAGED, read_elements, text_of
-    from edge_runtime.studies.series import is_whole
+    from edge_runtime.studies.series import is_uid, is_whole
 
     for most in (BEGIN, None):
         try:
             data = file.read(limits) if most is None else file.begin(most)
             head, end = read_elements(data, limits, ["StudyInstanceUID"], ((),))
             if most is None or len(data) < most or is_whole(data, end):
-                return text_of(head, "StudyInstanceUID")
+                text = text_of(head, "StudyInstanceUID")
+                return (
+                    text
+                    if is_uid(text) or not text
+                    else sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+                )
         except InputError:
             if most is None or len(data) < most:
                 raise

@@ -15,6 +15,7 @@ from edge_runtime.files import is_hidden, passed_over
 from edge_runtime.imaging.kinds import (
     GZIP,
     HEAD,
+    SUFFIXES,
     ZIP,
     Kind,
     gzipped_kind,
@@ -214,7 +215,7 @@ def _unzipped(
             yield Unusable(member.name, error)
             continue
         what = kind_in(start)
-        if what is None:
+        if what is None or (what is gzipped_kind(start) and not name.lower().endswith(SUFFIXES)):
             suffix = os.path.splitext(name)[1].lower() or "no suffix"  # noqa: PTH122 - no path
             others.setdefault(suffix, []).append(member.name)
         else:
@@ -222,5 +223,7 @@ def _unzipped(
             yield Begun(member, what, start)
     if others:
         tell(passed_over(file.name, others))
-    if not found:
+    if not found and file.of not in ("", file.name):  # it stood in a folder
+        tell(f"{file.name}: {NOTHING}")
+    elif not found:
         raise InputError(NOTHING)

@@ -3,11 +3,11 @@ these have none, in one range of values for all of them."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +48,7 @@ class SeriesFrames:
         self._wanted = Counter(place.file for place in places)
         self.damaged: dict[str, str] = {}
         self.digests: dict[str, str] = {}
+        self._closed: dict[str, InputError] = {}
 
     def open(self, file: str) -> Frames:
         """A file's frames, to be shown in the range of all files where it has no window.
@@ -66,30 +67,58 @@ class SeriesFrames:
     def slices(self) -> Iterator[StudySlice]:
         """The slices in the order of the places; an error stands for one that cannot be shown.
 
-        One file is read at a time, and of one that holds many frames so many are decoded together
-        as HELD allows: they may lie in another order in the file than in space.
+        One file is read at a time. Where files hold several frames, which may lie in another order
+        than in space, so many are decoded ahead as HELD allows.
         """
-        for file, run in groupby(self._places, lambda place: place.file):
-            yield from self._slices_of(file, list(run))
+        for several, run in groupby(self._places, lambda place: self._wanted[place.file] > 1):
+            places, at = list(run), 0
+            while at < len(places):
+                shown = self._shown(places[at:] if several else places[at : at + 1])
+                yield from shown
+                at += len(shown)
 
-    def _slices_of(self, file: str, places: Sequence[Place]) -> Iterator[StudySlice]:
-        """Slices of one file."""
+    def _shown(self, places: Sequence[Place]) -> list[StudySlice]:
+        """The slices of the first places, one at least."""
+        shown: list[StudySlice] = []
+        grays: dict[Place, Gray | InputError] = {}
+        pixels = 0
+        wanted: dict[str, list[Place]] = defaultdict(list)
+        opened: Frames | InputError | None = self._tried(places[0].file)
+        if isinstance(opened, Frames):
+            pixels = opened.pixels
+            places = places[: max(1, HELD // pixels)]
+        for place in places:
+            wanted[place.file].append(place)
+        counts: dict[str, int] = {}
+        for file, of_it in wanted.items():
+            frames, opened = opened or self._tried(file), None  # the first is open already
+            if isinstance(frames, InputError):
+                grays |= dict.fromkeys(of_it, frames)
+            elif frames.pixels > pixels and file != places[0].file:
+                break  # these would be more than HELD: they come next
+            else:
+                counts[file] = frames.count
+                numbers = {place.frame: place for place in of_it}
+                for number, gray in self._grays(frames, sorted(numbers)).items():
+                    grays[numbers[number]] = gray
+        for place in places:
+            if place not in grays:
+                break
+            several = counts.get(place.file, self._wanted[place.file]) > 1
+            digest = self.digests.get(place.file)
+            frame = place.frame if several else None
+            shown.append(StudySlice(place.file, frame, digest, grays[place]))
+        return shown
+
+    def _tried(self, file: str) -> Frames | InputError:
+        """A file's frames, or why there are none; it is not read again to say so."""
+        if file in self._closed:
+            return self._closed[file]
         try:
-            frames = self.open(file)
-        except InputError as error:
-            problem = InputError(one_line(error))  # whose traceback would hold the file's bytes
-            for place in places:
-                number = place.frame if len(places) > 1 else None
-                yield StudySlice(file, number, self.digests.get(file), problem)
-            return
-        several = frames.count > 1
-        most = max(1, HELD // frames.pixels)
-        for first in range(0, len(places), most):
-            some = places[first : first + most]
-            grays = self._grays(frames, sorted(place.frame for place in some))
-            for place in some:
-                number = place.frame if several else None
-                yield StudySlice(file, number, self.digests[file], grays[place.frame])
+            return self.open(file)
+        except InputError as error:  # whose traceback would hold the file's bytes
+            self._closed[file] = InputError(one_line(error))
+            return self._closed[file]
 
     def _grays(self, frames: Frames, numbers: Sequence[int]) -> dict[int, Gray | InputError]:
         """Frames by their numbers; none behind a damaged one is told apart from it."""
@@ -104,24 +133,28 @@ class SeriesFrames:
 
     @cached_property
     def _range(self) -> tuple[float, float]:
-        """The values that become black and white, of some of the slices.
+        """The values that become black and white, of some of the slices; of the first that can be
+        read where these cannot.
 
         Raises:
-            InputError: none of them can be read.
+            InputError: none can.
         """
-        places = self._places
-        wanted = np.linspace(0, len(places) - 1, SAMPLED).round().astype(int)
+        wanted = np.linspace(0, len(self._places) - 1, SAMPLED).round().astype(int)
         some = sorted({*wanted.tolist()})
-        samples = []
-        for number in some:
-            file = places[number].file
-            try:
-                (values,) = self.open(file).values([places[number].frame])
-            except InputError as error:  # told when its turn comes
-                self.damaged.setdefault(file, str(error))
-                continue
-            step = int(np.ceil(np.sqrt(values.size * len(some) / SAMPLE)))
-            samples.append(values[::step, ::step].ravel())
+        samples = list(self._samples(some, len(some)))
+        samples = samples or list(islice(self._samples(range(len(self._places)), 1), 1))
         if not samples:
             raise InputError(NOTHING)
         return robust_range(np.concatenate(samples))
+
+    def _samples(self, numbers: Sequence[int], of: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Some values of each of these slices that can be read."""
+        for number in numbers:
+            place = self._places[number]
+            try:
+                (values,) = self.open(place.file).values([place.frame])
+            except InputError as error:  # told when its turn comes
+                self.damaged.setdefault(place.file, str(error))
+                continue
+            step = int(np.ceil(np.sqrt(values.size * of / SAMPLE)))
+            yield values[::step, ::step].ravel()

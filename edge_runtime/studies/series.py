@@ -7,6 +7,7 @@ three. Of the patient nothing is kept but what tells one from another.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ SIZE = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInte
 GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 NAMES = ("SpecificCharacterSet", *KINDS, *IDENTITY, *GEOMETRY, *ORDER, *TEXTS, *TIMES, *SIZE,
          *GROUPS)  # fmt: skip
+OF_A_STUDY = tuple(name for name in NAMES if name != "PatientName")  # without whom it shows
 INNER = (GROUPS, (*SEQUENCES[1], "PlanePositionSequence", "PlaneOrientationSequence"))
 
 PIXELS = (b"\xe0\x7f", b"\x7f\xe0")  # the group of the pixels, in either order of bytes
@@ -158,17 +160,25 @@ class FileHead:
     aside: str = ""
 
 
+def is_uid(text: str) -> bool:
+    """Whether a text is a UID (PS3.5, 9.1), which names nobody; some programs write others."""
+    return re.fullmatch(r"[0-9.]{1,64}", text) is not None
+
+
 def is_whole(data: bytes, at: int) -> bool:
     """Whether a file that was cut off holds all before its pixels, which begin at `at`."""
     return data[at : at + 2] in PIXELS
 
 
-def read_file_head(name: str, data: bytes, limits: ImageLimits, cut_off: bool) -> FileHead | None:
+def read_file_head(
+    name: str, data: bytes, limits: ImageLimits, cut_off: bool, elements: Sequence[str] = NAMES
+) -> FileHead | None:
     """What a DICOM file says of itself.
 
     Args:
         data: the file, or its beginning.
         cut_off: the latter.
+        elements: those of NAMES that may be read.
 
     Returns:
         None where the beginning is not enough.
@@ -177,7 +187,7 @@ def read_file_head(name: str, data: bytes, limits: ImageLimits, cut_off: bool) -
         InputError: damaged or over the limits.
     """
     try:
-        head, end = read_elements(data, limits, NAMES, INNER)
+        head, end = read_elements(data, limits, elements, INNER)
         useless = _useless(head)
         if cut_off and not useless and not is_whole(data, end):
             return None

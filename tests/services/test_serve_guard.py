@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.services.guard import HEADERS
-from edge_runtime.services.settings import host_name, is_loopback
+from edge_runtime.services.settings import LOCAL_NAMES, allowed_hosts, host_name, is_loopback
 from tests.services.serving import SLICE, Answer, Served, parse, pieces, refused, served
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -228,6 +228,7 @@ def test_a_token_in_a_file_and_a_network_over_plain_http(tmp_path: Path) -> None
     with served("--host", "0.0.0.0", "--token-file", file) as server:
         assert any("plain http" in line for line in server.lines)
         assert server.ask("GET", "/v1/info", host="127.0.0.1").status == 401
+        assert server.ask("GET", "/healthz", host="0.0.0.0").status == 421
         answer = server.ask("GET", "/v1/info", host="localhost", authorization=f"Bearer {TOKEN}")
         assert answer.status == 200
         server.end()
@@ -240,6 +241,14 @@ def test_a_token_in_a_file_and_a_network_over_plain_http(tmp_path: Path) -> None
 )  # fmt: skip
 def test_which_addresses_are_of_this_machine(address: str, own: bool) -> None:
     assert is_loopback(address) == own
+
+
+def test_names_of_a_server() -> None:
+    for address, own in (("10.0.0.1", "10.0.0.1"), ("fe80::1%eth0", "[fe80::1]")):
+        assert own in allowed_hosts(("Ward-3", address), ())
+        assert "ward-3" in allowed_hosts(("Ward-3", address), ())
+    for address in ("0.0.0.0", "::"):  # all addresses are nobody's name
+        assert allowed_hosts((address, address), ("A",)) == LOCAL_NAMES | {"a"}
 
 
 @given(st.text(max_size=20))
@@ -398,7 +407,7 @@ def test_old_http_is_answered_and_closed(server: Served) -> None:
 def test_forwarded_headers_change_nothing(server: Served) -> None:
     headers = {"x_forwarded_host": "localhost", "forwarded": "host=localhost"}
     assert server.ask("GET", "/healthz", host="evil.example", **headers).status == 421
-    proto = {"x_forwarded_proto": "ftp", "x_forwarded_for": "1.2.3.4"}
+    proto = {"x_forwarded_proto": "https", "x_forwarded_for": "1.2.3.4"}
     own = f"http://{server.address}"
     assert server.ask("GET", "/v1/info", origin=own, **proto).status == 200
 

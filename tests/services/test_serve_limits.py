@@ -373,6 +373,18 @@ def test_answers_that_nobody_reads_are_given_up(classifier: Classifier) -> None:
         connection.close()
 
 
+def test_bodies_of_answers_do_not_wait_for_acknowledgements(classifier: Classifier) -> None:
+    with (
+        running(classifier, Settings()) as (port, server),
+        socket.create_connection(("127.0.0.1", port), PATIENCE) as connection,
+    ):
+        connection.sendall(GET)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        (there,) = server.server_state.connections
+        accepted = there.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 # How it starts and ends
 
 
