@@ -1,4 +1,4 @@
-"""`btc-edge`: classify, info, verify, benchmark."""
+"""`btc-edge`: classify, info, verify, benchmark, watch."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ SUBCOMMANDS = {
         "Check a model FILE before it is used: that it is whole, that it runs here, and who "
         "made it."
     ),
+    "watch": "Classify what arrives in FOLDER (with subfolders) once it is whole.",
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.decision.prediction import Prediction
 from edge_runtime.errors import InputError
@@ -55,19 +56,28 @@ def study_uid(file: DropFile, limits: ImageLimits = DEFAULT_LIMITS) -> str:
 
 
 def classify_drop(
-    classifier: Classifier, files: Iterable[DropFile], *, workers: int = 1
+    classifier: Classifier,
+    files: Iterable[DropFile],
+    *,
+    workers: int = 1,
+    heatmaps: Path | None = None,
 ) -> Iterator[Prediction]:
     """One answer for each study (the DICOM files of one StudyInstanceUID, or a volume) and one for
-    each picture, as they are known."""
+    each picture, as they are known.
+
+    Args:
+        workers, heatmaps: see `Classifier.classify_many`.
+    """
+    how: dict[str, Any] = {"workers": workers, "heatmaps": heatmaps}
     studies: dict[str, list[DropFile]] = {}
     for file in files:
         kind = file.kind()
         if kind is not None and kind.name == "dicom":
             studies.setdefault(study_uid(file), []).append(file)
         elif kind is not None and not kind.is_picture:
-            yield classifier.classify_study(file.name, [file.source], workers=workers)
+            yield classifier.classify_study(file.name, [file.source], **how)
         else:
-            yield from classifier.classify_many([file.source], workers=workers)
+            yield from classifier.classify_many([file.source], **how)
     for uid, members in studies.items():
         sources = [member.source for member in members]
-        yield classifier.classify_study(uid or members[0].name, sources, workers=workers)
+        yield classifier.classify_study(uid or members[0].name, sources, **how)
