@@ -1,4 +1,4 @@
-"""`btc-edge`: classify, info, verify, benchmark, watch."""
+"""`btc-edge`: classify, info, verify, benchmark, watch, listen."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ SUBCOMMANDS = {
         "Classify images: files, patterns, folders (-r), or - for a list of paths on stdin."
     ),
     "info": "Print what a model says of itself.",
+    "listen": ("Receive MR images by DICOM (C-STORE), answer each study once, and return results."),
     "verify": (
         "Check a model FILE before it is used: that it is whole, that it runs here, and who "
         "made it."

@@ -35,7 +35,7 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dsutils import create_file_meta
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made by its module
+from pynetdicom.sop_class import (
     EnhancedMRImageStorage,
     MRImageStorage,
     Verification,
@@ -379,6 +379,8 @@ class _PeerSocket(AssociationSocket):  # type: ignore[misc]  # has no types
 class _Connection(RequestHandler):  # type: ignore[misc]  # has no types
     """What becomes of a connection."""
 
+    request: socket.socket
+
     def handle(self) -> None:
         """Shake hands where TLS is spoken, then let pynetdicom go on in a thread."""
         listener: Listener = self.server.listener
@@ -387,7 +389,9 @@ class _Connection(RequestHandler):  # type: ignore[misc]  # has no types
             try:
                 self.request = listener.tls.wrap_socket(self.request, server_side=True)
             except OSError:  # ssl.SSLError is one
-                listener.tell(f"{self.client_address[0]}: no TLS, or a certificate that is not known")
+                listener.tell(
+                    f"{self.client_address[0]}: no TLS, or a certificate that is not known"
+                )
                 self.request.close()
                 return
         super().handle()

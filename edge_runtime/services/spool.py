@@ -159,15 +159,16 @@ class Spool:
         return path
 
     def forget(self, paths: Iterable[Path]) -> None:
-        """Delete files that are answered, and the folders that they leave empty."""
-        folders = set()
+        """Delete files that are answered. Those of a study of which more have come since stay: the
+        answer that is due is for all of them."""
+        by_folder: dict[Path, set[str]] = {}
+        for path in paths:
+            by_folder.setdefault(path.parent, set()).add(path.name)
         with self._moving:
-            for path in paths:
-                path.unlink(missing_ok=True)
-                folders.add(path.parent)
-            for folder in folders - {self.folder}:
-                with suppress(OSError):  # it holds more, or is gone
-                    folder.rmdir()
+            for folder, names in by_folder.items():
+                with suppress(FileNotFoundError):
+                    if set(os.listdir(folder)) <= names:  # noqa: PTH208 - names are enough
+                        shutil.rmtree(folder)
 
 
 class Incoming:
@@ -180,12 +181,14 @@ class Incoming:
     """
 
     def __init__(self, path: Path, spool: Spool, header: bytes) -> None:
-        self.path, self.size, self.refused = path, 0, None
-        self.refused: Refused | None
+        self.path, self.size = path, 0
+        self.refused: Refused | None = None
         self._spool = spool
         self._stream: IO[bytes] | None = None
         try:
-            self._stream = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+            self._stream = os.fdopen(
+                os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
+            )
         except OSError as error:
             self._refuse(error)
         self.write(header)
@@ -236,7 +239,7 @@ def _claimed(folder: Path) -> IO[bytes] | None:
         import fcntl
     except ImportError:  # Windows
         return None
-    claim = open(folder / ".lock", "ab")
+    claim = open(folder / ".lock", "ab")  # noqa: SIM115 - open until the process ends
     try:
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
