@@ -102,6 +102,11 @@ class Source:
     head: pydicom.Dataset
     sha256: str
 
+    @property
+    def patient(self) -> tuple[str, str]:
+        """What an archive tells patients apart by."""
+        return str(self.head.get("PatientID", "")), str(self.head.get("IssuerOfPatientID", ""))
+
 
 def read_sources(paths: Iterable[Path], limits: ImageLimits = DEFAULT_LIMITS) -> list[Source]:
     """The images of a study, in the order of their UIDs; what cannot be read is left out, as it is
@@ -119,6 +124,21 @@ def read_sources(paths: Iterable[Path], limits: ImageLimits = DEFAULT_LIMITS) ->
     return sorted(sources, key=lambda source: str(source.head.SOPInstanceUID))
 
 
+def of_answer(answer: Prediction, sources: Sequence[Source]) -> list[Source]:
+    """The images of the patient whom an answer is for: a StudyInstanceUID may stand, wrongly, in
+    files of several.
+
+    Raises:
+        InputError: it is not known whom it is for.
+    """
+    digests = {each.sha256 for each in answer.slices or ()}
+    patients = {source.patient for source in sources if source.sha256 in digests}
+    patients = patients or {source.patient for source in sources}
+    if len(patients) > 1:
+        raise InputError("files of several patients under one StudyInstanceUID")
+    return [source for source in sources if source.patient in patients]
+
+
 def make_results(
     classifier: Classifier,
     answer: Prediction,
@@ -131,13 +151,15 @@ def make_results(
         sources: all images of the study, at least one.
 
     Raises:
-        InputError: the files are of several studies, or none of them can be used.
+        InputError: the files are of several studies or patients, or none of them can be used.
     """
     if not sources:
         raise InputError("no image that results could refer to")
     studies = {str(source.head.StudyInstanceUID) for source in sources}
     if len(studies) != 1:
         raise InputError("images of several studies")
+    if len({source.patient for source in sources}) != 1:
+        raise InputError("images of several patients")
     newest = max(source.path.stat().st_mtime for source in sources)
     made = _Made(sources, answer, datetime.fromtimestamp(int(newest)))
     shown = strongest(answer)

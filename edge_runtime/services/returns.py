@@ -7,12 +7,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_runtime.errors import BtcError
+from edge_runtime.errors import InputError, ModelError, one_line
 from edge_runtime.services.delivery import Outbox
 from edge_runtime.services.desk import Answered
 
 if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier
+    from edge_runtime.decision.prediction import Prediction
     from edge_runtime.services.results import Result
 
 
@@ -35,27 +36,41 @@ class Returns:
         Raises:
             OSError: the results cannot be kept; the desk answers again later.
         """
-        record = answered.record
-        key = sha256(f"{record.subject}\n{record.content}\n{record.model}".encode()).hexdigest()[
-            :32
-        ]
+        key = _key(answered)
         if self._outbox.has(key):  # the process ended between this and the journal
             return
         paths = [Path(str(file.source)) for file in answered.files]
+        if self._classifier is None:
+            self._outbox.put(key, (), paths)
+            return
         try:
-            results = self._results(answered, paths)
-        except (OSError, BtcError):
+            results, paths = self._results(self._classifier, answered.prediction, paths)
+        except (OSError, ModelError):
             raise
         except Exception as error:  # highdicom raises many kinds where a header is odd
-            problem = f"no results can be made of it ({type(error).__name__}); its files stay"
-            self._tell(f"{answered.prediction.input}: {problem}")
+            why = one_line(error) if isinstance(error, InputError) else type(error).__name__
+            name = answered.prediction.input
+            self._tell(f"{name}: no results can be made of it: {why}; its files stay")
             self._outbox.put(key, (), paths, held=True)
             return
         self._outbox.put(key, [(each.instance, each.data) for each in results], paths)
 
-    def _results(self, answered: Answered, paths: list[Path]) -> list[Result]:
-        if self._classifier is None:
-            return []
-        from edge_runtime.services.results import make_results, read_sources
+    def _results(
+        self, classifier: Classifier, answer: Prediction, paths: list[Path]
+    ) -> tuple[list[Result], list[Path]]:
+        """The results, and the files that may go with them: those of other patients may not."""
+        from edge_runtime.services.results import make_results, of_answer, read_sources
 
-        return make_results(self._classifier, answered.prediction, read_sources(paths))
+        sources = read_sources(paths)
+        wanted = of_answer(answer, sources)
+        others = {source.path for source in sources} - {source.path for source in wanted}
+        results = make_results(classifier, answer, wanted)
+        return results, [path for path in paths if path not in others]
+
+
+def _key(answered: Answered) -> str:
+    """The same for the same answer, whenever it is made."""
+    record, answer = answered.record, answered.prediction
+    digests = [each.sha256 or "" for each in answer.slices or ()]
+    words = [record.subject, record.content, record.model, answer.status.value, *digests]
+    return sha256("\n".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:32]

@@ -20,7 +20,14 @@ from highdicom.sr import srread
 from edge_runtime.classifier import Classifier
 from edge_runtime.decision.prediction import Prediction, Status, failure
 from edge_runtime.errors import InputError, ModelError
-from edge_runtime.services.results import WARNING, Result, make_results, read_sources, strongest
+from edge_runtime.services.results import (
+    WARNING,
+    Result,
+    make_results,
+    of_answer,
+    read_sources,
+    strongest,
+)
 from tests.services.dicom_peers import NAME, NUMBER, STUDY, drawn_file, drawn_study
 
 COUNT = 3
@@ -310,7 +317,7 @@ def test_files_that_are_none_make_no_results(
     with pytest.raises(InputError, match="no image"):
         make_results(classifier, unfamiliar, read_sources(tmp_path.iterdir()))
     (tmp_path / "b").write_bytes(drawn_file())
-    (tmp_path / "c").write_bytes(drawn_file(study="1.2.3"))
+    (tmp_path / "c").write_bytes(drawn_file(3, study="1.2.3"))
     with pytest.raises(InputError, match="several studies"):
         make_results(classifier, unfamiliar, read_sources(tmp_path.iterdir()))
 
@@ -323,3 +330,23 @@ def test_times_are_those_of_the_files(
     os.utime(path, (1e9, 1e9))
     for each in opened(make_results(classifier, unfamiliar, read_sources([path]))):
         assert each.ContentDate in ("20010908", "20010909")
+
+
+def test_two_patients_under_one_study_uid_are_never_mixed(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    mine, theirs = tmp_path / "a.dcm", tmp_path / "b.dcm"
+    mine.write_bytes(drawn_file(0))
+    theirs.write_bytes(drawn_file(1, PatientID="ANOTHER", PatientName="Other^One"))
+    sources = read_sources([mine, theirs])
+    answer = classifier.classify_study(STUDY, [theirs])
+    [kept] = of_answer(answer, sources)
+    assert kept.path == theirs
+    for each in opened(make_results(classifier, answer, [kept])):
+        assert each.PatientID == "ANOTHER"
+    with pytest.raises(InputError, match="several patients"):
+        make_results(classifier, answer, sources)
+    with pytest.raises(InputError, match="several patients"):
+        of_answer(classifier.classify_study(STUDY, [mine, theirs]), sources)
+    with pytest.raises(InputError, match="several patients"):
+        of_answer(failure(STUDY, "model", "none"), sources)
