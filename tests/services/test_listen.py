@@ -7,13 +7,11 @@ import os
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -157,6 +155,7 @@ def test_a_study_goes_in_and_its_results_come_back(start: Start, tmp_path: Path)
     assert not list((tmp_path / "spool").glob("*/*"))
 
 
+@pytest.mark.slow
 def test_an_answer_survives_a_kill_between_receiving_and_answering(start: Start) -> None:
     """Nothing is lost, and nothing is answered twice."""
     service = start("--quiet", "3600")
@@ -176,6 +175,7 @@ def test_an_answer_survives_a_kill_between_receiving_and_answering(start: Start)
     assert len(third.answers()) == 1
 
 
+@pytest.mark.slow
 def test_results_survive_a_kill_while_the_archive_is_away(start: Start, tmp_path: Path) -> None:
     port = free_port()
     words = ("--quiet", "0", "--results-to", f"127.0.0.1:{port}/ARCHIVE")
@@ -212,6 +212,7 @@ def archive_at(port: int, got: list[str]) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_own_results_that_come_back_are_not_taken(start: Start, tmp_path: Path) -> None:
     results = tmp_path / "results"
     service = start("--quiet", "0", "--results-folder", str(results))
@@ -248,54 +249,6 @@ def test_files_are_kept_where_that_is_asked_for(start: Start) -> None:
     assert service.end() == 0
     [path] = service.received()
     assert path.parent.name == digest(STUDY)
-
-
-def test_tls_with_certificates_on_both_sides(start: Start, tmp_path: Path) -> None:
-    ours, theirs = certificate(tmp_path, "ours"), certificate(tmp_path, "theirs")
-    service = start(
-        "--tls-cert", str(ours[0]), "--tls-key", str(ours[1]), "--tls-ca", str(theirs[0])
-    )
-    peer = AE("SCANNER")
-    peer.add_requested_context(MRImageStorage)
-    knows = ssl.create_default_context(cafile=str(ours[0]))
-    knows.check_hostname = False
-    stranger = peer.associate(*service.address, ae_title="BTC_EDGE", tls_args=(knows, "localhost"))
-    assert not stranger.is_established or not wait(lambda: stranger.is_established, 0.1)
-    service.said("no TLS, or an unknown certificate")
-    assert not connect(service.address).is_established  # in the clear
-    knows.load_cert_chain(*theirs)
-    association = peer.associate(
-        *service.address, ae_title="BTC_EDGE", tls_args=(knows, "localhost")
-    )
-    assert send(association, drawn_file()) == 0
-    association.release()
-
-
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate that signs itself, and its key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(timezone.utc)
-    made = (
-        x509.CertificateBuilder().subject_name(who).issuer_name(who).public_key(key.public_key())
-        .serial_number(1).not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    paths = folder / f"{name}.pem", folder / f"{name}.key"
-    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )  # fmt: skip
-    return paths
 
 
 def invoked(*words: str) -> Any:
@@ -383,6 +336,7 @@ def test_help_is_light() -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_two_listeners_do_not_share_a_spool(start: Start, tmp_path: Path) -> None:
     service = start()
     with pytest.raises(UsageError, match="another btc-edge listen"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,6 +19,11 @@ from typing import Any
 
 import pydicom
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import serialization as forms
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from pynetdicom import AE
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
@@ -33,6 +41,7 @@ from edge_runtime.services.spool import (
     Spool,
     digest,
 )
+from edge_runtime.services.tls import for_listening, for_sending
 from tests.services.dicom_peers import (
     NAME,
     NUMBER,
@@ -51,7 +60,14 @@ MIB = 1 << 20
 class Place:
     """A listener, what it took and what it said."""
 
-    def __init__(self, folder: Path, peers: Peers, bounds: Bounds, **spool: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        peers: Peers,
+        bounds: Bounds,
+        tls: ssl.SSLContext | None = None,
+        **spool: int,
+    ) -> None:
         limits = {"max_bytes": MIB, "max_files": 100, "min_free": 0, **spool}
         self.spool = Spool(folder, **limits)
         self.files: list[Path] = []
@@ -59,7 +75,7 @@ class Place:
         self.changed = threading.Condition()
         self.listener = Listener(
             self.spool, host="127.0.0.1", port=0, aet="BTC_EDGE", peers=peers, bounds=bounds,
-            tls=None, on_file=self.files.append, tell=self._tell,
+            tls=tls, on_file=self.files.append, tell=self._tell,
         )  # fmt: skip
         self.listener.start()
         self.address = self.listener.address
@@ -88,7 +104,7 @@ Start = Callable[..., Place]
 def start(tmp_path: Path) -> Iterator[Start]:
     places: list[Place] = []
 
-    def started(peers: Peers = Peers(), bounds: Bounds = Bounds(), **spool: int) -> Place:  # noqa: B008
+    def started(peers: Peers = Peers(), bounds: Bounds = Bounds(), **spool: Any) -> Place:  # noqa: B008
         places.append(Place(tmp_path / f"spool-{len(places)}", peers, bounds, **spool))
         return places[-1]
 
@@ -331,8 +347,8 @@ def test_nothing_half_stays_of_an_association_that_breaks(start: Start, end: str
     association.kill()
 
 
-def begin_a_store(association: Any) -> None:
-    """Send a command and some of its dataset."""
+def begin_a_store(association: Any, whole: bool = False) -> None:
+    """Send a command and its dataset, as a rule without its end."""
     request = C_STORE()
     request.MessageID, request.Priority = 9, 2
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = MRImageStorage, "1.2.3"
@@ -340,7 +356,7 @@ def begin_a_store(association: Any) -> None:
     message = C_STORE_RQ()
     message.primitive_to_message(request)
     fragments = list(message.encode_msg(context_of(association), 16382))
-    for fragment in fragments[:-1]:
+    for fragment in fragments if whole else fragments[:-1]:
         association.dul.send_pdu(fragment)
 
 
@@ -361,6 +377,7 @@ def wait(what: Callable[[], bool]) -> bool:
         b"\x16\x03\x01\x02\x00\x01",
         pdv(2, b"x"),
     ],
+    ids=["http", "zeros", "short", "tls", "data"],
 )
 def test_garbage_on_the_port_stops_nothing(
     start: Start, data: bytes, capfd: pytest.CaptureFixture[str]
@@ -403,9 +420,12 @@ def test_a_peer_that_trickles_is_not_waited_for(start: Start) -> None:
 
 def test_peers_that_say_nothing_take_no_more_than_so_many_places(start: Start) -> None:
     place = start(bounds=Bounds(associations=1, patience=60))
-    silent = [socket.create_connection(place.address, timeout=10) for _ in range(9)]
+    server, silent = place.listener._server, []
     try:
-        assert wait(lambda: len(place.listener._server.active_associations) == 9)
+        for number in range(1, 10):
+            silent.append(socket.create_connection(place.address, timeout=10))
+            assert wait(lambda n=number: len(server.active_associations) == n)  # type: ignore[misc]
+            assert wait(lambda: server._opening == 0)
         with socket.create_connection(place.address, timeout=10) as one_more:
             assert with_end(one_more) == b""
     finally:
@@ -451,6 +471,29 @@ def test_a_command_without_end_is_cut_off(start: Start) -> None:
     association.kill()
 
 
+def test_a_peer_that_waits_for_no_answer_is_cut_off(start: Start) -> None:
+    place = start()
+    association = connect(place.address)
+    with place.spool._looking:  # answers take their time
+        for _ in range(12):
+            begin_a_store(association, whole=True)
+        assert place.said("cut off")
+    assert wait(lambda: not place.half())
+    association.kill()
+
+
+def test_nothing_is_logged_of_what_is_sent(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    place = start()
+    association = connect(place.address)
+    assert send(association, drawn_file()) == 0
+    assert send(association, drawn_file(StudyInstanceUID="")) == NOT_UNDERSTOOD
+    association.release()
+    assert place.said("refused 1 files")
+    assert not [record for record in caplog.records if record.name.startswith("pynetdicom")]
+    assert under_test._config.LOG_HANDLER_LEVEL == "none"
+
+
 def test_what_had_half_come_when_the_process_died_is_gone_at_the_next_start(tmp_path: Path) -> None:
     (tmp_path / ".incoming").mkdir()
     (tmp_path / ".incoming" / "half").write_bytes(b"x")
@@ -459,3 +502,62 @@ def test_what_had_half_come_when_the_process_died_is_gone_at_the_next_start(tmp_
     with pytest.raises(UsageError, match="another btc-edge listen"):
         Spool(tmp_path, max_bytes=MIB, max_files=9, min_free=0)
     del spool
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(who)
+        .issuer_name(who)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(1))
+        .not_valid_after(now + timedelta(1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / f"{name}.pem", folder / f"{name}.key"
+    paths[0].write_bytes(made.public_bytes(forms.Encoding.PEM))
+    plain = forms.NoEncryption()
+    paths[1].write_bytes(key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, plain))
+    return paths
+
+
+def test_tls_with_certificates_on_both_sides(start: Start, tmp_path: Path) -> None:
+    ours, theirs = certificate(tmp_path, "ours"), certificate(tmp_path, "theirs")
+    place = start(bounds=Bounds(patience=5), tls=for_listening(*ours, theirs[0]))
+    peer = entity()
+    secured = {"ae_title": "BTC_EDGE", "tls_args": (for_sending(ours[0], *theirs), "localhost")}
+    association = peer.associate(*place.address, **secured)
+    assert send(association, drawn_file()) == 0
+    association.release()
+    assert not connect(place.address).is_established  # in the clear
+    assert place.said("no TLS, or a certificate that is not known")
+    place.lines.clear()
+    unknown = {"ae_title": "BTC_EDGE", "tls_args": (for_sending(ours[0], None, None), "localhost")}
+    assert not peer.associate(*place.address, **unknown).is_established
+    assert place.said("no TLS, or a certificate that is not known")
+    assert len(place.stored()) == 1
+
+
+def test_a_peer_that_does_not_shake_hands_keeps_nobody_waiting(
+    start: Start, tmp_path: Path
+) -> None:
+    ours = certificate(tmp_path, "ours")
+    place = start(tls=for_listening(*ours, None))
+    secured = {"tls_args": (for_sending(ours[0], None, None), "localhost")}
+    with socket.create_connection(place.address, timeout=10):
+        association = entity().associate(*place.address, ae_title="BTC_EDGE", **secured)
+        assert association.is_established
+        association.release()
+
+
+def test_files_that_are_no_certificate(tmp_path: Path) -> None:
+    (tmp_path / "x.pem").write_text("no certificate")
+    with pytest.raises(UsageError, match=r"no TLS with .*x\.pem"):
+        for_listening(tmp_path / "x.pem", tmp_path / "x.pem", None)
