@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edge_runtime.batch import in_order
 from edge_runtime.decision.prediction import Prediction, Status, failure
 from edge_runtime.errors import BtcError, DataError, InputError, UsageError, one_line
-from edge_runtime.files import write_text
+from edge_runtime.files import is_hidden, write_text
 from edge_runtime.imaging.kinds import halves_of
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits
 from edge_runtime.services.arrivals import Arrivals, Work
@@ -92,7 +92,7 @@ class Desk:
             a `BtcError`, that is told, and the subject is answered again later.
 
     Raises:
-        UsageError: the folder is none, or answers or heatmaps would lie in it.
+        UsageError: see `check_places`.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Desk:
         tell: Callable[[str], None] = lambda line: None,
         on_answer: Callable[[Answered], None] | None = None,
     ) -> None:
-        check_places(folder, out, heatmaps)
+        check_places(folder, out, heatmaps, journal.path)
         self._classifier, self._model = classifier, classifier.model.tag
         self._folder, self._out, self._journal = folder, out or folder, journal
         self._roots = dict.fromkeys((folder, folder.absolute(), folder.resolve()))
@@ -412,17 +412,22 @@ class Desk:
         self._say(f"{shown if self._names else promise.id[:SHORT]}: {line}")
 
 
-def check_places(folder: Path, out: Path | None, heatmaps: Path | None) -> None:
-    """Refuse a folder that cannot be watched, and answers that would come into it.
+def check_places(folder: Path, out: Path | None, heatmaps: Path | None, journal: Path) -> None:
+    """Refuse a folder that cannot be watched, and places that would make what is written input.
 
     Raises:
-        UsageError: the folder is none, or answers or heatmaps would lie in it.
+        UsageError: the folder is none; answers or heatmaps would lie in it, or the journal, unless
+            it is hidden.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
+    home = folder.resolve()
     for place in (out, heatmaps):
-        if place is not None and place.resolve().is_relative_to(folder.resolve()):
+        if place is not None and place.resolve().is_relative_to(home):
             raise UsageError(f"{place}: lies in the watched folder; name one outside of it")
+    at = journal.resolve()
+    if at.is_relative_to(home) and not any(map(is_hidden, at.relative_to(home).parts)):
+        raise UsageError(f"{journal}: lies in the watched folder; name one outside of it")
 
 
 def _has_error(answer: Prediction) -> bool:

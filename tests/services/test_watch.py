@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,6 +21,8 @@ import pytest
 
 from benchmarks.hostile.files import dicom_bytes
 from benchmarks.hostile.pictures import draw_slice, encode
+from edge_runtime.commands.watch import watch
+from tests.documents import SERVICES, blocks
 from tests.test_schemas import problems
 
 BIN = Path(sys.executable).parent / "btc-edge"
@@ -149,6 +153,8 @@ def test_what_cannot_be_watched_is_a_line(tmp_path: Path) -> None:
         ((tmp_path / "none",), 2, "no such folder"),
         ((folder / "0.png",), 2, "no such folder"),
         ((folder, "--out", folder / "out"), 2, "lies in the watched folder"),
+        ((folder, "--heatmap", folder), 2, "lies in the watched folder"),
+        ((folder, "--journal", folder / "journal"), 2, "lies in the watched folder"),
         ((folder, "--settle", "nan"), 2, "not a number"),
         ((folder, "--model", tmp_path / "none"), 3, "none"),
     ]:
@@ -218,6 +224,18 @@ def test_without_the_package_it_looks_itself(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
+
+
+def test_the_documents_unit_is_in_order(tmp_path: Path) -> None:
+    (unit,) = blocks(SERVICES, "ini")
+    (line,) = re.findall(r"^ExecStart=\S+/btc-edge watch (.+)$", unit, flags=re.M)
+    assert watch.make_context("watch", line.split(), resilient_parsing=False).params["out"]
+    if (verify := shutil.which("systemd-analyze")) is None:
+        pytest.skip("no systemd here")
+    path = tmp_path / "btc-edge-watch.service"
+    path.write_text(unit.replace("/opt/btc-edge/bin/btc-edge", sys.executable))
+    done = subprocess.run([verify, "verify", str(path)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_its_help_loads_nothing_heavy() -> None:
