@@ -130,8 +130,8 @@ def _run(folder: Path, options: dict[str, Any], stop: threading.Event) -> bool:
         from edge_runtime.services.desk import check_places
         from edge_runtime.services.journal import Journal
 
-        check_places(folder, options["out"], options["heatmap"])
         place = options["journal"] or (options["out"] or folder) / JOURNAL
+        check_places(folder, options["out"], options["heatmap"], place)
         journal = Journal(place, folder)  # before the model: it refuses a second watcher
     with closing(journal):
         with loading():

@@ -41,7 +41,7 @@ class Work:
     """
 
     subject: str
-    uid: str | None
+    uid: str | None = None
     paths: dict[str, None] = field(default_factory=dict)
     last: float = 0.0
     light: bool = False
@@ -138,10 +138,10 @@ class Arrivals:
                 continue
             del self._unsettled[path]
             yield from self._sort(path, stamp, now)
-        for work in list(self._waiting.values()):
+        for key, work in list(self._waiting.items()):
             if now - work.last < self._quiet:
                 break
-            yield self._waiting.pop(work.subject)
+            yield self._waiting.pop(key)
 
     def until(self, now: float) -> float | None:
         """Seconds until something may be whole; None while nothing waits."""
@@ -204,13 +204,14 @@ class Arrivals:
         if kind is not None and kind.name == "dicom" and name != "DICOMDIR":
             uid = self._study(whole)
             if uid:
-                self._join(f"study:{uid}", uid, path, now)
+                self._join(f"study:{uid}", f"study:{uid}", path, now).uid = uid
                 return
         elif halves_of(path):
-            self._join(f"file:{_of_pair(self.folder, path)}", None, path, now)
+            stem = os.path.splitext(path)[0]  # noqa: PTH122 - as above
+            self._join(f"pair:{stem}", f"file:{_of_pair(self.folder, path)}", path, now)
             return
         elif not head and name.lower().endswith(SUFFIXES):
-            self._join(f"file:{path}", None, path, now)  # somebody may yet write to it
+            self._join(f"file:{path}", f"file:{path}", path, now)  # somebody may yet write to it
             return
         elif name == "DICOMDIR" or not (
             kind is not None or head.startswith(ZIP) or name.lower().endswith((*SUFFIXES, ".zip"))
@@ -228,12 +229,14 @@ class Arrivals:
         except (InputError, ModuleNotFoundError):
             return ""  # its own answer says what is wrong
 
-    def _join(self, subject: str, uid: str | None, path: str, now: float) -> None:
-        work = self._waiting.pop(subject, None) or Work(subject, uid)
+    def _join(self, key: str, subject: str, path: str, now: float) -> Work:
+        """Have a path wait for others of its key; what the last one says is the subject."""
+        work = self._waiting.pop(key, None) or Work(subject)
+        work.subject, work.last = subject, now
         work.paths[path] = None
-        work.last = now
-        self._waiting[subject] = work
+        self._waiting[key] = work
         self._held.add(path)
+        return work
 
     def _missing(self, path: str, error: OSError) -> None:
         self._refused.pop(path, None)

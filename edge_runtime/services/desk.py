@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edge_runtime.batch import in_order
 from edge_runtime.decision.prediction import Prediction, Status, failure
-from edge_runtime.errors import BtcError, DataError, InputError, ModelError, UsageError, one_line
-from edge_runtime.files import write_text
+from edge_runtime.errors import BtcError, DataError, InputError, UsageError, one_line
+from edge_runtime.files import is_hidden, write_text
 from edge_runtime.imaging.kinds import halves_of
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits
 from edge_runtime.services.arrivals import Arrivals, Work
@@ -48,8 +48,10 @@ if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier
 
 TOGETHER = 32  # small pictures whose promises are one transaction, and so are their answers
+WRITERS = 16  # threads that write answers
 MOST_TRIES = 5  # processes that may end over one subject
 WAKE = 0.5  # seconds after which a signal is heard at the latest
+NOT_WRITTEN = "the answer cannot be written"
 _PART = f".part-{'[0-9a-f]' * 12}.json"  # of `files.replacing`
 _READ = os.O_RDONLY | sum(getattr(os, f"O_{w}", 0) for w in ("BINARY", "NOFOLLOW", "NONBLOCK"))
 
@@ -90,7 +92,7 @@ class Desk:
             a `BtcError`, that is told, and the subject is answered again later.
 
     Raises:
-        UsageError: the folder is none, or answers or heatmaps would lie in it.
+        UsageError: see `check_places`.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class Desk:
         tell: Callable[[str], None] = lambda line: None,
         on_answer: Callable[[Answered], None] | None = None,
     ) -> None:
-        check_places(folder, out, heatmaps)
+        check_places(folder, out, heatmaps, journal.path)
         self._classifier, self._model = classifier, classifier.model.tag
         self._folder, self._out, self._journal = folder, out or folder, journal
         self._roots = dict.fromkeys((folder, folder.absolute(), folder.resolve()))
@@ -219,18 +221,13 @@ class Desk:
     def _work(self, batch: Sequence[Work]) -> None:
         """All steps of some subjects."""
         promises: list[Promise] = []
-        done: list[tuple[Promise, Sequence[Prediction]]] = []
         try:
             with self._journal.at_once():
                 promises += filter(None, map(self._begin, batch))
-            try:
-                for promise, answers in in_order(self._answer, promises, self._workers):
-                    if answers and self._hand_over(promise, answers):
-                        done.append((promise, answers))
-            except Exception:
-                self._finish(done)
-                raise
-            self._finish(done)
+            classified = list(in_order(self._classify, promises, self._workers))
+            # Writing is waiting for the disk, which does it for several at once.
+            written = in_order(self._write, classified, WRITERS)
+            self._finish([promise for promise in written if self._hand_over(promise)])
         finally:
             for work in batch:
                 self._arrivals.release(work)
@@ -297,48 +294,56 @@ class Desk:
             digest.update(str(size).encode())
         return digest.hexdigest()
 
-    def _answer(self, promise: Promise) -> tuple[Promise, tuple[Prediction, ...]]:
-        """Steps 3 to 5, in any thread; no answers where the promise has `changed` or has a
-        `problem`."""
-        overlays = self._heatmaps and self._heatmaps / f".part-{promise.id[:ID]}"
+    def _classify(self, promise: Promise) -> Promise:
+        """Step 3, in any thread."""
         try:
-            answers = self._classify(promise, overlays)
-            promise.changed = any(self._arrivals.stamp(f.path) != f.stamp for f in promise.files)
-            if promise.changed:
-                return promise, ()
-            answers = tuple(self._kept(answer, promise) for answer in answers)
-            self._write(promise, answers)
-            return promise, answers
-        except OSError as error:
-            promise.problem = f"the answer cannot be written: {error.strerror or error}"
-            return promise, ()
-        finally:
-            if overlays is not None:
-                rmtree(overlays, ignore_errors=True)
+            promise.answers = self._answers(promise)
+        except InputError as error:
+            promise.answers = self._failure(promise, one_line(error))
+        except ModuleNotFoundError as error:
+            promise.answers = self._failure(promise, f"needs the package {error.name}")
+        except MemoryError:
+            promise.answers = self._failure(promise, "not enough memory for this")
+        except OSError as error:  # of an overlay; what cannot be read is an `InputError`
+            promise.problem = f"{NOT_WRITTEN}: {error.strerror or error}"
+        except BtcError:
+            raise  # of the model
+        except Exception as error:  # one bad file must not end the service for all others
+            line = f"unexpected {type(error).__name__}: {one_line(error)}"
+            promise.answers = self._failure(promise, line)
+        return promise
 
-    def _classify(self, promise: Promise, overlays: Path | None) -> tuple[Prediction, ...]:
-        """Step 3."""
+    def _answers(self, promise: Promise) -> tuple[Prediction, ...]:
         if promise.record.tries > MOST_TRIES:
             return self._failure(promise, f"the program ended {MOST_TRIES} times over it")
         workers = 1 if promise.work.light else self._workers
-        drop, renamed = promise.drop(self._folder), Renamed(promise, self._folder)
-        try:
-            answers = classify_drop(self._classifier, drop, workers=workers, heatmaps=overlays)
-            told = tuple(map(renamed.answer, answers))
-        except InputError as error:
-            return self._failure(promise, one_line(error))
-        except ModuleNotFoundError as error:
-            return self._failure(promise, f"needs the package {error.name}")
-        except MemoryError:
-            return self._failure(promise, "not enough memory for this")
-        except (ModelError, OSError):  # of none of the files
-            raise
-        except Exception as error:  # one bad file must not end the service for all others
-            return self._failure(promise, f"unexpected {type(error).__name__}: {one_line(error)}")
-        return told or self._failure(promise, "no image in it")
+        answers = classify_drop(
+            self._classifier, promise.drop(self._folder),
+            workers=workers, heatmaps=self._overlays(promise),
+        )  # fmt: skip
+        renamed = Renamed(promise, self._folder)
+        return tuple(map(renamed.answer, answers)) or self._failure(promise, "no image in it")
+
+    def _overlays(self, promise: Promise) -> Path | None:
+        """Where the overlays lie until the answer is written."""
+        return self._heatmaps and self._heatmaps / f".part-{promise.id[:ID]}"
 
     def _failure(self, promise: Promise, error: str) -> tuple[Prediction, ...]:
         return (failure(promise.name, self._model, error),)
+
+    def _write(self, promise: Promise) -> Promise:
+        """Steps 4 and 5, in any thread."""
+        promise.changed = any(self._arrivals.stamp(f.path) != f.stamp for f in promise.files)
+        overlays = self._overlays(promise)
+        try:
+            if promise.is_kept:
+                promise.answers = tuple(self._kept(a, promise) for a in promise.answers)
+                self._write_answers(promise)
+        except OSError as error:
+            promise.problem = f"{NOT_WRITTEN}: {error.strerror or error}"
+        if overlays is not None:
+            rmtree(overlays, ignore_errors=True)
+        return promise
 
     def _kept(self, answer: Prediction, promise: Promise) -> Prediction:
         """The answer with its overlays moved to where they stay."""
@@ -353,35 +358,33 @@ class Desk:
         os.replace(made, kept)
         return replace(answer, slices=parts, heatmap=os.fspath(kept))
 
-    def _write(self, promise: Promise, answers: Sequence[Prediction]) -> None:
-        """Step 5."""
+    def _write_answers(self, promise: Promise) -> None:
         path = self._out / promise.record.name
         if promise.record.tries > 1:
             for part in path.parent.glob(_PART):  # of the process that ended
                 part.unlink(missing_ok=True)
-        lines = ",\n ".join(json.dumps(answer.to_json()) for answer in answers)
+        lines = ",\n ".join(json.dumps(answer.to_json()) for answer in promise.answers)
         write_text(path, f"[\n {lines}\n]\n")
 
-    def _hand_over(self, promise: Promise, answers: Sequence[Prediction]) -> bool:
+    def _hand_over(self, promise: Promise) -> bool:
         """Step 6; whether the answer is delivered."""
-        if self._on_answer is None:
-            return True
-        files = tuple(DropFile(f.path, self._folder / f.path) for f in promise.files)
-        try:
-            for answer in answers:
-                self._on_answer(Answered(answer, files, promise.record))
-        except (OSError, BtcError) as error:
-            promise.problem = one_line(error)
-        return promise.problem is None
+        if self._on_answer is not None and promise.is_kept:
+            files = tuple(DropFile(f.path, self._folder / f.path) for f in promise.files)
+            try:
+                for answer in promise.answers:
+                    self._on_answer(Answered(answer, files, promise.record))
+            except (OSError, BtcError) as error:
+                promise.problem = one_line(error)
+        return promise.is_kept
 
-    def _finish(self, done: Sequence[tuple[Promise, Sequence[Prediction]]]) -> None:
+    def _finish(self, done: Sequence[Promise]) -> None:
         """Step 7."""
-        self._journal.finish((p.record, _status(answers), p.files) for p, answers in done)
-        for promise, answers in done:
-            self.failed |= any(map(_has_error, answers))
+        self._journal.finish((p.record, _status(p.answers), p.files) for p in done)
+        for promise in done:
+            self.failed |= any(map(_has_error, promise.answers))
             number = promise.record.number
             anew = "" if number == 1 else f" anew, as answer {number}"
-            self._tell_of(promise, f"answered{anew}: {_status(answers)}")
+            self._tell_of(promise, f"answered{anew}: {_status(promise.answers)}")
 
     def _take_back(self, promise: Promise) -> None:
         """A file changed while it was worked on: it comes again."""
@@ -409,17 +412,22 @@ class Desk:
         self._say(f"{shown if self._names else promise.id[:SHORT]}: {line}")
 
 
-def check_places(folder: Path, out: Path | None, heatmaps: Path | None) -> None:
-    """Refuse a folder that cannot be watched, and answers that would come into it.
+def check_places(folder: Path, out: Path | None, heatmaps: Path | None, journal: Path) -> None:
+    """Refuse a folder that cannot be watched, and places that would make what is written input.
 
     Raises:
-        UsageError: the folder is none, or answers or heatmaps would lie in it.
+        UsageError: the folder is none; answers or heatmaps would lie in it, or the journal, unless
+            it is hidden.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
+    home = folder.resolve()
     for place in (out, heatmaps):
-        if place is not None and place.resolve().is_relative_to(folder.resolve()):
+        if place is not None and place.resolve().is_relative_to(home):
             raise UsageError(f"{place}: lies in the watched folder; name one outside of it")
+    at = journal.resolve()
+    if at.is_relative_to(home) and not any(map(is_hidden, at.relative_to(home).parts)):
+        raise UsageError(f"{journal}: lies in the watched folder; name one outside of it")
 
 
 def _has_error(answer: Prediction) -> bool:

@@ -55,9 +55,10 @@ def _tell_until(
                 _listen(stop, folder, notify)
                 continue  # the folder is another now
             except Exception as error:  # of the system, or of the package's own kinds
-                if told != (told := one_line(error)):
-                    tell(f"the system does not tell of changes ({told}): looking every second")
-                looks = RETRY
+                if folder.is_dir():  # else a look tells that it is gone
+                    looks = RETRY
+                    if told != (told := one_line(error)):
+                        tell(f"the system tells of no changes ({told}): looking every second")
         for _ in range(looks):
             if stop.wait(LOOK):
                 return

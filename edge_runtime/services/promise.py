@@ -33,6 +33,7 @@ class Promise:
         files: all that the answer is for, in the order of their paths.
         by_path: whether files are called by their paths.
         record: of the journal; set once it is promised.
+        answers: once it is classified; a zip file may have several.
         changed: whether a file changed while it was worked on.
         problem: why the answer could not be delivered.
     """
@@ -41,8 +42,14 @@ class Promise:
     files: tuple[Seen, ...]
     by_path: bool
     record: Record = field(init=False)
+    answers: tuple[Prediction, ...] = ()
     changed: bool = False
     problem: str | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether nothing has come between."""
+        return not self.changed and self.problem is None
 
     @cached_property
     def content(self) -> str:
