@@ -343,3 +343,13 @@ def test_two_listeners_do_not_share_a_spool(start: Start, tmp_path: Path) -> Non
         invoked("--spool", str(tmp_path / "spool"), "--out", str(tmp_path / "other"))
     with suppress(OSError):
         assert service.end(signal.SIGINT) == 130
+
+
+def test_the_unit_in_the_guide_is_one(tmp_path: Path) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "services.md").read_text("utf-8")
+    [unit] = [part for part in guide.split("```") if part.startswith("ini") and "listen" in part]
+    path = tmp_path / "btc-edge-listen.service"
+    path.write_text(unit[4:].replace("/opt/btc-edge/bin/btc-edge", sys.executable))
+    words = [tool("systemd-analyze"), "verify", str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
