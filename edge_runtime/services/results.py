@@ -69,6 +69,7 @@ REQUIRED = (
 _DATE, _TIME = re.compile(r"[0-9]{8}"), re.compile(r"[0-9]{2}([0-9]{2}([0-9]{2}(\.[0-9]{1,6})?)?)?")
 
 TUMOR_EVIDENCE = Code("TUMOR-EVIDENCE", "99BTCEDGE", "Evidence that the study shows a tumor")
+TYPE_PROBABILITY = Code("TYPE-PROBABILITY", "99BTCEDGE", "Probability of the type, given a tumor")
 TUMOR_TYPE = Code("TUMOR-TYPE", "99BTCEDGE", "Type of the tumor, as the model tells it")
 
 # What pydicom says of odd values that it writes quotes them.
@@ -244,6 +245,11 @@ def tumor(answer: Prediction) -> float:
     return sum(p for label, p in probabilities.items() if normalise_label(label) != NO_TUMOR)
 
 
+def is_tumor(answer: Prediction) -> bool:
+    """Whether it is answered that there is a tumour."""
+    return answer.status is Status.OK and normalise_label(str(answer.label)) != NO_TUMOR
+
+
 def in_words(answer: Prediction) -> list[str]:
     """An answer for people to read."""
     study: Mapping[str, Any] = answer.study or {}
@@ -257,6 +263,8 @@ def in_words(answer: Prediction) -> list[str]:
         lines = [f"Answer of the model: tumor, {answer.label} ({answer.confidence:.2f})"]
     if study.get("tumor") is not None:
         lines.append(f"Evidence of a tumor: {study['tumor']:.2f} of 1")
+    if is_tumor(answer) and study.get("type"):
+        lines.append(f"Type {answer.label}, given a tumor: {study['type']['confidence']:.2f} of 1")
     left_out = sum(not each["used"] for each in study.get("series") or ())
     passed = len(study.get("passed_over") or ())
     if left_out or passed:
@@ -438,7 +446,10 @@ def _measurements(answer: Prediction) -> list[Any]:
     values: list[tuple[Code, float | None]] = [
         (TUMOR_EVIDENCE, (answer.study or {}).get("tumor")),
     ]
-    values += [(codes.DCM.Probability, answer.confidence)] * (answer.status is Status.OK)
+    if answer.status is Status.OK:
+        values.append((codes.DCM.Probability, answer.confidence))
+    if is_tumor(answer) and (answer.study or {}).get("type"):
+        values.append((TYPE_PROBABILITY, (answer.study or {})["type"]["confidence"]))
     return [
         sr.Measurement(name, round(float(value), 4), codes.UCUM.NoUnits)
         for name, value in values

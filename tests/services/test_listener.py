@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from ipaddress import ip_network
@@ -410,12 +411,28 @@ def test_a_pdu_of_gigabytes_is_not_waited_for(start: Start) -> None:
     assert connect(place.address).is_established
 
 
-def test_a_peer_that_trickles_is_not_waited_for(start: Start) -> None:
+@pytest.mark.parametrize("pause", [0.02, 60], ids=["a byte now and then", "no byte"])
+def test_a_peer_that_trickles_is_not_waited_for(start: Start, pause: float) -> None:
     place = start(bounds=Bounds(associations=1, patience=0.2))
+    server = place.listener._server
     with socket.create_connection(place.address, timeout=10) as peer:
         peer.sendall(struct.pack(">BBI", 1, 0, 1000))
-        assert with_end(peer) in (b"", b"\x07\x00\x00\x00\x00\x04\x00\x00\x02\x00")
-    assert wait(lambda: not place.listener._server.active_associations)
+        assert wait(lambda: len(server.active_associations) == 1)
+        over, end = threading.Event(), monotonic() + 10
+
+        def trickle() -> None:
+            with suppress(OSError):
+                while not over.wait(pause):
+                    peer.send(b"x")
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        while server.active_associations and monotonic() < end:
+            sleep(0.01)
+        left = len(server.active_associations)
+        over.set()
+        thread.join()
+    assert left == 0
 
 
 def test_peers_that_say_nothing_take_no_more_than_so_many_places(start: Start) -> None:

@@ -291,6 +291,8 @@ def test_a_report_says_no_more_than_the_answer(
     assert ("Probability" in values) == (complete == "COMPLETE")
     evidence = 0.97 if kind == "tumor" else None
     assert values.get("Evidence that the study shows a tumor") == evidence
+    of_type = values.get("Probability of the type, given a tumor")
+    assert of_type == (0.9 if kind == "tumor" else None)
     texts = [i.TextValue for i in report.ContentSequence if i.ValueType == "TEXT"]
     assert WARNING in texts
 
