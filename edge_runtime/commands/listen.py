@@ -241,6 +241,7 @@ def _serve(options: dict[str, Any], spool: Spool, journal: Journal, stop: thread
         bounds=Bounds(options["max_associations"], options["timeout"]),
         tls=tls, on_file=desk.notify, tell=_say,
     )  # fmt: skip
+    threading.excepthook = _unexpected
     delivering = threading.Thread(target=outbox.run, args=(stop,), daemon=True)
     delivering.start()
     listener.start()
@@ -306,6 +307,11 @@ def _signals(stop: threading.Event) -> Iterator[list[int]]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def _unexpected(args: threading.ExceptHookArgs) -> None:
+    """What ended a thread, in a line: a traceback could quote what a peer sent."""
+    _say(f"unexpected {args.exc_type.__name__} over a connection, which is closed")
 
 
 def _say(line: str) -> None:

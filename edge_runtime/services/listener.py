@@ -264,13 +264,17 @@ class _Receiving(DIMSEServiceProvider):  # type: ignore[misc]  # has no types
         for context, fragment in primitive.presentation_data_value_list:
             if self._over:
                 return
-            if not fragment or not self._take(context, bytes(fragment)):
+            try:
+                bearable = self._take(context, bytes(fragment))
+            except Exception:  # a command that is none: pydicom and pynetdicom raise many kinds
+                bearable = False
+            if not bearable:
                 self._cut_off()
                 return
 
     def _take(self, context: int, fragment: bytes) -> bool:
         """Take a fragment; False where the peer asks too much."""
-        control, is_last = fragment[:1], bool(fragment[0] & 2)
+        control, is_last = fragment[:1], bool(fragment[0] & 2)  # an IndexError where there is none
         if fragment[0] & 1:
             self._command += len(fragment)
             if self._command > MOST_COMMAND or self.msg_queue.qsize() > MOST_WAITING:
@@ -318,7 +322,7 @@ class _Receiving(DIMSEServiceProvider):  # type: ignore[misc]  # has no types
         self._over = True
         if self._coming is not None:
             self._coming.drop()
-        self.count("the peer sent more than it may, and was cut off")
+        self.count("the peer sent what it may not, and was cut off")
         self.dul.event_queue.put("Evt19")  # an invalid PDU: A-ABORT (PS3.8, 9.2)
 
     def taken(self, name: str) -> Incoming:

@@ -25,13 +25,23 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives import serialization as forms
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 from pynetdicom import AE
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
-from pynetdicom.sop_class import CTImageStorage, MRImageStorage, SecondaryCaptureImageStorage
+from pynetdicom.sop_class import (
+    CTImageStorage,
+    EnhancedMRImageStorage,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+)
 
 from edge_runtime.errors import UsageError
+from edge_runtime.imaging.dicom import Frames
+from edge_runtime.imaging.limits import DEFAULT_LIMITS
 from edge_runtime.services import listener as under_test
 from edge_runtime.services.listener import Bounds, Listener, Peers, transfer_syntaxes
 from edge_runtime.services.spool import (
@@ -56,6 +66,8 @@ from tests.services.dicom_peers import (
 )
 
 MIB = 1 << 20
+# A traceback of a thread would be seen by whoever runs the service.
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 class Place:
@@ -165,6 +177,23 @@ def test_a_disk_that_fails_at_the_last_moment_is_no_success(
     assert send(association, drawn_file()) == NO_ROOM
     assert not place.stored()
     assert not place.half()
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGBaseline8Bit])
+@pytest.mark.parametrize("sop_class", [MRImageStorage, EnhancedMRImageStorage])
+def test_a_compressed_file_is_kept_as_it_came(start: Start, syntax: str, sop_class: str) -> None:
+    place = start()
+    data = drawn_file(TransferSyntaxUID=syntax, SOPClassUID=sop_class)
+    association = entity(syntaxes=[syntax]).associate(*place.address, ae_title="BTC_EDGE")
+    assert send(association, data) == 0
+    association.release()
+    [path] = place.stored()
+    kept = pydicom.dcmread(path)
+    assert kept.file_meta.TransferSyntaxUID == syntax
+    assert kept.file_meta.MediaStorageSOPClassUID == sop_class
+    assert kept.file_meta.MediaStorageSOPInstanceUID == kept.SOPInstanceUID
+    assert kept.PixelData == pydicom.dcmread(BytesIO(data)).PixelData
+    assert Frames(path.read_bytes(), DEFAULT_LIMITS).count == 1
 
 
 def test_only_known_titles_may_call(start: Start) -> None:
@@ -400,6 +429,35 @@ def with_end(peer: socket.socket) -> bytes:
     except ConnectionError:
         pass
     return got
+
+
+FRAGMENTS = st.lists(
+    st.tuples(st.integers(0, 3), st.binary(max_size=200), st.sampled_from([0, 1, 3, 5, 7, 255])),
+    max_size=6,
+)
+
+
+def test_whatever_comes_over_an_association_nothing_half_stays(start: Start) -> None:
+    place = start(bounds=Bounds(associations=32, patience=0.5))
+
+    @settings(max_examples=30, deadline=None, derandomize=True, database=None)
+    @given(FRAGMENTS, st.booleans())
+    def check(fragments: list[tuple[int, bytes, int]], with_command: bool) -> None:
+        association = connect(place.address)
+        if with_command:
+            begin_a_store(association)
+        raw = association.dul.socket.socket
+        with suppress(OSError):
+            for control, data, context in fragments:
+                raw.sendall(pdv(control, data, context))
+            raw.shutdown(socket.SHUT_WR)
+        association.kill()
+
+    check()
+    assert wait(lambda: not place.listener._server.active_associations)
+    assert not place.half()
+    assert not place.stored()
+    assert send(connect(place.address), drawn_file()) == 0
 
 
 def test_a_pdu_of_gigabytes_is_not_waited_for(start: Start) -> None:
