@@ -149,7 +149,8 @@ class Desk:
         """Answer what is in the folder now, and what comes while that settles.
 
         Raises:
-            As `run`.
+            DataError: the journal is damaged.
+            ModelError: the model fails.
         """
         pause = self.step(monotonic())
         while not stop.is_set() and (self._ready or self._arrivals.until(monotonic()) is not None):
@@ -167,7 +168,8 @@ class Desk:
             Seconds until something more is due, as far as is known.
 
         Raises:
-            As `run`.
+            DataError: the journal is damaged.
+            ModelError: the model fails.
         """
         try:
             self._hear(now)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from benchmarks.hostile.files import dicom_bytes
-from benchmarks.hostile.pictures import draw_slice, encode
+from benchmarks.hostile.pictures import draw_slice, encode, png_chunk, with_chunks
 from edge_runtime.commands.watch import watch
 from tests.documents import SERVICES, blocks
 from tests.test_schemas import problems
@@ -290,3 +290,25 @@ def test_killed_again_and_again_it_answers_every_file_once(
     left = [path.name for path in out.iterdir() if path.name.startswith(".part-")]
     again = sum(tries > 1 for _, _, tries in rows)
     print(f"{files} files, {kills} kills: {again} begun more than once, {len(left)} parts left")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="no such figures there")
+def test_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:
+    whole = encode(draw_slice(1, 48), ".png")
+    peaks = {}
+    for files in (500, 10_000):
+        folder = tmp_path / f"{files}"
+        folder.mkdir()
+        for number in range(files):
+            told = png_chunk(b"tEXt", b"Comment\0%d" % number)
+            (folder / f"{number}.png").write_bytes(with_chunks(whole, told))
+        command = [str(BIN), "watch", str(folder), "--once", *SOON, "--out", str(tmp_path / "out")]
+        command += ["--journal", str(tmp_path / f"{files}.journal")]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        peaks[files] = usage.ru_maxrss / 1024
+    print(f"peak MiB by files: {peaks}")
+    assert peaks[10_000] < peaks[500] + 32
