@@ -233,7 +233,7 @@ def _serve(options: dict[str, Any], spool: Spool, journal: Journal, stop: thread
     desk = Desk(
         classifier, spool.folder, options["out"], journal, settle=0, quiet=options["quiet"],
         rescan=RESCAN, workers=options["workers"] or min(MOST, cores()), limits=limits,
-        names=True, tell=_say, on_answer=returns.on_answer,
+        names=True, tell=_say, on_answer=returns.on_answer, on_known=returns.on_known,
     )  # fmt: skip
     listener = Listener(
         spool, host=options["host"], port=options["port"], aet=options["aet"],

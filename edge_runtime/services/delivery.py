@@ -185,6 +185,11 @@ class Outbox:
         """Whether an answer's results wait already."""
         return (self._folder / key / FILES).exists()
 
+    def waits_for(self, files: Iterable[Path]) -> bool:
+        """Whether results wait of an answer for some of these files."""
+        wanted = set(files)
+        return any(wanted & set(entry.files) for entry in self._entries())
+
     def put(
         self,
         key: str,

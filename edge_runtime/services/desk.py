@@ -90,6 +90,7 @@ class Desk:
         tell: called with a line on what happened.
         on_answer: called in the thread of `run` with each answer. Where it raises an `OSError` or
             a `BtcError`, that is told, and the subject is answered again later.
+        on_known: likewise, with files that came once more and were answered before.
 
     Raises:
         UsageError: see `check_places`.
@@ -112,6 +113,7 @@ class Desk:
         again: bool = False,
         tell: Callable[[str], None] = lambda line: None,
         on_answer: Callable[[Answered], None] | None = None,
+        on_known: Callable[[tuple[DropFile, ...]], None] | None = None,
     ) -> None:
         check_places(folder, out, heatmaps, journal.path)
         self._classifier, self._model = classifier, classifier.model.tag
@@ -120,7 +122,7 @@ class Desk:
         self._by_path, self._names = names or out is None, names
         self._rescan, self._workers, self._limits = rescan, workers, limits
         self._heatmaps, self._again = heatmaps, again
-        self._say, self._on_answer = tell, on_answer
+        self._say, self._on_answer, self._on_known = tell, on_answer, on_known
         self._arrivals = Arrivals(
             folder, knows=self._knows, pass_over=self._pass_over, tell=self._tell,
             settle=settle, quiet=quiet, limits=limits,
@@ -250,8 +252,15 @@ class Desk:
             work.subject, promise.content, self._model, promise.answer_names(), self._again
         )
         if record is None:
-            self._journal.already(work.subject, promise.content, files)
             self._tell_of(promise, "answered before")
+            try:
+                if self._on_known is not None:
+                    self._on_known(self._drop(promise))
+            except (OSError, BtcError) as error:
+                self.failed = True
+                self._tell_of(promise, f"{one_line(error)}: tried again later")
+                return None
+            self._journal.already(work.subject, promise.content, files)
             return None
         promise.record = record
         return promise
@@ -371,13 +380,16 @@ class Desk:
     def _hand_over(self, promise: Promise) -> bool:
         """Step 6; whether the answer is delivered."""
         if self._on_answer is not None and promise.is_kept:
-            files = tuple(DropFile(f.path, self._folder / f.path) for f in promise.files)
             try:
                 for answer in promise.answers:
-                    self._on_answer(Answered(answer, files, promise.record))
+                    self._on_answer(Answered(answer, self._drop(promise), promise.record))
             except (OSError, BtcError) as error:
                 promise.problem = one_line(error)
         return promise.is_kept
+
+    def _drop(self, promise: Promise) -> tuple[DropFile, ...]:
+        """The files of a promise, as `on_answer` gets them."""
+        return tuple(DropFile(f.path, self._folder / f.path) for f in promise.files)
 
     def _finish(self, done: Sequence[Promise]) -> None:
         """Step 7."""

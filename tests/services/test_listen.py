@@ -20,7 +20,7 @@ import click
 import pydicom
 import pytest
 from pynetdicom import AE
-from pynetdicom.sop_class import MRImageStorage, SecondaryCaptureImageStorage
+from pynetdicom.sop_class import MRImageStorage
 
 from edge_runtime.commands.listen import Archive, Title
 from edge_runtime.commands.main import command
@@ -236,9 +236,18 @@ def test_own_results_that_come_back_are_not_taken(start: Start, tmp_path: Path) 
         association.release()
     assert service.received() == []
     assert len(service.answers()) == 1
-    assert SecondaryCaptureImageStorage in [
-        pydicom.dcmread(p).SOPClassUID for p in results.rglob("*.dcm")
-    ]
+
+
+@pytest.mark.slow
+def test_a_study_that_is_sent_once_more_does_not_pile_up(start: Start) -> None:
+    service = start("--quiet", "0.2")
+    for _ in range(2):
+        association = connect(service.address)
+        assert [send(association, drawn_file(n)) for n in range(3)] == [0, 0, 0]
+        association.release()
+        assert wait(lambda: not service.received())
+    service.said("answered before")
+    assert len(service.answers()) == 1
 
 
 def test_files_are_kept_where_that_is_asked_for(start: Start) -> None:

@@ -82,6 +82,8 @@ def test_the_same_answer_told_twice_is_delivered_once(
     place.returns.on_answer(answered)
     assert place.outbox.deliver()
     assert len(place.sender.names) == 2
+    assert place.lines == []
+    assert not place.folder.exists()
 
 
 def test_without_results_files_go(tmp_path: Path, classifier: Classifier) -> None:
@@ -133,3 +135,23 @@ def test_files_of_another_patient_stay(tmp_path: Path, classifier: Classifier) -
     assert place.outbox.deliver()
     assert len(place.sender.names) == 2
     assert place.files[1].exists()
+
+
+def test_a_study_that_comes_once_more_goes_without_results(
+    tmp_path: Path, classifier: Classifier
+) -> None:
+    place = Place(tmp_path, classifier)
+    place.returns.on_known(place.answered().files)
+    assert place.outbox.deliver()
+    assert place.sender.names == []
+    assert not place.folder.exists()
+
+
+def test_a_study_that_is_known_stays_while_its_results_wait(
+    tmp_path: Path, classifier: Classifier
+) -> None:
+    place = Place(tmp_path, classifier)
+    answered = place.answered()
+    place.returns.on_answer(answered)
+    place.returns.on_known(answered.files)
+    assert len(list((place.spool.folder / ".results").iterdir())) == 1
