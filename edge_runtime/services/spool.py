@@ -29,6 +29,7 @@ from edge_runtime.imaging.limits import MIB, ImageLimits, read_file
 # C-STORE's answers (PS3.4, B.2.3; PS3.7, C.5).
 SUCCESS, DUPLICATE, NO_ROOM, OTHER_CLASS, NOT_UNDERSTOOD = 0x0000, 0x0111, 0xA700, 0xA900, 0xC000
 
+CLAIM = ".lock"  # the file by which a spool is known
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # of at most 64 characters (PS3.5, 9.1)
 NAMES = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"]
 
@@ -63,13 +64,14 @@ class Spool:
     """Takes files in, and lets them go.
 
     Args:
-        folder: made where it is missing, for this user alone; of one process at a time.
+        folder: made where it is missing, for this user alone; of one process at a time, and of
+            nothing else.
         max_bytes: of a received file.
         max_files: of a study.
         min_free: bytes that must stay free on its disk.
 
     Raises:
-        UsageError: another process works in this folder.
+        UsageError: another process works in this folder, or it holds other files.
         OSError: it cannot be made or written.
     """
 
@@ -77,6 +79,8 @@ class Spool:
         self.folder, self._incoming = folder, folder / ".incoming"
         self.max_bytes, self._max_files, self._min_free = max_bytes, max_files, min_free
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not (folder / CLAIM).exists():  # a mistake, as `--spool .`
+            raise UsageError(f"{folder}: holds other files; name a folder for this alone")
         folder.chmod(0o700)
         self._claim = _claimed(folder)
         if self._incoming.exists():  # of a process that was killed; nobody was told of these
@@ -238,8 +242,9 @@ def _claimed(folder: Path) -> IO[bytes] | None:
     try:
         import fcntl
     except ImportError:  # Windows
+        (folder / CLAIM).touch()
         return None
-    claim = open(folder / ".lock", "ab")  # noqa: SIM115 - open until the process ends
+    claim = open(folder / CLAIM, "ab")  # noqa: SIM115 - open until the process ends
     try:
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -570,6 +570,7 @@ def test_nothing_is_logged_of_what_is_sent(start: Start, caplog: pytest.LogCaptu
 
 
 def test_what_had_half_come_when_the_process_died_is_gone_at_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
     (tmp_path / ".incoming").mkdir()
     (tmp_path / ".incoming" / "half").write_bytes(b"x")
     spool = Spool(tmp_path, max_bytes=MIB, max_files=9, min_free=0)
@@ -636,3 +637,12 @@ def test_files_that_are_no_certificate(tmp_path: Path) -> None:
     (tmp_path / "x.pem").write_text("no certificate")
     with pytest.raises(UsageError, match=r"no TLS with .*x\.pem"):
         for_listening(tmp_path / "x.pem", tmp_path / "x.pem", None)
+
+
+def test_a_folder_of_other_files_is_no_spool(tmp_path: Path) -> None:
+    """Its permissions would change, and files in it would be taken for received ones."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(UsageError, match="holds other files"):
+        Spool(tmp_path, max_bytes=MIB, max_files=9, min_free=0)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
