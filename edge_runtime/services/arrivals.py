@@ -35,14 +35,14 @@ class Work:
         subject: whose answer it is: `study:` and its UID, or `file:` and a path below the folder,
             for a pair of files that of the image.
         uid: StudyInstanceUID; None for a file.
-        paths: below the folder.
+        paths: below the folder, with their stamps when they had settled.
         last: when the last one of them came.
         light: whether it is a small picture, which may go together with others.
     """
 
     subject: str
     uid: str | None = None
-    paths: dict[str, None] = field(default_factory=dict)
+    paths: dict[str, Stamp] = field(default_factory=dict)
     last: float = 0.0
     light: bool = False
 
@@ -204,14 +204,16 @@ class Arrivals:
         if kind is not None and kind.name == "dicom" and name != "DICOMDIR":
             uid = self._study(whole)
             if uid:
-                self._join(f"study:{uid}", f"study:{uid}", path, now).uid = uid
+                self._join(f"study:{uid}", f"study:{uid}", path, stamp, now).uid = uid
                 return
         elif halves_of(path):
             stem = os.path.splitext(path)[0]  # noqa: PTH122 - as above
-            self._join(f"pair:{stem}", f"file:{_of_pair(self.folder, path)}", path, now)
+            self._join(f"pair:{stem}", f"file:{_of_pair(self.folder, path)}", path, stamp, now)
             return
         elif not head and name.lower().endswith(SUFFIXES):
-            self._join(f"file:{path}", f"file:{path}", path, now)  # somebody may yet write to it
+            self._join(
+                f"file:{path}", f"file:{path}", path, stamp, now
+            )  # somebody may yet write to it
             return
         elif name == "DICOMDIR" or not (
             kind is not None or head.startswith(ZIP) or name.lower().endswith((*SUFFIXES, ".zip"))
@@ -220,7 +222,7 @@ class Arrivals:
             return
         light = kind is not None and kind.is_picture and stamp.size <= self._limits.max_memory // 16
         self._held.add(path)
-        yield Work(f"file:{path}", None, {path: None}, now, light)
+        yield Work(f"file:{path}", None, {path: stamp}, now, light)
 
     def _study(self, whole: Path) -> str:
         """The StudyInstanceUID of a DICOM file; empty where it does not tell."""
@@ -229,11 +231,11 @@ class Arrivals:
         except (InputError, ModuleNotFoundError):
             return ""  # its own answer says what is wrong
 
-    def _join(self, key: str, subject: str, path: str, now: float) -> Work:
+    def _join(self, key: str, subject: str, path: str, stamp: Stamp, now: float) -> Work:
         """Have a path wait for others of its key; what the last one says is the subject."""
         work = self._waiting.pop(key, None) or Work(subject)
         work.subject, work.last = subject, now
-        work.paths[path] = None
+        work.paths[path] = stamp
         self._waiting[key] = work
         self._held.add(path)
         return work

@@ -51,6 +51,7 @@ TOGETHER = 32  # small pictures whose promises are one transaction, and so are t
 WRITERS = 16  # threads that write answers
 MOST_TRIES = 5  # processes that may end over one subject
 WAKE = 0.5  # seconds after which a signal is heard at the latest
+HINT = "pip install 'btc-edge[dicom]'"  # the readers of other kinds say it themselves
 NOT_WRITTEN = "the answer cannot be written"
 _PART = f".part-{'[0-9a-f]' * 12}.json"  # of `files.replacing`
 _READ = os.O_RDONLY | sum(getattr(os, f"O_{w}", 0) for w in ("BINARY", "NOFOLLOW", "NONBLOCK"))
@@ -244,6 +245,10 @@ class Desk:
 
     def _begin(self, work: Work) -> Promise | None:
         """Steps 1 and 2; None where nothing is to be answered."""
+        stamps = {path: self._arrivals.stamp(path) for path in work.paths}
+        if any(stamps[path] not in (None, stamp) for path, stamp in work.paths.items()):
+            self._come_again(work)  # it changed while it waited for its turn
+            return None
         files = self._read(work)
         if not files:
             return None
@@ -312,7 +317,7 @@ class Desk:
         except InputError as error:
             promise.answers = self._failure(promise, one_line(error))
         except ModuleNotFoundError as error:
-            promise.answers = self._failure(promise, f"needs the package {error.name}")
+            promise.answers = self._failure(promise, f"needs the package {error.name}: {HINT}")
         except MemoryError:
             promise.answers = self._failure(promise, "not enough memory for this")
         except OSError as error:  # of an overlay; what cannot be read is an `InputError`
@@ -404,7 +409,10 @@ class Desk:
         """A file changed while it was worked on: it comes again."""
         self._journal.abandon(promise.record)
         self._tell_of(promise, "changed while it was worked on: it comes again")
-        for path in promise.work.paths:
+        self._come_again(promise.work)
+
+    def _come_again(self, work: Work) -> None:
+        for path in work.paths:
             self.notify(self._folder / path)
 
     def _knows(self, path: str, stamp: Stamp) -> bool:

@@ -5,7 +5,8 @@ A *subject* is what gets answers: a file by its path, or a study by its UID. Eac
 a number, from 1, and is the answer for one *content*, a digest of all its files. An answer is
 `working` from before it is computed until after its file is whole, then `answered`. What is still
 `working` when a journal is opened was interrupted: it is begun again under the same number and
-name, so that the same file is written again and not a second one.
+name, so that the same file is written again and not a second one. Where its files are gone by then
+it stays `working`.
 
 Each method is one transaction, on the disk when it returns (WAL with synchronous=FULL), unless
 several are taken `at_once`. The file is

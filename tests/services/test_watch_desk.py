@@ -184,7 +184,7 @@ def test_what_cannot_be_used_is_an_answer_and_not_tried_again_until_it_changes(
 @pytest.mark.parametrize(
     ("problem", "told"),
     [
-        (ModuleNotFoundError("no", name="pydicom"), "needs the package pydicom"),
+        (ModuleNotFoundError("no", name="pydicom"), "needs the package pydicom: pip install"),
         (MemoryError(), "not enough memory"),
         (ZeroDivisionError("by zero"), "unexpected ZeroDivisionError"),
     ],
@@ -269,6 +269,26 @@ def test_a_file_that_changes_while_it_is_worked_on_comes_again(
     assert ward.lines[0] == "a.png: changed while it was worked on: it comes again"
     assert digests(ward.answers()) == [digest(picture("another"))]
     assert ward.states() == {"file:a.png": [(1, ANSWERED, "ok")]}
+
+
+def test_a_file_that_changes_while_it_waits_for_its_turn_settles_anew(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def grow(_: object, files: list[Any], **how: Any) -> Any:
+        if files[0].name == "000.png":
+            last.write_bytes(picture("more"))
+        return classify_bytes(_, files, **how)
+
+    monkeypatch.setattr(desk_module, "classify_drop", grow)
+    ward = make(names=True)
+    for number in range(40):  # more than go together
+        last = ward.put(f"{number:03d}.png", picture(number))
+    ward.wait()
+    ward.wait(SETTLE)
+    assert len(ward.answers()) == 39
+    ward.pass_time(5)
+    assert ward.answers()["039.png.btc.json"][0]["sha256"] == digest(picture("more"))
+    assert ward.states()["file:039.png"] == [(1, ANSWERED, "ok")]
 
 
 def test_a_file_that_may_not_be_read_is_told_once_and_tried_when_it_changes(
