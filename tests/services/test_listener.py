@@ -633,6 +633,13 @@ def test_a_peer_that_does_not_shake_hands_keeps_nobody_waiting(
         association.release()
 
 
+def test_a_peer_that_never_shakes_hands_is_sent_away(start: Start, tmp_path: Path) -> None:
+    place = start(bounds=Bounds(patience=0.2), tls=for_listening(*certificate(tmp_path, "a"), None))
+    with socket.create_connection(place.address, timeout=10) as silent:
+        assert with_end(silent) == b""
+    assert place.said("no TLS")
+
+
 def test_files_that_are_no_certificate(tmp_path: Path) -> None:
     (tmp_path / "x.pem").write_text("no certificate")
     with pytest.raises(UsageError, match=r"no TLS with .*x\.pem"):
