@@ -17,7 +17,8 @@ MOST_KINDS = 5  # of files that are passed over, in one line
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Have what was moved into a folder on the disk."""
     if os.name == "posix":  # Windows cannot open a folder; the rename is still atomic there
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -46,7 +47,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(part, "rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(part, target)
-        _fsync_folder(target.parent)
+        fsync_folder(target.parent)
     except OSError as error:
         # Neither a write nor fsync says which file, and nobody knows the temporary one.
         if error.filename in (None, str(part)) and error.errno in _OF_WRITING:

@@ -1,4 +1,4 @@
-"""`btc-edge`: classify, info, serve, verify, benchmark."""
+"""`btc-edge`: classify, info, verify, benchmark, watch, serve, listen."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ SUBCOMMANDS = {
         "Classify images: files, patterns, folders (-r), or - for a list of paths on stdin."
     ),
     "info": "Print what a model says of itself.",
+    "listen": ("Receive MR images by DICOM (C-STORE), answer each study once, and return results."),
     "serve": "Serve a page and an HTTP API on this machine.",
     "verify": (
         "Check a model FILE before it is used: that it is whole, that it runs here, and who "
         "made it."
     ),
+    "watch": "Classify what arrives in FOLDER (with subfolders) once it is whole.",
 }
 
 

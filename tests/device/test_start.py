@@ -113,7 +113,7 @@ def test_every_command_is_listed() -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("btc-edge ", {"benchmark", "classify", "info", "serve", "verify"}),
+        ("btc-edge ", set(SUBCOMMANDS)),
         ("btc-edge ver", {"verify"}),
         ("btc-edge classify --form", {"--format"}),
         ("btc-edge classify --format js", {"json", "jsonl"}),
