@@ -28,8 +28,9 @@ def files_named(data: bytes, limits: ImageLimits) -> list[tuple[str, ...]]:
         for record in head.get(RECORDS) or []:
             raw = record.get_item(FILE)
             if raw is not None and isinstance(raw.value, bytes):
-                text = raw.value[:LONGEST].decode("ascii", "replace")
-                named.append(tuple(part.strip("\0 ") for part in text.split("\\")))
+                text = raw.value[:LONGEST].decode("ascii", "replace").strip("\0 ")
+                if text:
+                    named.append(tuple(part.strip("\0 ") for part in text.split("\\")))
         return named
     except InputError:
         raise
@@ -49,11 +50,7 @@ def lines_on(index: str, named: Iterable[tuple[str, ...]], present: Iterable[str
     outside, missing = [], []
     for parts in named:
         name = "/".join(parts)
-        if (
-            not all(parts)
-            or {".", ".."} & {*parts}
-            or any(set(part) & {"/", ":"} for part in parts)
-        ):
+        if not all(map(_is_plain, parts)):
             outside.append(name)
         elif _folded(f"{folder}/{name}" if folder else name) not in known:
             missing.append(name)
@@ -65,6 +62,11 @@ def lines_on(index: str, named: Iterable[tuple[str, ...]], present: Iterable[str
         )
         if names
     ]
+
+
+def _is_plain(part: str) -> bool:
+    """Whether a part of a name leads no further than into the folder before it."""
+    return part not in ("", ".", "..") and not {"/", ":"} & {*part}
 
 
 def _folded(name: str) -> str:
