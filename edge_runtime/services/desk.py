@@ -131,6 +131,7 @@ class Desk:
         self._heard: SimpleQueue[str] = SimpleQueue()
         self._ready: deque[Work] = deque()
         self._next_scan = -inf  # at once
+        self._begun = False
         self.failed = False  # whether any answer is an error, or was not delivered
 
     def notify(self, path: str | os.PathLike[str]) -> None:
@@ -176,6 +177,9 @@ class Desk:
         """
         try:
             self._hear(now)
+            if not self._begun:
+                self._begun = True
+                self._tell_of_gone()
             if now >= self._next_scan:
                 self._next_scan = now + self._rescan
                 self._arrivals.scan(now)
@@ -192,6 +196,14 @@ class Desk:
             raise DataError(f"{self._journal.path}: the journal is damaged: {error}") from None
         due, rest = self._arrivals.until(now), max(0.0, self._next_scan - now)
         return rest if due is None else min(rest, due)
+
+    def _tell_of_gone(self) -> None:
+        """Of files that were promised an answer and went while no process ran. Where those of a
+        study lay, the journal does not know yet."""
+        for subject in self._journal.interrupted():
+            kind, _, path = subject.partition(":")
+            if kind == "file" and self._arrivals.stamp(path) is None:
+                self._tell(path, "gone before its turn")
 
     def _wait(self, seconds: float) -> None:
         """Until something is heard, or a signal may have come."""

@@ -190,6 +190,15 @@ class Journal:
         )  # fmt: skip
         return found is not None
 
+    def interrupted(self) -> list[str]:
+        """The subjects that an earlier process ended over, in their order."""
+        rows = self._all(
+            "SELECT DISTINCT subject FROM answers WHERE state = ? AND process != ? "
+            "ORDER BY subject",
+            WORKING, self._process,
+        )  # fmt: skip
+        return [os.fsdecode(subject) for (subject,) in rows]
+
     def begin(
         self, subject: str, content: str, model: str, names: Iterator[str], again: bool = False
     ) -> Record | None:

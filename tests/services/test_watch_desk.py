@@ -16,7 +16,7 @@ import pytest
 from edge_runtime.errors import DataError, InputError, ModelError, UsageError
 from edge_runtime.services import arrivals
 from edge_runtime.services import desk as desk_module
-from edge_runtime.services.desk import MOST_TRIES, Answered, Desk
+from edge_runtime.services.desk import MOST_TRIES, Answered, Desk, check_places
 from edge_runtime.services.journal import ANSWERED, REPLACED
 from tests.services.watched import (
     QUIET,
@@ -500,6 +500,17 @@ def test_nothing_is_written_into_the_watched_folder(place: str, make: Make, tmp_
             ward.open(**{place: inside})
 
 
+def test_a_folder_that_is_a_link_is_the_one_that_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for places in ((tmp_path / "in" / "x", None), (None, tmp_path / "in" / "x")):
+        with pytest.raises(UsageError, match="lies in the watched folder"):
+            check_places(tmp_path / "link", *places, tmp_path / "journal")
+    with pytest.raises(UsageError, match="lies in the watched folder"):
+        check_places(tmp_path / "link", None, None, tmp_path / "in" / "journal")
+    check_places(tmp_path / "link", tmp_path / "out", None, tmp_path / "in" / ".journal")
+
+
 def test_heatmaps_appear_with_their_answer_and_without_names(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -647,6 +658,18 @@ def test_a_process_that_ends_anywhere_loses_nothing_and_repeats_nothing(
     assert files == 6 + late
     content = {answer[0]["sha256"] for answer in ward.answers().values()} - {None}
     assert content == {digest(picture(number)) for number in range(3)}
+
+
+def test_what_went_while_no_process_ran_is_told(make: Make) -> None:
+    ward = make(names=True)
+    ward.reopen(desk=dies("_write", before=True))
+    paths = [ward.put(f"{number}.png", picture(number)) for number in range(2)]
+    with pytest.raises(Killed):
+        ward.pass_time()
+    paths[0].unlink()
+    ward.reopen()
+    ward.pass_time()
+    assert ward.lines == ["0.png: gone before its turn", "1.png: answered: ok"]
 
 
 def test_a_file_that_ends_the_process_each_time_is_an_error_at_last(
