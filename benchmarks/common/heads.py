@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from benchmarks.common.formatting import rate_in_words
 from edge_runtime.errors import DataError, InputError, one_line
+from edge_runtime.imaging.head import shows_head
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.imaging.readers import numbered, open_slices
 from edge_runtime.labels import NO_TUMOR
 from trainer.data.archive import ImageArchive, open_archive
-from trainer.data.slices import shows_head
 from trainer.data.tables import read_table
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.metrics import share_of

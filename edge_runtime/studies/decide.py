@@ -1,0 +1,68 @@
+"""One answer for a study: its slices are classified, series by series, and the rule decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_runtime.batch import in_order
+from edge_runtime.decision.prediction import Prediction, failure
+from edge_runtime.decision.study import SeriesAnswers
+from edge_runtime.errors import InputError, UsageError, one_line
+from edge_runtime.imaging.stack import Slice
+
+if TYPE_CHECKING:
+    from edge_runtime.classifier import Classifier
+    from edge_runtime.studies.study import Study, StudySeries, StudySlice
+
+
+def classify_study(
+    classifier: Classifier, study: Study, *, workers: int = 1, heatmaps: Path | None = None
+) -> Prediction:
+    """Classify the slices of a study and answer for all of them.
+
+    Slices are decoded one at a time, a few ahead of those that are classified.
+
+    Args:
+        workers: threads that classify, each with an interpreter of its own.
+        heatmaps: folder for an overlay of each slice, see `Classifier.classify_slices`.
+
+    Returns:
+        The answer, with those for the slices in `slices`, series after series, and what it rests on
+        in `study`; with status error where no slice could be used. Series that are left out as a
+        whole have no answers.
+
+    Raises:
+        UsageError: no worker.
+        ModelError: the model fails on a slice, or gives no class maps where heatmaps are asked for.
+    """
+    if workers < 1:
+        raise UsageError(f"{workers} workers: need at least one")
+    series = []
+    for each in study.series:
+        answers = () if each.reason else _answers(classifier, each, workers, heatmaps)
+        series.append(
+            SeriesAnswers(
+                each.name, each.uid, each.plane, each.sequence, each.distance, tuple(answers),
+                each.reason,
+            )
+        )  # fmt: skip
+    return classifier.decide(study.name, study.uid, series, study.passed_over)
+
+
+def _answers(
+    classifier: Classifier, series: StudySeries, workers: int, heatmaps: Path | None
+) -> Iterator[Prediction]:
+    """Of a series, in its order."""
+
+    def examined(part: StudySlice) -> Prediction:
+        try:
+            if isinstance(part.gray, InputError):
+                raise part.gray
+            gray = Slice(part.number, part.gray)
+            return classifier.examine(part.input, gray, part.sha256, heatmaps)
+        except InputError as error:
+            return failure(part.input, classifier.model.tag, one_line(error))
+
+    yield from in_order(examined, series.slices(), workers)
