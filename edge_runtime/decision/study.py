@@ -60,6 +60,8 @@ class StudyRule:
         clip: log-odds of a slice count for no more than that, either way.
         head: slices that show less than this part of the largest cross-section of the head in their
             series are left out: the ends of a head look like nothing that a model learned from.
+        brain: mm below the topmost slice that shows the head; axial slices farther down are left
+            out, since they show the neck. Only where the distance of slices is known.
         slope: of the logistic function.
         intercepts: its constant for each plane; of an unknown plane the highest.
         tumor: from this evidence on (0-1) a tumour is answered.
@@ -73,6 +75,7 @@ class StudyRule:
     window: float
     clip: float
     head: float
+    brain: float
     slope: float
     intercepts: Mapping[str, float]
     tumor: float
@@ -150,6 +153,7 @@ def _checked(shape: Mapping[str, Any], labels: Sequence[str]) -> StudyRule:
         window=number("window", 0.1, MOST_MM),
         clip=number("clip", 0.1, 100),
         head=number("head", 0, 1),
+        brain=number("brain", 1, MOST_MM),
         slope=number("slope", 1e-3, 1e3),
         intercepts=numbers("intercepts", PLANES, -1e3, 1e3),
         tumor=number("tumor", 0, 1),
@@ -216,10 +220,10 @@ def series_evidence(series: SeriesAnswers, rule: StudyRule, view: View | None) -
     nothing. Its plane and sequence are those that the file states, else what most of the others
     look like; a series of which one was not validated does not count.
     """
-    within = _within_head(series, rule)
+    plane = series.plane or _most([a.plane for a in series.answers if _is_known(a)])
+    within = _within_head(series, plane, rule)
     counted = tuple(i for i in within if _is_known(series.answers[i]))
     known = [series.answers[i] for i in counted]
-    plane = series.plane or _most([a.plane for a in known])
     sequence = series.sequence or _most([a.sequence for a in known])
     smoothed = _running_median([_log_odds(a, rule) for a in known])
     width = rule.width(series.distance)
@@ -238,12 +242,20 @@ def series_evidence(series: SeriesAnswers, rule: StudyRule, view: View | None) -
     return SeriesEvidence(plane, sequence, counted, smoothed, score, blind, reason)
 
 
-def _within_head(series: SeriesAnswers, rule: StudyRule) -> list[int]:
-    """The slices that show enough of the head; what could not be read may do so."""
+def _within_head(series: SeriesAnswers, plane: str | None, rule: StudyRule) -> list[int]:
+    """The slices that show enough of the head, and not the neck; what could not be read may do
+    so."""
     shares = [None if a.facts is None else a.facts.head for a in series.answers]
+    shown = [i for i, share in enumerate(shares) if share is None or share >= HEAD_SHARE]
     largest = max((s for s in shares if s is not None), default=0.0)
-    least = max(rule.head * largest, HEAD_SHARE)
-    return [i for i, share in enumerate(shares) if share is None or share >= least]
+    lowest = 0.0
+    if plane == "axial" and series.distance is not None and shown:
+        lowest = shown[-1] - rule.brain / max(series.distance, 1e-3)
+    return [
+        i
+        for i in shown
+        if i >= lowest and ((share := shares[i]) is None or share >= rule.head * largest)
+    ]
 
 
 def _is_known(answer: Prediction) -> bool:
@@ -310,10 +322,11 @@ def study_answer(
         min_confidence: below it no label is given.
     """
     answers = tuple(replace(a, facts=None) for s in series for a in s.answers)
+    looked = [series_evidence(each, rule, view) for each in series]
+    shape = study_json(uid, series, looked, passed_over)
     if not any(a.status is not Status.ERROR for a in answers):
         error = failure(name, model, "no slice could be classified")
-        return replace(error, slices=answers)
-    looked = [series_evidence(each, rule, view) for each in series]
+        return replace(error, slices=answers, study=shape)
     evidence = [None if of.score is None else rule.evidence(of.score, of.plane) for of in looked]
     known = [value for value in evidence if value is not None]
     tumor = max(known, default=None)
@@ -348,8 +361,8 @@ def study_answer(
         slices=answers,
         plane=_most([a.plane for a in readable]),
         sequence=_most([a.sequence for a in readable]),
-        study={
-            "uid": uid,
+        study=shape
+        | {
             "tumor": tumor,
             "type": None
             if best is None or types is None
@@ -358,22 +371,46 @@ def study_answer(
                 _finding(number, run, series[number], looked[number], first[number], rule)
                 for number, run in runs
             ],
-            "series": [
-                {
-                    "uid": each.uid,
-                    "name": each.name,
-                    "plane": of.plane,
-                    "sequence": of.sequence,
-                    "first": begin,
-                    "slices": len(each.answers),
-                    "used": of.reason is None,
-                    "reason": of.reason,
-                }
-                for each, of, begin in zip(series, looked, first, strict=False)
-            ],
-            "passed_over": [{"input": i, "reason": why} for i, why in passed_over],
         },
     )
+
+
+def study_json(
+    uid: str | None,
+    series: Sequence[SeriesAnswers],
+    looked: Sequence[SeriesEvidence] | None,
+    passed_over: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    """What an answer's `study` says before anything is decided, see docs/shapes.md.
+
+    Args:
+        looked: what the rule makes of each series; None where the model has no rule.
+    """
+    first = np.cumsum([0, *(len(each.answers) for each in series)]).tolist()
+    entries = []
+    for number, each in enumerate(series):
+        of = None if looked is None else looked[number]
+        reason = each.reason if of is None else of.reason
+        entries.append(
+            {
+                "uid": each.uid,
+                "name": each.name,
+                "plane": each.plane if of is None else of.plane,
+                "sequence": each.sequence if of is None else of.sequence,
+                "first": first[number],
+                "slices": len(each.answers),
+                "used": reason is None,
+                "reason": reason,
+            }
+        )
+    return {
+        "uid": uid,
+        "tumor": None,
+        "type": None,
+        "findings": [],
+        "series": entries,
+        "passed_over": [{"input": name, "reason": why} for name, why in passed_over],
+    }
 
 
 def _judged(

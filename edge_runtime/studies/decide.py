@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime.batch import in_order
 from edge_runtime.decision.prediction import Prediction, failure
-from edge_runtime.decision.study import SeriesAnswers
+from edge_runtime.decision.study import SeriesAnswers, study_json
 from edge_runtime.errors import InputError, UsageError, one_line
 from edge_runtime.imaging.stack import Slice
 
@@ -48,7 +49,11 @@ def classify_study(
                 each.reason,
             )
         )  # fmt: skip
-    return classifier.decide(study.name, study.uid, series, study.passed_over)
+    answer = classifier.decide(study.name, study.uid, series, study.passed_over)
+    if answer.study is None:  # the model has no rule
+        shape = study_json(study.uid, series, None, study.passed_over)
+        return replace(answer, study=shape)
+    return answer
 
 
 def _answers(

@@ -39,15 +39,16 @@ from trainer.data.dataset import Dataset
 from trainer.data.heads import Head, series_of
 from trainer.data.npz import opened_npz
 from trainer.evaluation.decision_rule import DecisionRule
-from trainer.evaluation.selective import CONFIDENCE, LADDER, choose_thresholds, error_bound
+from trainer.evaluation.selective import CONFIDENCE, choose_thresholds, error_bound
 from trainer.evaluation.temperature import fit_temperature
 from trainer.models.outputs import Predict
 
-WINDOW, CLIP, HEAD = 10.0, 6.0, 0.5  # see `StudyRule`; chosen by hand, see benchmarks/research.md
-FALSE_ALARMS, MISSED = 0.02, 0.05  # shares of healthy heads and of made ones
+# See `StudyRule`; found on validation heads, see benchmarks/research.md.
+WINDOW, CLIP, HEAD, BRAIN = 10.0, 6.0, 0.6, 140.0
+FALSE_ALARMS, MISSED = 0.02, 0.1  # shares of healthy heads and of made ones
 FEWEST_HEADS = 3  # healthy persons, and tumours: fewer tell nothing
 MADE = 2  # heads with a tumour that are made of each healthy series
-TYPE_TARGETS = tuple(rate for rate in LADDER if 0.05 <= rate <= 0.2)
+TYPE_TARGETS = (0.1, 0.15, 0.2)  # shares of wrong types: the first that is supported
 
 
 @dataclass(frozen=True)
@@ -259,16 +260,20 @@ def fit_study_rule(
     labels: Sequence[str],
     tumour_free: Sequence[str],
     view: View | None,
+    missed: float = MISSED,
 ) -> StudyRule:
     """Fit the rule on series that the model did not learn from.
+
+    Args:
+        missed: the share of made heads that may be called tumour-free.
 
     Raises:
         DataError: too few heads, or heads whose tumours the model does not tell from none.
     """
     types = [label for label in labels if label not in tumour_free]
     plain = StudyRule(
-        tuple(tumour_free), WINDOW, CLIP, HEAD, 1.0, dict.fromkeys(PLANES, 0.0), 1.0, 0.0, 1.0,
-        dict.fromkeys(types, 1.0), {},
+        tuple(tumour_free), WINDOW, CLIP, HEAD, BRAIN, 1.0, dict.fromkeys(PLANES, 0.0), 1.0, 0.0,
+        1.0, dict.fromkeys(types, 1.0), {},
     )  # fmt: skip
     looked = [(each, series_evidence(each.answers, plain, view)) for each in known]
     usable = [(each, of) for each, of in looked if of.score is not None]
@@ -285,10 +290,10 @@ def fit_study_rule(
     fitted = replace(plain, slope=slope, intercepts=intercepts)
     evidence = np.array([fitted.evidence(of.score or 0.0, of.plane) for _, of in whole])
     tumor = _threshold(-evidence[~made], FALSE_ALARMS)
-    no_tumor = _threshold(evidence[made], MISSED)
+    no_tumor = _threshold(evidence[made], missed)
     fitted = replace(fitted, tumor=max(-tumor, no_tumor), no_tumor=min(no_tumor, -tumor))
     fitted = _with_types(fitted, usable, types)
-    return replace(fitted, fitted=_facts(fitted, evidence, made, persons, len(tumours)))
+    return replace(fitted, fitted=_facts(fitted, evidence, made, persons, len(tumours), missed))
 
 
 def _logistic(
@@ -366,6 +371,7 @@ def _facts(
     made: npt.NDArray[np.bool_],
     persons: npt.NDArray[np.str_],
     tumours: int,
+    missed: float,
 ) -> dict[str, Any]:
     """How the thresholds were found: observed shares of errors, and what is supported."""
 
@@ -384,7 +390,7 @@ def _facts(
         "confidence": CONFIDENCE,
         "tumours": tumours,
         "false_alarms": error(evidence[~made] >= rule.tumor, persons[~made], FALSE_ALARMS),
-        "missed": error(evidence[made] < rule.no_tumor, persons[made], MISSED),
+        "missed": error(evidence[made] < rule.no_tumor, persons[made], missed),
     }
 
 
