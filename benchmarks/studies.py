@@ -216,13 +216,18 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     patients = [r for r in rows if r["kind"] == "patient"]
     people = [r["person"] for r in patients]
+    told = [r for r in patients if r["guess"] is not None]
     answered = [r for r in patients if r["answer"] is not None]
     return {
         "healthy": shares("healthy"),
         "made": shares("made"),
         "patients": shares("patient")
         | {
+            "type_told": share_of(np.array([r["guess"] is not None for r in patients]), people),
             "type_right": share_of(np.array([r["guess"] == r["label"] for r in patients]), people),
+            "told_right": share_of(
+                np.array([r["guess"] == r["label"] for r in told]), [r["person"] for r in told]
+            ),
             "answered": share_of(np.array([r["answer"] is not None for r in patients]), people),
             "answered_right": share_of(
                 np.array([r["answer"] == r["label"] for r in answered]),
@@ -257,7 +262,9 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     of = result["patients"]
     lines += [
         "",
-        f"Type of those patients: right {rate_in_words(of['type_right'], ' %')}; answered "
+        f"Type of those patients: told {rate_in_words(of['type_told'], ' %')}, of these right "
+        f"{rate_in_words(of['told_right'], ' %')}, of all patients "
+        f"{rate_in_words(of['type_right'], ' %')}; answered "
         f"{rate_in_words(of['answered'], ' %')}, of these right "
         f"{rate_in_words(of['answered_right'], ' %')}. Real heads with a tumour:",
         "",

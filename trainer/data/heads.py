@@ -58,6 +58,18 @@ class Head:
         return None if found is None else (int(found[1]), int(found[2]))
 
 
+class Heads(NamedTuple):
+    """Whole heads that a training may use.
+
+    Attributes:
+        place: zip or folder of volumes.
+        table: CSV of COLUMNS.
+    """
+
+    place: Path
+    table: Path
+
+
 class HeadSeries(NamedTuple):
     """The slices of a head in one plane, from the first that shows it to the last.
 

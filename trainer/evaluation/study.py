@@ -30,6 +30,7 @@ from edge_runtime.decision.study import (
 )
 from edge_runtime.decision.view import View
 from edge_runtime.errors import DataError
+from edge_runtime.files import replacing
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.head import head_share
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
@@ -39,6 +40,7 @@ from trainer.data.dataset import Dataset
 from trainer.data.heads import Head, series_of
 from trainer.data.npz import opened_npz
 from trainer.evaluation.decision_rule import DecisionRule
+from trainer.evaluation.intervals import effective_size
 from trainer.evaluation.selective import CONFIDENCE, choose_thresholds, error_bound
 from trainer.evaluation.temperature import fit_temperature
 from trainer.models.outputs import Predict
@@ -49,6 +51,11 @@ FALSE_ALARMS, MISSED = 0.02, 0.1  # shares of healthy heads and of made ones
 FEWEST_HEADS = 3  # healthy persons, and tumours: fewer tell nothing
 MADE = 2  # heads with a tumour that are made of each healthy series
 TYPE_TARGETS = (0.1, 0.15, 0.2)  # shares of wrong types: the first that is supported
+FILE = "heads.npz"  # of a run: what its exported files fit their own rule on
+
+
+class TooFewHeads(DataError):
+    """What there is supports no rule; the model is as good without one."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +75,25 @@ class HeadSlices:
     rows: tuple[npt.NDArray[np.int64], ...]
     facts: tuple[Mapping[str, Any], ...]
 
+    def joined(self, other: HeadSlices) -> HeadSlices:
+        """Both, of one size of pixels."""
+        moved = tuple(rows + len(self.pixels) for rows in other.rows)
+        return HeadSlices(
+            np.concatenate([self.pixels, other.pixels]),
+            np.concatenate([self.shares, other.shares]),
+            self.rows + moved,
+            self.facts + other.facts,
+        )
+
     def save(self, path: Path) -> None:
         """Keep them as an NPZ file."""
         columns: dict[str, Any] = {k: np.array([each[k] for each in self.facts]) for k in FACTS}
         lengths = [len(rows) for rows in self.rows]
-        np.savez_compressed(
-            path, pixels=self.pixels, shares=self.shares, lengths=lengths,
-            rows=np.concatenate(self.rows), **columns,
-        )  # fmt: skip
+        with replacing(path) as part:
+            np.savez_compressed(
+                part, pixels=self.pixels, shares=self.shares, lengths=lengths,
+                rows=np.concatenate(self.rows), **columns,
+            )  # fmt: skip
 
     @classmethod
     def read(cls, path: Path) -> HeadSlices:
@@ -146,7 +164,7 @@ def collect_heads(
         tumours: by plane, see `tumours_of`; in a plane without any, none is made.
 
     Raises:
-        DataError: a head that cannot be read, or none.
+        DataError: a head that cannot be read. TooFewHeads: there is none.
     """
     pixels: list[npt.NDArray[np.uint8]] = []
     shares: list[float] = []
@@ -183,7 +201,7 @@ def collect_heads(
                     known | {"label": tumour.label, "tumour": tumour.patient, "made": True}
                 )
     if not rows:
-        raise DataError("no whole head to fit the rule for studies on")
+        raise TooFewHeads("no whole head to fit the rule for studies on")
     return HeadSlices(np.stack(pixels), np.array(shares), tuple(rows), tuple(facts))
 
 
@@ -268,7 +286,7 @@ def fit_study_rule(
         missed: the share of made heads that may be called tumour-free.
 
     Raises:
-        DataError: too few heads, or heads whose tumours the model does not tell from none.
+        TooFewHeads: too few heads, or heads whose tumours the model does not tell from none.
     """
     types = [label for label in labels if label not in tumour_free]
     plain = StudyRule(
@@ -282,7 +300,7 @@ def fit_study_rule(
     persons = np.array([k.facts["person"] for k, _ in whole])
     tumours = {k.facts["tumour"] for k, _ in whole if k.facts["made"]}
     if len(set(persons[~made])) < FEWEST_HEADS or len(tumours) < FEWEST_HEADS:
-        raise DataError(
+        raise TooFewHeads(
             f"{len(set(persons[~made]))} healthy heads and {len(tumours)} tumours are too few to "
             f"fit the rule for studies; need {FEWEST_HEADS} of each that were not learned from"
         )
@@ -308,7 +326,7 @@ def _logistic(
     both = [p for p in PLANES if made[planes == p].any() and (~made[planes == p]).any()]
     kept = np.isin(planes, both)
     if not both:
-        raise DataError("no plane has healthy heads and made ones to fit the rule for studies on")
+        raise TooFewHeads("no plane has healthy heads and made ones to fit the rule for studies on")
     weights = np.zeros(len(scores))
     for plane in both:
         for kind in (made, ~made):
@@ -320,7 +338,7 @@ def _logistic(
     model.fit(np.column_stack(columns)[kept], made[kept], weights)
     slope, *constants = model.coef_[0].tolist()
     if slope <= 1e-3:
-        raise DataError("the model does not tell made tumour heads from healthy ones")
+        raise TooFewHeads("the model does not tell made tumour heads from healthy ones")
     return slope, dict(zip(both, constants, strict=True))
 
 
@@ -378,12 +396,12 @@ def _facts(
     def error(
         wrong: npt.NDArray[np.bool_], of: npt.NDArray[np.str_], target: float
     ) -> dict[str, Any]:
-        people = len(set(of.tolist()))
-        erring = len(set(of[wrong].tolist()))
-        bound = float(error_bound(erring, people, CONFIDENCE))
+        share = float(wrong.mean())
+        size = effective_size(wrong, of.tolist())
+        bound = float(error_bound(share * size, size, CONFIDENCE)) if size else 1.0
         return {
-            "target": target, "share": float(wrong.mean()), "series": len(wrong),
-            "persons": people, "persons_erring": erring, "bound": bound,
+            "target": target, "share": share, "bound": bound,
+            "series": len(wrong), "persons": len(set(of.tolist())),
         }  # fmt: skip
 
     return {
