@@ -236,8 +236,10 @@ def series_evidence(series: SeriesAnswers, rule: StudyRule, view: View | None) -
         )
     if reason is None and len(counted) < FEWEST:
         reason = f"fewer than {FEWEST} slices that count"
-    if reason is None and view is not None:
-        reason = view.objection(Seen(plane, sequence))
+    new = [] if view is None else view.unvalidated(Seen(plane, sequence))
+    if reason is None and new:
+        verb = "is" if {series.plane, series.sequence} & set(new) else "looks like"
+        reason = f"{verb} {' and '.join(new)}, which the model was not validated for"
     score = None if reason is not None else max(_means(smoothed, width))
     return SeriesEvidence(plane, sequence, counted, smoothed, score, blind, reason)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
 from edge_runtime.model.load import read_model
 from edge_runtime.studies.decide import classify_study
 from edge_runtime.studies.study import PassedOver, Study, StudySeries, StudySlice
+from tests.device.test_cli import TOOL
 
 LABELS = ("glioma", "meningioma", "notumor", "pituitary")
 PLANES = {"axial": -1.5, "coronal": 0.5, "sagittal": 0.5}
@@ -215,7 +218,7 @@ def test_what_the_tags_say_wins() -> None:
     assert decided(tumour, view=view).label == "glioma"
     tagged = decided(replace(tumour, sequence="FLAIR"), view=view)
     assert (tagged.status, tagged.label) == (Status.UNCERTAIN, None)
-    assert "FLAIR" in (tagged.reason or "")
+    assert "is FLAIR, which the model was not validated for" in (tagged.reason or "")
     flair = tuple(replace(a, sequence="FLAIR") for a in tumour.answers)
     assert decided(replace(tumour, answers=flair), view=view).label is None
     assert decided(replace(tumour, answers=flair, sequence="T1"), view=view).label == "glioma"
@@ -302,6 +305,20 @@ def test_a_file_keeps_its_rule() -> None:
     assert "study" not in json.loads(with_rule(None).info.to_json())
     with pytest.raises(ModelError, match="study"):
         type(file.info).from_json(json.dumps(json.loads(file.info.to_json()) | {"study": []}))
+
+
+def test_info_tells_of_the_rule(tmp_path: Path) -> None:
+    said = {}
+    for name, shape in (("fine", RULE.to_json()), ("damaged", RULE.to_json() | {"slope": 0})):
+        file = with_rule(shape)
+        path = tmp_path / f"{name}.tflite"
+        path.write_bytes(pack_model(file.graph, file.info, file.format))
+        words = [TOOL, "info", "--model", str(path)]
+        said[name] = subprocess.run(words, capture_output=True, text=True)
+    assert "studies        a tumour from evidence 0.800 on, none below 0.200" in said["fine"].stdout
+    assert said["damaged"].returncode == 3
+    (line,) = [x for x in said["damaged"].stderr.splitlines() if "Research" not in x]
+    assert "the rule for studies is damaged: slope" in line
 
 
 def slices(count: int, first: int = 0) -> list[StudySlice]:
