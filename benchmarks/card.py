@@ -118,7 +118,8 @@ together.
 
 The same slices chose the epoch, the temperature and, where the lowest rate was asked for that they
 support, that rate too. It holds for slices like theirs, not for another scanner, and for single
-slices: a study's answer passes the same thresholds, but no rate of wrong studies was asked for.
+slices. A study's answer has thresholds of its own (`study`, where the file has it), fitted on
+heads of which those with a tumour are made: see the results on studies before trusting one.
 
 {table}"""
 

@@ -18,18 +18,25 @@ from edge_runtime.batch import Budget, Reservation, Unusable, each_in_order
 from edge_runtime.decision.ood import OodDetector
 from edge_runtime.decision.prediction import (
     Prediction,
+    SliceFacts,
     Status,
     below_threshold,
     failure,
     softmax,
     status_of,
 )
-from edge_runtime.decision.study import study_answer
+from edge_runtime.decision.study import (
+    SeriesAnswers,
+    StudyRule,
+    pooled_answer,
+    study_answer,
+)
 from edge_runtime.decision.view import Seen, View
 from edge_runtime.errors import InputError, ModelError, UsageError, one_line
 from edge_runtime.imaging.decode import decode_kind
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.gray import as_gray
+from edge_runtime.imaging.head import head_share
 from edge_runtime.imaging.kinds import VOLUME_SUFFIXES, kind_of
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits, read_source
 from edge_runtime.imaging.preprocess import crop_box, preprocess
@@ -134,6 +141,8 @@ class Classifier:
         ood, view = self.info.ood, self.info.view
         self._ood_detector = None if ood is None else OodDetector.from_json(ood)
         self._view = None if view is None else View.from_json(view)
+        rule = self.info.study
+        self._rule = None if rule is None else StudyRule.from_json(rule, self.info.labels)
         self._tag = self.model.tag
         self._thresholds = {label: self.threshold(label) for label in self.info.labels}
         self._idle: list[Graph] = []  # two threads must never share an interpreter
@@ -211,12 +220,7 @@ class Classifier:
                 that were answered.
             ModelError: the model fails on it, or gives no class maps where they are asked for.
         """
-        if isinstance(source, np.ndarray):
-            yield from self._array(source, None, heatmaps)
-            return
-        data = read_any(source, self._limits)
-        parts = slices_of(data, self._limits, self._plane, self._volume)
-        yield from self._each(_name(source), sha256(data).hexdigest(), parts, heatmaps)
+        yield from self._slices(source, heatmaps, False)
 
     def classify_many(
         self,
@@ -298,8 +302,10 @@ class Classifier:
         workers: int = 1,
         heatmaps: Heatmaps | None = None,
     ) -> Prediction:
-        """One answer for the slices of one patient, with the answers behind it in `slices`; see
-        `study.study_answer` for the rule.
+        """One answer for the slices of one patient, with the answers behind it in `slices`.
+
+        The slices count as one series, in the order of the sources; what is known of a study's
+        series is told to `studies.decide.classify_study`. For the rule see `decide`.
 
         Args:
             name: what the answer calls the study, its `input`.
@@ -311,8 +317,52 @@ class Classifier:
         Raises:
             UsageError: no worker.
         """
-        answers = list(self.classify_many(sources, workers=workers, heatmaps=heatmaps))
-        return study_answer(name, answers, self._thresholds, self._tag, self._view)
+        if workers < 1:
+            raise UsageError(f"{workers} workers: need at least one")
+        here = partial(self._chunk, heatmaps=heatmaps, facts=self._rule is not None)
+        chunks = _chunks(sources, workers, CHUNK if heatmaps is None else 1)
+        answers = each_in_order(partial(here, alone=False), chunks, workers, here=here)
+        return self.decide(
+            name, None, [SeriesAnswers(name, None, None, None, None, tuple(answers))]
+        )
+
+    def examine(
+        self, name: str, part: Slice, digest: str | None, heatmaps: Heatmaps | None = None
+    ) -> Prediction:
+        """The answer for a slice of a study that is decoded already.
+
+        Args:
+            name: what the answer calls the file.
+            digest: of the file's bytes, or None.
+            heatmaps: see `classify_slices`.
+
+        Raises:
+            InputError, ModelError: as `classify_slices`.
+        """
+        return next(self._each(name, digest, iter([part]), heatmaps, self._rule is not None))
+
+    def decide(
+        self,
+        name: str,
+        uid: str | None,
+        series: Sequence[SeriesAnswers],
+        passed_over: Sequence[tuple[str, str]] = (),
+    ) -> Prediction:
+        """One answer for a study, by the model's rule for studies, see `study.study_answer`; of a
+        model file without one by `study.pooled_answer`, over all series.
+
+        Args:
+            name, uid: of the study.
+            series: with the answers of `examine`.
+            passed_over: files that gave no slice, and why.
+        """
+        if self._rule is not None:
+            return study_answer(
+                name, uid, series, self._rule, self._tag, self._view, passed_over,
+                self._min_confidence,
+            )  # fmt: skip
+        answers = [a for each in series for a in each.answers]
+        return pooled_answer(name, answers, self._thresholds, self._tag, self._view)
 
     def failure(self, source: ImageSource, error: InputError) -> Prediction:
         """The answer with status error for an input that cannot be used.
@@ -323,7 +373,11 @@ class Classifier:
         return failure(_name(source), self._tag, one_line(error))
 
     def _chunk(
-        self, sources: Sequence[Source], heatmaps: Heatmaps | None = None, alone: bool = True
+        self,
+        sources: Sequence[Source],
+        heatmaps: Heatmaps | None = None,
+        alone: bool = True,
+        facts: bool = False,
     ) -> Generator[Prediction, None, None]:
         """The answers for several sources, in order, errors among them.
 
@@ -333,13 +387,14 @@ class Classifier:
         Args:
             alone: nothing else is worked on meanwhile, so no memory is reserved: while an answer
                 waits to be taken, others may wait for that memory.
+            facts: answers bring what a study's rule wants to know beside them.
         """
-        plain = heatmaps is None and any(map(_is_plain, sources))
+        plain = heatmaps is None and not facts and any(map(_is_plain, sources))
         pictures = self._pictures(sources) if plain else [None] * len(sources)
         outputs = iter(self._run_all([picture for picture in pictures if picture is not None]))
         for source, picture in zip(sources, pictures, strict=True):
             if picture is None:
-                yield from self._answers(source, heatmaps, alone)
+                yield from self._answers(source, heatmaps, alone, facts)
                 continue
             seen = next(outputs)
             if isinstance(seen, Exception):
@@ -397,7 +452,7 @@ class Classifier:
         return outputs
 
     def _answers(
-        self, source: Source, heatmaps: Heatmaps | None, alone: bool
+        self, source: Source, heatmaps: Heatmaps | None, alone: bool, facts: bool
     ) -> Generator[Prediction, None, None]:
         """The answers for one source, errors among them."""
         if isinstance(source, Unusable):
@@ -405,11 +460,22 @@ class Classifier:
             return
         try:
             if alone or isinstance(source, np.ndarray):
-                yield from self.classify_slices(source, heatmaps=heatmaps)
+                yield from self._slices(source, heatmaps, facts)
             else:
-                yield from self._in_turn(source, heatmaps)
+                yield from self._in_turn(source, heatmaps, facts)
         except InputError as error:
             yield self.failure(source, error)
+
+    def _slices(
+        self, source: ImageSource, heatmaps: Heatmaps | None, facts: bool
+    ) -> Iterator[Prediction]:
+        """As `classify_slices`."""
+        if isinstance(source, np.ndarray):
+            yield from self._array(source, None, heatmaps, facts)
+            return
+        data = read_any(source, self._limits)
+        parts = slices_of(data, self._limits, self._plane, self._volume)
+        yield from self._each(_name(source), sha256(data).hexdigest(), parts, heatmaps, facts)
 
     def _small_slice(self, path: str) -> Prediction | None:
         """The answer for a small file of one slice that is no picture; None for another."""
@@ -422,21 +488,28 @@ class Classifier:
             return None
         return next(self._each(path, sha256(data).hexdigest(), numbered(stack), None))
 
-    def _in_turn(self, source: Encoded, heatmaps: Heatmaps | None) -> Iterator[Prediction]:
+    def _in_turn(
+        self, source: Encoded, heatmaps: Heatmaps | None, facts: bool
+    ) -> Iterator[Prediction]:
         """As `classify_slices`, once there is memory for this source beside the others."""
         limits, problem = self._limits, None
         size = size_of(source, limits)
         first = size + limits.max_memory // SMALL if size < limits.max_memory // SMALL else None
         with self._memory.taken(first or size + limits.max_memory) as memory:
             try:
-                yield from self._held(source, heatmaps, memory, first is None)
+                yield from self._held(source, heatmaps, facts, memory, first is None)
             except InputError as error:  # whose traceback would hold the file's bytes
                 problem = InputError(one_line(error))
         if problem is not None:
             raise problem
 
     def _held(
-        self, source: Encoded, heatmaps: Heatmaps | None, memory: Reservation, large: bool
+        self,
+        source: Encoded,
+        heatmaps: Heatmaps | None,
+        facts: bool,
+        memory: Reservation,
+        large: bool,
     ) -> Iterator[Prediction]:
         """The answers; what they need is gone when they end, before the memory is given back."""
         if large:
@@ -447,25 +520,35 @@ class Classifier:
             memory.become(stack.memory + (0 if data is source else len(data)))
             give_back()
         digest = sha256(data).hexdigest()
-        yield from self._each(_name(source), digest, numbered(stack), heatmaps)
+        yield from self._each(_name(source), digest, numbered(stack), heatmaps, facts)
 
     def _array(
         self,
         source: npt.NDArray[Any],
         value_range: tuple[float, float] | None,
         heatmaps: Heatmaps | None,
+        facts: bool = False,
     ) -> Iterator[Prediction]:
         gray = as_gray(source, value_range)
         digest = sha256(np.ascontiguousarray(source).view(np.uint8).data).hexdigest()
-        yield from self._each(_name(source), digest, iter([Slice(None, gray)]), heatmaps)
+        yield from self._each(_name(source), digest, iter([Slice(None, gray)]), heatmaps, facts)
 
     def _each(
-        self, name: str, digest: str, parts: Iterator[Slice], heatmaps: Heatmaps | None
+        self,
+        name: str,
+        digest: str | None,
+        parts: Iterator[Slice],
+        heatmaps: Heatmaps | None,
+        facts: bool = False,
     ) -> Iterator[Prediction]:
         for part in parts:
             pixels = preprocess(part.gray, self.info.preprocess)
-            outputs = self._run(pixels, heatmaps is not None)
+            outputs = self._run(pixels, facts or heatmaps is not None)
             answer = self._answer(name, part.number, digest, outputs)
+            if facts:
+                crop = crop_box(part.gray, self.info.preprocess)
+                seen = SliceFacts(head_share(part.gray), crop, outputs.class_maps)
+                answer = replace(answer, facts=seen)
             yield answer if heatmaps is None else self._drawn(answer, part, outputs, heatmaps)
 
     def _take_graph(self) -> Graph:
@@ -498,7 +581,9 @@ class Classifier:
         if any(_given(graph.features()).shape != (length,) for length in wanted):
             raise ModelError("the graph's features are not what its metadata says")
 
-    def _answer(self, name: str, number: int | None, digest: str, outputs: _Outputs) -> Prediction:
+    def _answer(
+        self, name: str, number: int | None, digest: str | None, outputs: _Outputs
+    ) -> Prediction:
         info, detector, view = self.info, self._ood_detector, self._view
         by_label = softmax(outputs.logits.tolist(), info.temperature)
         confidence = max(by_label)

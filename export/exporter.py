@@ -24,7 +24,9 @@ from export.formats import FORMATS, Format
 from export.gate import GateResult, Reference, run_gate
 from export.models import ConvertedGraph, ExportNetwork, open_export_model
 from trainer.evaluation.decision_rule import DecisionRule, SideOutputs, fit_decision_rule
-from trainer.evaluation.selective import Targets, tumour_free_of
+from trainer.evaluation.selective import Targets, tumour_free_among, tumour_free_of
+from trainer.evaluation.study import FILE as HEADS
+from trainer.evaluation.study import HeadSlices, TooFewHeads, fit_study_rule, known_series
 from trainer.models.outputs import predict_file
 from trainer.run import Run
 
@@ -142,6 +144,7 @@ class Exporter:
         graph, info = converted.graph, self._describe(form, converted, calibration)
         decision_rule = self._decision_rule(parse_model(pack_model(graph, info, form.kind)))
         info = replace(info, **decision_rule.to_settings())
+        info = replace(info, study=self._study_rule(graph, info, form.kind, decision_rule))
         data = pack_model(graph, info, form.kind)
         file = parse_model(data)
         gate = run_gate(file, self._validation, self._reference, form.tolerance, progress)
@@ -209,6 +212,24 @@ class Exporter:
             self._settings.targets or Targets.from_settings(self._run.settings),
             tumour_free_of(self._run.settings),
         )
+
+    def _study_rule(
+        self, graph: bytes, info: ModelInfo, kind: str, rule: DecisionRule
+    ) -> dict[str, Any] | None:
+        """The rule for studies, fitted on what the file itself answers; None where the run was
+        trained without whole heads, or they are too few for this file."""
+        path = self._run.folder / HEADS
+        if self._run.settings.get("study") is None or not path.is_file():
+            return None
+        file = parse_model(pack_model(graph, info, kind))
+        known = known_series(
+            HeadSlices.read(path), lambda images: predict_file(file, images), rule, info.labels
+        )
+        free = tuple(sorted(tumour_free_among(info.labels, tumour_free_of(self._run.settings))))
+        try:
+            return fit_study_rule(known, info.labels, free, rule.view).to_json()
+        except TooFewHeads:
+            return None
 
     @property
     def _name(self) -> str:

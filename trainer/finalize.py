@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
+from trainer.data.archive import open_archive
 from trainer.data.dataset import Dataset
+from trainer.data.heads import Heads, read_heads
 from trainer.data.partial_labels import PartialLabels
 from trainer.data.split import Split
 from trainer.evaluation.decision_rule import DecisionRule, SideOutputs, fit_decision_rule
@@ -35,6 +37,16 @@ from trainer.evaluation.predictions import (
 )
 from trainer.evaluation.saliency import method_of
 from trainer.evaluation.selective import Targets, tumour_free_of
+from trainer.evaluation.study import FILE as HEADS
+from trainer.evaluation.study import (
+    TooFewHeads,
+    collect_heads,
+    fit_study_rule,
+    known_series,
+    patients_of,
+    seen_planes,
+    tumours_of,
+)
 from trainer.models.outputs import ModelOutputs, TrainedModel
 from trainer.report.html import ReportData, write_report
 from trainer.run import Run, dump_json
@@ -50,12 +62,18 @@ def finalize_run(
     data: Dataset,
     split: Split,
     partial: PartialLabels | None = None,
+    heads: Heads | None = None,
 ) -> None:
     """Complete a run that holds its model. The test side is looked at here only.
 
     Args:
         trained: the run's model.
         partial: partially labelled slices that were not learned from, or None.
+        heads: whole heads to fit the rule for studies on, or None; of a person on the training or
+            the test side none is used.
+
+    Raises:
+        DataError: heads that cannot be read.
     """
     side = data.take(split.validation)
     _keep_slices(run, data, split)
@@ -66,6 +84,8 @@ def finalize_run(
         features = classical.extractor(side.images)
         outputs = classical.predict_features(features)
     rule = _fit_rule(run, trained, side, outputs)
+    if heads is not None:
+        _fit_studies(run, trained, rule, data, split, heads)
     evaluator = Evaluator(trained.predict, rule, split.protocol, trained.network)
     # Baselines are measured on the side that is reported on.
     beside = None if split.test.size else data.take(split.train)
@@ -138,6 +158,38 @@ def _fit_rule(
         "version": run.version,
     }
     return rule
+
+
+def _fit_studies(
+    run: Run,
+    trained: TrainedModel,
+    rule: DecisionRule,
+    data: Dataset,
+    split: Split,
+    heads: Heads,
+) -> None:
+    """The rule for studies, and the slices that it is fitted on, for the export; a line of
+    `not_answered` where there are too few."""
+    others = np.concatenate([split.train, split.test])
+    known = {name.rpartition("/")[2] for i in others for name in (data.groups[i], data.patients[i])}
+    chosen = [
+        head
+        for head in read_heads(heads.table)
+        if head.subject not in known and head.label in data.class_names
+    ]
+    side = data.take(split.validation)
+    planes = list(seen_planes(trained.predict, rule, side))
+    try:
+        slices = collect_heads(
+            open_archive(heads.place), chosen, tumours_of(side, planes), data.tumour_free,
+            run.preprocess, run.settings["seed"],
+        ).joined(patients_of(side, planes))  # fmt: skip
+        slices.save(run.folder / HEADS)
+        known_heads = known_series(slices, trained.predict, rule, data.class_names)
+        found = fit_study_rule(known_heads, data.class_names, data.tumour_free, rule.view)
+        run.settings["study"] = found.to_json()
+    except TooFewHeads as error:
+        run.settings["not_answered"] = [*run.settings["not_answered"], f"studies: {error}"]
 
 
 def unanswered(run: Run) -> list[str]:

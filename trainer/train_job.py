@@ -23,6 +23,7 @@ from trainer.data.dataset import (
     read_dataset,
     says_groups,
 )
+from trainer.data.heads import Heads, read_heads
 from trainer.data.partial_labels import (
     PartialLabels,
     divide,
@@ -74,6 +75,7 @@ class Job:
         settings: of a network or of a classical model.
         deep: the run whose network gives the feature set `deep`.
         cache: where features are kept, or None.
+        heads: whole heads to fit the rule for studies on, or None.
         about: what a data card says of the data, see `DataCard.about`; a run that goes on keeps
             what it was started with.
     """
@@ -94,6 +96,7 @@ class Job:
     settings: TrainSettings | ClassicalSettings = field(default_factory=TrainSettings)
     deep: Path | None = None
     cache: FeatureCache | None = None
+    heads: Heads | None = None
     about: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -342,6 +345,8 @@ def _read(job: Job, callbacks: Callbacks) -> TrainingData:
         tumour_free=job.tumour_free,
         progress=callbacks.reading,
     )
+    if job.heads is not None:
+        read_heads(job.heads.table)  # a wrong table is said before the training
     job.targets.resolve(data.class_names)  # a class that is not there is said before the training
     callbacks.tell_problems(data)
     check_boxes(data)
@@ -416,7 +421,7 @@ def _train_split(
         )
     else:
         trained, stopped = fit_network_model(job.settings, run, data, split, trained_on, callbacks)
-    finalize_run(run, trained, data, split, tested)
+    finalize_run(run, trained, data, split, tested, job.heads)
     run.settings["status"] = "finished"
     if stopped is not None:
         run.settings["status"] = "diverged" if isinstance(stopped, Diverged) else "interrupted"

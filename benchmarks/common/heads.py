@@ -7,7 +7,6 @@ person is known by name: the table's `subject` is the patient, or the group, of 
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,20 +17,18 @@ import numpy.typing as npt
 
 from benchmarks.common.formatting import rate_in_words
 from edge_runtime.errors import DataError, InputError, one_line
+from edge_runtime.imaging.head import shows_head
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.imaging.readers import numbered, open_slices
 from edge_runtime.labels import NO_TUMOR
 from trainer.data.archive import ImageArchive, open_archive
-from trainer.data.slices import shows_head
-from trainer.data.tables import read_table
+from trainer.data.heads import COLUMNS, Head, read_heads
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.metrics import share_of
 from trainer.evaluation.predictions import Predictions
 from trainer.models.outputs import open_trained
 from trainer.run import Run
 
-COLUMNS = ("path", "label", "subject", "sequence", "tumour_slices")
-RANGE = re.compile(r"(\d+)-(\d+) of (\d+)\b")
 SAID = ("predicted_tumour_free", "predicted_tumor", "answered_tumour_free", "answered_tumor")
 
 
@@ -55,29 +52,29 @@ def measure_heads(
     Raises:
         DataError: no such table, or a head that cannot be read.
     """
-    archive, rows = open_archive(place), read_table(table, COLUMNS)
+    archive, rows = open_archive(place), read_heads(table)
     tested = {
         name.rpartition("/")[2]: number
         for number, (_, predictions) in enumerate(folds)
         for column in ("group", "patient")
         for name in predictions.texts(column)
     }
-    of_fold: dict[int, list[dict[str, str]]] = defaultdict(list)
+    of_fold: dict[int, list[Head]] = defaultdict(list)
     for row in rows:
-        of_fold[tested.get(row["subject"], 0)].append(row)
+        of_fold[tested.get(row.subject, 0)].append(row)
     heads = []
     for number, mine in sorted(of_fold.items()):
         run = folds[number][0]
         rule, predict = DecisionRule.from_settings(run.settings), open_trained(run).predict
         for row in mine:
-            numbers, images = read_head(archive, row["path"], run.preprocess)
+            numbers, images = read_head(archive, row.path, run.preprocess)
             outputs = predict(images)
             predicted = rule.probabilities(outputs).argmax(axis=1)
             none = predicted == run.labels.index(NO_TUMOR)
             answered = np.array(rule.statuses(outputs, run.labels)) == "ok"
             inside = _inside(row, numbers)
             heads.append(
-                {key: row[key] for key in COLUMNS}
+                {key: getattr(row, key) for key in COLUMNS}
                 | {"fold": number + 1, **_counts(none, answered)}
                 | {"with_tumour": None if inside is None else _counts(none, answered, inside)}
             )
@@ -107,12 +104,11 @@ def read_head(
     return numbers, np.stack(images)
 
 
-def _inside(row: Mapping[str, str], numbers: Sequence[int]) -> npt.NDArray[np.bool_] | None:
+def _inside(head: Head, numbers: Sequence[int]) -> npt.NDArray[np.bool_] | None:
     """Which slices lie in the range that the table names."""
-    found = RANGE.match(row["tumour_slices"])
-    if found is None:
+    if head.inside is None:
         return None
-    first, last = int(found[1]), int(found[2])
+    first, last = head.inside
     return np.array([first <= number <= last for number in numbers])
 
 

@@ -51,6 +51,7 @@ def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
         ("answers", _answers(about)),
         ("refuses", "pictures unlike the training slices" if about.ood else "nothing"),
         *_validated(about),
+        *_studies(about),
         ("trained on", _counts(about.data)),
         ("licence", about.license or "not stated"),
     ]
@@ -109,6 +110,21 @@ def _validated(about: ModelInfo) -> list[tuple[str, str]]:
             text += f"; never answered: {', '.join(others)}" if others else ""
             lines.append((name, text))
     return lines
+
+
+def _studies(about: ModelInfo) -> list[tuple[str, str]]:
+    """A line on the rule for studies, where there is one.
+
+    Raises:
+        ModelError: a damaged `study`.
+    """
+    if about.study is None:
+        return []
+    from edge_runtime.decision.study import StudyRule
+
+    rule = StudyRule.from_json(about.study, about.labels)
+    text = f"a tumour from evidence {rule.tumor:.3f} on, none below {rule.no_tumor:.3f}"
+    return [("studies", text)]
 
 
 def _counts(data: Mapping[str, Any]) -> str:

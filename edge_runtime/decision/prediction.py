@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,20 @@ class Status(str, Enum):
     UNCERTAIN = "uncertain"  # below the threshold for this label, or a view never validated
     UNFAMILIAR = "unfamiliar"  # out-of-distribution: not like the slices it was trained on
     ERROR = "error"
+
+
+class SliceFacts(NamedTuple):
+    """What a study's rule wants to know of a slice beside its answer.
+
+    Attributes:
+        head: the share of its pixels that show a head, 0-1.
+        crop: where the model's input lies in it, see `preprocess.crop_box`.
+        class_maps: of the model, h×w×C; None where it gives none.
+    """
+
+    head: float
+    crop: tuple[float, float, float, float]
+    class_maps: npt.NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,8 @@ class Prediction:
             what most of its slices look like.
         study: what the answer for a study rests on, as its JSON tells it, see docs/shapes.md; None
             for a slice.
+        facts: what a study's rule wants to know beside the answer, while a study is decided; no
+            part of the answer.
     """
 
     input: str
@@ -70,6 +86,7 @@ class Prediction:
     plane: str | None = None
     sequence: str | None = None
     study: Mapping[str, Any] | None = None
+    facts: SliceFacts | None = field(default=None, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """The answer as `btc-edge classify --format json` gives it."""

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
     Gray = npt.NDArray[np.uint8]
 
+# Of the pixels, above an eighth of white. The slices of one file share their gray levels, so air is
+# darker; what shows less is air, or the last of the scalp.
+HEAD_SHARE = 0.02
+HEAD_LEVEL = 255 // 8
 EXACT = 1 << 24  # float32 holds every whole number up to here
 # Tuples, and no lists made for each call: OpenCV unpacks them sooner.
 _CHANNEL, _BINS, _RANGE = (0,), (256,), (0, 256)
@@ -35,6 +39,17 @@ def percentiles(gray: Gray, wanted: Sequence[float]) -> list[int]:
     size = gray.size
     # Whole numbers are compared, which no type rounds; numpy's own search costs twice as much.
     return [min(bisect_left(cumulative, ceil(share / 100.0 * size)), 255) for share in wanted]
+
+
+def head_share(gray: Gray) -> float:
+    """The share of a slice's pixels (uint8 H×W) that show a head, 0-1, where the slices of a file
+    share their gray levels."""
+    return int(np.count_nonzero(gray > HEAD_LEVEL)) / gray.size
+
+
+def shows_head(gray: Gray) -> bool:
+    """Whether a slice of a volume (uint8 H×W) shows a head, rather than the air beyond it."""
+    return int(np.count_nonzero(gray > HEAD_LEVEL)) >= HEAD_SHARE * gray.size
 
 
 def head_box(gray: Gray) -> tuple[slice, slice]:

@@ -5,7 +5,9 @@ it `unfamiliar`. A version that reads schema 1 only must refuse a file whose che
 see: so the name could not change within a schema. For the same reason a file with a `view` or a
 `pooling` is of schema 3: a version without a view would answer slices that the model was never
 validated for, and one without pooling would find the outputs impossible and could not say why. A
-file without either stays in schema 2, which older versions read.
+file without either stays in schema 2, which older versions read. The rule for `study` raises no
+schema: a version that ignores it pools a study's slices as before, which answers "uncertain" more
+often, never "no tumour" where a slice is answered as a tumour.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ class ModelInfo:
         ood: the check for out-of-distribution inputs, see `OodDetector`.
         view: what tells plane and sequence, and which of them the model was validated for, see
             `edge_runtime.decision.view.View`.
+        study: the rule for one answer from the slices of a study, see
+            `edge_runtime.decision.study.StudyRule`.
         target_error: label -> the share of wrong answers that its threshold was chosen for.
         confidence: that the share is not exceeded on slices like those of the validation side, for
             each label.
@@ -84,6 +88,7 @@ class ModelInfo:
     thresholds: Mapping[str, float] | None = None
     ood: Mapping[str, Any] | None = None
     view: Mapping[str, Any] | None = None
+    study: Mapping[str, Any] | None = None
     target_error: Mapping[str, float] | None = None
     confidence: float | None = None
     error_bound: Mapping[str, float] | None = None
@@ -102,8 +107,10 @@ class ModelInfo:
 
     def to_json(self) -> str:
         """The text of `model.json`: in the newest schema where a field needs it, else in schema 2,
-        without those fields."""
+        without those fields. A file without a rule for studies has no `study`, as before."""
         shape = asdict(self) | {"preprocess": self.preprocess.to_json()}
+        if self.study is None:
+            del shape["study"]
         needs = [name for name in NEWER if shape[name] is not None]
         shape = {name: value for name, value in shape.items() if name in needs or name not in NEWER}
         shape["schema"] = NEWEST if needs else SCHEMA
@@ -193,6 +200,7 @@ class ModelInfo:
             or (isinstance(self.ood, dict) and bool(self.ood) and "features" in self.outputs),
             "view": self.view is None
             or (isinstance(self.view, dict) and bool(self.view) and "features" in self.outputs),
+            "study": self.study is None or (isinstance(self.study, dict) and bool(self.study)),
             "max_error": self.max_error is None or 0 <= self.max_error <= 1,
             "data": isinstance(self.data, dict),
             "metrics": all(isinstance(m, dict) for m in self.metrics),

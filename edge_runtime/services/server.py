@@ -135,12 +135,15 @@ def make_server(
 
 def serve(server: uvicorn.Server, slots: Slots, listener: socket.socket) -> Ending:
     """Answer requests until SIGTERM or Ctrl-C; those in flight are finished, see Settings."""
-    # uvicorn ends in peace and then raises the signals again.
+    # uvicorn ends in peace and then raises the signals again. One that comes before uvicorn listens
+    # for signals must end it too.
     caught: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    former = {
-        number: signal.signal(number, lambda number, _: caught.append(number)) for number in numbers
-    }
+
+    def catch(number: int, _: object) -> None:
+        caught.append(number)
+        server.should_exit = True
+
+    former = {number: signal.signal(number, catch) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         server.run(sockets=[listener])
     finally:

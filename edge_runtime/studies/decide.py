@@ -1,65 +1,72 @@
-"""One answer for a study, from the answers for its slices."""
+"""One answer for a study: its slices are classified, series by series, and the rule decides."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edge_runtime.batch import Unusable
-from edge_runtime.decision.prediction import Prediction
-from edge_runtime.errors import InputError
-from edge_runtime.studies.study import Study, StudySlice
+from edge_runtime.batch import in_order
+from edge_runtime.decision.prediction import Prediction, failure
+from edge_runtime.decision.study import SeriesAnswers, study_json
+from edge_runtime.errors import InputError, UsageError, one_line
+from edge_runtime.imaging.stack import Slice
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from edge_runtime.classifier import Classifier, Heatmaps
+    from edge_runtime.studies.study import Study, StudySeries, StudySlice
 
 
 def classify_study(
     classifier: Classifier, study: Study, *, workers: int = 1, heatmaps: Heatmaps | None = None
 ) -> Prediction:
-    """The answer for a study, with the answers for its slices and its `study`, see docs/shapes.md.
+    """Classify the slices of a study and answer for all of them.
+
+    Slices are decoded one at a time, a few ahead of those that are classified.
 
     Args:
-        workers, heatmaps: see `Classifier.classify_many`.
+        workers: threads that classify, each with an interpreter of its own.
+        heatmaps: see `Classifier.classify_slices`.
+
+    Returns:
+        The answer, with those for the slices in `slices`, series after series, and what it rests on
+        in `study`; with status error where no slice could be used. Series that are left out as a
+        whole have no answers.
 
     Raises:
         UsageError: no worker.
-        ModelError: the model fails.
+        ModelError: the model fails on a slice, or gives no class maps where heatmaps are asked for.
     """
-    seen: list[StudySlice] = []
-    starts: list[int] = []
+    if workers < 1:
+        raise UsageError(f"{workers} workers: need at least one")
+    series = []
+    for each in study.series:
+        answers = () if each.reason else _answers(classifier, each, workers, heatmaps)
+        series.append(
+            SeriesAnswers(
+                each.name, each.uid, each.plane, each.sequence, each.distance, tuple(answers),
+                each.reason,
+            )
+        )  # fmt: skip
+    answer = classifier.decide(study.name, study.uid, series, study.passed_over)
+    if answer.study is None:  # the model has no rule
+        shape = study_json(study.uid, series, None, study.passed_over)
+        return replace(answer, study=shape)
+    return answer
 
-    def sources() -> Iterator[Unusable | npt.NDArray[Any]]:
-        for series in study.series:
-            starts.append(len(seen))
-            for part in series.slices() if series.reason is None else ():
-                gray = part.gray
-                # The error stands in the place of the pixels, which are not kept.
-                seen.append(part._replace(gray=InputError()))
-                yield Unusable(part.input, gray) if isinstance(gray, InputError) else gray
 
-    whole = classifier.classify_study(study.name, sources(), workers=workers, heatmaps=heatmaps)
-    slices = [
-        replace(answer, input=part.input, slice=part.number, sha256=part.sha256)
-        for answer, part in zip(whole.slices or (), seen, strict=True)
-    ]
-    ends = [*starts[1:], len(seen)]
-    shape = {
-        "uid": study.uid,
-        "tumor": None,
-        "type": None,
-        "findings": [],
-        "series": [
-            {
-                "uid": series.uid, "name": series.name, "plane": series.plane,
-                "sequence": series.sequence, "first": start, "slices": end - start,
-                "used": series.reason is None, "reason": series.reason,
-            }
-            for series, start, end in zip(study.series, starts, ends, strict=True)
-        ],
-        "passed_over": [passed._asdict() for passed in study.passed_over],
-    }  # fmt: skip
-    return replace(whole, slices=tuple(slices), study=shape)
+def _answers(
+    classifier: Classifier, series: StudySeries, workers: int, heatmaps: Heatmaps | None
+) -> Iterator[Prediction]:
+    """Of a series, in its order."""
+
+    def examined(part: StudySlice) -> Prediction:
+        try:
+            if isinstance(part.gray, InputError):
+                raise part.gray
+            gray = Slice(part.number, part.gray)
+            return classifier.examine(part.input, gray, part.sha256, heatmaps)
+        except InputError as error:
+            return failure(part.input, classifier.model.tag, one_line(error))
+
+    yield from in_order(examined, series.slices(), workers)

@@ -22,7 +22,7 @@ from edge_runtime import Classifier, InputError
 from edge_runtime.commands.writers import _cell, open_writer
 from edge_runtime.decision.heatmap import overlay
 from edge_runtime.decision.prediction import Prediction, Status, failure
-from edge_runtime.decision.study import pooled, study_answer
+from edge_runtime.decision.study import pooled, pooled_answer
 from edge_runtime.errors import ModelError
 from edge_runtime.imaging.preprocess import crop_box, preprocess
 from edge_runtime.model.backends import open_graph
@@ -60,7 +60,7 @@ def answer(label: str, confidence: float = 0.9, status: Status = Status.OK) -> P
 
 
 def study(*answers: Prediction) -> Prediction:
-    return study_answer("patient", answers, dict.fromkeys(LABELS, 0.5), "m")
+    return pooled_answer("patient", answers, dict.fromkeys(LABELS, 0.5), "m")
 
 
 @given(st.lists(st.lists(st.floats(0.001, 1), min_size=4, max_size=4), min_size=1, max_size=9))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError, ModelError
 from edge_runtime.decision.prediction import Prediction, Status, status_of
-from edge_runtime.decision.study import study_answer
+from edge_runtime.decision.study import pooled_answer
 from edge_runtime.decision.view import LONGEST, MOST_VALUES, SURE, Head, View
 from edge_runtime.model.load import read_model
 from tests.device.conftest import pack
@@ -239,7 +239,7 @@ def answer(label: str, sequence: str | None, status: Status = Status.OK) -> Pred
 
 
 def study(view: View | None, *answers: Prediction) -> Prediction:
-    return study_answer("patient", answers, dict.fromkeys(LABELS, 0.5), "m", view)
+    return pooled_answer("patient", answers, dict.fromkeys(LABELS, 0.5), "m", view)
 
 
 def test_a_study_leaves_out_what_was_not_validated() -> None:

@@ -31,10 +31,10 @@ from hypothesis import strategies as st
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import ModelError
 from edge_runtime.services import api
-from edge_runtime.services.server import LINES, Log, make_server, open_socket
+from edge_runtime.services.server import LINES, Ending, Log, make_server, open_socket, serve
 from edge_runtime.services.settings import Settings
 from edge_runtime.services.upload import Answered
-from edge_runtime.services.work import Bodies, Body, Full, TooLarge
+from edge_runtime.services.work import Bodies, Body, Full, Slots, TooLarge
 from tests.services.serving import PATIENCE, SLICE, parse, pieces, refused, served
 
 POST = (
@@ -398,6 +398,20 @@ def test_it_ends_in_peace_on_sigterm_and_with_130_on_ctrl_c() -> None:
     with served() as server:
         assert server.end(signal.SIGINT) == 130
         assert server.lines[-1] == "btc-edge: interrupted\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_loop_runs_ends_it_too(number: signal.Signals) -> None:
+    class Early:
+        should_exit = False
+
+        def run(self, sockets: list[socket.socket]) -> None:
+            signal.raise_signal(number)  # uvicorn has not yet put its own handlers there
+            assert self.should_exit
+
+    with socket.socket() as listener:
+        ending = serve(Early(), Slots(1, 1), listener)  # type: ignore[arg-type]
+    assert ending == Ending(number == signal.SIGINT, False)
 
 
 def test_requests_in_flight_are_finished_on_sigterm() -> None:

@@ -28,6 +28,7 @@ import edge_runtime
 from benchmarks.hostile.pictures import encode
 from edge_runtime import Classifier
 from edge_runtime.errors import DataError
+from edge_runtime.imaging.head import shows_head
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.imaging.readers import slices_of
@@ -38,7 +39,7 @@ from trainer.data import reading
 from trainer.data.archive import PAIR, open_archive
 from trainer.data.dataset import Dataset, originals, read_dataset
 from trainer.data.partial_labels import read_partial_labels
-from trainer.data.slices import file_and_number, shows_head, slice_name
+from trainer.data.slices import file_and_number, slice_name
 
 pydicom = pytest.importorskip("pydicom")
 nibabel = pytest.importorskip("nibabel")

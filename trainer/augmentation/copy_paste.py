@@ -18,6 +18,7 @@ from trainer.data.near_duplicates import thumbnail
 Gray = npt.NDArray[np.uint8]
 Box = npt.NDArray[np.float64]
 
+SOFT = (0.25, 0.5)  # range of the edge's width, as a fraction of the patch's half axes
 SYMMETRY = 0.80  # least correlation with its mirror image of a head whose halves can be swapped
 
 
@@ -35,26 +36,53 @@ def paste(donor: Gray, box: Box, host: Gray, rng: np.random.Generator) -> tuple[
     Returns:
         The changed host, and the box of the patch in it.
     """
-    import cv2
-
     size = host.shape[0]
     zoom = rng.uniform(0.8, 1.3)
-    centre = (box[:2] + box[2:]) / 2 * size
-    half = np.maximum((box[2:] - box[:2]) / 2 * size, 3.0)
-    goal = centre.copy()
-    flip = rng.random() < 0.5
+    flip = bool(rng.random() < 0.5)
+    goal = (box[:2] + box[2:]) / 2 * size
     if flip:
         goal[0] = size - goal[0]
     goal += rng.uniform(-0.06, 0.06, 2) * size
     goal = np.clip(goal, 0.2 * size, 0.8 * size)
+    return move(donor, box, host, goal, zoom, flip, rng.uniform(*SOFT))
+
+
+def move(
+    donor: Gray,
+    box: Box,
+    host: Gray,
+    goal: npt.NDArray[np.float64],
+    zoom: float,
+    flip: bool,
+    soft: float,
+) -> tuple[Gray, Box]:
+    """Set the part of `donor` in `box` onto `host`, at a given place and scale.
+
+    Args:
+        donor, host: uint8 arrays of H×W, each of its own size.
+        box: left, top, right, bottom as fractions of the donor's sides.
+        goal: x and y of the patch's centre in the host, in pixels.
+        zoom: pixels of the host for one of the donor.
+        flip: whether left and right are swapped.
+        soft: width of the edge, as a fraction of the patch's half axes.
+
+    Returns:
+        The changed host, and the box of the patch in it.
+    """
+    import cv2
+
+    sides = np.array(donor.shape[::-1], np.float64)
+    centre = (box[:2] + box[2:]) / 2 * sides
+    reach = np.maximum((box[2:] - box[:2]) / 2 * sides, 3.0) * zoom
     across = -zoom if flip else zoom
     matrix = np.array(
         [[across, 0, goal[0] - across * centre[0]], [0, zoom, goal[1] - zoom * centre[1]]]
     )
-    moved = cv2.warpAffine(donor, matrix, (size, size), flags=cv2.INTER_LINEAR)
-    reach = half * zoom
-    inner = np.concatenate([goal - reach, goal + reach]) / size
-    return _blend(host, moved, goal, reach, rng, match=True), np.clip(inner, 0, 1)
+    moved = np.asarray(
+        cv2.warpAffine(donor, matrix, host.shape[::-1], flags=cv2.INTER_LINEAR), np.uint8
+    )
+    inner = np.concatenate([goal - reach, goal + reach]) / np.tile(host.shape[::-1], 2)
+    return _blend(host, moved, goal, reach, soft, match=True), np.clip(inner, 0, 1)
 
 
 def beside(box: Box) -> Box | None:
@@ -86,7 +114,9 @@ def erase(image: Gray, box: Box, rng: np.random.Generator) -> Gray | None:
     size = image.shape[0]
     centre = (box[:2] + box[2:]) / 2 * size
     reach = (box[2:] - box[:2]) / 2 * size * 1.3 + 2
-    return _blend(image, np.ascontiguousarray(image[:, ::-1]), centre, reach, rng, match=False)
+    return _blend(
+        image, np.ascontiguousarray(image[:, ::-1]), centre, reach, rng.uniform(*SOFT), False
+    )
 
 
 def symmetry(image: Gray) -> float:
@@ -102,17 +132,15 @@ def _blend(
     patch: Gray,
     centre: npt.NDArray[np.float64],
     reach: npt.NDArray[np.float64],
-    rng: np.random.Generator,
+    soft: float,
     match: bool,
 ) -> Gray:
     """`patch` over `host` within an ellipse whose edge is soft; `match` brings its levels to those
     of the ring about it."""
-    size = host.shape[0]
-    rows, columns = np.ogrid[:size, :size]
+    rows, columns = np.ogrid[: host.shape[0], : host.shape[1]]
     distance = np.sqrt(
         ((columns + 0.5 - centre[0]) / reach[0]) ** 2 + ((rows + 0.5 - centre[1]) / reach[1]) ** 2
     )
-    soft = rng.uniform(0.25, 0.5)
     weight = np.clip((1.15 + soft / 2 - distance) / soft, 0, 1).astype(np.float32)
     over = patch.astype(np.float32)
     if match:

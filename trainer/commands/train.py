@@ -106,6 +106,20 @@ def _window(
 )
 @option("--partial-groups", group="Data", type=TABLE, help="CSV (path, group, …) for --partial.")
 @option(
+    "--heads",
+    group="Data",
+    type=EXISTING,
+    help="Zip or folder of whole heads (NIfTI volumes, or folders of DICOM) to fit the rule for "
+    "studies on; of people on the training or the test side none is used.",
+)
+@option(
+    "--heads-table",
+    group="Data",
+    type=TABLE,
+    help="CSV (path, label, subject, sequence, tumour_slices) for --heads.  [default: NAME.csv "
+    "beside NAME.zip, or heads.csv in the folder]",
+)
+@option(
     "--tumour-free",
     group="Data",
     multiple=True,

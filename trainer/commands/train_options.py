@@ -13,6 +13,7 @@ from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.labels import normalise_label
 from trainer.commands.terminal import say
 from trainer.data.collection import Data
+from trainer.data.heads import Heads
 from trainer.evaluation.selective import Targets, asked_targets
 from trainer.features.cache import FeatureCache, default_folder
 from trainer.features.extractor import DEEP, check_sets
@@ -32,6 +33,7 @@ CLASSICAL_ONLY = ("features", "search", "cache", "no_cache", "cache_limit")
 # What may be given with --resume whatever the run was started with; inputs are compared by content.
 RESUMED_WITH = {
     *("resume", "groups", "boxes", "partial", "partial_groups", "no_card"),
+    *("heads", "heads_table"),
     *("cache", "cache_limit", "no_cache"),
 }
 TARGETS = ("target_error", "max_error", "confidence")  # one value together
@@ -103,6 +105,7 @@ def make_job(
         partial=options["partial"],
         partial_groups_csv=options["partial_groups"],
         tumour_free=_tumour_free(options),
+        heads=_heads(options),
         about=about,
     )
     if network:
@@ -133,6 +136,7 @@ def resumed_job(
         partial=options["partial"],
         partial_groups_csv=options["partial_groups"],
         deep=deep,
+        heads=_heads(options),
         about=about,
     )
     run, started = resume_job(job)
@@ -194,6 +198,19 @@ def _said(value: Any) -> str:
     if value is None:
         return "none"
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _heads(options: dict[str, Any]) -> Heads | None:
+    """Raises UsageError where a table or the heads are missing."""
+    place, table = options["heads"], options["heads_table"]
+    if place is None:
+        if table is not None:
+            raise UsageError("--heads-table is the table of --heads, which is not given")
+        return None
+    beside = place.with_suffix(".csv") if place.is_file() else place / "heads.csv"
+    if table is None and not beside.is_file():
+        raise UsageError(f"--heads {place}: no table {beside}; name one with --heads-table")
+    return Heads(place, table or beside)
 
 
 def _tumour_free(options: dict[str, Any]) -> tuple[str, ...] | None:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from edge_runtime.batch import Budget, Reservation, in_order
 from edge_runtime.errors import DataError, InputError, one_line
 from edge_runtime.imaging.decode import decode, decode_memory, read_header
+from edge_runtime.imaging.head import shows_head
 from edge_runtime.imaging.headers import Header
 from edge_runtime.imaging.kinds import KINDS, gzipped_kind, kind_of
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB
@@ -34,7 +35,7 @@ from trainer.data.file_statistics import file_statistics
 from trainer.data.layout import PassedOver, and_passed_over, class_and_split
 from trainer.data.near_duplicates import Thumbnails, thumbnail
 from trainer.data.owners import Owner, read_owner
-from trainer.data.slices import file_and_number, shows_head, slice_name
+from trainer.data.slices import file_and_number, slice_name
 from trainer.data.workers import workers
 
 Progress = Callable[[int, int], None]  # called with (done, total)

@@ -1,0 +1,341 @@
+"""One answer for a study: what the rule for studies says of whole heads and of patients.
+
+    python -m benchmarks.studies FOLDS DATA... --heads heads.zip --heads-table heads.csv
+
+FOLDS is a cross-validation. Each head and each patient is judged once, by the fold that was tested
+on that person; a head of nobody in the data by the first. The rule of a fold is fitted on what all
+folds say of people whom they did not learn from, without everybody on this fold's test side. Heads
+with a tumour of a test patient set into them are made, see `trainer.augmentation.made_heads`.
+Writes studies.json and studies.md.
+
+With `--model FILE --out FILE` the rule of the first fold is put into a model file, which is written
+anew; its graph stays as it is. FILE must be of the first fold's training.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.common.command import EXISTING, RESULTS, publish
+from benchmarks.common.formatting import rate_in_words
+from edge_runtime.commands.click_types import Command
+from edge_runtime.commands.entry import run_command
+from edge_runtime.decision.prediction import Prediction, Status
+from edge_runtime.decision.study import StudyRule, study_answer
+from edge_runtime.decision.view import View
+from edge_runtime.errors import DataError
+from edge_runtime.files import write_bytes
+from edge_runtime.model.file_format import pack_model, parse_model
+from edge_runtime.model.load import read_model
+from trainer.commands.options import with_cards
+from trainer.data.archive import ImageArchive, open_archive
+from trainer.data.dataset import Dataset, read_dataset
+from trainer.data.heads import Head, read_heads
+from trainer.data.split import Split, fold_splits
+from trainer.evaluation.decision_rule import DecisionRule
+from trainer.evaluation.metrics import share_of
+from trainer.evaluation.study import (
+    MISSED,
+    KnownSeries,
+    collect_heads,
+    fit_study_rule,
+    known_series,
+    patients_of,
+    seen_planes,
+    tumours_of,
+)
+from trainer.models.outputs import Predict, open_trained, predict_file
+from trainer.run import Run
+
+TRIED = (0.05, 0.1, 0.15, 0.2)  # shares of made heads that a rule may call tumour-free
+SAID = ("tumour-free", "uncertain", "tumour")
+
+ENDS = (SAID[0], SAID[2])
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What a fold's model says of people whom it did not learn from.
+
+    Attributes:
+        labels, tumour_free, view: of the model.
+        others, tested: series of heads and of patients of the validation and the test side.
+        people: on the test side.
+    """
+
+    labels: tuple[str, ...]
+    tumour_free: tuple[str, ...]
+    view: View | None
+    others: list[KnownSeries]
+    tested: list[KnownSeries]
+    people: set[str]
+
+
+def people_of(data: Dataset, rows: Any) -> set[str]:
+    """The names, without those of collections, of the patients and groups of some slices."""
+    names = {name for i in rows for name in (data.groups[i], data.patients[i])}
+    return {name.rpartition("/")[2] for name in names} - {""}
+
+
+def open_fold(run: Run) -> tuple[Predict, DecisionRule]:
+    """The model file that was exported of a run, where there is one, else its trained model."""
+    files = sorted((run.folder / "export").glob("*.tflite"))
+    if not files:
+        return open_trained(run).predict, DecisionRule.from_settings(run.settings)
+    file = read_model(files[0])
+    rule = DecisionRule.from_settings(vars(file.info))
+    return lambda images: predict_file(file, images), rule
+
+
+def measure_fold(
+    run: Run, data: Dataset, split: Split, archive: ImageArchive, heads: Sequence[Head], first: bool
+) -> Fold:
+    """Ask a fold's model about both sides.
+
+    Args:
+        first: whether heads of nobody in the data are this fold's.
+
+    Raises:
+        DataError: another split than the run's.
+    """
+    counts = [len(split.train), len(split.validation), len(split.test)]
+    if counts != [run.settings["data"][side] for side in ("training", "validation", "test")]:
+        raise DataError(f"{run.folder}: was trained on another split of other data")
+    predict, rule = open_fold(run)
+    everybody = people_of(data, range(len(data)))
+    sides = []
+    for number, rows in enumerate((split.validation, split.test)):
+        side, people = data.take(rows), people_of(data, rows)
+        planes = list(seen_planes(predict, rule, side))
+        mine = [
+            head
+            for head in heads
+            if head.subject in people or (first and number and head.subject not in everybody)
+        ]
+        tumours = tumours_of(side, planes)
+        found = known_series(patients_of(side, planes), predict, rule, run.labels)
+        if mine:
+            slices = collect_heads(
+                archive, mine, tumours, data.tumour_free, run.preprocess, run.settings["seed"]
+            )
+            found += known_series(slices, predict, rule, run.labels)
+        sides.append(found)
+    tested = people_of(data, split.test)
+    return Fold(run.labels, data.tumour_free, rule.view, sides[0], sides[1], tested)
+
+
+def rule_of(folds: Sequence[Fold], number: int, missed: float = MISSED) -> StudyRule:
+    """The rule of a fold: fitted without anybody on its test side."""
+    mine = folds[number]
+
+    def tested(each: KnownSeries) -> bool:
+        names = (each.facts["person"], each.facts["tumour"])
+        return any(name.rpartition("/")[2] in mine.people for name in names)
+
+    pool = [
+        each
+        for n, fold in enumerate(folds)
+        for each in (fold.others if n == number else fold.others + fold.tested)
+        if not tested(each) and each.facts["label"] in mine.labels
+    ]
+    return fit_study_rule(pool, mine.labels, mine.tumour_free, mine.view, missed)
+
+
+def judge(fold: Fold, rule: StudyRule) -> list[dict[str, Any]]:
+    """The answer for each study of a fold's test side: a head in one plane, or a patient."""
+    studies: dict[Any, list[KnownSeries]] = defaultdict(list)
+    for i, each in enumerate(fold.tested):
+        patient = each.facts["tumour"] and not each.facts["made"]
+        studies[each.facts["person"] if patient else i].append(each)
+    rows = []
+    for series in studies.values():
+        facts = series[0].facts
+        answer = study_answer("study", None, [s.answers for s in series], rule, "", fold.view)
+        patient = facts["tumour"] and not facts["made"]
+        kind = "patient" if patient else "made" if facts["made"] else "healthy"
+        if facts["label"] not in fold.labels:
+            kind = "real"
+        rows.append(
+            {
+                **{key: facts[key] for key in ("label", "person", "tumour", "sequence")},
+                "plane": "" if patient else facts["plane"],
+                "kind": kind,
+                "slices": sum(len(s.answers.answers) for s in series),
+                "said": said(answer, rule),
+                "answer": answer.label,
+                "guess": _guess(answer),
+                "tumor": (answer.study or {})["tumor"],
+                "reason": answer.reason,
+            }
+        )
+    return rows
+
+
+def judge_all(folds: Sequence[Fold], missed: float) -> tuple[list[StudyRule], list[dict[str, Any]]]:
+    """The rule of each fold, and the answers for all test sides."""
+    rules = [rule_of(folds, number, missed) for number in range(len(folds))]
+    return rules, [
+        row for fold, rule in zip(folds, rules, strict=True) for row in judge(fold, rule)
+    ]
+
+
+def said(answer: Prediction, rule: StudyRule) -> str:
+    """One of SAID: a tumour of a type that is not sure is a tumour all the same."""
+    tumor = (answer.study or {})["tumor"]
+    if answer.status is Status.OK and answer.label in rule.tumour_free:
+        return SAID[0]
+    return SAID[2] if tumor is not None and tumor >= rule.tumor else SAID[1]
+
+
+def _guess(answer: Prediction) -> str | None:
+    found = (answer.study or {})["type"]
+    return None if found is None else found["label"]
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Shares, each with an interval over persons."""
+
+    def shares(kind: str, plane: str | None = None) -> dict[str, Any]:
+        mine = [r for r in rows if r["kind"] == kind and plane in (None, r["plane"])]
+        groups = [r["person"] for r in mine]
+        return {
+            "studies": len(mine),
+            "persons": len(set(groups)),
+            **{
+                word: share_of(np.array([r["said"] == word for r in mine], bool), groups)
+                for word in SAID
+            },
+        }
+
+    patients = [r for r in rows if r["kind"] == "patient"]
+    people = [r["person"] for r in patients]
+    told = [r for r in patients if r["guess"] is not None]
+    answered = [r for r in patients if r["answer"] is not None]
+    return {
+        "healthy": shares("healthy"),
+        "made": shares("made"),
+        "patients": shares("patient")
+        | {
+            "type_told": share_of(np.array([r["guess"] is not None for r in patients]), people),
+            "type_right": share_of(np.array([r["guess"] == r["label"] for r in patients]), people),
+            "told_right": share_of(
+                np.array([r["guess"] == r["label"] for r in told]), [r["person"] for r in told]
+            ),
+            "answered": share_of(np.array([r["answer"] is not None for r in patients]), people),
+            "answered_right": share_of(
+                np.array([r["answer"] == r["label"] for r in answered]),
+                [r["person"] for r in answered],
+            ),
+        },
+        "planes": {
+            plane: {kind: shares(kind, plane) for kind in ("healthy", "made")}
+            for plane in ("axial", "coronal", "sagittal")
+        },
+        "real": [r for r in rows if r["kind"] == "real"],
+    }
+
+
+def as_markdown(result: Mapping[str, Any]) -> str:
+    """What docs/results.md shows."""
+    lines = [
+        "| studies | n | persons | answered notumor % | uncertain % | a tumour % |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+
+    def row(words: str, shares: Mapping[str, Any]) -> None:
+        cells = " | ".join(rate_in_words(shares[word]) for word in SAID)
+        lines.append(f"| {words} | {shares['studies']} | {shares['persons']} | {cells} |")
+
+    row("healthy heads, one plane each", result["healthy"])
+    row("the same with a tumour set in (made)", result["made"])
+    for plane, of in result["planes"].items():
+        row(f"healthy heads, {plane}", of["healthy"])
+        row(f"made, {plane}", of["made"])
+    row("patients of Cheng's collection", result["patients"])
+    of = result["patients"]
+    lines += [
+        "",
+        f"Type of those patients: told {rate_in_words(of['type_told'], ' %')}, of these right "
+        f"{rate_in_words(of['told_right'], ' %')}, of all patients "
+        f"{rate_in_words(of['type_right'], ' %')}; answered "
+        f"{rate_in_words(of['answered'], ' %')}, of these right "
+        f"{rate_in_words(of['answered_right'], ' %')}. Real heads with a tumour:",
+        "",
+        "| head | plane | slices | evidence | said |",
+        "|---|---|--:|--:|---|",
+    ]
+    for each in result["real"]:
+        tumor = "–" if each["tumor"] is None else f"{each['tumor']:.2f}"
+        lines.append(
+            f"| {each['person']}, {each['sequence']} | {each['plane'] or 'as in the files'} "
+            f"| {each['slices']} | {tumor} | {each['said']} |"
+        )
+    lines += [
+        "",
+        "Where the rule may call another share of the made heads tumour-free on the heads that it "
+        "is fitted on:",
+        "",
+        "| may be missed % | healthy heads answered notumor % | called a tumour % "
+        "| made ones called tumour-free % | found % |",
+        "|--:|--:|--:|--:|--:|",
+    ]
+    for missed, of in result["tried"].items():
+        cells = [rate_in_words(of[kind][word]) for kind in ("healthy", "made") for word in ENDS]
+        lines.append(f"| {100 * float(missed):g} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+@click.command(cls=Command)
+@click.argument("folds", type=EXISTING)
+@click.argument("data", nargs=-1, required=True, type=EXISTING)
+@click.option("--heads", required=True, type=EXISTING, help="Zip or folder of volumes.")
+@click.option("--heads-table", required=True, type=EXISTING, help="CSV of what they show.")
+@click.option("--model", type=EXISTING, help="A file of the first fold that gets its rule.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS)
+def main(
+    folds: Path, data: tuple[Path, ...], heads: Path, heads_table: Path, model: Path | None,
+    out: Path | None, results: Path,
+) -> None:  # fmt: skip
+    """Judge the rule for studies over the folds of a cross-validation."""
+    whole = Run.open(folds)
+    runs = [Run.open(folder) for folder in whole.model_folders]
+    names = ("groups", "boxes", "tumour_free")
+    options = dict.fromkeys((*names, "partial", "partial_groups")) | {"no_card": False}
+    named = with_cards(data, options, names)
+    slices = read_dataset(named.data, runs[0].preprocess, class_names=runs[0].labels)
+    splits = fold_splits(slices, len(runs), whole.settings["seed"])
+    archive, table = open_archive(heads), read_heads(heads_table)
+    asked = [
+        measure_fold(run, slices, split, archive, table, not number)
+        for number, (run, split) in enumerate(zip(runs, splits, strict=True))
+    ]
+    rules, rows = judge_all(asked, MISSED)
+    tried = {f"{missed:g}": summary(judge_all(asked, missed)[1]) for missed in TRIED}
+    result = {
+        "run": {key: whole.settings[key] for key in ("name", "created", "network", "seed")},
+        "rules": [rule.to_json() for rule in rules],
+        **summary(rows),
+        "tried": {
+            missed: {kind: of[kind] for kind in ("healthy", "made")} for missed, of in tried.items()
+        },
+        "rows": rows,
+    }
+    publish(results, "studies", result, as_markdown(result))
+    if model is not None and out is not None:
+        file = read_model(model)
+        changed = replace(file.info, study=rules[0].to_json())
+        packed = pack_model(file.graph, changed, file.format)
+        write_bytes(out, packed)
+        click.echo(parse_model(packed).tag)
+
+
+if __name__ == "__main__":
+    run_command(main, "benchmarks.studies", extra="train")

@@ -1,0 +1,76 @@
+"""The benchmark of the rule for studies, on answers that are made up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.studies import SAID, Fold, as_markdown, judge, judge_all, rule_of, summary
+from edge_runtime.decision.prediction import Status
+from edge_runtime.errors import DataError
+from tests.trainer.test_study_rule_fit import LABELS, known, many
+from trainer.evaluation.study import KnownSeries
+
+
+def fold(people: range) -> Fold:
+    """A fold that is tested on some people, and validated on the others."""
+    each = many(-2.0, 3.0)
+    names = {f"{letter}{person}" for person in people for letter in "ht"}
+    tested = [k for k in each if k.facts["person"] in names]
+    others = [k for k in each if k.facts["person"] not in names]
+    return Fold(LABELS, ("notumor",), None, others, tested, names)
+
+
+@pytest.fixture(scope="module")
+def folds() -> list[Fold]:
+    return [fold(range(20)), fold(range(20, 40))]
+
+
+def test_nobody_is_judged_by_a_rule_that_knew_them(folds: list[Fold]) -> None:
+    """Heads of the test side may say anything: the rule of their fold stays as it is."""
+    changed = [
+        KnownSeries(known(40, 5.0).answers, {**k.facts, "label": "notumor", "made": False})
+        for k in folds[0].tested
+    ]
+    other = replace(folds[1], others=[*folds[1].others, *changed])
+    assert rule_of([folds[0], other], 0) == rule_of(folds, 0)
+    assert rule_of([folds[0], other], 1) != rule_of(folds, 1)
+    everybody = replace(folds[0], people={f"{x}{i}" for i in range(40) for x in "ht"})
+    with pytest.raises(DataError, match="too few"):
+        rule_of([everybody, folds[1]], 0)
+
+
+def test_each_study_is_counted_once(folds: list[Fold]) -> None:
+    rules, rows = judge_all(folds, 0.1)
+    assert len(rules) == 2
+    assert len(rows) == 80
+    result = summary(rows)
+    for kind in ("healthy", "made"):
+        assert result[kind]["studies"] == result[kind]["persons"] == 40
+        assert sum(result[kind][word]["share"] for word in SAID) == pytest.approx(1)
+    assert result["healthy"]["tumour-free"]["share"] > 0.9
+    assert result["made"]["tumour"]["share"] > 0.8
+    text = as_markdown(result | {"tried": {"0.1": result}})
+    assert "| healthy heads, axial | 40 | 40 |" in text
+
+
+def test_series_of_a_patient_are_one_study_and_an_unknown_type_a_real_head(
+    folds: list[Fold],
+) -> None:
+    facts = {**known(1, 5.0, "glioma").facts, "made": False, "person": "t1"}
+    patient = [KnownSeries(known(1, peak, "glioma").answers, facts) for peak in (5.0, -4.0)]
+    real = KnownSeries(known(2, 5.0).answers, {**known(2, 5.0).facts, "label": "tumor"})
+    outside = known(3, 5.0).answers
+    lost = replace(
+        outside, answers=tuple(replace(a, status=Status.UNFAMILIAR) for a in outside.answers)
+    )
+    healthy = KnownSeries(lost, known(3, 5.0).facts)
+    rows = judge(replace(folds[0], tested=[*patient, real, healthy]), rule_of(folds, 0))
+    assert [(r["kind"], r["said"]) for r in rows] == [
+        ("patient", "tumour"), ("real", "tumour"), ("healthy", "uncertain"),
+    ]  # fmt: skip
+    assert (rows[0]["guess"], rows[0]["slices"]) == ("glioma", 80)
+    result = summary(rows)
+    assert [r["person"] for r in result["real"]] == ["h2"]
+    assert result["patients"]["type_right"]["share"] == 1
