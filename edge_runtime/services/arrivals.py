@@ -114,10 +114,10 @@ class Arrivals:
         place = self.folder
         for part in above:
             place /= part
-            if is_hidden(part) or place.is_symlink():
+            if is_hidden(part) or os.path.islink(place):  # noqa: PTH114 - a Path's own raises
                 return
         whole = self.folder / path
-        if whole.is_dir() and not whole.is_symlink():
+        if os.path.isdir(whole) and not os.path.islink(whole):  # noqa: PTH112, PTH114 - as above
             if not is_hidden(name):
                 self.scan(now, path)
         elif not is_skipped(name):
@@ -166,8 +166,12 @@ class Arrivals:
     def refuse(self, path: str, stamp: Stamp | None, reason: str) -> None:
         """Tell what is wrong with a file, and pass it over until it changes."""
         if self._refused.get(path) != (stamp, reason):
-            self._refused[path] = (stamp, reason)
+            self.leave(path, stamp, reason)
             self._tell(path, reason)
+
+    def leave(self, path: str, stamp: Stamp | None, reason: str) -> None:
+        """Pass a file over until it changes, or the process is another."""
+        self._refused[path] = (stamp, reason)
 
     def _look(self, path: str, now: float) -> bool:
         """Whether a path is a file that changed since it was looked at last."""

@@ -6,7 +6,7 @@ a number, from 1, and is the answer for one *content*, a digest of all its files
 `working` from before it is computed until after its file is whole, then `answered`. What is still
 `working` when a journal is opened was interrupted: it is begun again under the same number and
 name, so that the same file is written again and not a second one. Where its files are gone by then
-it stays `working`.
+it is `gone`, and begun again if they come back.
 
 Each method is one transaction, on the disk when it returns (WAL with synchronous=FULL), unless
 several are taken `at_once`. The file is
@@ -25,14 +25,14 @@ from typing import Any, NamedTuple
 from edge_runtime.errors import DataError, UsageError
 
 VERSION = 1
-WORKING, ANSWERED, REPLACED = "working", "answered", "replaced"
+WORKING, ANSWERED, REPLACED, GONE = "working", "answered", "replaced", "gone"
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE answers (
     subject BLOB NOT NULL, number INTEGER NOT NULL,
     content TEXT NOT NULL, model TEXT NOT NULL,
     name BLOB NOT NULL UNIQUE,       -- of the answer's file, below the folder of the answers
-    state TEXT NOT NULL,             -- working, answered, or replaced before it was answered
+    state TEXT NOT NULL,             -- working, answered, or replaced or gone before that
     tries INTEGER NOT NULL,          -- processes that began it
     process BLOB NOT NULL,           -- the one that began it last
     status TEXT,                     -- of the answer: ok, uncertain, unfamiliar, error
@@ -221,11 +221,12 @@ class Journal:
                 key,
             )
             for number, known, by, name, state, tries, process in rows:
-                if state != WORKING:
+                if state not in (WORKING, GONE):
                     continue
                 if (known, by) == (content, model):
                     tries += process != self._process
-                    self._set(key, number, "tries = ?, process = ?", tries, self._process)
+                    what = "state = ?, tries = ?, process = ?"
+                    self._set(key, number, what, WORKING, tries, self._process)
                     return Record(subject, number, content, model, os.fsdecode(name), tries)
                 self._set(key, number, "state = ?", REPLACED)
             if any(
@@ -241,6 +242,14 @@ class Journal:
                 (key, number, content, model, os.fsencode(name), WORKING, self._process),
             )
         return Record(subject, number, content, model, name, 1)
+
+    def give_up(self, subject: str) -> None:
+        """Keep that the files of an interrupted subject are gone."""
+        with self.at_once():
+            self._connection.execute(
+                f"UPDATE answers SET state = ?, time = {_NOW} WHERE subject = ? AND state = ?",
+                (GONE, os.fsencode(subject), WORKING),
+            )
 
     def abandon(self, record: Record) -> None:
         """Take a promise back: the subject changed before its answer was written."""

@@ -57,7 +57,7 @@ def found_in(
 ) -> tuple[list[Study], list[Unusable], list[str]]:
     """The studies, what cannot be used, and what was told."""
     told: list[str] = []
-    every = list(arrange(files, how or How(), told.append))
+    every = list(arrange(files, how or How(), lambda note: told.append(str(note))))
     studies = [each for each in every if isinstance(each, Study)]
     return studies, [each for each in every if isinstance(each, Unusable)], told
 
@@ -129,7 +129,7 @@ def drop() -> dict[str, bytes]:
 
 def test_a_mixed_drop_gives_each_study_with_its_slices_in_space(drop: dict[str, bytes]) -> None:
     told: list[str] = []
-    found = list(arrange(files_of(drop), How(), told.append))
+    found = list(arrange(files_of(drop), How(), lambda note: told.append(str(note))))
     volume, picture, first, second = found  # what is whole at once comes first
     assert isinstance(picture, DropFile)
     assert picture.name == "c/picture.png"
