@@ -304,7 +304,12 @@ class Desk:
         """The files of a subject, with those behind its former answers."""
         paths = set(work.paths)
         for path in work.paths:
-            paths |= self._other_half(path)
+            other = self._other_half(path)
+            if any(os.path.islink(self._folder / half) for half in other):  # noqa: PTH114
+                why = "its other half is a link: not followed"
+                self._arrivals.refuse(path, self._arrivals.stamp(path), why)
+                return ()
+            paths |= other
         if work.uid is not None:
             paths |= {seen.path for seen in self._journal.files_of(work.subject)}
         files = []

@@ -139,6 +139,64 @@ def test_links_are_not_followed(make: Make, tmp_path: Path) -> None:
     assert sorted(line.partition(": ")[2] for line in ward.lines) == ["a link: not followed"] * 3
 
 
+def test_a_folder_that_becomes_a_link_is_not_followed(make: Make, tmp_path: Path) -> None:
+    """Neither to read a foreign file nor to write an answer beside it."""
+    ward = make(out=None, names=True)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "a.png").write_bytes(picture("foreign"))
+    ward.put("below/a.png", picture("own"))
+    ward.wait()
+    shutil.rmtree(ward.folder / "below")
+    (ward.folder / "below").symlink_to(tmp_path / "foreign")
+    ward.pass_time()
+    assert (ward.answers(), ward.answers(tmp_path / "foreign"), ward.states()) == ({}, {}, {})
+    assert ward.lines == [
+        "below: a link: not followed", "below/a.png: cannot be read: a folder above it is a link",
+    ] or sorted(ward.lines) == [
+        "below/a.png: cannot be read: a folder above it is a link", "below: a link: not followed",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_becomes_a_link_while_a_file_is_worked_on_gets_no_answer(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "foreign"
+
+    def swap(_: object, files: list[Any], **how: Any) -> Any:
+        answers = list(classify_bytes(_, files, **how))
+        (ward.folder / "below").rename(foreign)
+        (ward.folder / "below").symlink_to(foreign)
+        return iter(answers)
+
+    monkeypatch.setattr(desk_module, "classify_drop", swap)
+    ward = make(out=None)
+    ward.put("below/a.png", picture("own"))
+    ward.pass_time()
+    assert (ward.answers(), ward.answers(foreign), ward.states()) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("half", ["v.hdr", "v.img"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_pair_of_which_one_half_is_a_link_is_not_read(
+    half: str, late: bool, make: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "foreign").write_bytes(b"foreign")
+    ward = make(names=True)
+    for name in ("v.hdr", "v.img"):
+        if name != half or late:
+            ward.put(name, b"own")
+    ward.wait()
+    if late:
+        ward.wait(SETTLE)
+        (ward.folder / half).unlink()
+    (ward.folder / half).symlink_to(tmp_path / "foreign")
+    ward.pass_time()
+    ward.pass_time()
+    assert (ward.answers(), ward.states()) == ({}, {})
+    other = {"v.hdr": "v.img", "v.img": "v.hdr"}[half]
+    assert ward.lines.count(f"{other}: its other half is a link: not followed") == 1
+
+
 def test_what_is_no_file_is_never_opened(make: Make) -> None:
     ward = make(names=True)
     os.mkfifo(ward.folder / "a.png")
