@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from edge_runtime.errors import DataError, UsageError
 
 VERSION = 1
 WORKING, ANSWERED, REPLACED, GONE = "working", "answered", "replaced", "gone"
+BESIDE = ("", "-wal", "-journal", "-shm")  # the journal, and what SQLite puts beside it
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE answers (
@@ -333,8 +335,14 @@ def _make_private(path: Path) -> None:
     """An empty file that only its user may read, where there is none; one that is there becomes so.
 
     SQLite gives the files that it puts beside it the same permissions.
+
+    Raises:
+        UsageError: one of them is another user's, who could have any file written as an answer's,
+            or no regular file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for name in BESIDE:
+        _check_own(Path(f"{path}{name}"))
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     descriptor = os.open(path, flags, 0o600)
     try:
@@ -342,6 +350,17 @@ def _make_private(path: Path) -> None:
             os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
+
+
+def _check_own(path: Path) -> None:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path}: no regular file: move it away")
+    if os.name == "posix" and status.st_uid != os.geteuid():
+        raise UsageError(f"{path}: another user's: move it away")
 
 
 def _damaged(path: Path) -> DataError:

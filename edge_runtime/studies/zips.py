@@ -69,11 +69,18 @@ class ZipReader:
             raise InputError(f"more than {caps.members:,} members")
         size = sum(info.file_size for info in infos)
         packed = sum(info.compress_size for info in infos)
+        if packed > self._size():  # then the ratios would be of what is not there
+            raise InputError(BOMB)
         if size > caps.bytes:
             raise InputError(f"unpacks to more than {caps.bytes // MIB:,} MiB")
         if caps.ratio is not None and size > max(caps.ratio * packed, SMALLEST):
             raise InputError(BOMB)
         self.members = [(parts_of(info.filename), info) for info in infos]
+
+    def _size(self) -> int:
+        """Bytes of the zip."""
+        assert self._opened is not None  # its members were listed
+        return self._opened[1].seek(0, os.SEEK_END)
 
     def refuse_bomb(self, info: zipfile.ZipInfo) -> None:
         """

@@ -399,6 +399,14 @@ def encrypted() -> bytes:
     return bytes(data)
 
 
+def claiming() -> bytes:
+    """A bomb whose directory claims that it is packed in more bytes than there are."""
+    data = bytearray(zipped({"a.dcm": bytes(80 << 20)}))
+    at = data.rindex(b"PK\x01\x02") + 20
+    data[at : at + 4] = (70 << 20).to_bytes(4, "little")
+    return bytes(data)
+
+
 def link() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -422,6 +430,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "absolute": (lambda: zipped({"/etc/evil.png": PICTURE}), "points outside"),
     "drive": (lambda: zipped({"C:\\evil.png": PICTURE}), "points outside"),
     "bomb": (lambda: zipped({str(i): bytes(4 << 20) for i in range(20)}), "zip bomb"),
+    "claims": (claiming, "zip bomb"),
     "encrypted": (encrypted, "encrypted"),
     "nested": (lambda: zipped({"in.zip": zipped({"a.png": PICTURE})}), "a zip within a zip"),
     "bzip2": (lambda: zipped({"a.png": PICTURE}, zipfile.ZIP_BZIP2), "another method than deflate"),

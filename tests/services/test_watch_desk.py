@@ -150,9 +150,7 @@ def test_a_folder_that_becomes_a_link_is_not_followed(make: Make, tmp_path: Path
     (ward.folder / "below").symlink_to(tmp_path / "foreign")
     ward.pass_time()
     assert (ward.answers(), ward.answers(tmp_path / "foreign"), ward.states()) == ({}, {}, {})
-    assert ward.lines == [
-        "below: a link: not followed", "below/a.png: cannot be read: a folder above it is a link",
-    ] or sorted(ward.lines) == [
+    assert sorted(ward.lines) == [
         "below/a.png: cannot be read: a folder above it is a link", "below: a link: not followed",
     ]  # fmt: skip
 
