@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -486,6 +487,20 @@ def test_a_black_slice_is_no_bomb() -> None:
                         ImagePositionPatient=[0, 0, 0])  # fmt: skip
     (study,), unusable, _ = found_in([DropFile("z", zipped({"black": black}))])
     assert (study.series[0].count, unusable) == (1, [])
+
+
+def test_a_member_is_in_memory_once() -> None:
+    size = 16 << 20
+    noise = np.random.default_rng(0).integers(0, 30, size, np.uint8).tobytes()
+    reader = zips.ZipReader(zipped({"a": noise}), CAPS)
+    ((_, info),) = reader.members
+    tracemalloc.start()
+    try:
+        assert reader.unpack(info, 2 * size) == noise
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * size
 
 
 def test_many_zips_are_not_all_open_at_once(tmp_path: Path) -> None:
