@@ -59,7 +59,7 @@ def test_it_is_no_link(path: Path, folder: Path) -> None:
     path.parent.mkdir()
     (path.parent / "other").write_bytes(b"keep")
     path.symlink_to(path.parent / "other")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(UsageError, match="no regular file"):
         Journal(path, folder)
     assert (path.parent / "other").read_bytes() == b"keep"
 
