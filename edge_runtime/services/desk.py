@@ -160,7 +160,7 @@ class Desk:
         while not stop.is_set() and (self._ready or self._arrivals.until(monotonic()) is not None):
             self._wait(pause)
             pause = self.step(monotonic())
-        self.failed |= not self._arrivals.is_there
+        self.failed |= not self._arrivals.is_there or self._arrivals.unread
 
     def step(self, now: float) -> float:
         """Do what is due, of the work one batch.
@@ -298,7 +298,7 @@ class Desk:
             try:
                 files.append(Seen(path, stamp, self._digest(path)))
             except OSError as error:
-                self._arrivals.refuse(path, stamp, f"cannot be read: {error.strerror}")
+                self._arrivals.cannot_read(path, stamp, f"cannot be read: {error.strerror}")
         return tuple(files)
 
     def _other_half(self, path: str) -> set[str]:

@@ -129,7 +129,8 @@ def make_server(
     try:
         config.load()
     except OSError as error:  # of ssl, too
-        raise UsageError(f"--tls-cert, --tls-key: {error.strerror or error}") from None
+        files = ", ".join(map(str, certificate or ()))
+        raise UsageError(f"no TLS with {files}: {error.strerror or error}") from None
     return uvicorn.Server(config), slots
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -312,6 +313,11 @@ def test_a_file_that_may_not_be_read_is_told_once_and_tried_when_it_changes(
     path.chmod(0o640)  # which changes no more than the file's ctime
     ward.pass_time()
     assert len(ward.answers()) == 1
+    closed = True
+    path.write_bytes(picture(2))
+    ward.reopen(settle=0)
+    ward.desk.run_once(threading.Event())
+    assert ward.desk.failed, "an input without an answer"
 
 
 def test_files_of_a_study_are_answered_together_once_no_further_one_came(make: Make) -> None:
