@@ -49,6 +49,6 @@ def _loaded(
         files = ", ".join(str(path) for path in (certificate, key, authorities) if path)
         reason = error.strerror
         if isinstance(error, ssl.SSLError):
-            reason = f"no PEM of a certificate and its key, without a password ({error.reason})"
+            reason = "no PEM of a certificate and its key, without a password"
         raise UsageError(f"no TLS with {files}: {reason}") from None
     return context
