@@ -137,7 +137,7 @@ def _studies(
 ) -> Iterator[Prediction]:
     from edge_runtime.studies.drop import classify_drop
 
-    return classify_drop(classifier, files, tell=_say, **how)
+    return classify_drop(classifier, files, tell=lambda note: _say(str(note)), **how)
 
 
 def _from_stdin(classifier: Classifier) -> Iterator[DropFile | Unusable]:

@@ -145,10 +145,10 @@ def _desk(folder: Path, journal: Any, options: dict[str, Any]) -> Desk:
 
 
 def _tell_of_the_start(options: dict[str, Any]) -> None:
-    """Which kinds of file will be errors, since that is kept; and that it watches, and how."""
+    """Which kinds of file get no answer here; and that it watches, and how."""
     for kind, package, extra in (("DICOM", "pydicom", "dicom"), ("NIfTI", "nibabel", "nifti")):
         if find_spec(package) is None:
-            say(f"{kind} files will be errors: they need {package}: pip install "
+            say(f"{kind} files get no answer: they need {package}: pip install "
                 f"'btc-edge[{extra}]'")  # fmt: skip
     if not options["once"]:
         how = "as the system tells" if _is_told(options) else f"every {options['poll'] or POLL:g} s"

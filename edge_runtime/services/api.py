@@ -38,6 +38,7 @@ FILES = {
     **{f"/page/{name}": (name, "text/javascript; charset=utf-8") for name in SCRIPTS},
 }
 SWITCHES = {"0": False, "1": True}
+MOST_NOTES = 10  # lines in the log on one body
 AGAIN = {"retry-after": "1"}  # seconds
 
 
@@ -53,7 +54,7 @@ def make_app(
     metrics = Metrics(
         {"name": info.name, "version": info.version, "scheme": info.scheme, "sha256": file.sha256}
     )
-    service = _Service(classifier, settings, metrics)
+    service = _Service(classifier, settings, metrics, say)
     pages = [
         Route(path, partial(_page, (PAGE / name).read_bytes(), kind), methods=["GET"])
         for path, (name, kind) in FILES.items()
@@ -90,8 +91,15 @@ async def _healthz(request: Request) -> Response:
 class _Service:
     """What answers with the model."""
 
-    def __init__(self, classifier: Classifier, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        settings: Settings,
+        metrics: Metrics,
+        say: Callable[[str], None],
+    ) -> None:
         self._classifier, self._settings, self._metrics = classifier, settings, metrics
+        self._say = say
         self._bodies = Bodies(settings.max_bytes, settings.max_bytes_in_flight)
         self.slots = Slots(settings.workers, settings.queue)
         self._info = {
@@ -134,7 +142,15 @@ class _Service:
             raise
         answered = await self._wait(job, request.receive)
         self._metrics.answers(answered.statuses)
+        self._log(answered.notes, request.state.id)
         return Response(answered.text, media_type="application/json")
+
+    def _log(self, notes: list[str], identity: str) -> None:
+        """Say what was left out or guessed, whatever a body holds in a few lines."""
+        for note in notes[:MOST_NOTES]:
+            self._say(f"{note} in {identity}")
+        if len(notes) > MOST_NOTES:
+            self._say(f"{len(notes) - MOST_NOTES} more such lines in {identity}")
 
     def _check_body(self, request: Request) -> None:
         """Refuse what need not be read.

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from errno import ENOTDIR
 from itertools import islice
 from pathlib import Path
 
@@ -115,10 +116,10 @@ class Arrivals:
         place = self.folder
         for part in above:
             place /= part
-            if is_hidden(part) or place.is_symlink():
+            if is_hidden(part) or os.path.islink(place):  # noqa: PTH114 - a Path's own raises
                 return
         whole = self.folder / path
-        if whole.is_dir() and not whole.is_symlink():
+        if os.path.isdir(whole) and not os.path.islink(whole):  # noqa: PTH112, PTH114 - as above
             if not is_hidden(name):
                 self.scan(now, path)
         elif not is_skipped(name):
@@ -157,9 +158,9 @@ class Arrivals:
         self._held.difference_update(work.paths)
 
     def stamp(self, path: str) -> Stamp | None:
-        """The stamp of a regular file; None where there is none, or a link."""
+        """The stamp of a regular file; None where there is none, or a link leads to it."""
         try:
-            status = os.lstat(self.folder / path)
+            status = self._status(path)
         except OSError:
             return None
         return Stamp.of(status) if stat.S_ISREG(status.st_mode) else None
@@ -167,7 +168,7 @@ class Arrivals:
     def refuse(self, path: str, stamp: Stamp | None, reason: str) -> None:
         """Tell what is wrong with a file, and pass it over until it changes."""
         if self._refused.get(path) != (stamp, reason):
-            self._refused[path] = (stamp, reason)
+            self.leave(path, stamp, reason)
             self._tell(path, reason)
 
     def cannot_read(self, path: str, stamp: Stamp | None, reason: str) -> None:
@@ -175,10 +176,27 @@ class Arrivals:
         self.unread = True
         self.refuse(path, stamp, reason)
 
+    def leave(self, path: str, stamp: Stamp | None, reason: str) -> None:
+        """Pass a file over until it changes, or the process is another."""
+        self._refused[path] = (stamp, reason)
+
+    def _status(self, path: str) -> os.stat_result:
+        """The status of what a path names itself, no link.
+
+        Raises:
+            OSError: there is nothing, or a folder on the way has become a link.
+        """
+        place, above = os.fspath(self.folder), os.path.dirname(path)  # noqa: PTH120 - as above
+        for part in above.split(os.sep) if above else ():  # noqa: PTH206 - as above
+            place = os.path.join(place, part)  # noqa: PTH118 - as above
+            if os.path.islink(place):  # noqa: PTH114 - as above
+                raise NotADirectoryError(ENOTDIR, "a folder above it is a link")
+        return os.lstat(self.folder / path)
+
     def _look(self, path: str, now: float) -> bool:
         """Whether a path is a file that changed since it was looked at last."""
         try:
-            status = os.lstat(self.folder / path)
+            status = self._status(path)
         except OSError as error:
             self._missing(path, error)
             return False

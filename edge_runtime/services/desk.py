@@ -35,13 +35,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edge_runtime.batch import in_order
 from edge_runtime.decision.prediction import Prediction, Status, failure
-from edge_runtime.errors import BtcError, DataError, InputError, UsageError, one_line
+from edge_runtime.errors import (
+    BtcError,
+    DataError,
+    InputError,
+    UsageError,
+    needs_package,
+    one_line,
+)
 from edge_runtime.files import is_hidden, write_text
 from edge_runtime.imaging.kinds import halves_of
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits
 from edge_runtime.services.arrivals import Arrivals, Work
 from edge_runtime.services.journal import Journal, Record, Seen, Stamp
-from edge_runtime.services.promise import ID, SHORT, Promise, Renamed
+from edge_runtime.services.promise import ID, SHORT, Promise, Renamed, study_id
 from edge_runtime.studies.drop import DropFile, classify_drop
 
 if TYPE_CHECKING:
@@ -131,7 +138,7 @@ class Desk:
         self._heard: SimpleQueue[str] = SimpleQueue()
         self._ready: deque[Work] = deque()
         self._next_scan = -inf  # at once
-        self._begun = False
+        self._looked_back = False  # at what an earlier process left
         self.failed = False  # whether any answer is an error, or was not delivered
 
     def notify(self, path: str | os.PathLike[str]) -> None:
@@ -157,7 +164,7 @@ class Desk:
             ModelError: the model fails.
         """
         pause = self.step(monotonic())
-        while not stop.is_set() and (self._ready or self._arrivals.until(monotonic()) is not None):
+        while not stop.is_set() and self._arrivals.is_there and not self._looked_back:
             self._wait(pause)
             pause = self.step(monotonic())
         self.failed |= not self._arrivals.is_there or self._arrivals.unread
@@ -177,9 +184,6 @@ class Desk:
         """
         try:
             self._hear(now)
-            if not self._begun:
-                self._begun = True
-                self._tell_of_gone()
             if now >= self._next_scan:
                 self._next_scan = now + self._rescan
                 self._arrivals.scan(now)
@@ -187,6 +191,9 @@ class Desk:
             if self._ready:
                 self._work(self._batch())
                 return 0.0
+            if not self._looked_back and self._arrivals.is_there and not self._is_due(now):
+                self._looked_back = True
+                self._give_up_gone()
         except sqlite3.OperationalError as error:  # as on a full disk
             self.failed = True
             self._say(f"the journal cannot be written: {error}: tried again later")
@@ -197,13 +204,22 @@ class Desk:
         due, rest = self._arrivals.until(now), max(0.0, self._next_scan - now)
         return rest if due is None else min(rest, due)
 
-    def _tell_of_gone(self) -> None:
-        """Of files that were promised an answer and went while no process ran. Where those of a
-        study lay, the journal does not know yet."""
+    def _is_due(self, now: float) -> bool:
+        """Whether anything waits for its turn."""
+        return bool(self._ready) or self._arrivals.until(now) is not None
+
+    def _give_up_gone(self) -> None:
+        """What was promised an answer and is not here once all that is here has had its turn."""
         for subject in self._journal.interrupted():
-            kind, _, path = subject.partition(":")
-            if kind == "file" and self._arrivals.stamp(path) is None:
-                self._tell(path, "gone before its turn")
+            kind, _, name = subject.partition(":")
+            if kind == "study":
+                shown = name if self._names else study_id(name)[:SHORT]
+                self._say(f"{shown}: its files are gone, or cannot be read, before its turn")
+            elif self._arrivals.stamp(name) is None:
+                self._tell(name, "gone before its turn")
+            else:  # a line has said why it is left
+                continue
+            self._journal.give_up(subject)
 
     def _wait(self, seconds: float) -> None:
         """Until something is heard, or a signal may have come."""
@@ -251,6 +267,8 @@ class Desk:
         for promise in promises:
             if promise.changed:
                 self._take_back(promise)
+            elif promise.missing is not None:
+                self._leave(promise, promise.missing)
             elif promise.problem is not None:
                 self.failed = True
                 self._tell_of(promise, f"{promise.problem}: tried again later")
@@ -286,7 +304,12 @@ class Desk:
         """The files of a subject, with those behind its former answers."""
         paths = set(work.paths)
         for path in work.paths:
-            paths |= self._other_half(path)
+            other = self._other_half(path)
+            if any(os.path.islink(self._folder / half) for half in other):  # noqa: PTH114
+                why = "its other half is a link: not followed"
+                self._arrivals.refuse(path, self._arrivals.stamp(path), why)
+                return ()
+            paths |= other
         if work.uid is not None:
             paths |= {seen.path for seen in self._journal.files_of(work.subject)}
         files = []
@@ -326,10 +349,11 @@ class Desk:
         """Step 3, in any thread."""
         try:
             promise.answers = self._answers(promise)
+            promise.missing = _missing(promise.answers)
         except InputError as error:
             promise.answers = self._failure(promise, one_line(error))
         except ModuleNotFoundError as error:
-            promise.answers = self._failure(promise, f"needs the package {error.name}: {HINT}")
+            promise.missing = f"needs the package {error.name}: {HINT}"
         except MemoryError:
             promise.answers = self._failure(promise, "not enough memory for this")
         except OSError as error:  # of an overlay; what cannot be read is an `InputError`
@@ -347,7 +371,7 @@ class Desk:
         workers = 1 if promise.work.light else self._workers
         answers = classify_drop(
             self._classifier, promise.drop(self._folder),
-            workers=workers, heatmaps=self._overlays(promise),
+            workers=workers, heatmaps=self._overlays(promise), tell=promise.notes.append,
         )  # fmt: skip
         renamed = Renamed(promise, self._folder)
         return tuple(map(renamed.answer, answers)) or self._failure(promise, "no image in it")
@@ -415,6 +439,11 @@ class Desk:
             self.failed |= any(map(_has_error, promise.answers))
             number = promise.record.number
             anew = "" if number == 1 else f" anew, as answer {number}"
+            for note in promise.notes:
+                if self._names:
+                    self._say(str(note))
+                else:
+                    self._tell_of(promise, note.text)
             self._tell_of(promise, f"answered{anew}: {_status(promise.answers)}")
 
     def _take_back(self, promise: Promise) -> None:
@@ -422,6 +451,14 @@ class Desk:
         self._journal.abandon(promise.record)
         self._tell_of(promise, "changed while it was worked on: it comes again")
         self._come_again(promise.work)
+
+    def _leave(self, promise: Promise, reason: str) -> None:
+        """Have no answer until the next start, since it is no fault of the files."""
+        self.failed = True
+        self._journal.abandon(promise.record)
+        for file in promise.files:
+            self._arrivals.leave(file.path, file.stamp, reason)
+        self._tell_of(promise, f"{reason}: tried again after a restart")
 
     def _come_again(self, work: Work) -> None:
         for path in work.paths:
@@ -467,6 +504,14 @@ def check_places(folder: Path, out: Path | None, heatmaps: Path | None, journal:
 def _has_error(answer: Prediction) -> bool:
     parts = (answer, *(answer.slices or ()))
     return any(part.status is Status.ERROR for part in parts)
+
+
+def _missing(answers: Sequence[Prediction]) -> str | None:
+    """Why nothing of a subject is answered, where a package is all that it takes."""
+    parts = [part for answer in answers for part in answer.slices or (answer,)]
+    if all(part.status is Status.ERROR for part in parts):
+        return next(filter(needs_package, (part.error or "" for part in parts)), None)
+    return None
 
 
 def _status(answers: Sequence[Prediction]) -> str:

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ def found_in(
 ) -> tuple[list[Study], list[Unusable], list[str]]:
     """The studies, what cannot be used, and what was told."""
     told: list[str] = []
-    every = list(arrange(files, how or How(), told.append))
+    every = list(arrange(files, how or How(), lambda note: told.append(str(note))))
     studies = [each for each in every if isinstance(each, Study)]
     return studies, [each for each in every if isinstance(each, Unusable)], told
 
@@ -129,7 +130,7 @@ def drop() -> dict[str, bytes]:
 
 def test_a_mixed_drop_gives_each_study_with_its_slices_in_space(drop: dict[str, bytes]) -> None:
     told: list[str] = []
-    found = list(arrange(files_of(drop), How(), told.append))
+    found = list(arrange(files_of(drop), How(), lambda note: told.append(str(note))))
     volume, picture, first, second = found  # what is whole at once comes first
     assert isinstance(picture, DropFile)
     assert picture.name == "c/picture.png"
@@ -402,6 +403,14 @@ def encrypted() -> bytes:
     return bytes(data)
 
 
+def claiming() -> bytes:
+    """A bomb whose directory claims that it is packed in more bytes than there are."""
+    data = bytearray(zipped({"a.dcm": bytes(80 << 20)}))
+    at = data.rindex(b"PK\x01\x02") + 20
+    data[at : at + 4] = (70 << 20).to_bytes(4, "little")
+    return bytes(data)
+
+
 def link() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -425,6 +434,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "absolute": (lambda: zipped({"/etc/evil.png": PICTURE}), "points outside"),
     "drive": (lambda: zipped({"C:\\evil.png": PICTURE}), "points outside"),
     "bomb": (lambda: zipped({str(i): bytes(4 << 20) for i in range(20)}), "zip bomb"),
+    "claims": (claiming, "zip bomb"),
     "encrypted": (encrypted, "encrypted"),
     "nested": (lambda: zipped({"in.zip": zipped({"a.png": PICTURE})}), "a zip within a zip"),
     "bzip2": (lambda: zipped({"a.png": PICTURE}, zipfile.ZIP_BZIP2), "another method than deflate"),
@@ -480,6 +490,20 @@ def test_a_black_slice_is_no_bomb() -> None:
                         ImagePositionPatient=[0, 0, 0])  # fmt: skip
     (study,), unusable, _ = found_in([DropFile("z", zipped({"black": black}))])
     assert (study.series[0].count, unusable) == (1, [])
+
+
+def test_a_member_is_in_memory_once() -> None:
+    size = 16 << 20
+    noise = np.random.default_rng(0).integers(0, 30, size, np.uint8).tobytes()
+    reader = zips.ZipReader(zipped({"a": noise}), CAPS)
+    ((_, info),) = reader.members
+    tracemalloc.start()
+    try:
+        assert reader.unpack(info, 2 * size) == noise
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * size
 
 
 def test_many_zips_are_not_all_open_at_once(tmp_path: Path) -> None:

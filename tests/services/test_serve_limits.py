@@ -63,7 +63,7 @@ class Work:
             self.threads.add(threading.get_ident())
             self._changed.notify_all()
         assert self.may_end.wait(PATIENCE)
-        return Answered(b"[]", Counter())
+        return Answered(b"[]", Counter(), [])
 
     def wait_for(self, count: int) -> None:
         with self._changed:
@@ -300,6 +300,24 @@ def test_what_nobody_expected_is_an_answer_without_its_words(
         assert (asked.header("x-request-id") in said) or status == 503
 
     run(test)
+
+
+def test_what_is_left_out_of_a_body_is_a_few_lines_in_the_log(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    many = Answered(b"[]", Counter(), ["something"] * 5000)
+    monkeypatch.setattr(api, "answer_body", lambda *_: many)
+    app, _ = api.make_app(classifier, Settings(), lines.append)
+
+    async def test() -> None:
+        asked = Asked(app).send(b"x", more=False)
+        assert await asked.status() == 200
+        assert lines[0] == f"something in {asked.header('x-request-id')}"
+        assert lines[10].startswith("4990 more such lines in ")
+
+    run(test)
+    assert len(lines) == 12
 
 
 # Connections: a server in a thread of this process, with limits too short for a person

@@ -7,18 +7,22 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
+from edge_runtime.decision.prediction import failure
 from edge_runtime.errors import DataError, InputError, ModelError, UsageError
+from edge_runtime.files import Note
 from edge_runtime.services import arrivals
 from edge_runtime.services import desk as desk_module
 from edge_runtime.services.desk import MOST_TRIES, Answered, Desk, check_places
-from edge_runtime.services.journal import ANSWERED, REPLACED
+from edge_runtime.services.journal import ANSWERED, GONE, REPLACED
 from tests.services.watched import (
     QUIET,
     SETTLE,
@@ -135,6 +139,62 @@ def test_links_are_not_followed(make: Make, tmp_path: Path) -> None:
     assert sorted(line.partition(": ")[2] for line in ward.lines) == ["a link: not followed"] * 3
 
 
+def test_a_folder_that_becomes_a_link_is_not_followed(make: Make, tmp_path: Path) -> None:
+    """Neither to read a foreign file nor to write an answer beside it."""
+    ward = make(out=None, names=True)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "a.png").write_bytes(picture("foreign"))
+    ward.put("below/a.png", picture("own"))
+    ward.wait()
+    shutil.rmtree(ward.folder / "below")
+    (ward.folder / "below").symlink_to(tmp_path / "foreign")
+    ward.pass_time()
+    assert (ward.answers(), ward.answers(tmp_path / "foreign"), ward.states()) == ({}, {}, {})
+    assert sorted(ward.lines) == [
+        "below/a.png: cannot be read: a folder above it is a link", "below: a link: not followed",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_becomes_a_link_while_a_file_is_worked_on_gets_no_answer(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "foreign"
+
+    def swap(_: object, files: list[Any], **how: Any) -> Any:
+        answers = list(classify_bytes(_, files, **how))
+        (ward.folder / "below").rename(foreign)
+        (ward.folder / "below").symlink_to(foreign)
+        return iter(answers)
+
+    monkeypatch.setattr(desk_module, "classify_drop", swap)
+    ward = make(out=None)
+    ward.put("below/a.png", picture("own"))
+    ward.pass_time()
+    assert (ward.answers(), ward.answers(foreign), ward.states()) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("half", ["v.hdr", "v.img"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_pair_of_which_one_half_is_a_link_is_not_read(
+    half: str, late: bool, make: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "foreign").write_bytes(b"foreign")
+    ward = make(names=True)
+    for name in ("v.hdr", "v.img"):
+        if name != half or late:
+            ward.put(name, b"own")
+    ward.wait()
+    if late:
+        ward.wait(SETTLE)
+        (ward.folder / half).unlink()
+    (ward.folder / half).symlink_to(tmp_path / "foreign")
+    ward.pass_time()
+    ward.pass_time()
+    assert (ward.answers(), ward.states()) == ({}, {})
+    other = {"v.hdr": "v.img", "v.img": "v.hdr"}[half]
+    assert ward.lines.count(f"{other}: its other half is a link: not followed") == 1
+
+
 def test_what_is_no_file_is_never_opened(make: Make) -> None:
     ward = make(names=True)
     os.mkfifo(ward.folder / "a.png")
@@ -185,7 +245,6 @@ def test_what_cannot_be_used_is_an_answer_and_not_tried_again_until_it_changes(
 @pytest.mark.parametrize(
     ("problem", "told"),
     [
-        (ModuleNotFoundError("no", name="pydicom"), "needs the package pydicom: pip install"),
         (MemoryError(), "not enough memory"),
         (ZeroDivisionError("by zero"), "unexpected ZeroDivisionError"),
     ],
@@ -208,6 +267,72 @@ def test_one_bad_file_ends_nothing(
     }  # fmt: skip
     assert told in ward.answers()["bad.png.btc.json"][0]["error"]
     assert ward.desk.failed
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_what_only_lacks_a_package_is_tried_again_after_a_restart(
+    raised: bool, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no fault of the file, so no answer says that it cannot be used."""
+    line = "DICOM files need the package pydicom: pip install 'btc-edge[dicom]'"
+
+    def lack(_: object, files: list[Any], **how: Any) -> Any:
+        if files[0].name == "a.png":
+            return classify_bytes(_, files, **how)
+        if raised:
+            raise ModuleNotFoundError("no", name="pydicom")
+        return iter([failure(file.name, "m", line) for file in files])
+
+    with monkeypatch.context() as before:
+        before.setattr(desk_module, "classify_drop", lack)
+        ward = make(names=True)
+        for name in ("a.png", "b.png"):
+            ward.put(name, picture(name))
+        for number in range(2):
+            ward.put(f"s{number}", scan_file("1.2", number))
+        ward.pass_time()
+        ward.pass_time()
+        assert ward.desk.failed
+    assert list(ward.answers()) == ["a.png.btc.json"]
+    told = [each for each in ward.lines if "package pydicom" in each]
+    assert {each.partition(": ")[0] for each in told} == {"b.png", "1.2"}
+    assert len(told) == 2, "it is told once"
+    assert all(each.endswith("tried again after a restart") for each in told)
+    ward.reopen()
+    ward.pass_time()
+    assert list(ward.answers()) == ["1.2.btc.json", "a.png.btc.json", "b.png.btc.json"]
+
+
+def test_a_study_of_which_something_is_answered_waits_for_no_package(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def some(_: object, files: list[Any], **__: Any) -> Any:
+        lacks = failure(files[0].name, "m", "needs the package pylibjpeg: pip install pylibjpeg")
+        yield ok("1.2", slices=(ok(files[0].name), lacks))
+
+    monkeypatch.setattr(desk_module, "classify_drop", some)
+    ward = make()
+    ward.put("s", scan_file("1.2"))
+    ward.pass_time()
+    assert list(ward.answers()) == ["1.2.btc.json"]
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_what_is_left_out_of_a_drop_is_told(
+    names: bool, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave_out(_: object, files: list[Any], tell: Any, **how: Any) -> Any:
+        tell(Note(files[0].name, "passed over 1 file that is no image", ": 1 .doe, such as x.doe"))
+        return classify_bytes(_, files, tell=tell, **how)
+
+    monkeypatch.setattr(desk_module, "classify_drop", leave_out)
+    ward = make(names=names)
+    ward.put("doe.zip", b"PK\x03\x04")
+    ward.pass_time(10)
+    first, second = ward.lines
+    assert "passed over 1 file that is no image" in first
+    assert ("doe" in first, "doe" in second) == (names, names)
+    assert first.partition(":")[0] == second.partition(":")[0]
 
 
 def test_a_drop_without_an_image_is_an_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +443,43 @@ def test_a_file_that_may_not_be_read_is_told_once_and_tried_when_it_changes(
     ward.reopen(settle=0)
     ward.desk.run_once(threading.Event())
     assert ward.desk.failed, "an input without an answer"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as of Unix")
+def test_a_subfolder_that_may_not_be_read_is_told_once_and_read_when_it_may_be() -> None:
+    with TemporaryDirectory() as place:  # below a folder that anybody may pass
+        Path(place).chmod(0o777)
+        ward = Ward(Path(place), names=True)
+        ward.out.mkdir()
+        for folder in (ward.folder, ward.out):
+            folder.chmod(0o777)
+        ward.put("closed/a.png", picture(1))
+        ward.put("b.png", picture(2))
+        (ward.folder / "closed").chmod(0)
+        with as_nobody():
+            ward.pass_time()
+            ward.pass_time()
+        assert list(ward.answers()) == ["b.png.btc.json"]
+        told = [line for line in ward.lines if line.startswith("closed")]
+        assert told == ["closed: a folder that cannot be read: Permission denied"]
+        (ward.folder / "closed").chmod(0o755)
+        with as_nobody():
+            ward.pass_time()
+        assert list(ward.answers()) == ["b.png.btc.json", "closed/a.png.btc.json"]
+        ward.journal.close()
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Within, as a user whom permissions bind, which those of root do not."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 def test_files_of_a_study_are_answered_together_once_no_further_one_came(make: Make) -> None:
@@ -675,7 +837,45 @@ def test_what_went_while_no_process_ran_is_told(make: Make) -> None:
     paths[0].unlink()
     ward.reopen()
     ward.pass_time()
-    assert ward.lines == ["0.png: gone before its turn", "1.png: answered: ok"]
+    assert ward.lines == ["1.png: answered: ok", "0.png: gone before its turn"]
+    ward.reopen()
+    ward.pass_time()
+    assert len(ward.lines) == 2, "it is told once"
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_a_study_that_went_while_no_process_ran_is_told_and_answered_if_it_comes_back(
+    names: bool, make: Make
+) -> None:
+    ward = make(names=names)
+    ward.reopen(desk=dies("_write", before=True))
+    path = ward.put("s", scan_file("1.2.3"))
+    with pytest.raises(Killed):
+        ward.pass_time()
+    path.unlink()
+    ward.reopen()
+    ward.put("other.png", picture(1))
+    ward.pass_time()
+    shown = "1.2.3" if names else digest(b"1.2.3")[:12]
+    gone = f"{shown}: its files are gone, or cannot be read, before its turn"
+    assert ward.lines.count(gone) == 1
+    assert ward.states()["study:1.2.3"] == [(1, GONE, None)]
+    ward.put("s", scan_file("1.2.3"))
+    ward.pass_time()
+    assert ward.states()["study:1.2.3"] == [(1, ANSWERED, "ok")]
+    assert ward.lines.count(gone) == 1
+
+
+def test_once_ends_when_all_that_was_promised_is_gone(make: Make) -> None:
+    ward = make(names=True, settle=0, quiet=0)
+    ward.reopen(desk=dies("_write", before=True))
+    path = ward.put("s", scan_file("1.2.3"))
+    with pytest.raises(Killed):
+        ward.pass_time()
+    path.unlink()
+    ward.reopen()
+    ward.desk.run_once(threading.Event())
+    assert ward.states()["study:1.2.3"] == [(1, GONE, None)]
 
 
 def test_a_file_that_ends_the_process_each_time_is_an_error_at_last(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.hostile.files import dicom_bytes
 from edge_runtime.classifier import Classifier
 from edge_runtime.decision.prediction import Prediction, Status
+from edge_runtime.files import Note
 from edge_runtime.services.desk import Desk
 from edge_runtime.services.journal import Journal
 from edge_runtime.studies.drop import DropFile
@@ -32,7 +33,12 @@ def ok(name: str, digest: str | None = None, **more: Any) -> Prediction:
 
 
 def classify_bytes(
-    _classifier: object, files: list[DropFile], *, workers: int, heatmaps: Path | None
+    _classifier: object,
+    files: list[DropFile],
+    *,
+    workers: int,
+    heatmaps: Path | None,
+    tell: Callable[[Note], None],
 ) -> Iterator[Prediction]:
     """In the place of `classify_drop`: an answer tells what its files held."""
     assert workers >= 1
