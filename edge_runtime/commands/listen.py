@@ -210,10 +210,10 @@ def _missing(error: ModuleNotFoundError, extra: str) -> UsageError:
 def _serve(options: dict[str, Any], spool: Spool, journal: Journal, stop: threading.Event) -> None:
     from edge_runtime.imaging.limits import MIB, ImageLimits
     from edge_runtime.services.delivery import Outbox
-    from edge_runtime.services.desk import Desk
     from edge_runtime.services.listener import Bounds, Listener, Peers
     from edge_runtime.services.returns import Returns
     from edge_runtime.services.tls import for_listening
+    from edge_runtime.services.watcher import Watcher
 
     tls = None
     if options["tls_cert"]:
@@ -225,7 +225,7 @@ def _serve(options: dict[str, Any], spool: Spool, journal: Journal, stop: thread
     sender = _sender(options)
     outbox = Outbox(spool, sender, keep=options["keep"], tell=say)
     returns = Returns(None if sender is None else classifier, outbox, say)
-    desk = Desk(
+    watcher = Watcher(
         classifier, spool.folder, options["out"], journal, settle=0, quiet=options["quiet"],
         rescan=RESCAN, workers=workers_of(options), limits=limits,
         names=True, tell=say, on_answer=returns.on_answer, on_known=returns.on_known,
@@ -234,7 +234,7 @@ def _serve(options: dict[str, Any], spool: Spool, journal: Journal, stop: thread
         spool, host=options["host"], port=options["port"], aet=options["aet"],
         peers=Peers(options["allow"], options["allow_address"]),
         bounds=Bounds(options["max_associations"], options["timeout"]),
-        tls=tls, on_file=desk.notify, tell=say,
+        tls=tls, on_file=watcher.notify, tell=say,
     )  # fmt: skip
     threading.excepthook = _unexpected
     delivering = threading.Thread(target=outbox.run, args=(stop,), daemon=True)
@@ -243,7 +243,7 @@ def _serve(options: dict[str, Any], spool: Spool, journal: Journal, stop: thread
     host, port = listener.address
     say(f"{options['aet']} listens at {host}:{port}; research use only, not for diagnosis")
     try:
-        desk.run(stop)
+        watcher.run(stop)
     finally:
         stop.set()
         outbox.wake()

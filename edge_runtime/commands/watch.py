@@ -31,7 +31,7 @@ from edge_runtime.commands.options import (
 from edge_runtime.errors import ExitCode
 
 if TYPE_CHECKING:
-    from edge_runtime.services.desk import Desk
+    from edge_runtime.services.watcher import Watcher
 
 POLL, RESCAN = 1.0, 60.0  # seconds between looks at the whole folder, without and with the system
 SECONDS = FiniteRange(0, 86400)
@@ -105,29 +105,29 @@ def watch(folder: Path, **options: Any) -> None:
 def _run(folder: Path, options: dict[str, Any], stop: threading.Event) -> bool:
     """Answer until `stop` is set; whether anything failed."""
     with loading():
-        from edge_runtime.services.desk import check_places
         from edge_runtime.services.journal import Journal
+        from edge_runtime.services.watcher import check_places
 
         place = options["journal"] or (options["out"] or folder) / JOURNAL
         check_places(folder, options["out"], options["heatmap"], place)
         journal = Journal(place, folder)  # before the model: it refuses a second watcher
     with closing(journal):
         with loading():
-            desk = _desk(folder, journal, options)
+            watcher = _watcher(folder, journal, options)
         _tell_of_the_start(options)
-        with _events(desk, folder, options):
-            (desk.run_once if options["once"] else desk.run)(stop)
-        return desk.failed
+        with _events(watcher, folder, options):
+            (watcher.run_once if options["once"] else watcher.run)(stop)
+        return watcher.failed
 
 
-def _desk(folder: Path, journal: Any, options: dict[str, Any]) -> Desk:
-    from edge_runtime.services.desk import Desk
+def _watcher(folder: Path, journal: Any, options: dict[str, Any]) -> Watcher:
+    from edge_runtime.services.watcher import Watcher
 
     limits = limits_of(options)
     classifier = open_classifier(
         options, limits=limits, min_confidence=options["min_confidence"], plane=options["plane"]
     )
-    return Desk(
+    return Watcher(
         classifier,
         folder,
         options["out"],
@@ -162,7 +162,7 @@ def _is_told(options: dict[str, Any]) -> bool:
     return options["poll"] is None and not options["once"] and can_tell()
 
 
-def _events(desk: Desk, folder: Path, options: dict[str, Any]) -> Any:
+def _events(watcher: Watcher, folder: Path, options: dict[str, Any]) -> Any:
     from edge_runtime.services.events import telling
 
-    return telling(folder, desk.notify, say) if _is_told(options) else nullcontext()
+    return telling(folder, watcher.notify, say) if _is_told(options) else nullcontext()

@@ -18,9 +18,9 @@ from starlette.routing import Route, Router
 
 from edge_runtime.services.guard import ClientLeft, Guard
 from edge_runtime.services.metrics import CONTENT_TYPE, Metrics
+from edge_runtime.services.pool import Bodies, Body, Full, Slots, TooLarge
 from edge_runtime.services.settings import Settings
-from edge_runtime.services.upload import Answered, answer_body
-from edge_runtime.services.work import Bodies, Body, Full, Slots, TooLarge
+from edge_runtime.services.upload import Reply, answer_body
 from edge_runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -140,10 +140,10 @@ class _Service:
             if isinstance(error, Full):
                 raise HTTPException(503, "busy: ask again later", AGAIN) from None
             raise
-        answered = await self._wait(job, request.receive)
-        self._metrics.answers(answered.statuses)
-        self._log(answered.notes, request.state.id)
-        return Response(answered.text, media_type="application/json")
+        reply = await self._wait(job, request.receive)
+        self._metrics.answers(reply.statuses)
+        self._log(reply.notes, request.state.id)
+        return Response(reply.text, media_type="application/json")
 
     def _log(self, notes: list[str], identity: str) -> None:
         """Say what was left out or guessed, whatever a body holds in a few lines."""
@@ -189,7 +189,7 @@ class _Service:
             self._metrics.body_bytes += len(piece)
             body.add(piece)
 
-    async def _wait(self, job: Future[Answered], receive: Receive) -> Answered:
+    async def _wait(self, job: Future[Reply], receive: Receive) -> Reply:
         """What the job gives, unless it takes too long or nobody waits any more; then it is not
         begun, and if it was, its slot stays taken until it ends."""
         answer = asyncio.wrap_future(job)
@@ -214,7 +214,7 @@ class _Service:
                 answer.cancel()
 
 
-def _work(body: Body, classifier: Classifier, study: bool, pictures: bool) -> Answered:
+def _work(body: Body, classifier: Classifier, study: bool, pictures: bool) -> Reply:
     return answer_body(classifier, body.take(), study, pictures)
 
 
@@ -223,7 +223,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _heard(answer: asyncio.Future[Answered]) -> None:
+def _heard(answer: asyncio.Future[Reply]) -> None:
     """An error that nobody waits for is no line of asyncio's log."""
     if not answer.cancelled():
         answer.exception()

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_runtime.classifier import Classifier
+    from edge_runtime.services.pool import Slots
     from edge_runtime.services.settings import Settings
-    from edge_runtime.services.work import Slots
 
 BACKLOG = 128  # connections that the system may hold until they are accepted
 LINES = 10_000  # that may wait to be written; more are lost

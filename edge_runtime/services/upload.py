@@ -27,7 +27,7 @@ QUALITY = 85  # of its JPEG
 MOST_PICTURES = 512  # slices of one body that are shown; some 20 MiB
 
 
-class Answered(NamedTuple):
+class Reply(NamedTuple):
     """The JSON of a body's answers, how many slices got which status, and what was left out or
     guessed, without a name."""
 
@@ -36,7 +36,7 @@ class Answered(NamedTuple):
     notes: list[str]
 
 
-def answer_body(classifier: Classifier, data: bytes, study: bool, pictures: bool) -> Answered:
+def answer_body(classifier: Classifier, data: bytes, study: bool, pictures: bool) -> Reply:
     """Classify a body.
 
     Args:
@@ -55,7 +55,7 @@ def answer_body(classifier: Classifier, data: bytes, study: bool, pictures: bool
     if shown is not None:
         for part in _slices(array):
             part.update(shown.of(part["heatmap"]), heatmap=None)
-    return Answered(json.dumps(array).encode(), statuses, notes)
+    return Reply(json.dumps(array).encode(), statuses, notes)
 
 
 def _answers(

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import tracemalloc
+import weakref
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -22,10 +23,12 @@ from hypothesis import strategies as st
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError
 from edge_runtime.batch import Unusable
+from edge_runtime.imaging.limits import DEFAULT_LIMITS
 from edge_runtime.studies import zips
 from edge_runtime.studies.arrange import COPY, REPEATED, How, arrange
 from edge_runtime.studies.drop import DropFile, classify_drop, study_uid
 from edge_runtime.studies.files import CAPS, OPEN
+from edge_runtime.studies.series import Place
 from edge_runtime.studies.study import Study
 from tests.device.test_cli import edge
 
@@ -273,6 +276,28 @@ def test_frames_of_an_enhanced_file_come_in_their_order_in_space(
     whole = {part.number: part.gray for part in _frames(data)}
     for part in parts:
         np.testing.assert_array_equal(part.gray, whole[part.number])
+
+
+@pytest.mark.parametrize("windows", [{"WindowCenter": 600, "WindowWidth": 1200}, {}])
+def test_of_files_of_several_frames_one_is_held_and_one_more_for_their_range(
+    windows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: weakref.WeakSet[Any] = weakref.WeakSet()
+    most = [0]
+
+    class Counted(frames_module.Frames):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            held.add(self)
+            most[0] = max(most[0], len(held))
+
+    monkeypatch.setattr(frames_module, "Frames", Counted)
+    data = enhanced(HEAD, list(range(6)), StudyInstanceUID="1.5", **windows)
+    places = [Place((), (), file, frame) for frame in range(6) for file in ("a", "b", "c")]
+    frames = frames_module.SeriesFrames(lambda name: data, places, DEFAULT_LIMITS)
+    shown = list(frames.slices())
+    assert [(part.input, part.number) for part in shown] == [(p.file, p.frame) for p in places]
+    assert most[0] == (1 if windows else 2)
 
 
 def _frames(data: bytes) -> Any:

@@ -31,10 +31,10 @@ from hypothesis import strategies as st
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import ModelError
 from edge_runtime.services import api
+from edge_runtime.services.pool import Bodies, Body, Full, Slots, TooLarge
 from edge_runtime.services.server import LINES, Ending, Log, make_server, open_socket, serve
 from edge_runtime.services.settings import Settings
-from edge_runtime.services.upload import Answered
-from edge_runtime.services.work import Bodies, Body, Full, Slots, TooLarge
+from edge_runtime.services.upload import Reply
 from tests.services.serving import PATIENCE, SLICE, parse, pieces, refused, served
 
 POST = (
@@ -57,13 +57,13 @@ class Work:
         self.may_end = threading.Event()
         self._changed = threading.Condition()
 
-    def __call__(self, classifier: Classifier, data: bytes, study: bool, shown: bool) -> Answered:
+    def __call__(self, classifier: Classifier, data: bytes, study: bool, shown: bool) -> Reply:
         with self._changed:
             self.begun.append(data)
             self.threads.add(threading.get_ident())
             self._changed.notify_all()
         assert self.may_end.wait(PATIENCE)
-        return Answered(b"[]", Counter(), [])
+        return Reply(b"[]", Counter(), [])
 
     def wait_for(self, count: int) -> None:
         with self._changed:
@@ -283,7 +283,7 @@ def test_bodies_never_hold_more_than_they_may(steps: list[tuple[int, int, bool]]
 def test_what_nobody_expected_is_an_answer_without_its_words(
     error: Exception, status: int, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> Answered:
+    def fail(*_: Any) -> Reply:
         raise error
 
     lines: list[str] = []
@@ -306,7 +306,7 @@ def test_what_is_left_out_of_a_body_is_a_few_lines_in_the_log(
     classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    many = Answered(b"[]", Counter(), ["something"] * 5000)
+    many = Reply(b"[]", Counter(), ["something"] * 5000)
     monkeypatch.setattr(api, "answer_body", lambda *_: many)
     app, _ = api.make_app(classifier, Settings(), lines.append)
 

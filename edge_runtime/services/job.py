@@ -26,7 +26,7 @@ _UID = re.compile(r"[0-9.]{1,64}")  # DICOM PS3.5, section 9.1; anything else ma
 
 
 @dataclass
-class Promise:
+class Job:
     """A subject as it was read, whose answer is due.
 
     Attributes:
@@ -104,16 +104,16 @@ class Promise:
         ]
 
 
-class Renamed:
-    """Answers that call files as a promise does. What came from a path is called by its name in
+class Naming:
+    """Answers that call files as a job does. What came from a path is called by its name in
     the drop; a member of a zip file, whose name can name a patient too, by a number."""
 
-    def __init__(self, promise: Promise, folder: Path) -> None:
-        drop = promise.drop(folder)
+    def __init__(self, job: Job, folder: Path) -> None:
+        drop = job.drop(folder)
         paths = [(f.source, f.name) for f in drop if isinstance(f.source, os.PathLike)]
         self._names = {os.fspath(path): name for path, name in paths}
         self._names |= {file.name: file.name for file in drop}
-        self._by_path = promise.by_path
+        self._by_path = job.by_path
         self._members: dict[str, int] = {}
 
     def answer(self, answer: Prediction) -> Prediction:
