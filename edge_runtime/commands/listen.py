@@ -173,7 +173,8 @@ def _run(options: dict[str, Any], stop: threading.Event) -> None:
         spool = _spool(options)
         from edge_runtime.services.journal import Journal
 
-        options["out"].mkdir(parents=True, exist_ok=True)
+        for folder in filter(None, (options["out"], options["results_folder"])):
+            folder.mkdir(parents=True, exist_ok=True)
         journal = Journal(options["out"] / JOURNAL, spool.folder)
     with closing(journal):
         _serve(options, spool, journal, stop)

@@ -30,6 +30,9 @@ EPILOG = (
 )
 
 
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
 @click.command(epilog=EPILOG)
 @click.option("--host", default="127.0.0.1", show_default=True,
               help="Address to listen at; a network's needs a token.")  # fmt: skip
@@ -47,9 +50,9 @@ EPILOG = (
     help="File with the token that requests must carry; nobody else may read it. Default: the "
     "variable BTC_EDGE_TOKEN, if it is set.",
 )
-@click.option("--tls-cert", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--tls-cert", type=FILE,
               help="Certificate (PEM) for https.")  # fmt: skip
-@click.option("--tls-key", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--tls-key", type=FILE,
               help="Its key (PEM).")  # fmt: skip
 @workers_option("Requests")
 @click.option("--queue", type=click.IntRange(0, 10_000), default=16, show_default=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,7 @@ def _run(folder: Path, options: dict[str, Any], stop: threading.Event) -> bool:
     with closing(journal):
         with loading():
             watcher = _watcher(folder, journal, options)
+        _tell_of_the_start(options)
         with _events(watcher, folder, options):
             (watcher.run_once if options["once"] else watcher.run)(stop)
         return watcher.failed
@@ -140,6 +142,17 @@ def _watcher(folder: Path, journal: Any, options: dict[str, Any]) -> Watcher:
         again=options["again"],
         tell=say,
     )
+
+
+def _tell_of_the_start(options: dict[str, Any]) -> None:
+    """Which kinds of file get no answer here; and that it watches, and how."""
+    for kind, package, extra in (("DICOM", "pydicom", "dicom"), ("NIfTI", "nibabel", "nifti")):
+        if find_spec(package) is None:
+            say(f"{kind} files get no answer: they need {package}: pip install "
+                f"'btc-edge[{extra}]'")  # fmt: skip
+    if not options["once"]:
+        how = "as the system tells" if _is_told(options) else f"every {options['poll'] or POLL:g} s"
+        say(f"watching, {how}; research use only, not for diagnosis")
 
 
 def _is_told(options: dict[str, Any]) -> bool:

@@ -182,7 +182,7 @@ class _Service:
         except ClientDisconnect:
             raise ClientLeft from None
         if not body.size:
-            raise HTTPException(400, "the body is empty: send the bytes of one file")
+            raise HTTPException(400, "the body is empty: a file without a byte, or none")
 
     async def _read_pieces(self, request: Request, body: Body) -> None:
         async for piece in request.stream():

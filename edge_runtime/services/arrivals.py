@@ -86,6 +86,7 @@ class Arrivals:
         self._held: set[str] = set()  # paths that wait for others, or are worked on
         self._refused: dict[str, tuple[Stamp | None, str]] = {}  # what was told of
         self.is_there = True
+        self.unread = False  # whether any file or folder could not be read
 
     def scan(self, now: float, below: str = "") -> None:
         """Look at every file of the folder, or of a folder in it."""
@@ -170,6 +171,11 @@ class Arrivals:
             self.leave(path, stamp, reason)
             self._tell(path, reason)
 
+    def cannot_read(self, path: str, stamp: Stamp | None, reason: str) -> None:
+        """The same of what may not be read: it is an input without an answer."""
+        self.unread = True
+        self.refuse(path, stamp, reason)
+
     def leave(self, path: str, stamp: Stamp | None, reason: str) -> None:
         """Pass a file over until it changes, or the process is another."""
         self._refused[path] = (stamp, reason)
@@ -216,7 +222,7 @@ class Arrivals:
         try:
             head = first_bytes(whole)
         except InputError as error:
-            self.refuse(path, stamp, one_line(error))
+            self.cannot_read(path, stamp, one_line(error))
             return
         kind = kind_of(head) or gzipped_kind(head)
         if kind is not None and kind.name == "dicom" and name != "DICOMDIR":
@@ -271,13 +277,14 @@ class Arrivals:
         if isinstance(error, FileNotFoundError):
             self._tell(path, "gone before its turn")
         else:
-            self.refuse(path, None, f"cannot be read: {error.strerror}")
+            self.cannot_read(path, None, f"cannot be read: {error.strerror}")
 
     def _closed(self, place: str, error: OSError) -> None:
         """A folder that cannot be read."""
         if place:
             if not isinstance(error, FileNotFoundError):
-                self.refuse(place, None, f"a folder that cannot be read: {error.strerror}")
+                reason = f"a folder that cannot be read: {error.strerror}"
+                self.cannot_read(place, None, reason)
         elif self.is_there:
             self.is_there = False
             self._tell("", f"the folder cannot be read: {error.strerror}: waiting for it")

@@ -17,6 +17,7 @@ import uvicorn
 from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.services.api import make_app
 from edge_runtime.services.connection import uvicorn_options
+from edge_runtime.services.tls import for_listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,11 +126,9 @@ def make_server(
     app, slots = make_app(classifier, settings, say)
     config = uvicorn.Config(app, **uvicorn_options(settings, app.refused))
     if certificate is not None:
+        for_listening(*certificate, None)  # uvicorn would ask the terminal for a key's password
         config.ssl_certfile, config.ssl_keyfile = certificate
-    try:
-        config.load()
-    except OSError as error:  # of ssl, too
-        raise UsageError(f"--tls-cert, --tls-key: {error.strerror or error}") from None
+    config.load()
     return uvicorn.Server(config), slots
 
 

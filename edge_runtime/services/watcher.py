@@ -167,7 +167,7 @@ class Watcher:
         while not stop.is_set() and self._arrivals.is_there and not self._looked_back:
             self._wait(pause)
             pause = self.step(monotonic())
-        self.failed |= not self._arrivals.is_there
+        self.failed |= not self._arrivals.is_there or self._arrivals.unread
 
     def step(self, now: float) -> float:
         """Do what is due, of the work one batch.
@@ -321,7 +321,7 @@ class Watcher:
             try:
                 files.append(Seen(path, stamp, self._digest(path)))
             except OSError as error:
-                self._arrivals.refuse(path, stamp, f"cannot be read: {error.strerror}")
+                self._arrivals.cannot_read(path, stamp, f"cannot be read: {error.strerror}")
         return tuple(files)
 
     def _other_half(self, path: str) -> set[str]:

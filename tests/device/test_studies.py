@@ -386,10 +386,13 @@ def test_a_damaged_file_is_told_and_the_rest_is_answered() -> None:
     good = axial("s")
     whole = good["s14"]
     good["s14"] = whole[: len(whole) - 100]  # its pixels are cut off
-    broken = {"head": whole[:200], "text": b"no picture", "empty": b"", **good}
+    cut = dicom_bytes(draw_slice(1), Modality="MR", Manufacturer="a name of some length")
+    cut = cut[: cut.index(b"some")]
+    broken = {"head": whole[:200], "cut": cut, "text": b"no picture", "empty": b"", **good}
     found = list(classify_drop(CLASSIFIER, files_of(broken)))
     errors = {answer.input: answer.error for answer in found if answer.error}
-    assert set(errors) == {"head", "text", "empty"}
+    assert set(errors) == {"head", "cut", "text", "empty"}
+    assert errors["cut"] == "truncated or damaged DICOM file"
     assert errors["empty"] == "empty file"
     (study,) = [answer for answer in found if not answer.error]
     assert study.slices is not None

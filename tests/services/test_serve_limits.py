@@ -494,8 +494,9 @@ def test_a_port_in_use_is_one_line() -> None:
         (("--host", "no.such.host.invalid"), 2, "--host"),
         (("--allow-host", "http://x/"), 2, "--allow-host"),
         (("--allow-host", "x:80"), 2, "--allow-host"),
-        (("--tls-cert", "cert.pem"), 2, "go together"),
-        (("--tls-cert", "none.pem", "--tls-key", "none.pem"), 2, "--tls-cert"),
+        (("--tls-cert", __file__), 2, "go together"),
+        (("--tls-cert", __file__, "--tls-key", __file__), 2, f"no TLS with {__file__}"),
+        (("--tls-cert", __file__, "--tls-key", "none.pem"), 2, "File 'none.pem' does not exist"),
         (("--model", "none.tflite"), 3, "none.tflite"),
         (("--workers", "0"), 2, "--workers"),
     ],
@@ -547,8 +548,8 @@ def test_the_log_waits_for_nobody() -> None:
     assert stream.getvalue().startswith("0\n1\n2\n")
 
 
-def test_https(tmp_path: Path) -> None:
-    import ssl
+def certificate(folder: Path, password: bytes = b"") -> tuple[Path, Path]:
+    """PEM files of a certificate of localhost and its key."""
     from datetime import datetime, timedelta, timezone
 
     pytest.importorskip("cryptography")
@@ -562,14 +563,29 @@ def test_https(tmp_path: Path) -> None:
     built = built.not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
     built = built.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
     cert = built.sign(key, hashes.SHA256())
-    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    hidden = (
+        serialization.BestAvailableEncryption(password) if password
+        else serialization.NoEncryption()
+    )  # fmt: skip
+    files = folder / "cert.pem", folder / "key.pem"
     files[0].write_bytes(cert.public_bytes(serialization.Encoding.PEM))
     files[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )  # fmt: skip
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
+    )
+    return files
+
+
+def test_a_key_with_a_password_is_refused_and_not_asked_for(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path, b"secret")
+    got, line = refused("--port", 0, "--tls-cert", cert, "--tls-key", key)
+    assert got == 2
+    assert line.endswith(f"{key}: no PEM of a certificate and its key, without a password\n")
+
+
+def test_https(tmp_path: Path) -> None:
+    import ssl
+
+    files = certificate(tmp_path)
     trust = ssl.create_default_context(cafile=str(files[0]))
     with served("--tls-cert", files[0], "--tls-key", files[1]) as server:
         assert "https://" in "".join(server.lines)

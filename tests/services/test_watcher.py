@@ -438,6 +438,11 @@ def test_a_file_that_may_not_be_read_is_told_once_and_tried_when_it_changes(
     path.chmod(0o640)  # which changes no more than the file's ctime
     ward.pass_time()
     assert len(ward.answers()) == 1
+    closed = True
+    path.write_bytes(picture(2))
+    ward.reopen(settle=0)
+    ward.watcher.run_once(threading.Event())
+    assert ward.watcher.failed, "an input without an answer"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as of Unix")
