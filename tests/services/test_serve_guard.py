@@ -18,8 +18,15 @@ pytest.importorskip("uvicorn")
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge_runtime.errors import UsageError
 from edge_runtime.services.guard import HEADERS
-from edge_runtime.services.settings import LOCAL_NAMES, allowed_hosts, host_name, is_loopback
+from edge_runtime.services.settings import (
+    LOCAL_NAMES,
+    allowed_hosts,
+    host_name,
+    is_loopback,
+    read_token,
+)
 from tests.services.serving import SLICE, Answer, Served, parse, pieces, refused, served
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -212,12 +219,16 @@ def test_tokens_that_are_refused(tmp_path: Path) -> None:
     ):
         file.write_text(content + "\n", "utf-8")
         file.chmod(mode)
-        code, line = refused("--token-file", file)
-        assert (code, line.count("\n")) == (2, 1)
-        assert words in line
-        assert content not in line
-    assert refused("--token-file", tmp_path / "none")[0] == 2
-    assert refused("--token-file", tmp_path)[0] == 2
+        with pytest.raises(UsageError, match=words) as error:
+            read_token(file)
+        assert content not in str(error.value)
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(UsageError):
+            read_token(path)
+    with pytest.raises(UsageError):
+        read_token(None, {"BTC_EDGE_TOKEN": "short"})
+    code, line = refused("--token-file", file)
+    assert (code, line.count("\n")) == (2, 1)
     code, line = refused(environment={"BTC_EDGE_TOKEN": "short"})
     assert code == 2
     assert "short" not in line
