@@ -97,8 +97,8 @@ def serve(**options: Any) -> None:
         log = server.Log()
         served = server.make_server(classifier, settings, log.say, certificate)
         port, scheme = listener.getsockname()[1], "https" if certificate else "http"
-        say(f"listening at {scheme}://{as_host(address)}:{port}/")
-        ending = server.serve(*served, listener)
+        where = f"listening at {scheme}://{as_host(address)}:{port}/"
+        ending = server.serve(*served, listener, lambda: say(where))
         log.close()
     say("interrupted" if ending.interrupted else "ended")
     code = ExitCode.INTERRUPTED if ending.interrupted else ExitCode.OK

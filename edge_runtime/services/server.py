@@ -132,8 +132,15 @@ def make_server(
     return uvicorn.Server(config), slots
 
 
-def serve(server: uvicorn.Server, slots: Slots, listener: socket.socket) -> Ending:
-    """Answer requests until SIGTERM or Ctrl-C; those in flight are finished, see Settings."""
+def serve(
+    server: uvicorn.Server, slots: Slots, listener: socket.socket, ready: Callable[[], None]
+) -> Ending:
+    """Answer requests until SIGTERM or Ctrl-C; those in flight are finished, see Settings.
+
+    Args:
+        ready: called once a signal ends it in peace. Before that a Ctrl-C may be ignored, as in
+            what a shell without job control starts in the background.
+    """
     # uvicorn ends in peace and then raises the signals again. One that comes before uvicorn listens
     # for signals must end it too.
     caught: list[int] = []
@@ -144,6 +151,7 @@ def serve(server: uvicorn.Server, slots: Slots, listener: socket.socket) -> Endi
 
     former = {number: signal.signal(number, catch) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        ready()
         server.run(sockets=[listener])
     finally:
         for number, handler in former.items():

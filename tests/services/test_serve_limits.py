@@ -418,6 +418,16 @@ def test_it_ends_in_peace_on_sigterm_and_with_130_on_ctrl_c() -> None:
         assert server.lines[-1] == "btc-edge: interrupted\n"
 
 
+def test_ctrl_c_ends_it_where_a_shell_had_it_ignored() -> None:
+    """As of a job in the background; from the line on that tells the address."""
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with served() as server:
+            assert server.end(signal.SIGINT) == 130
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_loop_runs_ends_it_too(number: signal.Signals) -> None:
     class Early:
@@ -428,7 +438,7 @@ def test_a_signal_before_the_loop_runs_ends_it_too(number: signal.Signals) -> No
             assert self.should_exit
 
     with socket.socket() as listener:
-        ending = serve(Early(), Slots(1, 1), listener)  # type: ignore[arg-type]
+        ending = serve(Early(), Slots(1, 1), listener, lambda: None)  # type: ignore[arg-type]
     assert ending == Ending(number == signal.SIGINT, False)
 
 
