@@ -72,7 +72,7 @@ cannot be read gets a line on stderr, and the rest goes on.
     type=Choice(["axial", "coronal", "sagittal"]),
     default="axial",
     show_default=True,
-    help="How a NIfTI volume is cut.",
+    help="How a NIfTI volume is cut; with --study, if not given: in all planes.",
 )
 @click.option(
     "--volume",
@@ -146,7 +146,7 @@ def _open(options: dict[str, Any]) -> Classifier:
             max_memory=options["max_memory"] * MIB,
         ),
         min_confidence=options["min_confidence"],
-        plane=options["plane"],
+        plane=options["plane"] if is_given(context, "plane") else None,
         volume=options["volume"],
     )
 

@@ -181,7 +181,7 @@ def _classifier(options: dict[str, Any], limits: Any) -> Classifier:
         threads=options["threads"] if is_given(context, "threads") else chosen.threads,
         limits=limits,
         min_confidence=options["min_confidence"],
-        plane=options["plane"],
+        plane=options["plane"] if is_given(context, "plane") else None,
     )
 
 

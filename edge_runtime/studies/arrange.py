@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.batch import Unusable
 from edge_runtime.errors import InputError, one_line
+from edge_runtime.imaging.geometry import PLANES, cut_refusal
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
 from edge_runtime.imaging.readers import numbered, open_slices, reader_of
 from edge_runtime.studies.files import BEGIN, Begun, DropFile, begin_all
@@ -44,11 +45,12 @@ class How:
 
     Attributes:
         limits: what is refused unread.
-        plane, volume: of volumes, see `readers.open_slices`.
+        plane: in which volumes are cut; None: in all in which they can be.
+        volume: of a file of several, see `readers.open_slices`.
     """
 
     limits: ImageLimits = DEFAULT_LIMITS
-    plane: str = "axial"
+    plane: str | None = None
     volume: int | None = None
 
 
@@ -90,17 +92,43 @@ def arrange(
 
 
 def _of_volume(file: DropFile, how: How) -> Study:
-    """The study of a volume, cut as the classifier cuts one."""
+    """The study of a volume, cut in each plane in which it can be, or in the one that is asked
+    for. Its file is read again for each, so that no more than one is in memory."""
     sequence = sequence_in(PurePath(file.name).name) or None
+    cuts = _cuts(file, how)
+    series = []
+    for plane, (count, distance, reason) in cuts.items():
+        slices = partial(_slices, [file], replace(how, plane=plane)) if count else lambda: iter(())
+        volume = file.name if len(cuts) > 1 else None
+        series.append(
+            StudySeries(
+                file.name, None, plane, sequence, distance, count, slices, reason, volume
+            )
+        )  # fmt: skip
+    return Study(file.name, None, tuple(series))
+
+
+def _cuts(file: DropFile, how: How) -> dict[str | None, tuple[int, float | None, str | None]]:
+    """By plane, how many slices a volume has, mm between them, and why it is not cut; of a file
+    that has no planes, or cannot be read, one entry without a plane."""
+    asked = how.plane or PLANES[0]
     try:
-        stack = open_slices(file.read(how.limits), how.limits, how.plane, how.volume)
-        count, distance = stack.length, stack.distance
+        data = file.read(how.limits)
+        first = open_slices(data, how.limits, asked, how.volume)
+        if first.distance is None or how.plane is not None:
+            plane = None if first.distance is None else asked
+            return {plane: (first.length, first.distance, None)}
+        stacks = {p: open_slices(data, how.limits, p, how.volume) for p in PLANES}
     except InputError:  # told where its slices are read
-        count, distance = 1, None
-    slices = partial(_slices, [file], how)
-    plane = how.plane if distance is not None else None
-    series = StudySeries(file.name, None, plane, sequence, distance, count, slices)
-    return Study(file.name, None, (series,))
+        return {None: (1, None, None)}
+    shape = [stacks[plane].length for plane in reversed(PLANES)]
+    spacing = [stacks[plane].distance or 0.0 for plane in reversed(PLANES)]
+    return {
+        plane: (0, stack.distance, reason)
+        if (reason := cut_refusal(shape, spacing, plane))
+        else (stack.length, stack.distance, None)
+        for plane, stack in stacks.items()
+    }
 
 
 def _of_pictures(files: Sequence[DropFile], how: How) -> Study:
@@ -117,7 +145,7 @@ def _slices(files: Sequence[DropFile], how: How) -> Iterator[StudySlice]:
         try:
             data = file.read(how.limits)
             digest = sha256(data).hexdigest()
-            for part in numbered(open_slices(data, how.limits, how.plane, how.volume)):
+            for part in numbered(open_slices(data, how.limits, how.plane or PLANES[0], how.volume)):
                 yield StudySlice(file.name, part.number, digest, part.gray)
         except InputError as error:
             yield StudySlice(file.name, None, digest, InputError(one_line(error)))

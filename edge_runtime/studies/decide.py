@@ -45,7 +45,7 @@ def classify_study(
         series.append(
             SeriesAnswers(
                 each.name, each.uid, each.plane, each.sequence, each.distance, tuple(answers),
-                each.reason,
+                each.reason, each.volume,
             )
         )  # fmt: skip
     answer = classifier.decide(study.name, study.uid, series, study.passed_over)

@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError
 from edge_runtime.batch import Unusable
+from edge_runtime.imaging.geometry import FEW, THICK
 from edge_runtime.studies import zips
 from edge_runtime.studies.arrange import COPY, REPEATED, How, arrange
+from edge_runtime.studies.decide import classify_study
 from edge_runtime.studies.drop import DropFile, classify_drop, study_uid
 from edge_runtime.studies.files import CAPS, OPEN
 from edge_runtime.studies.study import Study
@@ -31,7 +33,7 @@ from tests.device.test_cli import edge
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("nibabel")
 
-from benchmarks.hostile.files import dicom_bytes  # noqa: E402 - they need both
+from benchmarks.hostile.files import dicom_bytes, nifti_bytes  # noqa: E402 - they need both
 from edge_runtime.studies import frames as frames_module  # noqa: E402
 from edge_runtime.studies import series as words  # noqa: E402
 from tests.trainer.volume_files import (  # noqa: E402
@@ -135,9 +137,10 @@ def test_a_mixed_drop_gives_each_study_with_its_slices_in_space(drop: dict[str, 
     assert picture.name == "c/picture.png"
     assert isinstance(volume, Study)
     assert (volume.name, volume.uid) == ("c/sub-1_T2w.nii", None)
-    (shown,) = volume.series
+    shown = volume.series[0]
     assert (shown.plane, shown.sequence, shown.distance, shown.count) == ("axial", "T2", 2.5, 32)
     assert [part.number for part in shown.slices()] == list(range(32))
+    assert [s.plane for s in volume.series] == ["axial", "coronal", "sagittal"]
     assert isinstance(first, Study)
     assert isinstance(second, Study)
     assert [first.name, second.name] == ["1.2.3", "1.2.4"]
@@ -158,6 +161,57 @@ def test_a_mixed_drop_gives_each_study_with_its_slices_in_space(drop: dict[str, 
     (line,) = told
     assert line.startswith("1.2.3: 12 files give no slice: ")
     assert "a localiser (3)" in line
+
+
+def cuts_in(voxels: Any, how: How, zooms: Sequence[float] = (2.0, 2.0, 2.0)) -> Study:
+    data = nifti_bytes(voxels, np.diag([*zooms, 1.0]))
+    (found,) = arrange([DropFile("v.nii", data)], how)
+    assert isinstance(found, Study)
+    return found
+
+
+def test_an_even_volume_is_cut_in_all_planes() -> None:
+    voxels = np.random.default_rng(1).integers(0, 255, (20, 24, 30)).astype(np.uint8)
+    study = cuts_in(voxels, How())
+    assert [(s.plane, s.count, s.distance) for s in study.series] == [
+        ("axial", 30, 2.0), ("coronal", 24, 2.0), ("sagittal", 20, 2.0)
+    ]  # fmt: skip
+    assert {s.volume for s in study.series} == {"v.nii"}
+    for cut in study.series:
+        alone = cuts_in(voxels, How(plane=cut.plane))
+        (only,) = alone.series
+        assert (only.plane, only.volume) == (cut.plane, None), "as it was asked for"
+        for part, same in zip(cut.slices(), only.slices(), strict=True):
+            assert part.number == same.number
+            np.testing.assert_array_equal(part.gray, same.gray)
+    answer = classify_study(CLASSIFIER, study)
+    entries = (answer.study or {})["series"]
+    assert [(e["name"], e["plane"], e["first"], e["slices"]) for e in entries] == [
+        ("v.nii", "axial", 0, 30), ("v.nii", "coronal", 30, 24), ("v.nii", "sagittal", 54, 20)
+    ]  # fmt: skip
+    assert len(answer.slices or ()) == 74
+
+
+@pytest.mark.parametrize(
+    ("shape", "zooms", "own", "reason"),
+    [
+        ((20, 24, 18), (1.0, 1.0, 5.0), "axial", THICK),
+        ((18, 24, 20), (4.0, 1.0, 1.0), "sagittal", THICK),
+        ((20, 24, 8), (1.0, 1.0, 2.0), "axial", FEW),
+    ],
+)
+def test_thick_slices_are_shown_in_their_own_plane_only(
+    shape: tuple[int, ...], zooms: tuple[float, ...], own: str, reason: str
+) -> None:
+    voxels = np.random.default_rng(1).integers(0, 255, shape).astype(np.uint8)
+    study = cuts_in(voxels, How(), zooms)
+    assert {s.plane: s.reason for s in study.series} == {
+        plane: None if plane == own else reason for plane in ("axial", "coronal", "sagittal")
+    }
+    for each in study.series:
+        assert len(list(each.slices())) == each.count == (0 if each.reason else min(shape))
+    entries = (classify_study(CLASSIFIER, study).study or {})["series"]
+    assert [e["reason"] for e in entries if e["plane"] != own] == [reason] * 2
 
 
 @settings(max_examples=25, deadline=None)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.geometry import PLANES
+from edge_runtime.imaging.geometry import FEW, FEWEST, THICK, is_thick, own_plane
 from edge_runtime.imaging.limits import MIB, ImageLimits
 from edge_runtime.imaging.nifti import Cut, Volume, upright, view_of
 from edge_runtime.studies.frames import NOTHING, SeriesFrames
@@ -33,12 +33,7 @@ if TYPE_CHECKING:
     Gray = npt.NDArray[np.uint8]
     Mask = npt.NDArray[np.bool_]
 
-THICKEST = 3.0  # mm between slices that other planes can be cut of: thicker ones smear
-FEWEST = 16  # voxels along each side of such a volume
-
-# Why a volume is not cut in a plane.
-THICK = f"slices more than {THICKEST:g} mm apart are not cut in other planes"
-FEW = f"fewer than {FEWEST} slices are not cut in other planes"
+# Why a stack of DICOM slices is not cut in another plane, beside `geometry.cut_refusal`.
 UNEVEN = "slices that make no even volume are not cut in other planes"
 LARGE = "too large to be cut in other planes"
 
@@ -75,26 +70,6 @@ class _Cuts:
         return self._cut.gray(number if self._cut.rising else len(self._cut) - 1 - number)
 
 
-def own_plane(volume: Volume) -> str:
-    """The plane through a volume's widest distance between voxels: that it was acquired in."""
-    spacing = volume.view.spacing
-    return PLANES[len(PLANES) - 1 - max(range(3), key=lambda axis: (spacing[axis], axis))]
-
-
-def cut_refusal(volume: Volume, plane: str) -> str:
-    """Why a volume cannot be cut in a plane; empty where it can."""
-    if plane == own_plane(volume):
-        return ""
-    if min(volume.voxels.shape) < FEWEST:
-        return FEW
-    return THICK if _is_thick(max(volume.view.spacing)) else ""
-
-
-def _is_thick(distance: float) -> bool:
-    """Whether slices lie more than THICKEST apart; places and sizes in files are rounded."""
-    return round(distance, 2) > THICKEST
-
-
 def cut_volume(volume: Volume, plane: str, mask: Mask | None) -> Shown:
     """A volume's slices in a plane.
 
@@ -109,7 +84,7 @@ def cut_volume(volume: Volume, plane: str, mask: Mask | None) -> Shown:
     if mask is not None:
         marked = upright(mask, volume.view, plane)[0][:: 1 if cut.rising else -1]
     numbers = None
-    if plane == own_plane(volume):
+    if plane == own_plane(volume.view.spacing):
         numbers = range(len(cut))[:: 1 if cut.rising else -1]
     return Shown(plane, _Cuts(cut), cut.distance, marked, numbers)
 
@@ -159,7 +134,7 @@ class DicomVolume:
             return FEW, ""
         if stack.unevenness:
             return UNEVEN, stack.unevenness
-        if _is_thick(stack.distance):
+        if is_thick(stack.distance):
             return THICK, f"{stack.distance:.1f} mm"
         if len(stack.places) * rows * columns * 4 > self._limits.max_bytes:
             return LARGE, ""
