@@ -275,8 +275,8 @@ def test_folder_zip_and_bytes_are_answered_alike(drop: dict[str, bytes], tmp_pat
     assert answers([DropFile("z", str(tmp_path / "drop.zip"))], "z/") == plain
     assert answers([DropFile("z", (tmp_path / "drop.zip").read_bytes())], "z/") == plain
     study = plain[2]["study"]
-    used = [each for each in study["series"] if each["used"]]
-    assert [(each["first"], each["slices"]) for each in used] == [(0, 6)]
+    kept = [each for each in study["series"] if each["slices"]]
+    assert [(each["first"], each["slices"]) for each in kept] == [(0, 6)]
     assert len(study["passed_over"]) == 12
     assert [part["input"] for part in plain[2]["slices"]] == [f"a/t1-{n}" for n in range(12, 18)]
     # A slice of the series is shown as the file alone would be, but for its own range of values.
