@@ -11,10 +11,11 @@ from edge_runtime.decision.prediction import Prediction, failure
 from edge_runtime.decision.study import SeriesAnswers, study_json
 from edge_runtime.errors import InputError, UsageError, one_line
 from edge_runtime.imaging.stack import Slice
+from edge_runtime.studies.study import StudySlice
 
 if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier, Heatmaps
-    from edge_runtime.studies.study import Study, StudySeries, StudySlice
+    from edge_runtime.studies.study import Study, StudySeries
 
 
 def classify_study(
@@ -41,10 +42,11 @@ def classify_study(
         raise UsageError(f"{workers} workers: need at least one")
     series = []
     for each in study.series:
-        answers = () if each.reason else _answers(classifier, each, workers, heatmaps)
+        answers = () if each.reason else tuple(_answers(classifier, each, workers, heatmaps))
         series.append(
             SeriesAnswers(
-                each.name, each.uid, each.plane, each.sequence, each.distance, tuple(answers),
+                each.name, each.uid, each.plane, each.sequence, each.distance,
+                answers[::-1] if each.falling else answers,
                 each.reason, each.volume,
             )
         )  # fmt: skip
@@ -69,4 +71,11 @@ def _answers(
         except InputError as error:
             return failure(part.input, classifier.model.tag, one_line(error))
 
-    yield from in_order(examined, series.slices(), workers)
+    def parts() -> Iterator[StudySlice]:
+        """The slices; where they break off, an error stands for what would follow."""
+        try:
+            yield from series.slices()
+        except InputError as error:
+            yield StudySlice(series.name, None, None, InputError(one_line(error)))
+
+    yield from in_order(examined, parts(), workers)

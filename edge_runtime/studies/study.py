@@ -46,6 +46,7 @@ class StudySeries:
         reason: why it is left out as a whole, such as a localiser; None where it is not.
         volume: what tells the cuts of one volume in several planes from those of others; None where
             it is no such cut.
+        falling: whether `slices` gives them the other way about, as they stand in a volume's file.
     """
 
     name: str
@@ -57,6 +58,7 @@ class StudySeries:
     slices: Callable[[], Iterator[StudySlice]]
     reason: str | None = None
     volume: str | None = None
+    falling: bool = False
 
 
 class PassedOver(NamedTuple):

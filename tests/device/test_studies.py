@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError
 from edge_runtime.batch import Unusable
+from edge_runtime.decision.prediction import Status
 from edge_runtime.imaging.geometry import FEW, THICK
+from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.studies import zips
 from edge_runtime.studies.arrange import COPY, REPEATED, How, arrange
 from edge_runtime.studies.decide import classify_study
@@ -36,6 +38,7 @@ pytest.importorskip("nibabel")
 from benchmarks.hostile.files import dicom_bytes, nifti_bytes  # noqa: E402 - they need both
 from edge_runtime.studies import frames as frames_module  # noqa: E402
 from edge_runtime.studies import series as words  # noqa: E402
+from edge_runtime.studies.volumes import LARGE, UNEVEN  # noqa: E402
 from tests.trainer.volume_files import (  # noqa: E402
     SIZE,
     draw_head,
@@ -190,6 +193,68 @@ def test_an_even_volume_is_cut_in_all_planes() -> None:
         ("v.nii", "axial", 0, 30), ("v.nii", "coronal", 30, 24), ("v.nii", "sagittal", 54, 20)
     ]  # fmt: skip
     assert len(answer.slices or ()) == 74
+
+
+def test_a_volume_is_answered_alike_whichever_way_its_axes_go() -> None:
+    """Slices come in their order in space, as the rule for studies wants them."""
+
+    def said(axes: str) -> Any:
+        (study,) = arrange([DropFile("v.nii", nifti(HEAD, axes))], How())
+        assert isinstance(study, Study)
+        answer = classify_study(CLASSIFIER, study)
+        probabilities = [part.probabilities for part in answer.slices or ()]
+        return [p and list(p.values()) for p in probabilities], (answer.study or {})["tumor"]
+
+    plain, turned = said("RAS"), said("LPI")
+    assert plain[1] == pytest.approx(turned[1], abs=1e-6)
+    np.testing.assert_allclose(np.array(plain[0]), np.array(turned[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("acquired", ["axial", "sagittal"])
+def test_a_dicom_series_that_makes_an_even_volume_is_cut_as_a_volume_is(acquired: str) -> None:
+    drop = {f"{number}.dcm": data for number, data in series(HEAD, acquired).items()}
+    (study,), unusable, told = found_in(files_of(drop))
+    assert (unusable, told) == ([], [])
+    by_plane = {each.plane: each for each in study.series}
+    assert by_plane.keys() == {"axial", "coronal", "sagittal"}
+    assert len({each.volume for each in study.series} - {None}) == 1
+    assert len({(each.name, each.uid, each.sequence) for each in study.series}) == 1
+    (volume,) = arrange([DropFile("v.nii", nifti(HEAD))], How())
+    assert isinstance(volume, Study)
+    for other in volume.series:
+        cut = by_plane[other.plane]
+        assert (cut.count, cut.distance) == (other.count, pytest.approx(other.distance))
+        if other.plane != acquired:
+            for part, same in zip(cut.slices(), other.slices(), strict=True):
+                np.testing.assert_allclose(np.float32(part.gray), np.float32(same.gray), atol=1)
+    (only,), _, _ = found_in(files_of(drop), How(plane="coronal"))
+    assert [(s.plane, s.volume, s.count) for s in only.series] == [("coronal", None, SIZE[1])]
+    (own,), _, _ = found_in(files_of(drop), How(plane=acquired))
+    assert [(s.plane, s.volume) for s in own.series] == [(acquired, None)]
+
+
+def test_dicom_series_that_make_no_even_volume_say_so() -> None:
+    files = {f"{number}.dcm": data for number, data in series(HEAD).items()}
+    hole = {name: data for name, data in files.items() if name != "15.dcm"}
+    (study,), _, _ = found_in(files_of(hole))
+    assert {s.plane: s.reason for s in study.series} == {
+        "axial": None, "coronal": UNEVEN, "sagittal": UNEVEN
+    }  # fmt: skip
+    small = How(ImageLimits(max_bytes=SIZE[0] * SIZE[1] * SIZE[2] * 4 - 1))
+    (study,), _, _ = found_in(files_of(files), small)
+    assert {s.plane: s.reason for s in study.series} == {
+        "axial": None, "coronal": LARGE, "sagittal": LARGE
+    }  # fmt: skip
+    entries = (classify_study(CLASSIFIER, study).study or {})["series"]
+    assert [(e["plane"], e["first"], e["slices"]) for e in entries] == [
+        ("axial", 0, 32), ("coronal", 32, 0), ("sagittal", 32, 0)
+    ]  # fmt: skip
+    damaged = files | {"15.dcm": files["15.dcm"][:-100]}
+    (study,), _, _ = found_in(files_of(damaged))
+    counts = {s.plane: len(list(s.slices())) for s in study.series}
+    assert counts == {"axial": 32, "coronal": 1, "sagittal": 1}, "an error stands for the cut"
+    answer = classify_study(CLASSIFIER, study)
+    assert sum(part.status is Status.ERROR for part in answer.slices or ()) == 3
 
 
 @pytest.mark.parametrize(
@@ -799,7 +864,7 @@ def test_files_that_take_turns_in_space_are_not_read_for_every_slice(
 
     monkeypatch.setattr(DropFile, "read", counted)
     (study,), _, _ = found_in(files_of({"even": even, "odd": odd, "broken": broken}))
-    (shown,) = study.series
+    shown = study.series[0]
     reads.clear()
     parts = list(shown.slices())
     assert [part.input for part in parts] == ["even", "odd"] * 10 + ["even", "broken"] * 3

@@ -461,3 +461,16 @@ def test_a_series_says_why_it_does_not_count() -> None:
     assert (of.score, of.reason) == (None, "fewer than 3 slices that count")
     known = replace(series([1.0] * 9), reason="a localiser")
     assert series_evidence(known, RULE, None).reason == "a localiser"
+
+
+def test_a_series_that_breaks_off_is_an_error_in_its_place() -> None:
+    def slices_then_none() -> Any:
+        yield from slices(2)
+        raise InputError("the disk is gone")
+
+    broken = StudySeries("a", "a", "axial", "T1", 5.0, 5, slices_then_none)
+    whole = as_series("b", slices(2))
+    answer = classify_study(Classifier(), Study("s", None, (broken, whole)))
+    status = [part.status is Status.ERROR for part in answer.slices or ()]
+    assert status == [False, False, True, False, False]
+    assert (answer.slices or ())[2].error == "the disk is gone"
