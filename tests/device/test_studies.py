@@ -10,6 +10,9 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +234,18 @@ def test_a_dicom_series_that_makes_an_even_volume_is_cut_as_a_volume_is(acquired
     assert [(s.plane, s.volume, s.count) for s in only.series] == [("coronal", None, SIZE[1])]
     (own,), _, _ = found_in(files_of(drop), How(plane=acquired))
     assert [(s.plane, s.volume) for s in own.series] == [(acquired, None)]
+
+
+@pytest.mark.parametrize("kind", ["dicom", "nifti"])
+def test_every_cut_has_heatmaps_of_its_own(kind: str, tmp_path: Path) -> None:
+    drop = {"v.nii": nifti(HEAD)}
+    if kind == "dicom":
+        drop = {f"{number}.dcm": data for number, data in series(HEAD).items()}
+    (study,), _, _ = found_in(files_of(drop))
+    few = [replace(s, slices=partial(islice, s.slices(), 2)) for s in study.series]
+    answer = classify_study(CLASSIFIER, replace(study, series=tuple(few)), heatmaps=tmp_path)
+    named = [part.heatmap for part in answer.slices or ()]
+    assert len(named) == len(set(named)) == len(list(tmp_path.iterdir())) == 6
 
 
 def test_dicom_series_that_make_no_even_volume_say_so() -> None:
