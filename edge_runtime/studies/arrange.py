@@ -335,9 +335,16 @@ class _DicomFiles:
             )  # fmt: skip
 
         try:
-            from edge_runtime.studies.volumes import stack_refusal, stack_view
+            from edge_runtime.studies.volumes import (
+                LARGE,
+                stack_memory,
+                stack_refusal,
+                stack_view,
+            )
 
             reason, _ = stack_refusal(stack, self._limits)
+            if stack_memory(stack) > self._limits.max_memory:
+                reason = reason or LARGE
             view = None if reason else stack_view(stack)
         except ModuleNotFoundError as error:
             reason, view = f"to be cut in other planes it needs the package {error.name}", None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from edge_runtime.errors import InputError
 from edge_runtime.imaging.geometry import FEW, FEWEST, THICK, is_thick
+from edge_runtime.imaging.gray import shown_memory
 from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.imaging.nifti import Cut, View, Volume, view_of
 
@@ -24,21 +26,30 @@ if TYPE_CHECKING:
 
 # Why a stack of DICOM slices is not cut in another plane, beside `geometry.cut_refusal`.
 UNEVEN = "slices that make no even volume are not cut in other planes"
+VALUE = 4  # bytes of a voxel (float32)
 LARGE = "too large to be cut in other planes"
 
 
 def stack_refusal(stack: Stack, limits: ImageLimits) -> tuple[str, str]:
     """Why no volume can be made of a stack, and more of it in words; empty where it can."""
-    rows, columns = stack.lie.shape
-    if min(len(stack.places), rows, columns) < FEWEST:
+    sides = sorted((*stack.lie.shape, len(stack.places)))
+    if sides[0] < FEWEST:
         return FEW, ""
     if stack.unevenness:
         return UNEVEN, stack.unevenness
-    if is_thick(stack.distance):
-        return THICK, f"{stack.distance:.1f} mm"
-    if len(stack.places) * rows * columns * 4 > limits.max_bytes:
+    widest = max(stack.distance, *stack.lie.spacing)  # pixels lie as slices do in other planes
+    if is_thick(widest):
+        return THICK, f"{widest:.1f} mm"
+    if math.prod(sides) * VALUE > limits.max_bytes:
         return LARGE, ""
     return "", ""
+
+
+def stack_memory(stack: Stack) -> int:
+    """Bytes that its volume and a slice of it take at most."""
+    sides = sorted((*stack.lie.shape, len(stack.places)))
+    voxels = math.prod(sides)
+    return voxels * VALUE + shown_memory(sides[1] * sides[2], voxels)
 
 
 def stack_view(stack: Stack) -> View:

@@ -255,15 +255,19 @@ def test_dicom_series_that_make_no_even_volume_say_so() -> None:
     assert {s.plane: s.reason for s in study.series} == {
         "axial": None, "coronal": UNEVEN, "sagittal": UNEVEN
     }  # fmt: skip
-    small = How(ImageLimits(max_bytes=SIZE[0] * SIZE[1] * SIZE[2] * 4 - 1))
-    (study,), _, _ = found_in(files_of(files), small)
-    assert {s.plane: s.reason for s in study.series} == {
-        "axial": None, "coronal": LARGE, "sagittal": LARGE
-    }  # fmt: skip
+    size = SIZE[0] * SIZE[1] * SIZE[2] * 4  # bytes
+    for limits in (ImageLimits(max_bytes=size - 1), ImageLimits(max_memory=size)):
+        (study,), _, _ = found_in(files_of(files), How(limits))
+        assert {s.plane: s.reason for s in study.series} == {
+            "axial": None, "coronal": LARGE, "sagittal": LARGE
+        }  # fmt: skip
     entries = (classify_study(CLASSIFIER, study).study or {})["series"]
     assert [(e["plane"], e["first"], e["slices"]) for e in entries] == [
         ("axial", 0, 32), ("coronal", 32, 0), ("sagittal", 32, 0)
     ]  # fmt: skip
+    coarse = {f"{n}.dcm": d for n, d in series(HEAD, PixelSpacing=[1e200, 1e200]).items()}
+    (study,), _, _ = found_in(files_of(coarse))
+    assert {s.reason for s in study.series} == {None, THICK}
     damaged = files | {"15.dcm": files["15.dcm"][:-100]}
     (study,), _, _ = found_in(files_of(damaged))
     counts = {s.plane: len(list(s.slices())) for s in study.series}
