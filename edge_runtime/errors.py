@@ -6,6 +6,7 @@ embeds the packages catches the class it can handle. Messages say what is wrong 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -57,6 +58,12 @@ class UsageError(BtcError):
 def one_line(error: BaseException) -> str:
     """The error's message folded to one printable line (its class name if it has none)."""
     return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+def needs_package(message: str) -> bool:
+    """Whether an error says that a package must be installed first, which is no fault of the
+    input. Answers hold words alone."""
+    return re.search(r"\bneeds? the package \S", message) is not None
 
 
 def printable(text: str) -> str:

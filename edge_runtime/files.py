@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 _OF_SYSTEMS = {
     *("@eadir", "#recycle", "__macosx", "__pycache__"),
@@ -87,11 +88,29 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
-def passed_over(word: str, others: Mapping[str, Sequence[str]]) -> str:
-    """One line on the files of a folder or zip that are no images, by their suffixes."""
+class Note(NamedTuple):
+    """A line on what is left out or guessed.
+
+    Attributes:
+        name: of the file, folder or study that it is about.
+        text: what is to be said of it; holds no name.
+        more: how the line goes on, with names of files; where no name may leave, it ends before.
+    """
+
+    name: str
+    text: str
+    more: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}{self.more}"
+
+
+def passed_over(word: str, others: Mapping[str, Sequence[str]]) -> Note:
+    """What is to be said of the files of a folder or zip that are no images, by their suffixes."""
     count = sum(map(len, others.values()))
     kinds = sorted(others, key=lambda kind: (-len(others[kind]), kind))
     listed = ", ".join(f"{len(others[kind])} {kind}" for kind in kinds[:MOST_KINDS])
     more = ", …" * (len(kinds) > MOST_KINDS)
     files = "1 file that is no image" if count == 1 else f"{count} files that are no images"
-    return f"{word}: passed over {files}: {listed}{more}, such as {others[kinds[0]][0]}"
+    # Suffixes are of names: of "Doe.Jane" it is a name itself.
+    return Note(word, f"passed over {files}", f": {listed}{more}, such as {others[kinds[0]][0]}")

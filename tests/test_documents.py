@@ -34,7 +34,7 @@ from tests.documents import (
 MADE = ROOT / "benchmarks" / "results"
 SHOWN = (
     "honest", "robust", "models", "ood", "formats", "fastest", "runtimes", "calibration",
-    "footprint", "device", "peers", "resize", "training", "join",
+    "footprint", "extras", "device", "peers", "resize", "training", "join",
     "two_files", "serve", "studies",
 )  # fmt: skip
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][

@@ -80,6 +80,8 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "patient-1").mkdir()
         for name in names[:3]:
             (tmp_path / "patient-1" / Path(name).name).write_bytes(archive.read(name))
+        with zipfile.ZipFile(tmp_path / "disc.zip", "w") as disc:
+            disc.writestr("patient-2/slice.jpg", archive.read(names[0]))
     rows = [f"{name},g{i},{'other' if i % 6 == 0 else 'home'}" for i, name in enumerate(names)]
     (tmp_path / "groups.csv").write_text("\n".join(["path,group,source", *rows, ""]))
     boxes = [f"{name},0.5,0.5,0.3,0.3" for name in names if "notumor" not in name]

@@ -5,20 +5,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_runtime.commands.click_types import Choice, FiniteRange
+from edge_runtime.commands.click_types import Choice
 from edge_runtime.commands.entry import loading
 from edge_runtime.commands.options import (
     EXIT_CODES,
     allow_unsigned_option,
     backend_option,
-    is_given,
+    heatmap_option,
+    limits_of,
+    limits_options,
+    min_confidence_option,
     model_option,
+    open_classifier,
+    plane_option,
     threads_option,
+    workers_of,
+    workers_option,
 )
 from edge_runtime.errors import ExitCode, InputError, UsageError, printable
 from edge_runtime.imaging.kinds import kinds_in_words
@@ -29,8 +35,6 @@ if TYPE_CHECKING:
     from edge_runtime.decision.prediction import Prediction
     from edge_runtime.studies.drop import DropFile
 
-
-MOST = 4  # workers by default: past that a small network gains little
 
 ABOUT = f"""Classify images: files, patterns, folders (-r), or - for a list of paths on stdin.
 
@@ -56,24 +60,9 @@ cannot be read gets a line on stderr, and the rest goes on.
     show_default=True,
 )
 @click.option("--top", type=click.IntRange(1), help="Tell only the N most probable labels.")
-@click.option(
-    "--min-confidence",
-    type=FiniteRange(0, 1),
-    default=0.0,
-    help="Below this probability no label is given, besides the model's own thresholds.",
-)
-@click.option(
-    "--heatmap",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for a picture of each slice that shows where the network looked.",
-)
-@click.option(
-    "--plane",
-    type=Choice(["axial", "coronal", "sagittal"]),
-    default="axial",
-    show_default=True,
-    help="How a NIfTI volume is cut; with --study, if not given: in all planes.",
-)
+@min_confidence_option
+@heatmap_option
+@plane_option
 @click.option(
     "--volume",
     type=click.IntRange(0),
@@ -83,26 +72,21 @@ cannot be read gets a line on stderr, and the rest goes on.
 @model_option
 @allow_unsigned_option
 @backend_option
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 256),
-    help="Files worked on at once; default: the processor's cores, at most 4. Several workers may "
-    "start processes after 2,000 files.",
-)
+@workers_option("Files", " Several workers may start processes after 2,000 files.")
 @threads_option
-@click.option("--max-mib", type=click.IntRange(1), default=256, show_default=True,
-              help="Refuse larger files unread.")  # fmt: skip
-@click.option("--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True,
-              help="Refuse larger pictures by their header.")  # fmt: skip
-@click.option("--max-memory", type=click.IntRange(1), default=128, show_default=True,
-              metavar="MIB",
-              help="Refuse what takes more to decode, beside the file.")  # fmt: skip
+@limits_options
 def classify(paths: tuple[str, ...], **options: Any) -> None:
     """Print an answer for each input as soon as it is known."""
     if options["from_stdin"] == bool(paths):
         raise UsageError("give PATHs (or - for a list of them), or --stdin for one file's bytes")
     with loading():
-        classifier = _open(options)
+        classifier = open_classifier(
+            options,
+            limits=limits_of(options),
+            min_confidence=options["min_confidence"],
+            plane=options["plane"],
+            volume=options["volume"],
+        )
         from edge_runtime.commands.writers import open_writer
     writer = open_writer(
         options["style"], sys.stdout, classifier.info.labels,
@@ -126,40 +110,14 @@ def classify(paths: tuple[str, ...], **options: Any) -> None:
         raise SystemExit(ExitCode.FAILED)
 
 
-def _open(options: dict[str, Any]) -> Classifier:
-    import cv2
-
-    from edge_runtime.classifier import Classifier
-    from edge_runtime.imaging.limits import MIB, ImageLimits
-    from edge_runtime.model.picked import read_chosen
-
-    cv2.setNumThreads(1)  # on slices this small its threads cost more than they give
-    chosen = read_chosen(options["model"], allow_unsigned=options["allow_unsigned"])
-    context = click.get_current_context()
-    return Classifier(
-        chosen.file,
-        backend=options["backend"] if is_given(context, "backend") else chosen.backend,
-        threads=options["threads"] if is_given(context, "threads") else chosen.threads,
-        limits=ImageLimits(
-            options["max_mib"] * MIB,
-            options["max_pixels"],
-            max_memory=options["max_memory"] * MIB,
-        ),
-        min_confidence=options["min_confidence"],
-        plane=options["plane"] if is_given(context, "plane") else None,
-        volume=options["volume"],
-    )
-
-
 def _answers(
     classifier: Classifier, paths: tuple[str, ...], options: dict[str, Any]
 ) -> Iterator[Prediction]:
     from dataclasses import replace
 
     from edge_runtime.commands.inputs import expand
-    from edge_runtime.processes import cores
 
-    how = {"workers": options["workers"] or min(MOST, cores()), "heatmaps": options["heatmap"]}
+    how = {"workers": workers_of(options), "heatmaps": options["heatmap"]}
     if options["from_stdin"]:
         how["workers"] = 1  # in another thread a read would outlive Ctrl-C
         if options["study"]:
@@ -179,7 +137,7 @@ def _studies(
 ) -> Iterator[Prediction]:
     from edge_runtime.studies.drop import classify_drop
 
-    return classify_drop(classifier, files, tell=_say, **how)
+    return classify_drop(classifier, files, tell=lambda note: _say(str(note)), **how)
 
 
 def _from_stdin(classifier: Classifier) -> Iterator[DropFile | Unusable]:

@@ -89,7 +89,7 @@ def _folder(word: str, recursive: bool, tell: Tell, studies: bool) -> Iterator[s
                 kind = os.path.splitext(name)[1].lower() or "no suffix"  # noqa: PTH122 - as above
                 others.setdefault(kind, []).append(path)
     if others:
-        tell(passed_over(word, others))
+        tell(str(passed_over(word, others)))
     for error in closed:
         yield Unusable(str(error.filename), InputError(f"cannot be read: {error.strerror}"))
     for path in links:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,24 +12,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_runtime.commands.click_types import FiniteRange
+from edge_runtime.commands.daemon import ending_by_signals, say
 from edge_runtime.commands.entry import loading
 from edge_runtime.commands.options import (
     HELP,
     allow_unsigned_option,
     backend_option,
-    is_given,
     model_option,
+    open_classifier,
     threads_option,
+    workers_of,
+    workers_option,
 )
 from edge_runtime.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from edge_runtime.classifier import Classifier
     from edge_runtime.services.delivery import Sender
     from edge_runtime.services.journal import Journal
     from edge_runtime.services.spool import Spool
 
-MOST = 4  # workers by default, as of classify
 RESCAN = 60.0  # seconds between looks at the whole spool; what comes is told at once
 JOURNAL = ".btc-edge-listen.journal"
 EXIT_CODES = (
@@ -128,9 +127,7 @@ SECONDS = FiniteRange(0, 86400)
 @model_option
 @allow_unsigned_option
 @backend_option
-@click.option("--workers", type=click.IntRange(1, 256),
-              help="Files worked on at once; default: the processor's cores, at most "
-              "4.")  # fmt: skip
+@workers_option("Files")
 @threads_option
 def listen(**options: Any) -> None:
     """Receive MR images by DICOM (C-STORE), answer each study once, and return results.
@@ -139,10 +136,8 @@ def listen(**options: Any) -> None:
     """
     _check(options)
     stop = threading.Event()
-    with _signals(stop) as heard:
+    with ending_by_signals(stop):
         _run(options, stop)
-    if signal.SIGINT in heard:
-        raise KeyboardInterrupt
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -178,7 +173,8 @@ def _run(options: dict[str, Any], stop: threading.Event) -> None:
         spool = _spool(options)
         from edge_runtime.services.journal import Journal
 
-        options["out"].mkdir(parents=True, exist_ok=True)
+        for folder in filter(None, (options["out"], options["results_folder"])):
+            folder.mkdir(parents=True, exist_ok=True)
         journal = Journal(options["out"] / JOURNAL, spool.folder)
     with closing(journal):
         _serve(options, spool, journal, stop)
@@ -213,12 +209,11 @@ def _missing(error: ModuleNotFoundError, extra: str) -> UsageError:
 
 def _serve(options: dict[str, Any], spool: Spool, journal: Journal, stop: threading.Event) -> None:
     from edge_runtime.imaging.limits import MIB, ImageLimits
-    from edge_runtime.processes import cores
     from edge_runtime.services.delivery import Outbox
-    from edge_runtime.services.desk import Desk
     from edge_runtime.services.listener import Bounds, Listener, Peers
     from edge_runtime.services.returns import Returns
     from edge_runtime.services.tls import for_listening
+    from edge_runtime.services.watcher import Watcher
 
     tls = None
     if options["tls_cert"]:
@@ -226,29 +221,29 @@ def _serve(options: dict[str, Any], spool: Spool, journal: Journal, stop: thread
     # A file that was taken is a header longer than its dataset.
     limits = ImageLimits(max_bytes=(options["max_mib"] + 1) * MIB)
     with loading():
-        classifier = _classifier(options, limits)
+        classifier = open_classifier(options, limits=limits)
     sender = _sender(options)
-    outbox = Outbox(spool, sender, keep=options["keep"], tell=_say)
-    returns = Returns(None if sender is None else classifier, outbox, _say)
-    desk = Desk(
+    outbox = Outbox(spool, sender, keep=options["keep"], tell=say)
+    returns = Returns(None if sender is None else classifier, outbox, say)
+    watcher = Watcher(
         classifier, spool.folder, options["out"], journal, settle=0, quiet=options["quiet"],
-        rescan=RESCAN, workers=options["workers"] or min(MOST, cores()), limits=limits,
-        names=True, tell=_say, on_answer=returns.on_answer, on_known=returns.on_known,
+        rescan=RESCAN, workers=workers_of(options), limits=limits,
+        names=True, tell=say, on_answer=returns.on_answer, on_known=returns.on_known,
     )  # fmt: skip
     listener = Listener(
         spool, host=options["host"], port=options["port"], aet=options["aet"],
         peers=Peers(options["allow"], options["allow_address"]),
         bounds=Bounds(options["max_associations"], options["timeout"]),
-        tls=tls, on_file=desk.notify, tell=_say,
+        tls=tls, on_file=watcher.notify, tell=say,
     )  # fmt: skip
     threading.excepthook = _unexpected
     delivering = threading.Thread(target=outbox.run, args=(stop,), daemon=True)
     delivering.start()
     listener.start()
     host, port = listener.address
-    _say(f"{options['aet']} listens at {host}:{port}; research use only, not for diagnosis")
+    say(f"{options['aet']} listens at {host}:{port}; research use only, not for diagnosis")
     try:
-        desk.run(stop)
+        watcher.run(stop)
     finally:
         stop.set()
         outbox.wake()
@@ -272,47 +267,6 @@ def _sender(options: dict[str, Any]) -> Sender | None:
     return ToArchive(host, port, called, options["aet"], patience=options["timeout"], tls=tls)
 
 
-def _classifier(options: dict[str, Any], limits: Any) -> Classifier:
-    import cv2
-
-    from edge_runtime.classifier import Classifier
-    from edge_runtime.model.picked import read_chosen
-
-    cv2.setNumThreads(1)  # as classify
-    chosen = read_chosen(options["model"], allow_unsigned=options["allow_unsigned"])
-    context = click.get_current_context()
-    return Classifier(
-        chosen.file,
-        backend=options["backend"] if is_given(context, "backend") else chosen.backend,
-        threads=options["threads"] if is_given(context, "threads") else chosen.threads,
-        limits=limits,
-    )
-
-
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[list[int]]:
-    """Within, SIGTERM and the first Ctrl-C set `stop`; the list tells which came. The second
-    Ctrl-C ends at once, which loses nothing either."""
-    heard: list[int] = []
-
-    def hear(number: int, _frame: object) -> None:
-        heard.append(number)
-        stop.set()
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    former = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield heard
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
 def _unexpected(args: threading.ExceptHookArgs) -> None:
     """What ended a thread, in a line: a traceback could quote what a peer sent."""
-    _say(f"unexpected {args.exc_type.__name__} over a connection, which is closed")
-
-
-def _say(line: str) -> None:
-    click.echo(f"btc-edge: {printable(line)}", err=True)
+    say(f"unexpected {args.exc_type.__name__} over a connection, which is closed")

@@ -9,25 +9,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_runtime.commands.click_types import FiniteRange
+from edge_runtime.commands.daemon import say
 from edge_runtime.commands.entry import loading
 from edge_runtime.commands.options import (
     allow_unsigned_option,
     backend_option,
-    is_given,
     model_option,
+    open_classifier,
+    workers_of,
+    workers_option,
 )
-from edge_runtime.errors import ExitCode, UsageError, printable
+from edge_runtime.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from edge_runtime.classifier import Classifier
     from edge_runtime.services.settings import Settings
-
-MOST = 4  # workers by default, as of classify
 
 EPILOG = (
     "\b\nExit codes: 0 ended by SIGTERM, 1 the address cannot be listened at, 2 usage or a missing "
     "package, 3 the model cannot be used, 130 interrupted."
 )
+
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(epilog=EPILOG)
@@ -47,12 +50,11 @@ EPILOG = (
     help="File with the token that requests must carry; nobody else may read it. Default: the "
     "variable BTC_EDGE_TOKEN, if it is set.",
 )
-@click.option("--tls-cert", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--tls-cert", type=FILE,
               help="Certificate (PEM) for https.")  # fmt: skip
-@click.option("--tls-key", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--tls-key", type=FILE,
               help="Its key (PEM).")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1, 256),
-              help="Requests worked on at once; default: the cores, at most 4.")  # fmt: skip
+@workers_option("Requests")
 @click.option("--queue", type=click.IntRange(0, 10_000), default=16, show_default=True,
               help="Requests that may wait for a worker.")  # fmt: skip
 @click.option("--connections", type=click.IntRange(1, 10_000), default=64, show_default=True,
@@ -70,6 +72,7 @@ EPILOG = (
 @backend_option
 def serve(**options: Any) -> None:
     """Serve a page and an HTTP API on this machine. Research use only; not for diagnosis."""
+    from edge_runtime.imaging.limits import ImageLimits
     from edge_runtime.services.settings import as_host, is_loopback
 
     _check_packages()
@@ -86,17 +89,18 @@ def serve(**options: Any) -> None:
             "(openssl rand -hex 32 makes one)"
         )
     if settings.token is not None and certificate is None and not is_loopback(address):
-        _say("the token goes over plain http, where the network can read it: see --tls-cert")
+        say("the token goes over plain http, where the network can read it: see --tls-cert")
     with server.open_socket(family, address, options["port"]) as listener:
         with loading():
-            classifier = _classifier(options)
+            limits = ImageLimits(max_bytes=settings.max_bytes)
+            classifier = open_classifier(options, limits=limits)
         log = server.Log()
         served = server.make_server(classifier, settings, log.say, certificate)
         port, scheme = listener.getsockname()[1], "https" if certificate else "http"
-        _say(f"listening at {scheme}://{as_host(address)}:{port}/")
+        say(f"listening at {scheme}://{as_host(address)}:{port}/")
         ending = server.serve(*served, listener)
         log.close()
-    _say("interrupted" if ending.interrupted else "ended")
+    say("interrupted" if ending.interrupted else "ended")
     code = ExitCode.INTERRUPTED if ending.interrupted else ExitCode.OK
     if ending.working:  # a thread that Python would wait for
         os._exit(code)
@@ -113,13 +117,12 @@ def _check_packages() -> None:
 
 def _settings(options: dict[str, Any], address: str) -> Settings:
     from edge_runtime.imaging.limits import MIB
-    from edge_runtime.processes import cores
     from edge_runtime.services.settings import Settings, allowed_hosts, read_token
 
     return Settings(
         hosts=allowed_hosts((options["host"], address), options["allow_host"]),
         token=read_token(options["token_file"]),
-        workers=options["workers"] or min(MOST, cores()),
+        workers=workers_of(options),
         queue=options["queue"],
         connections=options["connections"],
         max_bytes=options["max_mib"] * MIB,
@@ -128,25 +131,3 @@ def _settings(options: dict[str, Any], address: str) -> Settings:
         work_seconds=options["work_seconds"],
         grace_seconds=options["grace_seconds"],
     )
-
-
-def _classifier(options: dict[str, Any]) -> Classifier:
-    import cv2
-
-    from edge_runtime.classifier import Classifier
-    from edge_runtime.imaging.limits import MIB, ImageLimits
-    from edge_runtime.model.picked import read_chosen
-
-    cv2.setNumThreads(1)  # as classify
-    context = click.get_current_context()
-    chosen = read_chosen(options["model"], allow_unsigned=options["allow_unsigned"])
-    return Classifier(
-        chosen.file,
-        backend=options["backend"] if is_given(context, "backend") else chosen.backend,
-        threads=chosen.threads,
-        limits=ImageLimits(max_bytes=options["max_mib"] * MIB),
-    )
-
-
-def _say(line: str) -> None:
-    click.echo(f"btc-edge: {printable(line)}", err=True)

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_runtime.commands.click_types import Choice, FiniteRange
+from edge_runtime.commands.click_types import FiniteRange
+from edge_runtime.commands.daemon import ending_by_signals, say
 from edge_runtime.commands.entry import loading
 from edge_runtime.commands.options import (
     HELP,
     allow_unsigned_option,
     backend_option,
-    is_given,
+    heatmap_option,
+    limits_of,
+    limits_options,
+    min_confidence_option,
     model_option,
+    open_classifier,
+    plane_option,
     threads_option,
+    workers_of,
+    workers_option,
 )
-from edge_runtime.errors import ExitCode, printable
+from edge_runtime.errors import ExitCode
 
 if TYPE_CHECKING:
-    from edge_runtime.classifier import Classifier
-    from edge_runtime.services.desk import Desk
+    from edge_runtime.services.watcher import Watcher
 
-MOST = 4  # workers by default, as of classify
 POLL, RESCAN = 1.0, 60.0  # seconds between looks at the whole folder, without and with the system
 SECONDS = FiniteRange(0, 86400)
 JOURNAL = ".btc-edge-watch.journal"
@@ -76,50 +81,23 @@ EXIT_CODES = (
 )
 @click.option("--once", is_flag=True, help="Answer what is there and end.")
 @click.option("--again", is_flag=True, help="Answer anew what another model answered.")
-@click.option(
-    "--heatmap",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for a picture of each slice that shows where the network looked.",
-)
-@click.option(
-    "--min-confidence",
-    type=FiniteRange(0, 1),
-    default=0.0,
-    help="Below this probability no label is given, besides the model's own thresholds.",
-)
-@click.option(
-    "--plane",
-    type=Choice(["axial", "coronal", "sagittal"]),
-    default="axial",
-    show_default=True,
-    help="How a NIfTI volume is cut.",
-)
+@heatmap_option
+@min_confidence_option
+@plane_option
 @model_option
 @allow_unsigned_option
 @backend_option
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 256),
-    help="Files worked on at once; default: the processor's cores, at most 4.",
-)
+@workers_option("Files")
 @threads_option
-@click.option("--max-mib", type=click.IntRange(1), default=256, show_default=True,
-              help="Refuse larger files unread.")  # fmt: skip
-@click.option("--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True,
-              help="Refuse larger pictures by their header.")  # fmt: skip
-@click.option("--max-memory", type=click.IntRange(1), default=128, show_default=True,
-              metavar="MIB",
-              help="Refuse what takes more to decode, beside the file.")  # fmt: skip
+@limits_options
 def watch(folder: Path, **options: Any) -> None:
     """Classify what arrives in FOLDER (with subfolders) once it is whole.
 
     Each file, and each DICOM study, is answered once, also after a restart or a crash.
     """
     stop = threading.Event()
-    with _signals(stop) as heard:
+    with ending_by_signals(stop):
         failed = _run(folder, options, stop)
-    if signal.SIGINT in heard:
-        raise KeyboardInterrupt
     if options["once"] and failed:
         raise SystemExit(ExitCode.FAILED)
 
@@ -127,62 +105,54 @@ def watch(folder: Path, **options: Any) -> None:
 def _run(folder: Path, options: dict[str, Any], stop: threading.Event) -> bool:
     """Answer until `stop` is set; whether anything failed."""
     with loading():
-        from edge_runtime.services.desk import check_places
         from edge_runtime.services.journal import Journal
+        from edge_runtime.services.watcher import check_places
 
         place = options["journal"] or (options["out"] or folder) / JOURNAL
         check_places(folder, options["out"], options["heatmap"], place)
         journal = Journal(place, folder)  # before the model: it refuses a second watcher
     with closing(journal):
         with loading():
-            desk = _desk(folder, journal, options)
-        with _events(desk, folder, options):
-            (desk.run_once if options["once"] else desk.run)(stop)
-        return desk.failed
+            watcher = _watcher(folder, journal, options)
+        _tell_of_the_start(options)
+        with _events(watcher, folder, options):
+            (watcher.run_once if options["once"] else watcher.run)(stop)
+        return watcher.failed
 
 
-def _desk(folder: Path, journal: Any, options: dict[str, Any]) -> Desk:
-    from edge_runtime.imaging.limits import MIB, ImageLimits
-    from edge_runtime.processes import cores
-    from edge_runtime.services.desk import Desk
+def _watcher(folder: Path, journal: Any, options: dict[str, Any]) -> Watcher:
+    from edge_runtime.services.watcher import Watcher
 
-    limits = ImageLimits(
-        options["max_mib"] * MIB, options["max_pixels"], max_memory=options["max_memory"] * MIB
+    limits = limits_of(options)
+    classifier = open_classifier(
+        options, limits=limits, min_confidence=options["min_confidence"], plane=options["plane"]
     )
-    return Desk(
-        _classifier(options, limits),
+    return Watcher(
+        classifier,
         folder,
         options["out"],
         journal,
         settle=options["settle"],
         quiet=options["quiet"],
         rescan=options["poll"] or (RESCAN if _is_told(options) else POLL),
-        workers=options["workers"] or min(MOST, cores()),
+        workers=workers_of(options),
         limits=limits,
         heatmaps=options["heatmap"],
         names=options["names"],
         again=options["again"],
-        tell=_say,
+        tell=say,
     )
 
 
-def _classifier(options: dict[str, Any], limits: Any) -> Classifier:
-    import cv2
-
-    from edge_runtime.classifier import Classifier
-    from edge_runtime.model.picked import read_chosen
-
-    cv2.setNumThreads(1)  # as classify
-    chosen = read_chosen(options["model"], allow_unsigned=options["allow_unsigned"])
-    context = click.get_current_context()
-    return Classifier(
-        chosen.file,
-        backend=options["backend"] if is_given(context, "backend") else chosen.backend,
-        threads=options["threads"] if is_given(context, "threads") else chosen.threads,
-        limits=limits,
-        min_confidence=options["min_confidence"],
-        plane=options["plane"] if is_given(context, "plane") else None,
-    )
+def _tell_of_the_start(options: dict[str, Any]) -> None:
+    """Which kinds of file get no answer here; and that it watches, and how."""
+    for kind, package, extra in (("DICOM", "pydicom", "dicom"), ("NIfTI", "nibabel", "nifti")):
+        if find_spec(package) is None:
+            say(f"{kind} files get no answer: they need {package}: pip install "
+                f"'btc-edge[{extra}]'")  # fmt: skip
+    if not options["once"]:
+        how = "as the system tells" if _is_told(options) else f"every {options['poll'] or POLL:g} s"
+        say(f"watching, {how}; research use only, not for diagnosis")
 
 
 def _is_told(options: dict[str, Any]) -> bool:
@@ -192,31 +162,7 @@ def _is_told(options: dict[str, Any]) -> bool:
     return options["poll"] is None and not options["once"] and can_tell()
 
 
-def _events(desk: Desk, folder: Path, options: dict[str, Any]) -> Any:
+def _events(watcher: Watcher, folder: Path, options: dict[str, Any]) -> Any:
     from edge_runtime.services.events import telling
 
-    return telling(folder, desk.notify, _say) if _is_told(options) else nullcontext()
-
-
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[list[int]]:
-    """Within, SIGTERM and the first Ctrl-C set `stop`; the list tells which came. The second
-    Ctrl-C ends at once, which loses nothing either."""
-    heard: list[int] = []
-
-    def hear(number: int, _frame: object) -> None:
-        heard.append(number)
-        stop.set()
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    former = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield heard
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def _say(line: str) -> None:
-    click.echo(f"btc-edge: {printable(line)}", err=True)
+    return telling(folder, watcher.notify, say) if _is_told(options) else nullcontext()

@@ -93,7 +93,8 @@ class _Table:
             name += f" [{answer.slice}]"
         if answer.slices is not None:
             counts = ", ".join(f"{n} {word}" for word, n in answer.counts().items())
-            name += f" ({len(answer.slices)} slices: {counts})"
+            number = len(answer.slices)
+            name += f" ({number} slice{'s' * (number != 1)}{counts and ': '}{counts})"
         self._stream.write(f"{label:<12} {sure:>10}  {status} {self._top_labels(answer)}{name}\n")
 
     def _top_labels(self, answer: Prediction) -> str:

@@ -76,6 +76,8 @@ def read_head(data: bytes, limits: ImageLimits) -> Head:
             other kinds on a damaged file.
     """
     elements, end = read_elements(data, limits, [*ELEMENTS, *OFFSETS])
+    if "Rows" not in elements and end > len(data):
+        raise InputError(DAMAGED)
     return Head(elements, count_frames(elements, limits), end)
 
 

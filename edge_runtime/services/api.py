@@ -18,9 +18,9 @@ from starlette.routing import Route, Router
 
 from edge_runtime.services.guard import ClientLeft, Guard
 from edge_runtime.services.metrics import CONTENT_TYPE, Metrics
+from edge_runtime.services.pool import Bodies, Body, Full, Slots, TooLarge
 from edge_runtime.services.settings import Settings
-from edge_runtime.services.upload import Answered, answer_body
-from edge_runtime.services.work import Bodies, Body, Full, Slots, TooLarge
+from edge_runtime.services.upload import Reply, answer_body
 from edge_runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ FILES = {
     **{f"/page/{name}": (name, "text/javascript; charset=utf-8") for name in SCRIPTS},
 }
 SWITCHES = {"0": False, "1": True}
+MOST_NOTES = 10  # lines in the log on one body
 AGAIN = {"retry-after": "1"}  # seconds
 
 
@@ -53,7 +54,7 @@ def make_app(
     metrics = Metrics(
         {"name": info.name, "version": info.version, "scheme": info.scheme, "sha256": file.sha256}
     )
-    service = _Service(classifier, settings, metrics)
+    service = _Service(classifier, settings, metrics, say)
     pages = [
         Route(path, partial(_page, (PAGE / name).read_bytes(), kind), methods=["GET"])
         for path, (name, kind) in FILES.items()
@@ -90,8 +91,15 @@ async def _healthz(request: Request) -> Response:
 class _Service:
     """What answers with the model."""
 
-    def __init__(self, classifier: Classifier, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        settings: Settings,
+        metrics: Metrics,
+        say: Callable[[str], None],
+    ) -> None:
         self._classifier, self._settings, self._metrics = classifier, settings, metrics
+        self._say = say
         self._bodies = Bodies(settings.max_bytes, settings.max_bytes_in_flight)
         self.slots = Slots(settings.workers, settings.queue)
         self._info = {
@@ -132,9 +140,17 @@ class _Service:
             if isinstance(error, Full):
                 raise HTTPException(503, "busy: ask again later", AGAIN) from None
             raise
-        answered = await self._wait(job, request.receive)
-        self._metrics.answers(answered.statuses)
-        return Response(answered.text, media_type="application/json")
+        reply = await self._wait(job, request.receive)
+        self._metrics.answers(reply.statuses)
+        self._log(reply.notes, request.state.id)
+        return Response(reply.text, media_type="application/json")
+
+    def _log(self, notes: list[str], identity: str) -> None:
+        """Say what was left out or guessed, whatever a body holds in a few lines."""
+        for note in notes[:MOST_NOTES]:
+            self._say(f"{note} in {identity}")
+        if len(notes) > MOST_NOTES:
+            self._say(f"{len(notes) - MOST_NOTES} more such lines in {identity}")
 
     def _check_body(self, request: Request) -> None:
         """Refuse what need not be read.
@@ -166,14 +182,14 @@ class _Service:
         except ClientDisconnect:
             raise ClientLeft from None
         if not body.size:
-            raise HTTPException(400, "the body is empty: send the bytes of one file")
+            raise HTTPException(400, "the body is empty: a file without a byte, or none")
 
     async def _read_pieces(self, request: Request, body: Body) -> None:
         async for piece in request.stream():
             self._metrics.body_bytes += len(piece)
             body.add(piece)
 
-    async def _wait(self, job: Future[Answered], receive: Receive) -> Answered:
+    async def _wait(self, job: Future[Reply], receive: Receive) -> Reply:
         """What the job gives, unless it takes too long or nobody waits any more; then it is not
         begun, and if it was, its slot stays taken until it ends."""
         answer = asyncio.wrap_future(job)
@@ -198,7 +214,7 @@ class _Service:
                 answer.cancel()
 
 
-def _work(body: Body, classifier: Classifier, study: bool, pictures: bool) -> Answered:
+def _work(body: Body, classifier: Classifier, study: bool, pictures: bool) -> Reply:
     return answer_body(classifier, body.take(), study, pictures)
 
 
@@ -207,7 +223,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _heard(answer: asyncio.Future[Answered]) -> None:
+def _heard(answer: asyncio.Future[Reply]) -> None:
     """An error that nobody waits for is no line of asyncio's log."""
     if not answer.cancelled():
         answer.exception()

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from errno import ENOTDIR
 from itertools import islice
 from pathlib import Path
 
@@ -85,6 +86,7 @@ class Arrivals:
         self._held: set[str] = set()  # paths that wait for others, or are worked on
         self._refused: dict[str, tuple[Stamp | None, str]] = {}  # what was told of
         self.is_there = True
+        self.unread = False  # whether any file or folder could not be read
 
     def scan(self, now: float, below: str = "") -> None:
         """Look at every file of the folder, or of a folder in it."""
@@ -114,10 +116,10 @@ class Arrivals:
         place = self.folder
         for part in above:
             place /= part
-            if is_hidden(part) or place.is_symlink():
+            if is_hidden(part) or os.path.islink(place):  # noqa: PTH114 - a Path's own raises
                 return
         whole = self.folder / path
-        if whole.is_dir() and not whole.is_symlink():
+        if os.path.isdir(whole) and not os.path.islink(whole):  # noqa: PTH112, PTH114 - as above
             if not is_hidden(name):
                 self.scan(now, path)
         elif not is_skipped(name):
@@ -156,9 +158,9 @@ class Arrivals:
         self._held.difference_update(work.paths)
 
     def stamp(self, path: str) -> Stamp | None:
-        """The stamp of a regular file; None where there is none, or a link."""
+        """The stamp of a regular file; None where there is none, or a link leads to it."""
         try:
-            status = os.lstat(self.folder / path)
+            status = self._status(path)
         except OSError:
             return None
         return Stamp.of(status) if stat.S_ISREG(status.st_mode) else None
@@ -166,13 +168,35 @@ class Arrivals:
     def refuse(self, path: str, stamp: Stamp | None, reason: str) -> None:
         """Tell what is wrong with a file, and pass it over until it changes."""
         if self._refused.get(path) != (stamp, reason):
-            self._refused[path] = (stamp, reason)
+            self.leave(path, stamp, reason)
             self._tell(path, reason)
+
+    def cannot_read(self, path: str, stamp: Stamp | None, reason: str) -> None:
+        """The same of what may not be read: it is an input without an answer."""
+        self.unread = True
+        self.refuse(path, stamp, reason)
+
+    def leave(self, path: str, stamp: Stamp | None, reason: str) -> None:
+        """Pass a file over until it changes, or the process is another."""
+        self._refused[path] = (stamp, reason)
+
+    def _status(self, path: str) -> os.stat_result:
+        """The status of what a path names itself, no link.
+
+        Raises:
+            OSError: there is nothing, or a folder on the way has become a link.
+        """
+        place, above = os.fspath(self.folder), os.path.dirname(path)  # noqa: PTH120 - as above
+        for part in above.split(os.sep) if above else ():  # noqa: PTH206 - as above
+            place = os.path.join(place, part)  # noqa: PTH118 - as above
+            if os.path.islink(place):  # noqa: PTH114 - as above
+                raise NotADirectoryError(ENOTDIR, "a folder above it is a link")
+        return os.lstat(self.folder / path)
 
     def _look(self, path: str, now: float) -> bool:
         """Whether a path is a file that changed since it was looked at last."""
         try:
-            status = os.lstat(self.folder / path)
+            status = self._status(path)
         except OSError as error:
             self._missing(path, error)
             return False
@@ -198,7 +222,7 @@ class Arrivals:
         try:
             head = first_bytes(whole)
         except InputError as error:
-            self.refuse(path, stamp, one_line(error))
+            self.cannot_read(path, stamp, one_line(error))
             return
         kind = kind_of(head) or gzipped_kind(head)
         if kind is not None and kind.name == "dicom" and name != "DICOMDIR":
@@ -253,13 +277,14 @@ class Arrivals:
         if isinstance(error, FileNotFoundError):
             self._tell(path, "gone before its turn")
         else:
-            self.refuse(path, None, f"cannot be read: {error.strerror}")
+            self.cannot_read(path, None, f"cannot be read: {error.strerror}")
 
     def _closed(self, place: str, error: OSError) -> None:
         """A folder that cannot be read."""
         if place:
             if not isinstance(error, FileNotFoundError):
-                self.refuse(place, None, f"a folder that cannot be read: {error.strerror}")
+                reason = f"a folder that cannot be read: {error.strerror}"
+                self.cannot_read(place, None, reason)
         elif self.is_there:
             self.is_there = False
             self._tell("", f"the folder cannot be read: {error.strerror}: waiting for it")

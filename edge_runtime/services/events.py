@@ -50,12 +50,12 @@ def _tell_until(
     told = ""
     while not stop.is_set():
         looks = 1
-        if folder.is_dir():
+        if os.path.isdir(folder):  # noqa: PTH112 - a Path's own raises where it may not look
             try:
                 _listen(stop, folder, notify)
                 continue  # the folder is another now
             except Exception as error:  # of the system, or of the package's own kinds
-                if folder.is_dir():  # else a look tells that it is gone
+                if os.path.isdir(folder):  # noqa: PTH112 - else a look tells that it is gone
                     looks = RETRY
                     if told != (told := one_line(error)):
                         tell(f"the system tells of no changes ({told}): looking every second")

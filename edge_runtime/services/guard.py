@@ -80,6 +80,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, see ASGI's specification."""
         exchange = _Exchange(scope, receive, send)
+        scope.setdefault("state", {})["id"] = exchange.id
         route = scope["path"] if scope["path"] in self._routes else "other"
         self._metrics.in_flight += 1
         try:

@@ -6,7 +6,7 @@ a number, from 1, and is the answer for one *content*, a digest of all its files
 `working` from before it is computed until after its file is whole, then `answered`. What is still
 `working` when a journal is opened was interrupted: it is begun again under the same number and
 name, so that the same file is written again and not a second one. Where its files are gone by then
-it stays `working`.
+it is `gone`, and begun again if they come back.
 
 Each method is one transaction, on the disk when it returns (WAL with synchronous=FULL), unless
 several are taken `at_once`. The file is
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,14 +26,15 @@ from typing import Any, NamedTuple
 from edge_runtime.errors import DataError, UsageError
 
 VERSION = 1
-WORKING, ANSWERED, REPLACED = "working", "answered", "replaced"
+WORKING, ANSWERED, REPLACED, GONE = "working", "answered", "replaced", "gone"
+BESIDE = ("", "-wal", "-journal", "-shm")  # the journal, and what SQLite puts beside it
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE answers (
     subject BLOB NOT NULL, number INTEGER NOT NULL,
     content TEXT NOT NULL, model TEXT NOT NULL,
     name BLOB NOT NULL UNIQUE,       -- of the answer's file, below the folder of the answers
-    state TEXT NOT NULL,             -- working, answered, or replaced before it was answered
+    state TEXT NOT NULL,             -- working, answered, or replaced or gone before that
     tries INTEGER NOT NULL,          -- processes that began it
     process BLOB NOT NULL,           -- the one that began it last
     status TEXT,                     -- of the answer: ok, uncertain, unfamiliar, error
@@ -221,11 +223,12 @@ class Journal:
                 key,
             )
             for number, known, by, name, state, tries, process in rows:
-                if state != WORKING:
+                if state not in (WORKING, GONE):
                     continue
                 if (known, by) == (content, model):
                     tries += process != self._process
-                    self._set(key, number, "tries = ?, process = ?", tries, self._process)
+                    what = "state = ?, tries = ?, process = ?"
+                    self._set(key, number, what, WORKING, tries, self._process)
                     return Record(subject, number, content, model, os.fsdecode(name), tries)
                 self._set(key, number, "state = ?", REPLACED)
             if any(
@@ -241,6 +244,14 @@ class Journal:
                 (key, number, content, model, os.fsencode(name), WORKING, self._process),
             )
         return Record(subject, number, content, model, name, 1)
+
+    def give_up(self, subject: str) -> None:
+        """Keep that the files of an interrupted subject are gone."""
+        with self.at_once():
+            self._connection.execute(
+                f"UPDATE answers SET state = ?, time = {_NOW} WHERE subject = ? AND state = ?",
+                (GONE, os.fsencode(subject), WORKING),
+            )
 
     def abandon(self, record: Record) -> None:
         """Take a promise back: the subject changed before its answer was written."""
@@ -324,8 +335,14 @@ def _make_private(path: Path) -> None:
     """An empty file that only its user may read, where there is none; one that is there becomes so.
 
     SQLite gives the files that it puts beside it the same permissions.
+
+    Raises:
+        UsageError: one of them is another user's, who could have any file written as an answer's,
+            or no regular file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for name in BESIDE:
+        _check_own(Path(f"{path}{name}"))
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     descriptor = os.open(path, flags, 0o600)
     try:
@@ -333,6 +350,17 @@ def _make_private(path: Path) -> None:
             os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
+
+
+def _check_own(path: Path) -> None:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise UsageError(f"{path}: no regular file: move it away")
+    if os.name == "posix" and status.st_uid != os.geteuid():
+        raise UsageError(f"{path}: another user's: move it away")
 
 
 def _damaged(path: Path) -> DataError:

@@ -42,7 +42,7 @@ from pynetdicom.sop_class import (
 )
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-from edge_runtime.errors import printable
+from edge_runtime.errors import BtcError, one_line, printable
 from edge_runtime.imaging.dicom_frames import LOSSLESS_JPEG, PACKAGES
 from edge_runtime.services.spool import OTHER_CLASS, SUCCESS, Incoming, Refused, Spool
 
@@ -125,7 +125,7 @@ class Listener:
             of studies, nothing of a patient.
 
     Raises:
-        OSError: the port cannot be had.
+        BtcError: the port cannot be had.
     """
 
     def __init__(
@@ -154,17 +154,21 @@ class Listener:
         for sop_class in SOP_CLASSES:
             entity.add_supported_context(sop_class, transfer_syntaxes())
         self._entity = entity
-        self._server: _Server = entity.make_server(
-            (host, port),
-            evt_handlers=[
-                (evt.EVT_C_STORE, self._store),
-                (evt.EVT_REJECTED, self._rejected),
-                (evt.EVT_CONN_CLOSE, self._closed),
-            ],
-            server_class=_Server,
-            request_handler=_Connection,
-            listener=self,
-        )
+        try:
+            self._server: _Server = entity.make_server(
+                (host, port),
+                evt_handlers=[
+                    (evt.EVT_C_STORE, self._store),
+                    (evt.EVT_REJECTED, self._rejected),
+                    (evt.EVT_CONN_CLOSE, self._closed),
+                ],
+                server_class=_Server,
+                request_handler=_Connection,
+                listener=self,
+            )
+        except (OSError, UnicodeError) as error:  # the latter of a host that is no name
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise BtcError(f"cannot listen at {host} port {port}: {reason}") from None
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
 
     @property

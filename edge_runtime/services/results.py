@@ -373,23 +373,6 @@ def _capture(made: _Made, picture: Picture) -> pydicom.Dataset:
 def _report(made: _Made, capture: pydicom.Dataset, shown: int | None) -> pydicom.Dataset:
     """The Comprehensive SR (PS3.3, A.35.3) of TID 1500 (PS3.16)."""
     answer = made.answer
-    algorithm = sr.AlgorithmIdentification(
-        name=answer.model, version=__version__, family=codes.DCM.ArtificialIntelligence
-    )
-    group = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(made.uid("tracking"), "answer for the study"),
-        finding_type=codes.SCT.Tumor,
-        finding_sites=[sr.FindingSite(codes.SCT.Brain)],
-        algorithm_id=algorithm,
-        qualitative_evaluations=_evaluations(answer),
-        measurements=_measurements(answer) or None,
-        source_images=[
-            sr.SourceImageForMeasurementGroup(
-                source.head.SOPClassUID, source.head.SOPInstanceUID, frames or None
-            )
-            for source, frames in _evidence(made, shown)
-        ],
-    )
     device = sr.ObserverContext(
         codes.DCM.Device,
         sr.DeviceObserverIdentifyingAttributes(
@@ -399,7 +382,7 @@ def _report(made: _Made, capture: pydicom.Dataset, shown: int | None) -> pydicom
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=device),
         procedure_reported=codes.LN.BrainMRI,
-        imaging_measurements=[group],
+        imaging_measurements=[_group(made, shown)],
         title=codes.DCM.ImagingMeasurementReport,
     )
     root = content[0].ContentSequence
@@ -427,6 +410,27 @@ def _report(made: _Made, capture: pydicom.Dataset, shown: int | None) -> pydicom
     )
     report.CompletionFlagDescription = WARNING
     return made.finish(report)
+
+
+def _group(made: _Made, shown: int | None) -> sr.MeasurementsAndQualitativeEvaluations:
+    """The answer, and the images behind it (TID 1501)."""
+    answer = made.answer
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(made.uid("tracking"), "answer for the study"),
+        finding_type=codes.SCT.Tumor,
+        finding_sites=[sr.FindingSite(codes.SCT.Brain)],
+        algorithm_id=sr.AlgorithmIdentification(
+            name=answer.model, version=__version__, family=codes.DCM.ArtificialIntelligence
+        ),
+        qualitative_evaluations=_evaluations(answer),
+        measurements=_measurements(answer) or None,
+        source_images=[
+            sr.SourceImageForMeasurementGroup(
+                source.head.SOPClassUID, source.head.SOPInstanceUID, frames or None
+            )
+            for source, frames in _evidence(made, shown)
+        ],
+    )
 
 
 def _evaluations(answer: Prediction) -> list[Any]:

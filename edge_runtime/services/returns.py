@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.errors import InputError, ModelError, one_line
 from edge_runtime.services.delivery import Outbox
-from edge_runtime.services.desk import Answered
+from edge_runtime.services.watcher import Answered
 from edge_runtime.studies.drop import DropFile
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ class Returns:
         self._classifier, self._outbox, self._tell = classifier, outbox, tell
 
     def on_answer(self, answered: Answered) -> None:
-        """As `Desk` calls it, at least once for each answer.
+        """As `Watcher` calls it, at least once for each answer.
 
         Raises:
-            OSError: the results cannot be kept; the desk answers again later.
+            OSError: the results cannot be kept; the watcher answers again later.
         """
         key = _key(answered)
         if self._outbox.has(key):  # the process ended between this and the journal
@@ -58,11 +58,11 @@ class Returns:
         self._outbox.put(key, [(each.instance, each.data) for each in results], paths)
 
     def on_known(self, files: tuple[DropFile, ...]) -> None:
-        """As `Desk` calls it for a study that came once more as it was: its files may go, and its
-        results are not sent again.
+        """As `Watcher` calls it for a study that came once more as it was: its files may go, and
+        its results are not sent again.
 
         Raises:
-            OSError: that cannot be kept; the desk tries again later.
+            OSError: that cannot be kept; the watcher tries again later.
         """
         paths = [Path(str(file.source)) for file in files]
         if not self._outbox.waits_for(paths):

@@ -17,13 +17,14 @@ import uvicorn
 from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.services.api import make_app
 from edge_runtime.services.connection import uvicorn_options
+from edge_runtime.services.tls import for_listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_runtime.classifier import Classifier
+    from edge_runtime.services.pool import Slots
     from edge_runtime.services.settings import Settings
-    from edge_runtime.services.work import Slots
 
 BACKLOG = 128  # connections that the system may hold until they are accepted
 LINES = 10_000  # that may wait to be written; more are lost
@@ -125,11 +126,9 @@ def make_server(
     app, slots = make_app(classifier, settings, say)
     config = uvicorn.Config(app, **uvicorn_options(settings, app.refused))
     if certificate is not None:
+        for_listening(*certificate, None)  # uvicorn would ask the terminal for a key's password
         config.ssl_certfile, config.ssl_keyfile = certificate
-    try:
-        config.load()
-    except OSError as error:  # of ssl, too
-        raise UsageError(f"--tls-cert, --tls-key: {error.strerror or error}") from None
+    config.load()
     return uvicorn.Server(config), slots
 
 

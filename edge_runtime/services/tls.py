@@ -47,5 +47,8 @@ def _loaded(
             context.verify_mode = ssl.CERT_REQUIRED
     except OSError as error:  # ssl.SSLError is one
         files = ", ".join(str(path) for path in (certificate, key, authorities) if path)
-        raise UsageError(f"no TLS with {files}: {error.strerror or error}") from None
+        reason = error.strerror
+        if isinstance(error, ssl.SSLError):
+            reason = "no PEM of a certificate and its key, without a password"
+        raise UsageError(f"no TLS with {files}: {reason}") from None
     return context

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.decision.heatmap import Explained, overlay
+from edge_runtime.files import Note
 from edge_runtime.imaging.kinds import ZIP
 from edge_runtime.studies.drop import DropFile, classify_drop
 
@@ -26,14 +27,16 @@ QUALITY = 85  # of its JPEG
 MOST_PICTURES = 512  # slices of one body that are shown; some 20 MiB
 
 
-class Answered(NamedTuple):
-    """The JSON of a body's answers, and how many slices got which status."""
+class Reply(NamedTuple):
+    """The JSON of a body's answers, how many slices got which status, and what was left out or
+    guessed, without a name."""
 
     text: bytes
     statuses: Counter[str]
+    notes: list[str]
 
 
-def answer_body(classifier: Classifier, data: bytes, study: bool, pictures: bool) -> Answered:
+def answer_body(classifier: Classifier, data: bytes, study: bool, pictures: bool) -> Reply:
     """Classify a body.
 
     Args:
@@ -45,21 +48,26 @@ def answer_body(classifier: Classifier, data: bytes, study: bool, pictures: bool
         ModelError: the model fails on it.
     """
     shown = Pictures() if pictures else None
-    answers = list(_answers(classifier, data, study, shown))
+    notes: list[str] = []
+    answers = list(_answers(classifier, data, study, shown, lambda note: notes.append(note.text)))
     statuses = Counter(answer.status.value for answer in _leaves(answers))
     array = [answer.to_json() for answer in answers]
     if shown is not None:
         for part in _slices(array):
             part.update(shown.of(part["heatmap"]), heatmap=None)
-    return Answered(json.dumps(array).encode(), statuses)
+    return Reply(json.dumps(array).encode(), statuses, notes)
 
 
 def _answers(
-    classifier: Classifier, data: bytes, study: bool, heatmaps: Pictures | None
+    classifier: Classifier,
+    data: bytes,
+    study: bool,
+    heatmaps: Pictures | None,
+    tell: Callable[[Note], None],
 ) -> Iterator[Prediction]:
     if study or data.startswith(ZIP):
         file = DropFile(NAME, data, NAME if study else "")
-        yield from classify_drop(classifier, [file], heatmaps=heatmaps)
+        yield from classify_drop(classifier, [file], heatmaps=heatmaps, tell=tell)
     else:
         for answer in classifier.classify_many([data], heatmaps=heatmaps):
             yield replace(answer, input=NAME)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edge_runtime.batch import Unusable
 from edge_runtime.errors import InputError, one_line
+from edge_runtime.files import Note
 from edge_runtime.imaging.geometry import FEWEST, PLANES, cut_refusal, is_thick
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
 from edge_runtime.imaging.readers import numbered, open_slices, reader_of
@@ -28,7 +29,7 @@ from edge_runtime.studies.study import PassedOver, Study, StudySeries, StudySlic
 if TYPE_CHECKING:
     from edge_runtime.studies.series import FileHead, Place, Series, Stack
 
-Tell = Callable[[str], None]
+Tell = Callable[[Note], None]
 
 MOST_FILES = 100_000  # DICOM files of a drop, of each of which some kilobytes are kept
 
@@ -55,7 +56,7 @@ class How:
 
 
 def arrange(
-    files: Iterable[DropFile | Unusable], how: How, tell: Tell = lambda line: None
+    files: Iterable[DropFile | Unusable], how: How, tell: Tell = lambda note: None
 ) -> Iterator[Study | DropFile | Unusable]:
     """The studies of a drop, its loose pictures and what of it cannot be used.
 
@@ -64,7 +65,7 @@ def arrange(
 
     Args:
         files: see `DropFile`; zips are opened.
-        tell: called with a line on what is left out or guessed.
+        tell: called with what is left out or guessed.
     """
     dicom = _DicomFiles(how, tell)
     pictures: list[DropFile] = []
@@ -217,16 +218,16 @@ class _DicomFiles:
 
     def _check(self, index: str) -> Iterator[Unusable]:
         """Tell of what an index names and is not there."""
-        from edge_runtime.studies.index import files_named, lines_on
+        from edge_runtime.studies.index import files_named, notes_on
 
         file = self._files[index]
         try:
             named = files_named(file.read(self._limits), self._limits)
         except InputError as error:
-            self._tell(f"{index}: the index is not looked at: {one_line(error)}")
+            self._tell(Note(index, f"the index is not looked at: {one_line(error)}"))
             return
-        for line in lines_on(index, named, self._files):
-            self._tell(line)
+        for note in notes_on(index, named, self._files):
+            self._tell(note)
         if not self._heads:
             yield Unusable(index, InputError(ALONE))
 
@@ -241,10 +242,10 @@ class _DicomFiles:
         for study, known in patients.items():
             if study and len(known - {""}) > 1:
                 name = _uid(study) or self._first_of(study)
-                self._tell(
-                    f"{name}: files of {len(known - {''})} patients under one StudyInstanceUID; "
-                    "each patient is answered apart"
-                )
+                self._tell(Note(
+                    name, f"files of {len(known - {''})} patients under one StudyInstanceUID; each "
+                    "patient is answered apart"
+                ))  # fmt: skip
         only = {
             study: next(iter(known - {""}))
             for study, known in patients.items()
@@ -267,7 +268,7 @@ class _DicomFiles:
         if why:
             words = ", ".join(f"{reason} ({count})" for reason, count in sorted(why.items()))
             files = "1 file gives" if why.total() == 1 else f"{why.total()} files give"
-            self._tell(f"{name}: {files} no slice: {words}")
+            self._tell(Note(name, f"{files} no slice: {words}"))
         return Study(name, uid, tuple(made.series), tuple(sorted(made.passed_over)))
 
     def _add_series(self, series: Series, made: _Made) -> None:
@@ -377,10 +378,10 @@ class _DicomFiles:
     ) -> None:
         """Tell of pictures of places of which an earlier one is shown: echoes, phases."""
         if repeated := sum(stack.repeated for stack in stacks):
-            self._tell(
-                f"{name}: {repeated:,} pictures of places that another one shows (echoes, time "
+            self._tell(Note(
+                name, f"{repeated:,} pictures of places that another one shows (echoes, time "
                 "points): the first of each is used"
-            )
+            ))  # fmt: skip
         used = {place.file for stack in stacks for place in stack.places}
         others = [self._named(head.name) for head in placed if stacks and head.name not in used]
         made.pass_over(others, REPEATED)
@@ -402,10 +403,10 @@ class _DicomFiles:
         ]
         means = "numbers (InstanceNumber)" if by_number else "names"
         order = "frames" if len(heads) == 1 else means
-        self._tell(
-            f"{name}: {len(places):,} pictures that do not all tell where they lie in the patient: "
+        self._tell(Note(
+            name, f"{len(places):,} pictures that do not all tell where they lie in the patient: "
             f"taken in the order of their {order}"
-        )
+        ))  # fmt: skip
         uid, sequence = _uid(series.first.series), heads[0].sequence or None
         slices = partial(self._slices, places)
         return StudySeries(name, uid, None, sequence, None, len(places), slices)

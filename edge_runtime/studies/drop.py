@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edge_runtime.batch import Unusable
 from edge_runtime.decision.prediction import Prediction
 from edge_runtime.errors import InputError
+from edge_runtime.files import Note
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
 from edge_runtime.imaging.readers import reader_of
 from edge_runtime.studies.arrange import How, arrange
@@ -67,7 +68,7 @@ def classify_drop(
     *,
     workers: int = 1,
     heatmaps: Heatmaps | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Callable[[Note], None] = lambda note: None,
 ) -> Iterator[Prediction]:
     """One answer for each study (the DICOM files of one StudyInstanceUID and patient, a volume, the
     pictures of one `DropFile.of`) and for each other picture; a file that cannot be used is an
@@ -76,7 +77,7 @@ def classify_drop(
     Args:
         files: zips are opened. They may come slowly: what is known is answered meanwhile.
         workers, heatmaps: see `Classifier.classify_many`.
-        tell: called with a line on what is left out or guessed.
+        tell: called with what is left out or guessed.
 
     Returns:
         The answers in the order of `arrange`: studies of DICOM files come behind all else.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from edge_runtime.batch import Unusable
 from edge_runtime.errors import InputError
-from edge_runtime.files import is_hidden, passed_over
+from edge_runtime.files import Note, is_hidden, passed_over
 from edge_runtime.imaging.kinds import (
     GZIP,
     HEAD,
@@ -150,12 +150,12 @@ def kind_in(start: bytes) -> Kind | None:
 
 
 def begin_all(
-    files: Iterable[DropFile | Unusable], limits: ImageLimits, tell: Callable[[str], None]
+    files: Iterable[DropFile | Unusable], limits: ImageLimits, tell: Callable[[Note], None]
 ) -> Iterator[Begun | Unusable]:
     """The files of kinds that are read, those in zips among them, and why others cannot be used.
 
     Args:
-        tell: called with a line on what a zip holds besides images.
+        tell: called with what a zip holds besides images.
     """
     opened: list[ZipReader] = []
     for file in files:
@@ -181,7 +181,7 @@ def begin_all(
 
 
 def _unzipped(
-    file: DropFile, opened: list[ZipReader], tell: Callable[[str], None]
+    file: DropFile, opened: list[ZipReader], tell: Callable[[Note], None]
 ) -> Iterator[Begun | Unusable]:
     """The members of a zip that are of kinds that are read.
 
@@ -224,6 +224,6 @@ def _unzipped(
     if others:
         tell(passed_over(file.name, others))
     if not found and file.of not in ("", file.name):  # it stood in a folder
-        tell(f"{file.name}: {NOTHING}")
+        tell(Note(file.name, NOTHING))
     elif not found:
         raise InputError(NOTHING)

@@ -83,15 +83,18 @@ class SeriesFrames:
         grays: dict[Place, Gray | InputError] = {}
         pixels = 0
         wanted: dict[str, list[Place]] = defaultdict(list)
-        opened: Frames | InputError | None = self._tried(places[0].file)
-        if isinstance(opened, Frames):
-            pixels = opened.pixels
+        frames: Frames | InputError | None = self._tried(places[0].file)
+        if isinstance(frames, Frames):
+            pixels = frames.pixels
             places = places[: max(1, HELD // pixels)]
         for place in places:
             wanted[place.file].append(place)
         counts: dict[str, int] = {}
         for file, of_it in wanted.items():
-            frames, opened = opened or self._tried(file), None  # the first is open already
+            if file != places[0].file:  # the first is open already
+                frames = None  # only then the next: one is held at a time
+                frames = self._tried(file)
+            assert frames is not None
             if isinstance(frames, InputError):
                 grays |= dict.fromkeys(of_it, frames)
             elif frames.pixels > pixels and file != places[0].file:

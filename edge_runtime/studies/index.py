@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edge_runtime.errors import InputError
+from edge_runtime.files import Note
 from edge_runtime.imaging.dicom_head import DAMAGED, read_elements
 from edge_runtime.imaging.limits import ImageLimits
 
@@ -38,7 +39,7 @@ def files_named(data: bytes, limits: ImageLimits) -> list[tuple[str, ...]]:
         raise InputError(DAMAGED) from None
 
 
-def lines_on(index: str, named: Iterable[tuple[str, ...]], present: Iterable[str]) -> list[str]:
+def notes_on(index: str, named: Iterable[tuple[str, ...]], present: Iterable[str]) -> list[Note]:
     """What is to be told of an index: names that point outside its folder, and missing files.
 
     Args:
@@ -55,7 +56,7 @@ def lines_on(index: str, named: Iterable[tuple[str, ...]], present: Iterable[str
         elif _folded(f"{folder}/{name}" if folder else name) not in known:
             missing.append(name)
     return [
-        f"{index}: {text.format(len(names))}, such as {min(names)}"
+        Note(index, text.format(len(names)), f", such as {min(names)}")
         for text, names in (
             ("{} names that point outside its folder are refused", outside),
             ("names {} files that are not there", missing),

@@ -192,6 +192,8 @@ def read_file_head(
         if cut_off and not useless and not is_whole(data, end):
             return None
         if not useless and "Rows" not in head:
+            if end > len(data):
+                raise InputError(DAMAGED)
             useless = BLANK
         frames = 0 if useless else count_frames(head, limits)
         places = tuple(_places(head, name, frames))

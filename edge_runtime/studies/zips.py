@@ -17,6 +17,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import IO
 
 from edge_runtime.errors import InputError
 from edge_runtime.imaging.limits import MIB
@@ -24,6 +25,7 @@ from edge_runtime.imaging.limits import MIB
 NO_ZIP = "not a readable zip file"
 BOMB = "unpacks beyond reason (zip bomb?); refused"
 SMALLEST = 64 * MIB  # what all members together may unpack to at any ratio
+BLOCK = MIB  # bytes that are unpacked at once
 RECORD = 256  # bytes of a member in the directory of a zip, on average, its name among them
 
 
@@ -69,11 +71,18 @@ class ZipReader:
             raise InputError(f"more than {caps.members:,} members")
         size = sum(info.file_size for info in infos)
         packed = sum(info.compress_size for info in infos)
+        if packed > self._size():  # then the ratios would be of what is not there
+            raise InputError(BOMB)
         if size > caps.bytes:
             raise InputError(f"unpacks to more than {caps.bytes // MIB:,} MiB")
         if caps.ratio is not None and size > max(caps.ratio * packed, SMALLEST):
             raise InputError(BOMB)
         self.members = [(parts_of(info.filename), info) for info in infos]
+
+    def _size(self) -> int:
+        """Bytes of the zip."""
+        assert self._opened is not None  # its members were listed
+        return self._opened[1].seek(0, os.SEEK_END)
 
     def refuse_bomb(self, info: zipfile.ZipInfo) -> None:
         """
@@ -96,7 +105,7 @@ class ZipReader:
             raise InputError("not supported: packed by another method than deflate")
         try:
             with self._lock, self._zip().open(info) as stream:
-                return stream.read(min(most, info.file_size + 1))
+                return _read(stream, min(most, info.file_size + 1))
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
             raise InputError(f"damaged in the archive ({error})") from None
         except (NotImplementedError, RuntimeError):
@@ -135,6 +144,15 @@ class ZipReader:
                 if self._opened is None and stream is not None:
                     stream.close()
         return self._opened[0]
+
+
+def _read(stream: IO[bytes], most: int) -> bytes:
+    """As `stream.read`, in blocks: in one go zlib would hold it twice."""
+    data, left = io.BytesIO(), most
+    while left > 0 and (block := stream.read(min(left, BLOCK))):
+        data.write(block)
+        left -= len(block)
+    return data.getvalue()
 
 
 class _TooLong(Exception):

@@ -120,6 +120,8 @@ def test_study_through_the_command(slices: Path, model: Path) -> None:
     table = edge(*words).stdout.splitlines()
     assert len(table) == 3
     assert "(6 slices: " in table[1]
+    one = edge("classify", "--study", min((slices / "glioma").iterdir()), "--model", model)
+    assert "(1 slice: " in one.stdout
     (slices / "glioma" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     done = edge(*words, "--format", "jsonl")
     (slices / "glioma" / "broken.jpg").unlink()

@@ -8,6 +8,8 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
+import weakref
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,12 +28,13 @@ from edge_runtime import Classifier, InputError
 from edge_runtime.batch import Unusable
 from edge_runtime.decision.prediction import Status
 from edge_runtime.imaging.geometry import FEW, THICK
-from edge_runtime.imaging.limits import ImageLimits
+from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
 from edge_runtime.studies import zips
 from edge_runtime.studies.arrange import COPY, REPEATED, How, arrange
 from edge_runtime.studies.decide import classify_study
 from edge_runtime.studies.drop import DropFile, classify_drop, study_uid
 from edge_runtime.studies.files import CAPS, OPEN
+from edge_runtime.studies.series import Place
 from edge_runtime.studies.study import Study
 from tests.device.test_cli import edge
 
@@ -65,7 +68,7 @@ def found_in(
 ) -> tuple[list[Study], list[Unusable], list[str]]:
     """The studies, what cannot be used, and what was told."""
     told: list[str] = []
-    every = list(arrange(files, how or How(), told.append))
+    every = list(arrange(files, how or How(), lambda note: told.append(str(note))))
     studies = [each for each in every if isinstance(each, Study)]
     return studies, [each for each in every if isinstance(each, Unusable)], told
 
@@ -137,7 +140,7 @@ def drop() -> dict[str, bytes]:
 
 def test_a_mixed_drop_gives_each_study_with_its_slices_in_space(drop: dict[str, bytes]) -> None:
     told: list[str] = []
-    found = list(arrange(files_of(drop), How(), told.append))
+    found = list(arrange(files_of(drop), How(), lambda note: told.append(str(note))))
     volume, picture, first, second = found  # what is whole at once comes first
     assert isinstance(picture, DropFile)
     assert picture.name == "c/picture.png"
@@ -412,6 +415,28 @@ def test_frames_of_an_enhanced_file_come_in_their_order_in_space(
         np.testing.assert_array_equal(part.gray, whole[part.number])
 
 
+@pytest.mark.parametrize("windows", [{"WindowCenter": 600, "WindowWidth": 1200}, {}])
+def test_of_files_of_several_frames_one_is_held_and_one_more_for_their_range(
+    windows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: weakref.WeakSet[Any] = weakref.WeakSet()
+    most = [0]
+
+    class Counted(frames_module.Frames):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            held.add(self)
+            most[0] = max(most[0], len(held))
+
+    monkeypatch.setattr(frames_module, "Frames", Counted)
+    data = enhanced(HEAD, list(range(6)), StudyInstanceUID="1.5", **windows)
+    places = [Place((), (), file, frame) for frame in range(6) for file in ("a", "b", "c")]
+    frames = frames_module.SeriesFrames(lambda name: data, places, DEFAULT_LIMITS)
+    shown = list(frames.slices())
+    assert [(part.input, part.number) for part in shown] == [(p.file, p.frame) for p in places]
+    assert most[0] == (1 if windows else 2)
+
+
 def _frames(data: bytes) -> Any:
     from edge_runtime.imaging.readers import slices_of
 
@@ -498,10 +523,13 @@ def test_a_damaged_file_is_told_and_the_rest_is_answered() -> None:
     good = axial("s")
     whole = good["s14"]
     good["s14"] = whole[: len(whole) - 100]  # its pixels are cut off
-    broken = {"head": whole[:200], "text": b"no picture", "empty": b"", **good}
+    cut = dicom_bytes(draw_slice(1), Modality="MR", Manufacturer="a name of some length")
+    cut = cut[: cut.index(b"some")]
+    broken = {"head": whole[:200], "cut": cut, "text": b"no picture", "empty": b"", **good}
     found = list(classify_drop(CLASSIFIER, files_of(broken)))
     errors = {answer.input: answer.error for answer in found if answer.error}
-    assert set(errors) == {"head", "text", "empty"}
+    assert set(errors) == {"head", "cut", "text", "empty"}
+    assert errors["cut"] == "truncated or damaged DICOM file"
     assert errors["empty"] == "empty file"
     (study,) = [answer for answer in found if not answer.error]
     assert study.slices is not None
@@ -537,6 +565,14 @@ def encrypted() -> bytes:
     return bytes(data)
 
 
+def claiming() -> bytes:
+    """A bomb whose directory claims that it is packed in more bytes than there are."""
+    data = bytearray(zipped({"a.dcm": bytes(80 << 20)}))
+    at = data.rindex(b"PK\x01\x02") + 20
+    data[at : at + 4] = (70 << 20).to_bytes(4, "little")
+    return bytes(data)
+
+
 def link() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -560,6 +596,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "absolute": (lambda: zipped({"/etc/evil.png": PICTURE}), "points outside"),
     "drive": (lambda: zipped({"C:\\evil.png": PICTURE}), "points outside"),
     "bomb": (lambda: zipped({str(i): bytes(4 << 20) for i in range(20)}), "zip bomb"),
+    "claims": (claiming, "zip bomb"),
     "encrypted": (encrypted, "encrypted"),
     "nested": (lambda: zipped({"in.zip": zipped({"a.png": PICTURE})}), "a zip within a zip"),
     "bzip2": (lambda: zipped({"a.png": PICTURE}, zipfile.ZIP_BZIP2), "another method than deflate"),
@@ -615,6 +652,20 @@ def test_a_black_slice_is_no_bomb() -> None:
                         ImagePositionPatient=[0, 0, 0])  # fmt: skip
     (study,), unusable, _ = found_in([DropFile("z", zipped({"black": black}))])
     assert (study.series[0].count, unusable) == (1, [])
+
+
+def test_a_member_is_in_memory_once() -> None:
+    size = 16 << 20
+    noise = np.random.default_rng(0).integers(0, 30, size, np.uint8).tobytes()
+    reader = zips.ZipReader(zipped({"a": noise}), CAPS)
+    ((_, info),) = reader.members
+    tracemalloc.start()
+    try:
+        assert reader.unpack(info, 2 * size) == noise
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * size
 
 
 def test_many_zips_are_not_all_open_at_once(tmp_path: Path) -> None:

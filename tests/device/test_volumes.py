@@ -248,6 +248,12 @@ def test_nothing_of_the_patient_is_read_or_told(tmp_path: Path) -> None:
             assert secret not in done.stdout + done.stderr
 
 
+def cut_in_an_element() -> bytes:
+    """A file that ends before it tells of its picture, within another element."""
+    data = dicom_bytes(DEEP, Manufacturer="a name of some length")
+    return data[: data.index(b"some")]
+
+
 def test_dicom_that_is_refused() -> None:
     cases = {
         "without an image": pydicom_without_pixels(),
@@ -256,6 +262,7 @@ def test_dicom_that_is_refused() -> None:
             b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99\0"
         ),
         "truncated or damaged": dicom_bytes(DEEP)[:-1000],
+        "truncated or damaged DICOM": cut_in_an_element(),
     }
     for reason, data in cases.items():
         with pytest.raises(InputError, match=reason):

@@ -59,9 +59,31 @@ def test_it_is_no_link(path: Path, folder: Path) -> None:
     path.parent.mkdir()
     (path.parent / "other").write_bytes(b"keep")
     path.symlink_to(path.parent / "other")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(UsageError, match="no regular file"):
         Journal(path, folder)
     assert (path.parent / "other").read_bytes() == b"keep"
+
+
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can give a file away"
+)
+@pytest.mark.parametrize("which", ["", "-wal", "-journal"])
+def test_a_strangers_is_refused(which: str, path: Path, folder: Path) -> None:
+    """It could name any file as that of an answer; so could what SQLite takes into it."""
+    Journal(path, folder).close()
+    other = Path(f"{path}{which}")
+    other.touch()
+    os.chown(other, 65534, 65534)
+    with pytest.raises(UsageError, match="another user's"):
+        Journal(path, folder)
+
+
+@pytest.mark.parametrize("which", ["-wal", "-journal"])
+def test_nothing_beside_it_is_a_link(which: str, path: Path, folder: Path) -> None:
+    Journal(path, folder).close()
+    Path(f"{path}{which}").symlink_to(path)
+    with pytest.raises(UsageError, match="no regular file"):
+        Journal(path, folder)
 
 
 def test_two_at_once_are_refused(path: Path, folder: Path) -> None:

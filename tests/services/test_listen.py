@@ -24,7 +24,7 @@ from pynetdicom.sop_class import MRImageStorage
 
 from edge_runtime.commands.listen import Archive, Title
 from edge_runtime.commands.main import command
-from edge_runtime.errors import UsageError
+from edge_runtime.errors import BtcError, ExitCode, UsageError
 from edge_runtime.services.spool import digest
 from tests.services.dicom_peers import NAME, NUMBER, STUDY, connect, drawn_file, drawn_study, send
 
@@ -334,6 +334,25 @@ def test_a_missing_package_is_named_with_its_extra(
     with pytest.raises(UsageError) as caught:
         invoked("--spool", str(tmp_path / "s"), "--out", str(tmp_path / "o"), *words)
     assert str(caught.value) == f"the package {package} is missing: pip install '{extra}'"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "203.0.113.1", "..", "no.such.host.invalid"])
+def test_an_address_that_cannot_be_had_is_named(tmp_path: Path, host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = ("--host", host, "--port", port, "--allow", "PEER")
+        with pytest.raises(BtcError) as caught:
+            invoked("--spool", str(tmp_path / "s"), "--out", str(tmp_path / "o"), *words)
+    assert str(caught.value).startswith(f"cannot listen at {host} port {port}: ")
+    assert caught.value.exit_code == ExitCode.FAILED
+
+
+def test_a_folder_for_results_that_cannot_be_made_is_told_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    places = {name: str(tmp_path / name) for name in ("spool", "out", "file/results")}
+    with pytest.raises(NotADirectoryError, match="results"):
+        invoked("--spool", places["spool"], "--out", places["out"],
+                "--results-folder", places["file/results"])  # fmt: skip
 
 
 def test_help_is_light() -> None:

@@ -234,6 +234,8 @@ def test_slices_of_a_study_are_scrolled(visit: Open, files: Path) -> None:
     page = visit(PHONE)
     choose_series(page, files)
     shown = card(page, "DICOM files")
+    seen, wide = shown.locator(".wide").first.evaluate("e => [e.clientWidth, e.scrollWidth]")
+    assert wide <= seen, "whether a series was used stands in the last column"
     slider, where = shown.get_by_role("slider"), shown.locator(".where")
     slider.press("Home")
     first = shown.locator("img").get_attribute("src")

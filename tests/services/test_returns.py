@@ -10,10 +10,10 @@ import pytest
 from edge_runtime.classifier import Classifier
 from edge_runtime.services import results
 from edge_runtime.services.delivery import Outbox
-from edge_runtime.services.desk import Answered
 from edge_runtime.services.journal import Record
 from edge_runtime.services.returns import Returns
 from edge_runtime.services.spool import Spool, digest
+from edge_runtime.services.watcher import Answered
 from edge_runtime.studies.drop import DropFile
 from tests.services.dicom_peers import STUDY, drawn_file
 

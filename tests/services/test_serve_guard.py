@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import socket
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -287,16 +289,27 @@ def test_the_log_names_no_file_and_nobody() -> None:
         server.ask("DOE", "/healthz")
         server.classify(b"Doe^Jane is no picture", "?study=1")
         server.classify(b"Doe", "?Doe=1")
+        noted = server.classify(zipped()).headers["x-request-id"]
         server.raw(b"Doe / HTTP/1.1\r\nDoe\r\n\r\n")
         identity = server.ask("GET", "/healthz").headers["x-request-id"]
         assert server.end() == 0
         text = "".join(server.lines)
     assert "Doe" not in text.title()
-    lines = text.splitlines()[1:-1]
+    note, *lines = sorted(text.splitlines()[1:-1], key=lambda line: not line.startswith("passed"))
+    assert note == f"passed over 2 files that are no images in {noted}"
     shape = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (GET|POST|other) \S+ \d{3} \d+ B \d+ ms [0-9a-f]{8}"
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert all(re.fullmatch(shape, line) for line in lines)
     assert lines[-1].endswith(identity)
+
+
+def zipped() -> bytes:
+    """A zip of a picture and what is none; of such names what looks like a suffix is one's own."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in {"Doe.png": SLICE, "Jane.Doe": b"text", "Doe.txt": b"text"}.items():
+            archive.writestr(name, data)
+    return out.getvalue()
 
 
 # What is no request, or pretends

@@ -31,10 +31,10 @@ from hypothesis import strategies as st
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import ModelError
 from edge_runtime.services import api
+from edge_runtime.services.pool import Bodies, Body, Full, Slots, TooLarge
 from edge_runtime.services.server import LINES, Ending, Log, make_server, open_socket, serve
 from edge_runtime.services.settings import Settings
-from edge_runtime.services.upload import Answered
-from edge_runtime.services.work import Bodies, Body, Full, Slots, TooLarge
+from edge_runtime.services.upload import Reply
 from tests.services.serving import PATIENCE, SLICE, parse, pieces, refused, served
 
 POST = (
@@ -57,13 +57,13 @@ class Work:
         self.may_end = threading.Event()
         self._changed = threading.Condition()
 
-    def __call__(self, classifier: Classifier, data: bytes, study: bool, shown: bool) -> Answered:
+    def __call__(self, classifier: Classifier, data: bytes, study: bool, shown: bool) -> Reply:
         with self._changed:
             self.begun.append(data)
             self.threads.add(threading.get_ident())
             self._changed.notify_all()
         assert self.may_end.wait(PATIENCE)
-        return Answered(b"[]", Counter())
+        return Reply(b"[]", Counter(), [])
 
     def wait_for(self, count: int) -> None:
         with self._changed:
@@ -283,7 +283,7 @@ def test_bodies_never_hold_more_than_they_may(steps: list[tuple[int, int, bool]]
 def test_what_nobody_expected_is_an_answer_without_its_words(
     error: Exception, status: int, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> Answered:
+    def fail(*_: Any) -> Reply:
         raise error
 
     lines: list[str] = []
@@ -300,6 +300,24 @@ def test_what_nobody_expected_is_an_answer_without_its_words(
         assert (asked.header("x-request-id") in said) or status == 503
 
     run(test)
+
+
+def test_what_is_left_out_of_a_body_is_a_few_lines_in_the_log(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    many = Reply(b"[]", Counter(), ["something"] * 5000)
+    monkeypatch.setattr(api, "answer_body", lambda *_: many)
+    app, _ = api.make_app(classifier, Settings(), lines.append)
+
+    async def test() -> None:
+        asked = Asked(app).send(b"x", more=False)
+        assert await asked.status() == 200
+        assert lines[0] == f"something in {asked.header('x-request-id')}"
+        assert lines[10].startswith("4990 more such lines in ")
+
+    run(test)
+    assert len(lines) == 12
 
 
 # Connections: a server in a thread of this process, with limits too short for a person
@@ -476,8 +494,9 @@ def test_a_port_in_use_is_one_line() -> None:
         (("--host", "no.such.host.invalid"), 2, "--host"),
         (("--allow-host", "http://x/"), 2, "--allow-host"),
         (("--allow-host", "x:80"), 2, "--allow-host"),
-        (("--tls-cert", "cert.pem"), 2, "go together"),
-        (("--tls-cert", "none.pem", "--tls-key", "none.pem"), 2, "--tls-cert"),
+        (("--tls-cert", __file__), 2, "go together"),
+        (("--tls-cert", __file__, "--tls-key", __file__), 2, f"no TLS with {__file__}"),
+        (("--tls-cert", __file__, "--tls-key", "none.pem"), 2, "File 'none.pem' does not exist"),
         (("--model", "none.tflite"), 3, "none.tflite"),
         (("--workers", "0"), 2, "--workers"),
     ],
@@ -529,8 +548,8 @@ def test_the_log_waits_for_nobody() -> None:
     assert stream.getvalue().startswith("0\n1\n2\n")
 
 
-def test_https(tmp_path: Path) -> None:
-    import ssl
+def certificate(folder: Path, password: bytes = b"") -> tuple[Path, Path]:
+    """PEM files of a certificate of localhost and its key."""
     from datetime import datetime, timedelta, timezone
 
     pytest.importorskip("cryptography")
@@ -544,14 +563,29 @@ def test_https(tmp_path: Path) -> None:
     built = built.not_valid_before(now - timedelta(1)).not_valid_after(now + timedelta(1))
     built = built.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
     cert = built.sign(key, hashes.SHA256())
-    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    hidden = (
+        serialization.BestAvailableEncryption(password) if password
+        else serialization.NoEncryption()
+    )  # fmt: skip
+    files = folder / "cert.pem", folder / "key.pem"
     files[0].write_bytes(cert.public_bytes(serialization.Encoding.PEM))
     files[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )  # fmt: skip
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
+    )
+    return files
+
+
+def test_a_key_with_a_password_is_refused_and_not_asked_for(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path, b"secret")
+    got, line = refused("--port", 0, "--tls-cert", cert, "--tls-key", key)
+    assert got == 2
+    assert line.endswith(f"{key}: no PEM of a certificate and its key, without a password\n")
+
+
+def test_https(tmp_path: Path) -> None:
+    import ssl
+
+    files = certificate(tmp_path)
     trust = ssl.create_default_context(cafile=str(files[0]))
     with served("--tls-cert", files[0], "--tls-key", files[1]) as server:
         assert "https://" in "".join(server.lines)

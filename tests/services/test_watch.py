@@ -211,6 +211,26 @@ main()
 """
 
 
+def test_it_says_what_it_does_and_which_kinds_of_file_it_cannot_read(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    draw(folder, range(1))
+    script = WITHOUT.replace('"watchfiles"', '"pydicom"')
+    command = [sys.executable, "-c", script, "watch", str(folder), *SOON]
+    done = subprocess.run([*command, "--once"], capture_output=True, text=True, timeout=PATIENCE)
+    (missing, answered) = done.stderr.splitlines()
+    assert "DICOM files get no answer: they need pydicom: pip install" in missing
+    assert "answered" in answered
+    with subprocess.Popen(
+        [*command, "--poll", "0.5"], stderr=subprocess.PIPE, text=True
+    ) as process:
+        lines = [process.stderr.readline() for _ in range(2)]  # type: ignore[union-attr]
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+    assert lines[0].rstrip() == missing
+    assert lines[1] == "btc-edge: watching, every 0.5 s; research use only, not for diagnosis\n"
+    assert process.returncode == 0
+
+
 def test_without_the_package_it_looks_itself(tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     draw(folder, range(1))

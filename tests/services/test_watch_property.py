@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from edge_runtime.services import desk as desk_module
-from edge_runtime.services.desk import Desk
+from edge_runtime.services import watcher as watcher_module
 from edge_runtime.services.journal import ANSWERED, WORKING
+from edge_runtime.services.watcher import Watcher
 from tests.services.watched import Killed, Ward, classify_bytes, picture, scan_file
 
 NAMES = st.sampled_from(["a.png", "b.png", "below/a.png", "x", "y", "below/z"])
@@ -25,12 +25,12 @@ CONTENTS = [*map(picture, range(3)), *(scan_file(u, n) for u in ("1.2", "1.3") f
 @pytest.fixture(autouse=True, scope="module")
 def _bytes_only() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(desk_module, "classify_drop", classify_bytes)
+        patch.setattr(watcher_module, "classify_drop", classify_bytes)
         yield
 
 
-class Ends(Desk):
-    """A desk whose process ends at a step that is a number of steps ahead."""
+class Ends(Watcher):
+    """A watcher whose process ends at a step that is a number of steps ahead."""
 
     ahead = 0
 
@@ -43,7 +43,7 @@ class Ends(Desk):
 def _ending(name: str) -> Any:
     def step(self: Ends, *words: Any) -> Any:
         self._count()
-        result = getattr(Desk, name)(self, *words)
+        result = getattr(Watcher, name)(self, *words)
         self._count()
         return result
 
@@ -55,14 +55,14 @@ for _name in ("_begin", "_classify", "_write", "_write_answers", "_hand_over", "
 
 
 class Life(RuleBasedStateMachine):
-    """Others write to a folder while its desk works, and ends, and starts."""
+    """Others write to a folder while its watcher works, and ends, and starts."""
 
     def __init__(self) -> None:
         super().__init__()
         self._place = tempfile.TemporaryDirectory()
         Ends.ahead = 0
         self.ward = Ward(Path(self._place.name), settle=1.0, quiet=3.0, rescan=5.0, out=None)
-        self.ward.reopen(desk=Ends)
+        self.ward.reopen(watcher=Ends)
 
     @rule(name=NAMES, content=st.sampled_from(CONTENTS))
     def comes(self, name: str, content: bytes) -> None:
@@ -84,7 +84,7 @@ class Life(RuleBasedStateMachine):
         try:
             self.ward.pass_time(seconds)
         except Killed:
-            self.ward.reopen(desk=Ends)
+            self.ward.reopen(watcher=Ends)
 
     @rule(ahead=st.integers(1, 30))
     def will_end(self, ahead: int) -> None:
@@ -92,7 +92,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def is_restarted(self) -> None:
-        self.ward.reopen(desk=Ends)
+        self.ward.reopen(watcher=Ends)
 
     @invariant()
     def nothing_is_answered_twice(self) -> None:

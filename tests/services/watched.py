@@ -1,9 +1,9 @@
-"""A watched folder, and a desk whose clock is the test's; what it classifies is bytes."""
+"""A watched folder, and a watcher whose clock is the test's; what it classifies is bytes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +14,9 @@ import numpy as np
 from benchmarks.hostile.files import dicom_bytes
 from edge_runtime.classifier import Classifier
 from edge_runtime.decision.prediction import Prediction, Status
-from edge_runtime.services.desk import Desk
+from edge_runtime.files import Note
 from edge_runtime.services.journal import Journal
+from edge_runtime.services.watcher import Watcher
 from edge_runtime.studies.drop import DropFile
 
 SETTLE, QUIET, RESCAN = 2.0, 30.0, 60.0
@@ -32,7 +33,12 @@ def ok(name: str, digest: str | None = None, **more: Any) -> Prediction:
 
 
 def classify_bytes(
-    _classifier: object, files: list[DropFile], *, workers: int, heatmaps: Path | None
+    _classifier: object,
+    files: list[DropFile],
+    *,
+    workers: int,
+    heatmaps: Path | None,
+    tell: Callable[[Note], None],
 ) -> Iterator[Prediction]:
     """In the place of `classify_drop`: an answer tells what its files held."""
     assert workers >= 1
@@ -59,7 +65,7 @@ class Ward:
 
     Args:
         place: an empty folder.
-        settings: of `Desk`; `out` None puts the answers beside the files.
+        settings: of `Watcher`; `out` None puts the answers beside the files.
     """
 
     def __init__(self, place: Path, **settings: Any) -> None:
@@ -72,13 +78,13 @@ class Ward:
         self.lines: list[str] = []
         self.open()
 
-    def open(self, model: str = "model 1", desk: type[Desk] = Desk, **more: Any) -> None:
+    def open(self, model: str = "model 1", watcher: type[Watcher] = Watcher, **more: Any) -> None:
         """Start a process."""
         self.journal = Journal(self.place / "journal", self.folder)
         settings = {**self.settings, **more}
         out = settings.pop("out")
         classifier = cast(Classifier, SimpleNamespace(model=SimpleNamespace(tag=model)))
-        self.desk = desk(
+        self.watcher = watcher(
             classifier, self.folder, out, self.journal, tell=self.lines.append, **settings
         )
 
@@ -92,13 +98,13 @@ class Ward:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-        self.desk.notify(path)
+        self.watcher.notify(path)
         return path
 
     def wait(self, seconds: float = 0.0) -> None:
-        """Time goes by: the desk does what is due then."""
+        """Time goes by: the watcher does what is due then."""
         self.now += seconds
-        while self.desk.step(self.now) <= 0:
+        while self.watcher.step(self.now) <= 0:
             pass
 
     def pass_time(self, seconds: float = RESCAN + QUIET + 2 * SETTLE) -> None:

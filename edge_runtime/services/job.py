@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.files import Note
 from edge_runtime.services.arrivals import ANSWER, Work
 from edge_runtime.studies.drop import DropFile
 
@@ -25,7 +26,7 @@ _UID = re.compile(r"[0-9.]{1,64}")  # DICOM PS3.5, section 9.1; anything else ma
 
 
 @dataclass
-class Promise:
+class Job:
     """A subject as it was read, whose answer is due.
 
     Attributes:
@@ -36,6 +37,8 @@ class Promise:
         answers: once it is classified; a zip file may have several.
         changed: whether a file changed while it was worked on.
         problem: why the answer could not be delivered.
+        missing: what is to be installed before there can be an answer.
+        notes: on what is left out or guessed.
     """
 
     work: Work
@@ -45,11 +48,13 @@ class Promise:
     answers: tuple[Prediction, ...] = ()
     changed: bool = False
     problem: str | None = None
+    missing: str | None = None
+    notes: list[Note] = field(default_factory=list)
 
     @property
     def is_kept(self) -> bool:
         """Whether nothing has come between."""
-        return not self.changed and self.problem is None
+        return not self.changed and self.problem is None and self.missing is None
 
     @cached_property
     def content(self) -> str:
@@ -62,7 +67,7 @@ class Promise:
         """Of a study by its UID; of a file by path and content, so that it cannot be found by
         trying paths."""
         if self.work.uid is not None:
-            return _digest(self.work.uid.encode("utf-8", "surrogateescape"))
+            return study_id(self.work.uid)
         return _digest(os.fsencode(self.work.path) + b"\0" + self.content.encode())
 
     @property
@@ -99,16 +104,16 @@ class Promise:
         ]
 
 
-class Renamed:
-    """Answers that call files as a promise does. What came from a path is called by its name in
+class Naming:
+    """Answers that call files as a job does. What came from a path is called by its name in
     the drop; a member of a zip file, whose name can name a patient too, by a number."""
 
-    def __init__(self, promise: Promise, folder: Path) -> None:
-        drop = promise.drop(folder)
+    def __init__(self, job: Job, folder: Path) -> None:
+        drop = job.drop(folder)
         paths = [(f.source, f.name) for f in drop if isinstance(f.source, os.PathLike)]
         self._names = {os.fspath(path): name for path, name in paths}
         self._names |= {file.name: file.name for file in drop}
-        self._by_path = promise.by_path
+        self._by_path = job.by_path
         self._members: dict[str, int] = {}
 
     def answer(self, answer: Prediction) -> Prediction:
@@ -133,6 +138,11 @@ class Renamed:
                     return called + name[len(known) :]
                 return f"{called}/{self._members.setdefault(name, len(self._members) + 1)}"
         return name
+
+
+def study_id(uid: str) -> str:
+    """What stands for a study where nothing is to be named."""
+    return _digest(uid.encode("utf-8", "surrogateescape"))
 
 
 def _digest(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The desk behind btc-edge watch, step by step, by a clock of the tests' own."""
+"""The watcher behind btc-edge watch, step by step, by a clock of the tests' own."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
+from edge_runtime.decision.prediction import failure
 from edge_runtime.errors import DataError, InputError, ModelError, UsageError
+from edge_runtime.files import Note
 from edge_runtime.services import arrivals
-from edge_runtime.services import desk as desk_module
-from edge_runtime.services.desk import MOST_TRIES, Answered, Desk, check_places
-from edge_runtime.services.journal import ANSWERED, REPLACED
+from edge_runtime.services import watcher as watcher_module
+from edge_runtime.services.journal import ANSWERED, GONE, REPLACED
+from edge_runtime.services.watcher import MOST_TRIES, Answered, Watcher, check_places
 from tests.services.watched import (
     QUIET,
     SETTLE,
@@ -34,7 +39,7 @@ Make = Callable[..., Ward]
 
 @pytest.fixture(autouse=True)
 def _bytes_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk_module, "classify_drop", classify_bytes)
+    monkeypatch.setattr(watcher_module, "classify_drop", classify_bytes)
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def test_a_folder_that_is_moved_in_is_looked_through(make: Make, tmp_path: Path)
     (tmp_path / "from" / "deep").mkdir(parents=True)
     (tmp_path / "from" / "deep" / "a.png").write_bytes(picture(1))
     (tmp_path / "from").rename(ward.folder / "from")
-    ward.desk.notify(ward.folder / "from")
+    ward.watcher.notify(ward.folder / "from")
     ward.wait()
     ward.wait(SETTLE)
     assert len(ward.answers()) == 1
@@ -93,7 +98,7 @@ def test_the_folders_own_path_has_all_of_it_looked_at(make: Make) -> None:
     ward.wait()
     (ward.folder / "a.png").write_bytes(picture(1))
     ward.wait(SETTLE)
-    ward.desk.notify(ward.folder)
+    ward.watcher.notify(ward.folder)
     ward.wait()
     ward.wait(SETTLE)
     assert len(ward.answers()) == 1
@@ -115,7 +120,7 @@ def test_an_upload_that_gets_its_name_at_the_end_is_answered_then(make: Make) ->
     ward = make()
     part = ward.put("a.png.part", picture(1))
     ward.pass_time(5)
-    ward.desk.notify(part.rename(ward.folder / "a.png"))
+    ward.watcher.notify(part.rename(ward.folder / "a.png"))
     ward.pass_time(5)
     assert digests(ward.answers()) == [digest(picture(1))]
 
@@ -128,10 +133,66 @@ def test_links_are_not_followed(make: Make, tmp_path: Path) -> None:
     (ward.folder / "folder").symlink_to(tmp_path / "other")
     (ward.folder / "round").symlink_to(ward.folder)
     for name in ("file.png", "folder", "folder/a.png", "round/file.png"):
-        ward.desk.notify(ward.folder / name)  # as a system would that follows links
+        ward.watcher.notify(ward.folder / name)  # as a system would that follows links
     ward.pass_time()
     assert (ward.answers(), ward.states()) == ({}, {})
     assert sorted(line.partition(": ")[2] for line in ward.lines) == ["a link: not followed"] * 3
+
+
+def test_a_folder_that_becomes_a_link_is_not_followed(make: Make, tmp_path: Path) -> None:
+    """Neither to read a foreign file nor to write an answer beside it."""
+    ward = make(out=None, names=True)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "a.png").write_bytes(picture("foreign"))
+    ward.put("below/a.png", picture("own"))
+    ward.wait()
+    shutil.rmtree(ward.folder / "below")
+    (ward.folder / "below").symlink_to(tmp_path / "foreign")
+    ward.pass_time()
+    assert (ward.answers(), ward.answers(tmp_path / "foreign"), ward.states()) == ({}, {}, {})
+    assert sorted(ward.lines) == [
+        "below/a.png: cannot be read: a folder above it is a link", "below: a link: not followed",
+    ]  # fmt: skip
+
+
+def test_a_folder_that_becomes_a_link_while_a_file_is_worked_on_gets_no_answer(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "foreign"
+
+    def swap(_: object, files: list[Any], **how: Any) -> Any:
+        answers = list(classify_bytes(_, files, **how))
+        (ward.folder / "below").rename(foreign)
+        (ward.folder / "below").symlink_to(foreign)
+        return iter(answers)
+
+    monkeypatch.setattr(watcher_module, "classify_drop", swap)
+    ward = make(out=None)
+    ward.put("below/a.png", picture("own"))
+    ward.pass_time()
+    assert (ward.answers(), ward.answers(foreign), ward.states()) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("half", ["v.hdr", "v.img"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_pair_of_which_one_half_is_a_link_is_not_read(
+    half: str, late: bool, make: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "foreign").write_bytes(b"foreign")
+    ward = make(names=True)
+    for name in ("v.hdr", "v.img"):
+        if name != half or late:
+            ward.put(name, b"own")
+    ward.wait()
+    if late:
+        ward.wait(SETTLE)
+        (ward.folder / half).unlink()
+    (ward.folder / half).symlink_to(tmp_path / "foreign")
+    ward.pass_time()
+    ward.pass_time()
+    assert (ward.answers(), ward.states()) == ({}, {})
+    other = {"v.hdr": "v.img", "v.img": "v.hdr"}[half]
+    assert ward.lines.count(f"{other}: its other half is a link: not followed") == 1
 
 
 def test_what_is_no_file_is_never_opened(make: Make) -> None:
@@ -166,7 +227,7 @@ def test_what_cannot_be_used_is_an_answer_and_not_tried_again_until_it_changes(
         asked.append(files[0].name)
         raise InputError("damaged")
 
-    monkeypatch.setattr(desk_module, "classify_drop", refuse)
+    monkeypatch.setattr(watcher_module, "classify_drop", refuse)
     ward = make(names=True)
     ward.put("a.png", picture(1))
     ward.pass_time()
@@ -184,7 +245,6 @@ def test_what_cannot_be_used_is_an_answer_and_not_tried_again_until_it_changes(
 @pytest.mark.parametrize(
     ("problem", "told"),
     [
-        (ModuleNotFoundError("no", name="pydicom"), "needs the package pydicom: pip install"),
         (MemoryError(), "not enough memory"),
         (ZeroDivisionError("by zero"), "unexpected ZeroDivisionError"),
     ],
@@ -197,7 +257,7 @@ def test_one_bad_file_ends_nothing(
             raise problem
         return classify_bytes(_, files, **how)
 
-    monkeypatch.setattr(desk_module, "classify_drop", fail)
+    monkeypatch.setattr(watcher_module, "classify_drop", fail)
     ward = make(names=True)
     for name in ("a.png", "bad.png", "c.png"):
         ward.put(name, picture(name))
@@ -206,11 +266,77 @@ def test_one_bad_file_ends_nothing(
         "a.png.btc.json": "ok", "bad.png.btc.json": "error", "c.png.btc.json": "ok",
     }  # fmt: skip
     assert told in ward.answers()["bad.png.btc.json"][0]["error"]
-    assert ward.desk.failed
+    assert ward.watcher.failed
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_what_only_lacks_a_package_is_tried_again_after_a_restart(
+    raised: bool, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no fault of the file, so no answer says that it cannot be used."""
+    line = "DICOM files need the package pydicom: pip install 'btc-edge[dicom]'"
+
+    def lack(_: object, files: list[Any], **how: Any) -> Any:
+        if files[0].name == "a.png":
+            return classify_bytes(_, files, **how)
+        if raised:
+            raise ModuleNotFoundError("no", name="pydicom")
+        return iter([failure(file.name, "m", line) for file in files])
+
+    with monkeypatch.context() as before:
+        before.setattr(watcher_module, "classify_drop", lack)
+        ward = make(names=True)
+        for name in ("a.png", "b.png"):
+            ward.put(name, picture(name))
+        for number in range(2):
+            ward.put(f"s{number}", scan_file("1.2", number))
+        ward.pass_time()
+        ward.pass_time()
+        assert ward.watcher.failed
+    assert list(ward.answers()) == ["a.png.btc.json"]
+    told = [each for each in ward.lines if "package pydicom" in each]
+    assert {each.partition(": ")[0] for each in told} == {"b.png", "1.2"}
+    assert len(told) == 2, "it is told once"
+    assert all(each.endswith("tried again after a restart") for each in told)
+    ward.reopen()
+    ward.pass_time()
+    assert list(ward.answers()) == ["1.2.btc.json", "a.png.btc.json", "b.png.btc.json"]
+
+
+def test_a_study_of_which_something_is_answered_waits_for_no_package(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def some(_: object, files: list[Any], **__: Any) -> Any:
+        lacks = failure(files[0].name, "m", "needs the package pylibjpeg: pip install pylibjpeg")
+        yield ok("1.2", slices=(ok(files[0].name), lacks))
+
+    monkeypatch.setattr(watcher_module, "classify_drop", some)
+    ward = make()
+    ward.put("s", scan_file("1.2"))
+    ward.pass_time()
+    assert list(ward.answers()) == ["1.2.btc.json"]
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_what_is_left_out_of_a_drop_is_told(
+    names: bool, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave_out(_: object, files: list[Any], tell: Any, **how: Any) -> Any:
+        tell(Note(files[0].name, "passed over 1 file that is no image", ": 1 .doe, such as x.doe"))
+        return classify_bytes(_, files, tell=tell, **how)
+
+    monkeypatch.setattr(watcher_module, "classify_drop", leave_out)
+    ward = make(names=names)
+    ward.put("doe.zip", b"PK\x03\x04")
+    ward.pass_time(10)
+    first, second = ward.lines
+    assert "passed over 1 file that is no image" in first
+    assert ("doe" in first, "doe" in second) == (names, names)
+    assert first.partition(":")[0] == second.partition(":")[0]
 
 
 def test_a_drop_without_an_image_is_an_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk_module, "classify_drop", lambda *_, **__: iter(()))
+    monkeypatch.setattr(watcher_module, "classify_drop", lambda *_, **__: iter(()))
     ward = make()
     ward.put("a.zip", b"PK\x03\x04")
     ward.pass_time(10)
@@ -262,7 +388,7 @@ def test_a_file_that_changes_while_it_is_worked_on_comes_again(
             files[0].source.write_bytes(picture("another"))
         return classify_bytes(_, files, **how)
 
-    monkeypatch.setattr(desk_module, "classify_drop", change)
+    monkeypatch.setattr(watcher_module, "classify_drop", change)
     ward = make(names=True)
     ward.put("a.png", picture("one"))
     ward.pass_time(10)
@@ -279,7 +405,7 @@ def test_a_file_that_changes_while_it_waits_for_its_turn_settles_anew(
             last.write_bytes(picture("more"))
         return classify_bytes(_, files, **how)
 
-    monkeypatch.setattr(desk_module, "classify_drop", grow)
+    monkeypatch.setattr(watcher_module, "classify_drop", grow)
     ward = make(names=True)
     for number in range(40):  # more than go together
         last = ward.put(f"{number:03d}.png", picture(number))
@@ -312,6 +438,48 @@ def test_a_file_that_may_not_be_read_is_told_once_and_tried_when_it_changes(
     path.chmod(0o640)  # which changes no more than the file's ctime
     ward.pass_time()
     assert len(ward.answers()) == 1
+    closed = True
+    path.write_bytes(picture(2))
+    ward.reopen(settle=0)
+    ward.watcher.run_once(threading.Event())
+    assert ward.watcher.failed, "an input without an answer"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as of Unix")
+def test_a_subfolder_that_may_not_be_read_is_told_once_and_read_when_it_may_be() -> None:
+    with TemporaryDirectory() as place:  # below a folder that anybody may pass
+        Path(place).chmod(0o777)
+        ward = Ward(Path(place), names=True)
+        ward.out.mkdir()
+        for folder in (ward.folder, ward.out):
+            folder.chmod(0o777)
+        ward.put("closed/a.png", picture(1))
+        ward.put("b.png", picture(2))
+        (ward.folder / "closed").chmod(0)
+        with as_nobody():
+            ward.pass_time()
+            ward.pass_time()
+        assert list(ward.answers()) == ["b.png.btc.json"]
+        told = [line for line in ward.lines if line.startswith("closed")]
+        assert told == ["closed: a folder that cannot be read: Permission denied"]
+        (ward.folder / "closed").chmod(0o755)
+        with as_nobody():
+            ward.pass_time()
+        assert list(ward.answers()) == ["b.png.btc.json", "closed/a.png.btc.json"]
+        ward.journal.close()
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Within, as a user whom permissions bind, which those of root do not."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 def test_files_of_a_study_are_answered_together_once_no_further_one_came(make: Make) -> None:
@@ -395,7 +563,7 @@ def test_no_name_of_a_file_leaks_unless_it_is_asked_for(
         }
         yield ok(f"{files[0].source}", slices=(ok(f"{files[0].source}/Mustermann"),), study=study)
 
-    monkeypatch.setattr(desk_module, "classify_drop", members)
+    monkeypatch.setattr(watcher_module, "classify_drop", members)
     ward = make()
     names = (
         "Mustermann.zip",
@@ -519,7 +687,7 @@ def test_heatmaps_appear_with_their_answer_and_without_names(
         (heatmaps / "Mustermann-12345678.png").write_bytes(b"drawn")
         yield ok(files[0].name, "12345678", heatmap=str(heatmaps / "Mustermann-12345678.png"))
 
-    monkeypatch.setattr(desk_module, "classify_drop", draw)
+    monkeypatch.setattr(watcher_module, "classify_drop", draw)
     ward = make(heatmaps=tmp_path / "heat")
     ward.put("Mustermann.png", picture(1))
     ward.pass_time(5)
@@ -535,7 +703,7 @@ def test_a_full_disk_loses_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) 
     ward = make(names=True)
     ward.put("a.png", picture(1))
     with monkeypatch.context() as patch:
-        patch.setattr(desk_module, "write_text", full)
+        patch.setattr(watcher_module, "write_text", full)
         ward.pass_time()
     assert ward.answers() == {}
     assert "a.png: the answer cannot be written: No space left on device: tried again later" in (
@@ -617,15 +785,15 @@ def test_what_fails_to_be_handed_over_is_handed_over_again(make: Make) -> None:
 STEPS = ("_begin", "_classify", "_write", "_write_answers", "_hand_over", "_finish")
 
 
-def dies(step: str, before: bool) -> type[Desk]:
-    """A desk whose process ends before or behind a step."""
+def dies(step: str, before: bool) -> type[Watcher]:
+    """A watcher whose process ends before or behind a step."""
 
-    def end(self: Desk, *words: Any) -> Any:
+    def end(self: Watcher, *words: Any) -> Any:
         if not before:
-            getattr(Desk, step)(self, *words)
+            getattr(Watcher, step)(self, *words)
         raise Killed
 
-    return type("Dies", (Desk,), {step: end})
+    return type("Dies", (Watcher,), {step: end})
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
@@ -635,14 +803,14 @@ def test_a_process_that_ends_anywhere_loses_nothing_and_repeats_nothing(
     step: str, before: bool, late: bool, make: Make
 ) -> None:
     ward = make()
-    ward.reopen(desk=dies(step, before))
+    ward.reopen(watcher=dies(step, before))
     for number in range(3):
         ward.put(f"{number}.png", picture(number))
         ward.put(f"{number}", scan_file("1.2.3", number))
     for _ in range(2):
         with pytest.raises(Killed):
             ward.pass_time()
-        ward.reopen(desk=dies(step, before))
+        ward.reopen(watcher=dies(step, before))
     if late:
         ward.put("late", scan_file("1.2.3", 7))
     ward.reopen()
@@ -662,14 +830,52 @@ def test_a_process_that_ends_anywhere_loses_nothing_and_repeats_nothing(
 
 def test_what_went_while_no_process_ran_is_told(make: Make) -> None:
     ward = make(names=True)
-    ward.reopen(desk=dies("_write", before=True))
+    ward.reopen(watcher=dies("_write", before=True))
     paths = [ward.put(f"{number}.png", picture(number)) for number in range(2)]
     with pytest.raises(Killed):
         ward.pass_time()
     paths[0].unlink()
     ward.reopen()
     ward.pass_time()
-    assert ward.lines == ["0.png: gone before its turn", "1.png: answered: ok"]
+    assert ward.lines == ["1.png: answered: ok", "0.png: gone before its turn"]
+    ward.reopen()
+    ward.pass_time()
+    assert len(ward.lines) == 2, "it is told once"
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_a_study_that_went_while_no_process_ran_is_told_and_answered_if_it_comes_back(
+    names: bool, make: Make
+) -> None:
+    ward = make(names=names)
+    ward.reopen(watcher=dies("_write", before=True))
+    path = ward.put("s", scan_file("1.2.3"))
+    with pytest.raises(Killed):
+        ward.pass_time()
+    path.unlink()
+    ward.reopen()
+    ward.put("other.png", picture(1))
+    ward.pass_time()
+    shown = "1.2.3" if names else digest(b"1.2.3")[:12]
+    gone = f"{shown}: its files are gone, or cannot be read, before its turn"
+    assert ward.lines.count(gone) == 1
+    assert ward.states()["study:1.2.3"] == [(1, GONE, None)]
+    ward.put("s", scan_file("1.2.3"))
+    ward.pass_time()
+    assert ward.states()["study:1.2.3"] == [(1, ANSWERED, "ok")]
+    assert ward.lines.count(gone) == 1
+
+
+def test_once_ends_when_all_that_was_promised_is_gone(make: Make) -> None:
+    ward = make(names=True, settle=0, quiet=0)
+    ward.reopen(watcher=dies("_write", before=True))
+    path = ward.put("s", scan_file("1.2.3"))
+    with pytest.raises(Killed):
+        ward.pass_time()
+    path.unlink()
+    ward.reopen()
+    ward.watcher.run_once(threading.Event())
+    assert ward.states()["study:1.2.3"] == [(1, GONE, None)]
 
 
 def test_a_file_that_ends_the_process_each_time_is_an_error_at_last(
@@ -680,7 +886,7 @@ def test_a_file_that_ends_the_process_each_time_is_an_error_at_last(
             raise Killed
         return classify_bytes(_, files, **how)
 
-    monkeypatch.setattr(desk_module, "classify_drop", poison)
+    monkeypatch.setattr(watcher_module, "classify_drop", poison)
     ward = make(names=True)
     for number in range(4):
         ward.put(f"{number}.png", picture(number))
@@ -698,7 +904,7 @@ def test_a_file_that_ends_the_process_each_time_is_an_error_at_last(
 
 def test_what_an_ended_process_was_writing_is_cleared_away(make: Make) -> None:
     ward = make()
-    ward.reopen(desk=dies("_write", before=True))
+    ward.reopen(watcher=dies("_write", before=True))
     ward.put("a.png", picture(1))
     with pytest.raises(Killed):
         ward.pass_time()
@@ -715,7 +921,7 @@ def test_a_model_that_fails_ends_it(make: Make, monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object, **__: object) -> None:
         raise ModelError("it has no class maps")
 
-    monkeypatch.setattr(desk_module, "classify_drop", fail)
+    monkeypatch.setattr(watcher_module, "classify_drop", fail)
     ward = make()
     ward.put("a.png", picture(1))
     with pytest.raises(ModelError):

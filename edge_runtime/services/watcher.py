@@ -1,4 +1,4 @@
-"""A desk that answers what comes into a folder: each file or study once, whatever happens.
+"""Answers what comes into a folder: each file or study once, whatever happens.
 
 The order of steps is what makes it so; a process may end between any two of them:
 
@@ -35,19 +35,26 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edge_runtime.batch import in_order
 from edge_runtime.decision.prediction import Prediction, Status, failure
-from edge_runtime.errors import BtcError, DataError, InputError, UsageError, one_line
+from edge_runtime.errors import (
+    BtcError,
+    DataError,
+    InputError,
+    UsageError,
+    needs_package,
+    one_line,
+)
 from edge_runtime.files import is_hidden, write_text
 from edge_runtime.imaging.kinds import halves_of
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits
 from edge_runtime.services.arrivals import Arrivals, Work
+from edge_runtime.services.job import ID, SHORT, Job, Naming, study_id
 from edge_runtime.services.journal import Journal, Record, Seen, Stamp
-from edge_runtime.services.promise import ID, SHORT, Promise, Renamed
 from edge_runtime.studies.drop import DropFile, classify_drop
 
 if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier
 
-TOGETHER = 32  # small pictures whose promises are one transaction, and so are their answers
+TOGETHER = 32  # small pictures whose jobs are one transaction, and so are their answers
 WRITERS = 16  # threads that write answers
 MOST_TRIES = 5  # processes that may end over one subject
 WAKE = 0.5  # seconds after which a signal is heard at the latest
@@ -71,7 +78,7 @@ class Answered(NamedTuple):
     record: Record
 
 
-class Desk:
+class Watcher:
     """Answers what comes into a folder.
 
     Args:
@@ -131,7 +138,7 @@ class Desk:
         self._heard: SimpleQueue[str] = SimpleQueue()
         self._ready: deque[Work] = deque()
         self._next_scan = -inf  # at once
-        self._begun = False
+        self._looked_back = False  # at what an earlier process left
         self.failed = False  # whether any answer is an error, or was not delivered
 
     def notify(self, path: str | os.PathLike[str]) -> None:
@@ -157,10 +164,10 @@ class Desk:
             ModelError: the model fails.
         """
         pause = self.step(monotonic())
-        while not stop.is_set() and (self._ready or self._arrivals.until(monotonic()) is not None):
+        while not stop.is_set() and self._arrivals.is_there and not self._looked_back:
             self._wait(pause)
             pause = self.step(monotonic())
-        self.failed |= not self._arrivals.is_there
+        self.failed |= not self._arrivals.is_there or self._arrivals.unread
 
     def step(self, now: float) -> float:
         """Do what is due, of the work one batch.
@@ -177,9 +184,6 @@ class Desk:
         """
         try:
             self._hear(now)
-            if not self._begun:
-                self._begun = True
-                self._tell_of_gone()
             if now >= self._next_scan:
                 self._next_scan = now + self._rescan
                 self._arrivals.scan(now)
@@ -187,6 +191,9 @@ class Desk:
             if self._ready:
                 self._work(self._batch())
                 return 0.0
+            if not self._looked_back and self._arrivals.is_there and not self._is_due(now):
+                self._looked_back = True
+                self._give_up_gone()
         except sqlite3.OperationalError as error:  # as on a full disk
             self.failed = True
             self._say(f"the journal cannot be written: {error}: tried again later")
@@ -197,13 +204,22 @@ class Desk:
         due, rest = self._arrivals.until(now), max(0.0, self._next_scan - now)
         return rest if due is None else min(rest, due)
 
-    def _tell_of_gone(self) -> None:
-        """Of files that were promised an answer and went while no process ran. Where those of a
-        study lay, the journal does not know yet."""
+    def _is_due(self, now: float) -> bool:
+        """Whether anything waits for its turn."""
+        return bool(self._ready) or self._arrivals.until(now) is not None
+
+    def _give_up_gone(self) -> None:
+        """What was promised an answer and is not here once all that is here has had its turn."""
         for subject in self._journal.interrupted():
-            kind, _, path = subject.partition(":")
-            if kind == "file" and self._arrivals.stamp(path) is None:
-                self._tell(path, "gone before its turn")
+            kind, _, name = subject.partition(":")
+            if kind == "study":
+                shown = name if self._names else study_id(name)[:SHORT]
+                self._say(f"{shown}: its files are gone, or cannot be read, before its turn")
+            elif self._arrivals.stamp(name) is None:
+                self._tell(name, "gone before its turn")
+            else:  # a line has said why it is left
+                continue
+            self._journal.give_up(subject)
 
     def _wait(self, seconds: float) -> None:
         """Until something is heard, or a signal may have come."""
@@ -237,25 +253,27 @@ class Desk:
 
     def _work(self, batch: Sequence[Work]) -> None:
         """All steps of some subjects."""
-        promises: list[Promise] = []
+        jobs: list[Job] = []
         try:
             with self._journal.at_once():
-                promises += filter(None, map(self._begin, batch))
-            classified = list(in_order(self._classify, promises, self._workers))
+                jobs += filter(None, map(self._begin, batch))
+            classified = list(in_order(self._classify, jobs, self._workers))
             # Writing is waiting for the disk, which does it for several at once.
             written = in_order(self._write, classified, WRITERS)
-            self._finish([promise for promise in written if self._hand_over(promise)])
+            self._finish([job for job in written if self._hand_over(job)])
         finally:
             for work in batch:
                 self._arrivals.release(work)
-        for promise in promises:
-            if promise.changed:
-                self._take_back(promise)
-            elif promise.problem is not None:
+        for job in jobs:
+            if job.changed:
+                self._take_back(job)
+            elif job.missing is not None:
+                self._leave(job, job.missing)
+            elif job.problem is not None:
                 self.failed = True
-                self._tell_of(promise, f"{promise.problem}: tried again later")
+                self._tell_of(job, f"{job.problem}: tried again later")
 
-    def _begin(self, work: Work) -> Promise | None:
+    def _begin(self, work: Work) -> Job | None:
         """Steps 1 and 2; None where nothing is to be answered."""
         stamps = {path: self._arrivals.stamp(path) for path in work.paths}
         if any(stamps[path] not in (None, stamp) for path, stamp in work.paths.items()):
@@ -264,29 +282,34 @@ class Desk:
         files = self._read(work)
         if not files:
             return None
-        promise = Promise(work, files, self._by_path)
+        job = Job(work, files, self._by_path)
         record = self._journal.begin(
-            work.subject, promise.content, self._model, promise.answer_names(), self._again
+            work.subject, job.content, self._model, job.answer_names(), self._again
         )
         if record is None:
-            self._tell_of(promise, "answered before")
+            self._tell_of(job, "answered before")
             try:
                 if self._on_known is not None:
-                    self._on_known(self._drop(promise))
+                    self._on_known(self._drop(job))
             except (OSError, BtcError) as error:
                 self.failed = True
-                self._tell_of(promise, f"{one_line(error)}: tried again later")
+                self._tell_of(job, f"{one_line(error)}: tried again later")
                 return None
-            self._journal.already(work.subject, promise.content, files)
+            self._journal.already(work.subject, job.content, files)
             return None
-        promise.record = record
-        return promise
+        job.record = record
+        return job
 
     def _read(self, work: Work) -> tuple[Seen, ...]:
         """The files of a subject, with those behind its former answers."""
         paths = set(work.paths)
         for path in work.paths:
-            paths |= self._other_half(path)
+            other = self._other_half(path)
+            if any(os.path.islink(self._folder / half) for half in other):  # noqa: PTH114
+                why = "its other half is a link: not followed"
+                self._arrivals.refuse(path, self._arrivals.stamp(path), why)
+                return ()
+            paths |= other
         if work.uid is not None:
             paths |= {seen.path for seen in self._journal.files_of(work.subject)}
         files = []
@@ -298,7 +321,7 @@ class Desk:
             try:
                 files.append(Seen(path, stamp, self._digest(path)))
             except OSError as error:
-                self._arrivals.refuse(path, stamp, f"cannot be read: {error.strerror}")
+                self._arrivals.cannot_read(path, stamp, f"cannot be read: {error.strerror}")
         return tuple(files)
 
     def _other_half(self, path: str) -> set[str]:
@@ -322,106 +345,120 @@ class Desk:
             digest.update(str(size).encode())
         return digest.hexdigest()
 
-    def _classify(self, promise: Promise) -> Promise:
+    def _classify(self, job: Job) -> Job:
         """Step 3, in any thread."""
         try:
-            promise.answers = self._answers(promise)
+            job.answers = self._answers(job)
+            job.missing = _missing(job.answers)
         except InputError as error:
-            promise.answers = self._failure(promise, one_line(error))
+            job.answers = self._failure(job, one_line(error))
         except ModuleNotFoundError as error:
-            promise.answers = self._failure(promise, f"needs the package {error.name}: {HINT}")
+            job.missing = f"needs the package {error.name}: {HINT}"
         except MemoryError:
-            promise.answers = self._failure(promise, "not enough memory for this")
+            job.answers = self._failure(job, "not enough memory for this")
         except OSError as error:  # of an overlay; what cannot be read is an `InputError`
-            promise.problem = f"{NOT_WRITTEN}: {error.strerror or error}"
+            job.problem = f"{NOT_WRITTEN}: {error.strerror or error}"
         except BtcError:
             raise  # of the model
         except Exception as error:  # one bad file must not end the service for all others
             line = f"unexpected {type(error).__name__}: {one_line(error)}"
-            promise.answers = self._failure(promise, line)
-        return promise
+            job.answers = self._failure(job, line)
+        return job
 
-    def _answers(self, promise: Promise) -> tuple[Prediction, ...]:
-        if promise.record.tries > MOST_TRIES:
-            return self._failure(promise, f"the program ended {MOST_TRIES} times over it")
-        workers = 1 if promise.work.light else self._workers
+    def _answers(self, job: Job) -> tuple[Prediction, ...]:
+        if job.record.tries > MOST_TRIES:
+            return self._failure(job, f"the program ended {MOST_TRIES} times over it")
+        workers = 1 if job.work.light else self._workers
         answers = classify_drop(
-            self._classifier, promise.drop(self._folder),
-            workers=workers, heatmaps=self._overlays(promise),
+            self._classifier, job.drop(self._folder),
+            workers=workers, heatmaps=self._overlays(job), tell=job.notes.append,
         )  # fmt: skip
-        renamed = Renamed(promise, self._folder)
-        return tuple(map(renamed.answer, answers)) or self._failure(promise, "no image in it")
+        naming = Naming(job, self._folder)
+        return tuple(map(naming.answer, answers)) or self._failure(job, "no image in it")
 
-    def _overlays(self, promise: Promise) -> Path | None:
+    def _overlays(self, job: Job) -> Path | None:
         """Where the overlays lie until the answer is written."""
-        return self._heatmaps and self._heatmaps / f".part-{promise.id[:ID]}"
+        return self._heatmaps and self._heatmaps / f".part-{job.id[:ID]}"
 
-    def _failure(self, promise: Promise, error: str) -> tuple[Prediction, ...]:
-        return (failure(promise.name, self._model, error),)
+    def _failure(self, job: Job, error: str) -> tuple[Prediction, ...]:
+        return (failure(job.name, self._model, error),)
 
-    def _write(self, promise: Promise) -> Promise:
+    def _write(self, job: Job) -> Job:
         """Steps 4 and 5, in any thread."""
-        promise.changed = any(self._arrivals.stamp(f.path) != f.stamp for f in promise.files)
-        overlays = self._overlays(promise)
+        job.changed = any(self._arrivals.stamp(f.path) != f.stamp for f in job.files)
+        overlays = self._overlays(job)
         try:
-            if promise.is_kept:
-                promise.answers = tuple(self._kept(a, promise) for a in promise.answers)
-                self._write_answers(promise)
+            if job.is_kept:
+                job.answers = tuple(self._kept(a, job) for a in job.answers)
+                self._write_answers(job)
         except OSError as error:
-            promise.problem = f"{NOT_WRITTEN}: {error.strerror or error}"
+            job.problem = f"{NOT_WRITTEN}: {error.strerror or error}"
         if overlays is not None:
             rmtree(overlays, ignore_errors=True)
-        return promise
+        return job
 
-    def _kept(self, answer: Prediction, promise: Promise) -> Prediction:
+    def _kept(self, answer: Prediction, job: Job) -> Prediction:
         """The answer with its overlays moved to where they stay."""
-        parts = answer.slices and tuple(self._kept(part, promise) for part in answer.slices)
+        parts = answer.slices and tuple(self._kept(part, job) for part in answer.slices)
         if answer.heatmap is None or self._heatmaps is None:
             return replace(answer, slices=parts)
         made = Path(answer.heatmap)
         kept = self._heatmaps / made.name
         if not self._names:
             middle = "" if answer.slice is None else f"-{answer.slice:04d}"
-            kept = kept.with_name(f"{promise.id[:SHORT]}{middle}-{(answer.sha256 or '')[:8]}.png")
+            kept = kept.with_name(f"{job.id[:SHORT]}{middle}-{(answer.sha256 or '')[:8]}.png")
         os.replace(made, kept)
         return replace(answer, slices=parts, heatmap=os.fspath(kept))
 
-    def _write_answers(self, promise: Promise) -> None:
-        path = self._out / promise.record.name
-        if promise.record.tries > 1:
+    def _write_answers(self, job: Job) -> None:
+        path = self._out / job.record.name
+        if job.record.tries > 1:
             for part in path.parent.glob(_PART):  # of the process that ended
                 part.unlink(missing_ok=True)
-        lines = ",\n ".join(json.dumps(answer.to_json()) for answer in promise.answers)
+        lines = ",\n ".join(json.dumps(answer.to_json()) for answer in job.answers)
         write_text(path, f"[\n {lines}\n]\n")
 
-    def _hand_over(self, promise: Promise) -> bool:
+    def _hand_over(self, job: Job) -> bool:
         """Step 6; whether the answer is delivered."""
-        if self._on_answer is not None and promise.is_kept:
+        if self._on_answer is not None and job.is_kept:
             try:
-                for answer in promise.answers:
-                    self._on_answer(Answered(answer, self._drop(promise), promise.record))
+                for answer in job.answers:
+                    self._on_answer(Answered(answer, self._drop(job), job.record))
             except (OSError, BtcError) as error:
-                promise.problem = one_line(error)
-        return promise.is_kept
+                job.problem = one_line(error)
+        return job.is_kept
 
-    def _drop(self, promise: Promise) -> tuple[DropFile, ...]:
-        """The files of a promise, as `on_answer` gets them."""
-        return tuple(DropFile(f.path, self._folder / f.path) for f in promise.files)
+    def _drop(self, job: Job) -> tuple[DropFile, ...]:
+        """The files of a job, as `on_answer` gets them."""
+        return tuple(DropFile(f.path, self._folder / f.path) for f in job.files)
 
-    def _finish(self, done: Sequence[Promise]) -> None:
+    def _finish(self, done: Sequence[Job]) -> None:
         """Step 7."""
         self._journal.finish((p.record, _status(p.answers), p.files) for p in done)
-        for promise in done:
-            self.failed |= any(map(_has_error, promise.answers))
-            number = promise.record.number
+        for job in done:
+            self.failed |= any(map(_has_error, job.answers))
+            number = job.record.number
             anew = "" if number == 1 else f" anew, as answer {number}"
-            self._tell_of(promise, f"answered{anew}: {_status(promise.answers)}")
+            for note in job.notes:
+                if self._names:
+                    self._say(str(note))
+                else:
+                    self._tell_of(job, note.text)
+            self._tell_of(job, f"answered{anew}: {_status(job.answers)}")
 
-    def _take_back(self, promise: Promise) -> None:
+    def _take_back(self, job: Job) -> None:
         """A file changed while it was worked on: it comes again."""
-        self._journal.abandon(promise.record)
-        self._tell_of(promise, "changed while it was worked on: it comes again")
-        self._come_again(promise.work)
+        self._journal.abandon(job.record)
+        self._tell_of(job, "changed while it was worked on: it comes again")
+        self._come_again(job.work)
+
+    def _leave(self, job: Job, reason: str) -> None:
+        """Have no answer until the next start, since it is no fault of the files."""
+        self.failed = True
+        self._journal.abandon(job.record)
+        for file in job.files:
+            self._arrivals.leave(file.path, file.stamp, reason)
+        self._tell_of(job, f"{reason}: tried again after a restart")
 
     def _come_again(self, work: Work) -> None:
         for path in work.paths:
@@ -441,9 +478,9 @@ class Desk:
             path = sha256(self._journal.key + os.fsencode(path)).hexdigest()[:SHORT]
         self._say(f"{path}: {line}" if path else line)
 
-    def _tell_of(self, promise: Promise, line: str) -> None:
-        shown = promise.work.uid or promise.work.path
-        self._say(f"{shown if self._names else promise.id[:SHORT]}: {line}")
+    def _tell_of(self, job: Job, line: str) -> None:
+        shown = job.work.uid or job.work.path
+        self._say(f"{shown if self._names else job.id[:SHORT]}: {line}")
 
 
 def check_places(folder: Path, out: Path | None, heatmaps: Path | None, journal: Path) -> None:
@@ -467,6 +504,14 @@ def check_places(folder: Path, out: Path | None, heatmaps: Path | None, journal:
 def _has_error(answer: Prediction) -> bool:
     parts = (answer, *(answer.slices or ()))
     return any(part.status is Status.ERROR for part in parts)
+
+
+def _missing(answers: Sequence[Prediction]) -> str | None:
+    """Why nothing of a subject is answered, where a package is all that it takes."""
+    parts = [part for answer in answers for part in answer.slices or (answer,)]
+    if all(part.status is Status.ERROR for part in parts):
+        return next(filter(needs_package, (part.error or "" for part in parts)), None)
+    return None
 
 
 def _status(answers: Sequence[Prediction]) -> str:
