@@ -5,7 +5,9 @@
 FOLDS is a cross-validation. Each head and each patient is judged once, by the fold that was tested
 on that person; a head of nobody in the data by the first. The rule of a fold is fitted on what all
 folds say of people whom they did not learn from, without everybody on this fold's test side. Heads
-with a tumour of a test patient set into them are made, see `trainer.augmentation.made_heads`.
+with a tumour of a test patient set into them are made, see `trainer.augmentation.made_heads`. An
+even head is judged in each plane by itself, as a series that was acquired in it, and as a whole in
+all three.
 Writes studies.json and studies.md.
 
 With `--model FILE --out FILE` the rule of the first fold is put into a model file, which is written
@@ -149,14 +151,20 @@ def rule_of(folds: Sequence[Fold], number: int, missed: float = MISSED) -> Study
 
 
 def judge(fold: Fold, rule: StudyRule) -> list[dict[str, Any]]:
-    """The answer for each study of a fold's test side: a head in one plane, or a patient."""
+    """The answer for each study of a fold's test side: a head in one plane, a whole head, or a
+    patient."""
     studies: dict[Any, list[KnownSeries]] = defaultdict(list)
     for i, each in enumerate(fold.tested):
-        patient = each.facts["tumour"] and not each.facts["made"]
-        studies[each.facts["person"] if patient else i].append(each)
+        facts = each.facts
+        patient = facts["tumour"] and not facts["made"]
+        if patient or not (facts["made"] and facts["volume"]):
+            studies[facts["person"] if patient else i].append(each)
+        if facts["volume"]:
+            studies[facts["person"], facts["volume"]].append(each)
     rows = []
-    for series in studies.values():
+    for key, series in studies.items():
         facts = series[0].facts
+        whole = isinstance(key, tuple)
         answer = study_answer("study", None, [s.answers for s in series], rule, "", fold.view)
         patient = facts["tumour"] and not facts["made"]
         kind = "patient" if patient else "made" if facts["made"] else "healthy"
@@ -165,7 +173,7 @@ def judge(fold: Fold, rule: StudyRule) -> list[dict[str, Any]]:
         rows.append(
             {
                 **{key: facts[key] for key in ("label", "person", "tumour", "sequence")},
-                "plane": "" if patient else facts["plane"],
+                "plane": "" if patient else "all" if whole else facts["plane"],
                 "kind": kind,
                 "slices": sum(len(s.answers.answers) for s in series),
                 "said": said(answer, rule),
@@ -203,7 +211,13 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Shares, each with an interval over persons."""
 
     def shares(kind: str, plane: str | None = None) -> dict[str, Any]:
-        mine = [r for r in rows if r["kind"] == kind and plane in (None, r["plane"])]
+        of_plane = plane or "one plane"
+        mine = [
+            r
+            for r in rows
+            if r["kind"] == kind
+            and of_plane in (r["plane"], "" if r["plane"] == "all" else "one plane")
+        ]
         groups = [r["person"] for r in mine]
         return {
             "studies": len(mine),
@@ -221,6 +235,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "healthy": shares("healthy"),
         "made": shares("made"),
+        "whole": {kind: shares(kind, "all") for kind in ("healthy", "made")},
         "patients": shares("patient")
         | {
             "type_told": share_of(np.array([r["guess"] is not None for r in patients]), people),
@@ -253,8 +268,10 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         cells = " | ".join(rate_in_words(shares[word]) for word in SAID)
         lines.append(f"| {words} | {shares['studies']} | {shares['persons']} | {cells} |")
 
+    row("healthy heads, whole", result["whole"]["healthy"])
+    row("the same with a tumour set in (made)", result["whole"]["made"])
     row("healthy heads, one plane each", result["healthy"])
-    row("the same with a tumour set in (made)", result["made"])
+    row("made, one plane each", result["made"])
     for plane, of in result["planes"].items():
         row(f"healthy heads, {plane}", of["healthy"])
         row(f"made, {plane}", of["made"])
@@ -282,13 +299,15 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         "Where the rule may call another share of the made heads tumour-free on the heads that it "
         "is fitted on:",
         "",
-        "| may be missed % | healthy heads answered notumor % | called a tumour % "
+        "| studies | may be missed % | healthy heads answered notumor % | called a tumour % "
         "| made ones called tumour-free % | found % |",
-        "|--:|--:|--:|--:|--:|",
+        "|---|--:|--:|--:|--:|--:|",
     ]
-    for missed, of in result["tried"].items():
-        cells = [rate_in_words(of[kind][word]) for kind in ("healthy", "made") for word in ENDS]
-        lines.append(f"| {100 * float(missed):g} | {' | '.join(cells)} |")
+    for words in ("whole", "one plane"):
+        for missed, of in result["tried"].items():
+            shown = of["whole"] if words == "whole" else of
+            cells = [rate_in_words(shown[k][word]) for k in ("healthy", "made") for word in ENDS]
+            lines.append(f"| {words} | {100 * float(missed):g} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
@@ -324,7 +343,8 @@ def main(
         "rules": [rule.to_json() for rule in rules],
         **summary(rows),
         "tried": {
-            missed: {kind: of[kind] for kind in ("healthy", "made")} for missed, of in tried.items()
+            missed: {kind: of[kind] for kind in ("healthy", "made", "whole")}
+            for missed, of in tried.items()
         },
         "rows": rows,
     }

@@ -99,7 +99,8 @@ class Classifier:
         threads: threads of each interpreter; default: likewise, else 1.
         limits: what is refused unread.
         min_confidence: below it no label is given, whatever the model's own thresholds.
-        plane: how a NIfTI volume is cut: axial, coronal or sagittal.
+        plane: how a NIfTI volume is cut: axial, coronal or sagittal; None: axial, and as a study
+            in all of them.
         volume: which volume of a NIfTI file of several is meant, from 0; without it such a file
             is refused.
 
@@ -116,7 +117,7 @@ class Classifier:
         threads: int | None = None,
         limits: ImageLimits = DEFAULT_LIMITS,
         min_confidence: float = 0.0,
-        plane: str = "axial",
+        plane: str | None = None,
         volume: int | None = None,
     ) -> None:
         chosen = Chosen(model) if isinstance(model, ModelFile) else read_chosen(model)
@@ -130,9 +131,10 @@ class Classifier:
         }  # fmt: skip
         if not 0 <= min_confidence <= 1:
             raise UsageError(f"min_confidence {min_confidence} is no probability between 0 and 1")
-        if plane not in PLANES:
+        if plane not in (None, *PLANES):
             raise UsageError(f"plane {plane!r} is none of {', '.join(PLANES)}")
-        self._min_confidence, self._plane, self._volume = min_confidence, plane, volume
+        self._min_confidence, self._volume = min_confidence, volume
+        self._asked, self._plane = plane, plane or PLANES[0]
         self._memory = Budget(limits.max_memory)  # a file that needs more is alone
         part = limits.max_memory // SMALL
         self._small = replace(
@@ -156,9 +158,10 @@ class Classifier:
         return self._limits
 
     @property
-    def cut(self) -> tuple[str, int | None]:
-        """How a NIfTI volume is cut, and which of several is meant."""
-        return self._plane, self._volume
+    def cut(self) -> tuple[str | None, int | None]:
+        """In which plane a NIfTI volume is cut, if one was asked for, and which of several is
+        meant."""
+        return self._asked, self._volume
 
     @property
     def info(self) -> ModelInfo:

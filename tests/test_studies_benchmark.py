@@ -55,6 +55,30 @@ def test_each_study_is_counted_once(folds: list[Fold]) -> None:
     assert "| healthy heads, axial | 40 | 40 |" in text
 
 
+def test_a_whole_head_is_judged_at_once_and_a_healthy_one_in_each_plane_too(
+    folds: list[Fold],
+) -> None:
+    tested = [
+        KnownSeries(
+            replace(each.answers, plane=plane, volume=each.facts["label"]),
+            {**each.facts, "plane": plane, "volume": each.facts["label"]},
+        )
+        for each in (known(1, -3.0), known(1, 5.0, "glioma"))
+        for plane in ("axial", "coronal", "sagittal")
+    ]
+    rule = replace(rule_of(folds, 0), whole={"tumor": 0.9, "no_tumor": 0.5})
+    rows = judge(replace(folds[0], tested=tested), rule)
+    assert sorted((r["kind"], r["plane"], r["slices"]) for r in rows) == [
+        ("healthy", "all", 120), ("healthy", "axial", 40), ("healthy", "coronal", 40),
+        ("healthy", "sagittal", 40), ("made", "all", 120),
+    ]  # fmt: skip
+    result = summary(rows)
+    assert (result["healthy"]["studies"], result["made"]["studies"]) == (3, 0)
+    assert [result["whole"][kind]["studies"] for kind in ("healthy", "made")] == [1, 1]
+    text = as_markdown(result | {"tried": {"0.1": result}})
+    assert "| healthy heads, whole | 1 | 1 | 100.0" in text
+
+
 def test_series_of_a_patient_are_one_study_and_an_unknown_type_a_real_head(
     folds: list[Fold],
 ) -> None:

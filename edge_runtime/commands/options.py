@@ -70,9 +70,7 @@ heatmap_option = click.option(
 plane_option = click.option(
     "--plane",
     type=Choice(["axial", "coronal", "sagittal"]),
-    default="axial",
-    show_default=True,
-    help="How a NIfTI volume is cut.",
+    help="How a NIfTI volume is cut; default: axial, and of a study all.",
 )
 
 

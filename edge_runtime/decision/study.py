@@ -7,17 +7,19 @@ among them; so the rule asks for evidence that persists: in each series the log-
 slice by slice in their order, pass a running median of three (Tukey, Exploratory data analysis,
 1977), which no single slice gets past, and their mean over some millimetres is taken where it is
 highest. A logistic function of it, fitted on whole heads, is the evidence that the series shows a
-tumour.
+tumour. A volume that was cut in all planes is judged at once, by the mean of their odds: what looks
+odd in one plane rarely does in the others, and a tumour is there in all; it has thresholds of its
+own.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +48,7 @@ MEDIAN = 3  # slices: one odd one among them changes nothing
 FEWEST = 3  # slices of a series that count; fewer cannot persist
 BLIND = 2  # windows of neighbouring slices that cannot be judged: a tumour may hide there
 MOST_MM = 1000.0
+ENDS = ("tumor", "no_tumor")
 
 Span = tuple[int, int]
 
@@ -67,6 +70,8 @@ class StudyRule:
         tumor: from this evidence on (0-1) a tumour is answered.
         no_tumor: below this evidence none is.
         temperature: divides the mean log-probabilities of the types.
+        whole: `tumor` and `no_tumor` of volumes that are cut in all planes; None where the rule was
+            fitted on none, so that each plane is judged by itself.
         types: label -> the confidence from which on this type is answered.
         fitted: how it was found, for readers: numbers of heads, target and bound of the errors.
     """
@@ -80,6 +85,7 @@ class StudyRule:
     intercepts: Mapping[str, float]
     tumor: float
     no_tumor: float
+    whole: Mapping[str, float] | None
     temperature: float
     types: Mapping[str, float]
     fitted: Mapping[str, Any]
@@ -158,12 +164,17 @@ def _checked(shape: Mapping[str, Any], labels: Sequence[str]) -> StudyRule:
         intercepts=numbers("intercepts", PLANES, -1e3, 1e3),
         tumor=number("tumor", 0, 1),
         no_tumor=number("no_tumor", 0, 1),
+        whole=None if shape["whole"] is None else numbers("whole", ENDS, 0, 1),
         temperature=number("temperature", 1e-3, 1e3),
         types=numbers("types", others, 0, 1),
         fitted=shape["fitted"],
     )
     if not rule.intercepts or rule.no_tumor > rule.tumor or not others:
         raise ValueError("sizes")
+    if rule.whole is not None and (
+        set(rule.whole) != set(ENDS) or rule.whole["no_tumor"] > rule.whole["tumor"]
+    ):
+        raise ValueError("whole")
     if set(rule.types) != set(others) or not isinstance(rule.fitted, dict):
         raise ValueError("types")
     return rule
@@ -179,6 +190,7 @@ class SeriesAnswers:
         distance: mm between two slices; None where it is not known.
         answers: one for each slice, with its `facts`.
         reason: why the series is left out as a whole; None where it is not.
+        volume: what tells the cuts of one volume from those of others; None for no such cut.
     """
 
     name: str
@@ -188,6 +200,7 @@ class SeriesAnswers:
     distance: float | None
     answers: tuple[Prediction, ...]
     reason: str | None = None
+    volume: str | None = None
 
 
 @dataclass(frozen=True)
@@ -242,6 +255,66 @@ def series_evidence(series: SeriesAnswers, rule: StudyRule, view: View | None) -
         reason = f"{verb} {' and '.join(new)}, which the model was not validated for"
     score = None if reason is not None else max(_means(smoothed, width))
     return SeriesEvidence(plane, sequence, counted, smoothed, score, blind, reason)
+
+
+class Judged(NamedTuple):
+    """What is judged at once: a series, or a volume that is cut in all planes.
+
+    Attributes:
+        members: the series, by number.
+        evidence: that it shows a tumour, 0 to 1.
+        tumor, no_tumor: the thresholds for it.
+        blind: whether a tumour may hide in it.
+    """
+
+    members: tuple[int, ...]
+    evidence: float
+    tumor: float
+    no_tumor: float
+    blind: bool
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """What speaks more for a tumour is higher; thresholds differ, so the verdict comes
+        first."""
+        return (self.evidence >= self.tumor) + (self.evidence >= self.no_tumor), self.evidence
+
+
+def judged(
+    series: Sequence[SeriesAnswers], looked: Sequence[SeriesEvidence], rule: StudyRule
+) -> list[Judged]:
+    """The evidence of each series that counts, the planes of a volume together where all do.
+
+    A volume's evidence is by the mean of its planes' odds, so that one plane that is sure is not
+    outvoted by two that see nothing.
+    """
+    evidence = {
+        number: rule.evidence(of.score, of.plane)
+        for number, of in enumerate(looked)
+        if of.score is not None
+    }
+    volumes: dict[tuple[str | None, int], list[int]] = defaultdict(list)
+    for number in evidence:
+        volume = series[number].volume
+        volumes[volume, number if volume is None else 0].append(number)
+    found = []
+    for members in volumes.values():
+        planes = sorted(looked[number].plane or "" for number in members)
+        if rule.whole is None or planes != sorted(PLANES):
+            found += [
+                Judged((n,), evidence[n], rule.tumor, rule.no_tumor, looked[n].blind)
+                for n in members
+            ]
+            continue
+        odds = [evidence[n] / max(1 - evidence[n], 1e-12) for n in members]
+        mean = math.fsum(odds) / len(odds)
+        found.append(
+            Judged(
+                tuple(members), mean / (1 + mean), rule.whole["tumor"], rule.whole["no_tumor"],
+                all(looked[n].blind for n in members),
+            )
+        )  # fmt: skip
+    return found
 
 
 def _within_head(series: SeriesAnswers, plane: str | None, rule: StudyRule) -> list[int]:
@@ -311,7 +384,8 @@ def study_answer(
 ) -> Prediction:
     """One answer for the series of one patient.
 
-    The series with the most evidence decides, so no series can outvote it. Between the two
+    What speaks most for a tumour, a series or a volume, decides, so that nothing can outvote it.
+    Between the two
     thresholds of the rule, and where no series counts or a tumour may hide among slices that cannot
     be judged, the answer is uncertain.
 
@@ -329,18 +403,17 @@ def study_answer(
     if not any(a.status is not Status.ERROR for a in answers):
         error = failure(name, model, "no slice could be classified")
         return replace(error, slices=answers, study=shape)
-    evidence = [None if of.score is None else rule.evidence(of.score, of.plane) for of in looked]
-    known = [value for value in evidence if value is not None]
-    tumor = max(known, default=None)
+    units = judged(series, looked, rule)
+    deciding = max(units, key=lambda unit: unit.rank, default=None)
+    tumor = None if deciding is None else deciding.evidence
     first = [0, *np.cumsum([len(each.answers) for each in series]).tolist()]
     runs = [
         (number, span)
-        for number, of in enumerate(looked)
-        if (found := evidence[number]) is not None and found >= rule.no_tumor
-        for span in runs_of(of, rule.width(series[number].distance))
+        for number in sorted(n for unit in units for n in _speaking(unit, looked, rule))
+        for span in runs_of(looked[number], rule.width(series[number].distance))
     ]
     types = _types([a for n, run in runs for a in in_run(series[n], looked[n], run)], rule)
-    status, label, reason = _judged(tumor, types, looked, rule)
+    status, label, reason = _verdict(deciding, units, types, looked, rule)
     by_label = _by_label(answers, tumor, types, rule)
     raw_label = max(by_label, key=by_label.__getitem__)
     if label is not None:
@@ -415,33 +488,45 @@ def study_json(
     }
 
 
-def _judged(
-    tumor: float | None,
+def _speaking(unit: Judged, looked: Sequence[SeriesEvidence], rule: StudyRule) -> Iterator[int]:
+    """The series of it, by number, whose findings are told: of a volume in which a tumour cannot
+    be ruled out, the planes that say so by themselves, or the one that says most."""
+    if unit.evidence < unit.no_tumor:
+        return
+    of = {n: rule.evidence(looked[n].score or 0.0, looked[n].plane) for n in unit.members}
+    most = max(of.values())
+    yield from (n for n, value in of.items() if value >= min(rule.no_tumor, most))
+
+
+def _verdict(
+    deciding: Judged | None,
+    units: Sequence[Judged],
     types: Mapping[str, float] | None,
     looked: Sequence[SeriesEvidence],
     rule: StudyRule,
 ) -> tuple[Status, str | None, str | None]:
     """Status, label and the reason of a status that is not ok."""
-    if tumor is None:
+    if deciding is None:
         why = Counter(of.reason for of in looked if of.reason).most_common(1)
         reason = f"no series can be judged: {why[0][0] if why else 'there is none'}"
         outside = all("unlike" in (of.reason or "") for of in looked)
         return (Status.UNFAMILIAR if outside else Status.UNCERTAIN), None, reason
-    if tumor >= rule.tumor and types is not None:
+    tumor = deciding.evidence
+    if tumor >= deciding.tumor and types is not None:
         best = max(types, key=types.__getitem__)
         if types[best] >= rule.types[best]:
             return Status.OK, best, None
         return Status.UNCERTAIN, None, "a tumour is seen, but not surely of which type"
-    if tumor >= rule.no_tumor:
+    if tumor >= deciding.no_tumor:
         return (
             Status.UNCERTAIN,
             None,
             (
-                f"the evidence of a tumour, {tumor:.3f}, is neither below {rule.no_tumor:.3f} nor "
-                f"from {rule.tumor:.3f} on"
+                f"the evidence of a tumour, {tumor:.3f}, is neither below {deciding.no_tumor:.3f} "
+                f"nor from {deciding.tumor:.3f} on"
             ),
         )
-    if any(of.blind for of in looked if of.score is not None):
+    if any(unit.blind for unit in units):
         return (
             Status.UNCERTAIN,
             None,

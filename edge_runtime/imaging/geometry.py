@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,39 @@ if TYPE_CHECKING:
 
 PLANES = ("axial", "coronal", "sagittal")
 MAX_STRETCHED = 8_000_000  # pixels
+THICKEST = 3.0  # mm between slices that other planes can be cut of: thicker ones smear
+FEWEST = 16  # voxels along each side of such a volume
+
+# Why a volume is not cut in a plane.
+THICK = f"slices more than {THICKEST:g} mm apart are not cut in other planes"
+FEW = f"fewer than {FEWEST} slices are not cut in other planes"
+
+
+def own_plane(spacing: Sequence[float]) -> str:
+    """The plane through a volume's widest distance between voxels: that it was acquired in.
+
+    Args:
+        spacing: mm between voxels to the right, anterior and superior.
+    """
+    return PLANES[len(PLANES) - 1 - max(range(3), key=lambda axis: (spacing[axis], axis))]
+
+
+def cut_refusal(shape: Sequence[int], spacing: Sequence[float], plane: str) -> str:
+    """Why a volume of so many voxels cannot be cut in a plane; empty where it can.
+
+    Args:
+        spacing: as of `own_plane`.
+    """
+    if plane == own_plane(spacing):
+        return ""
+    if min(shape) < FEWEST:
+        return FEW
+    return THICK if is_thick(max(spacing)) else ""
+
+
+def is_thick(distance: float) -> bool:
+    """Whether slices lie more than THICKEST apart; places and sizes in files are rounded."""
+    return round(distance, 2) > THICKEST
 
 
 def turned(values: Values, turn: int) -> Values:

@@ -102,7 +102,7 @@ def read(data: bytes, limits: ImageLimits, plane: str, volume: int | None) -> St
     pixels = math.prod(axes) // axes[through]
     memory = shown_memory(pixels, math.prod(axes)) + (voxels.size + 2 * BLOCK if packed else 0)
     cut = _cut(data, limits, voxels, view, plane)
-    return Stack(axes[through], memory, cut, view.spacing[through])
+    return Stack(axes[through], memory, cut, view.spacing[through], view.turned[through])
 
 
 def read_volume(data: bytes, limits: ImageLimits) -> Volume:

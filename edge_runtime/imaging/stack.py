@@ -26,10 +26,12 @@ class Stack(NamedTuple):
     `length` is how many the file says there are, `memory` the bytes that decoding one of them and
     what follows takes beyond the file itself (from the headers), `grays` yields them (uint8, H×W)
     one at a time and may raise InputError after any of them. `distance` is how many mm lie between
-    two of them where all lie in parallel; None where the file does not tell.
+    two of them where all lie in parallel; None where the file does not tell. `rising` is False
+    where it tells and they go to the left, the back or the feet.
     """
 
     length: int
     memory: int
     grays: Iterator[Gray]
     distance: float | None = None
+    rising: bool = True

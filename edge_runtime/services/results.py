@@ -228,15 +228,17 @@ class _Made:
 
 def strongest(answer: Prediction) -> int | None:
     """The slice that speaks most for a tumour: of the findings where there are any, else of all
-    slices that could be classified; None where none could."""
+    slices that could be classified; None where none could. A slice of a plane in which no image was
+    acquired can be shown by none, so it counts only where no other does."""
     slices = answer.slices or ()
     found = [int(each["slice"]) for each in (answer.study or {}).get("findings") or ()]
-    usable = [
-        number
-        for number in found or range(len(slices))
-        if 0 <= number < len(slices) and slices[number].probabilities
-    ]
-    return max(usable, key=lambda number: tumor(slices[number]), default=None)
+    usable = [n for n in found if 0 <= n < len(slices) and slices[n].probabilities]
+    others = [n for n, each in enumerate(slices) if each.probabilities]
+    for numbers in (usable, others):
+        acquired = [n for n in numbers if slices[n].sha256]
+        if acquired:
+            return max(acquired, key=lambda number: tumor(slices[number]))
+    return max(usable or others, key=lambda number: tumor(slices[number]), default=None)
 
 
 def tumor(answer: Prediction) -> float:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edge_runtime.batch import Unusable
 from edge_runtime.errors import InputError, one_line
 from edge_runtime.files import Note
+from edge_runtime.imaging.geometry import FEWEST, PLANES, cut_refusal, is_thick
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
 from edge_runtime.imaging.readers import numbered, open_slices, reader_of
 from edge_runtime.studies.files import BEGIN, Begun, DropFile, begin_all
@@ -45,11 +46,12 @@ class How:
 
     Attributes:
         limits: what is refused unread.
-        plane, volume: of volumes, see `readers.open_slices`.
+        plane: in which volumes are cut; None: in all in which they can be.
+        volume: of a file of several, see `readers.open_slices`.
     """
 
     limits: ImageLimits = DEFAULT_LIMITS
-    plane: str = "axial"
+    plane: str | None = None
     volume: int | None = None
 
 
@@ -65,7 +67,7 @@ def arrange(
         files: see `DropFile`; zips are opened.
         tell: called with what is left out or guessed.
     """
-    dicom = _DicomFiles(how.limits, tell)
+    dicom = _DicomFiles(how, tell)
     pictures: list[DropFile] = []
     for begun in begin_all(files, how.limits, tell):
         if isinstance(begun, Unusable):
@@ -91,17 +93,54 @@ def arrange(
 
 
 def _of_volume(file: DropFile, how: How) -> Study:
-    """The study of a volume, cut as the classifier cuts one."""
+    """The study of a volume, cut in each plane in which it can be, or in the one that is asked
+    for. Its file is read again for each, so that no more than one is in memory."""
     sequence = sequence_in(PurePath(file.name).name) or None
+    cuts = _cuts(file, how)
+    series = []
+    for plane, (count, distance, rising, reason) in cuts.items():
+        slices = partial(_slices, [file], replace(how, plane=plane)) if count else lambda: iter(())
+        volume = file.name if len(cuts) > 1 else None
+        series.append(
+            StudySeries(
+                file.name, None, plane, sequence, distance, count, slices, reason, volume,
+                not rising,
+            )
+        )  # fmt: skip
+    return Study(file.name, None, tuple(series))
+
+
+class _VolumeCut(NamedTuple):
+    """How many slices a volume has in a plane, mm between them, whether they rise in the file, and
+    why they are not used."""
+
+    length: int
+    distance: float | None
+    rising: bool = True
+    reason: str | None = None
+
+
+def _cuts(file: DropFile, how: How) -> dict[str | None, _VolumeCut]:
+    """By plane, how a volume is cut; of a file that has no planes, or cannot be read, one entry
+    without a plane."""
+    asked = how.plane or PLANES[0]
     try:
-        stack = open_slices(file.read(how.limits), how.limits, how.plane, how.volume)
-        count, distance = stack.length, stack.distance
+        data = file.read(how.limits)
+        first = open_slices(data, how.limits, asked, how.volume)
+        if first.distance is None or how.plane is not None:
+            plane = None if first.distance is None else asked
+            return {plane: _VolumeCut(first.length, first.distance, first.rising)}
+        stacks = {p: open_slices(data, how.limits, p, how.volume) for p in PLANES}
     except InputError:  # told where its slices are read
-        count, distance = 1, None
-    slices = partial(_slices, [file], how)
-    plane = how.plane if distance is not None else None
-    series = StudySeries(file.name, None, plane, sequence, distance, count, slices)
-    return Study(file.name, None, (series,))
+        return {None: _VolumeCut(1, None)}
+    shape = [stacks[plane].length for plane in reversed(PLANES)]
+    spacing = [stacks[plane].distance or 0.0 for plane in reversed(PLANES)]
+    return {
+        plane: _VolumeCut(0, stack.distance, stack.rising, reason)
+        if (reason := cut_refusal(shape, spacing, plane))
+        else _VolumeCut(stack.length, stack.distance, stack.rising)
+        for plane, stack in stacks.items()
+    }
 
 
 def _of_pictures(files: Sequence[DropFile], how: How) -> Study:
@@ -118,7 +157,7 @@ def _slices(files: Sequence[DropFile], how: How) -> Iterator[StudySlice]:
         try:
             data = file.read(how.limits)
             digest = sha256(data).hexdigest()
-            for part in numbered(open_slices(data, how.limits, how.plane, how.volume)):
+            for part in numbered(open_slices(data, how.limits, how.plane or PLANES[0], how.volume)):
                 yield StudySlice(file.name, part.number, digest, part.gray)
         except InputError as error:
             yield StudySlice(file.name, None, digest, InputError(one_line(error)))
@@ -127,8 +166,8 @@ def _slices(files: Sequence[DropFile], how: How) -> Iterator[StudySlice]:
 class _DicomFiles:
     """The DICOM files of a drop."""
 
-    def __init__(self, limits: ImageLimits, tell: Tell) -> None:
-        self._limits, self._tell = limits, tell
+    def __init__(self, how: How, tell: Tell) -> None:
+        self._limits, self._plane, self._tell = how.limits, how.plane, tell
         self._files: dict[str, DropFile] = {}  # in the order in which they came
         self._heads: list[FileHead] = []
         self._indexes: list[str] = []
@@ -257,7 +296,8 @@ class _DicomFiles:
             reasons[one_line(error)] += len(placed)
         sequences = {head.name: head.sequence for head in series.heads}
         for stack in stacks:
-            made.series.append(self._of_stack(name, series, stack, sequences))
+            own = self._of_stack(name, series, stack, sequences)
+            made.series += self._planes_of(own, stack, f"{name} {len(made.series)}")
         self._pass_over_repeated(name, placed, stacks, made)
         if lost:
             made.series.append(self._of_lost(name, series, lost))
@@ -275,6 +315,63 @@ class _DicomFiles:
         uid, slices = _uid(series.first.series), partial(self._slices, stack.places)
         distance, count = stack.distance or None, len(stack.places)
         return StudySeries(name, uid, stack.plane, sequence, distance, count, slices)
+
+    def _planes_of(self, own: StudySeries, stack: Stack, volume: str) -> list[StudySeries]:
+        """A stack as it was acquired, and where its slices make an even volume in the other planes;
+        or only in the one that was asked for.
+
+        The files are read again for each of these, so that no more than one volume is in memory.
+        """
+        wanted = [plane for plane in PLANES if self._plane in (None, plane)]
+        if is_thick(stack.distance) or len(stack.places) < FEWEST or wanted == [own.plane]:
+            return [own]
+
+        def other(
+            plane: str, count: int, distance: float | None, reason: str | None
+        ) -> StudySeries:
+            cut = partial(self._cut, own.name, stack, plane)
+            return replace(
+                own, plane=plane, count=count, distance=distance, reason=reason,
+                slices=(lambda: iter(())) if reason else cut,
+            )  # fmt: skip
+
+        try:
+            from edge_runtime.studies.volumes import (
+                LARGE,
+                stack_memory,
+                stack_refusal,
+                stack_view,
+            )
+
+            reason, _ = stack_refusal(stack, self._limits)
+            if stack_memory(stack) > self._limits.max_memory:
+                reason = reason or LARGE
+            view = None if reason else stack_view(stack)
+        except ModuleNotFoundError as error:
+            reason, view = f"to be cut in other planes it needs the package {error.name}", None
+        except InputError as error:
+            reason, view = one_line(error), None
+        if view is None:
+            return [own, *(other(p, 0, None, reason) for p in PLANES if p != own.plane)]
+        shape = (*stack.lie.shape[::-1], len(stack.places))
+        counts = dict(zip(reversed(PLANES), (shape[axis] for axis in view.order), strict=True))
+        between = dict(zip(reversed(PLANES), view.spacing, strict=True))
+        found = [own if p == own.plane else other(p, counts[p], between[p], None) for p in wanted]
+        return [replace(each, volume=volume) for each in found] if len(found) > 1 else found
+
+    def _cut(self, name: str, stack: Stack, plane: str) -> Iterator[StudySlice]:
+        """The slices of a stack in a plane that it was not acquired in."""
+        from edge_runtime.studies.frames import SeriesFrames
+        from edge_runtime.studies.volumes import stack_cut
+
+        frames = SeriesFrames(
+            lambda file: self._files[file].read(self._limits), stack.places, self._limits
+        )
+        try:
+            for number, gray in enumerate(stack_cut(frames, stack, plane)):
+                yield StudySlice(name, number, None, gray)
+        except InputError as error:
+            yield StudySlice(name, None, None, InputError(one_line(error)))
 
     def _pass_over_repeated(
         self, name: str, placed: Sequence[FileHead], stacks: Sequence[Stack], made: _Made

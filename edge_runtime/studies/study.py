@@ -44,6 +44,9 @@ class StudySeries:
         count: how many slices there are.
         slices: gives them, one at a time, in their order in space.
         reason: why it is left out as a whole, such as a localiser; None where it is not.
+        volume: what tells the cuts of one volume in several planes from those of others; None where
+            it is no such cut.
+        falling: whether `slices` gives them the other way about, as they stand in a volume's file.
     """
 
     name: str
@@ -54,6 +57,8 @@ class StudySeries:
     count: int
     slices: Callable[[], Iterator[StudySlice]]
     reason: str | None = None
+    volume: str | None = None
+    falling: bool = False
 
 
 class PassedOver(NamedTuple):

@@ -11,7 +11,10 @@ import sys
 import tracemalloc
 import weakref
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,12 @@ from hypothesis import strategies as st
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime import Classifier, InputError
 from edge_runtime.batch import Unusable
-from edge_runtime.imaging.limits import DEFAULT_LIMITS
+from edge_runtime.decision.prediction import Status
+from edge_runtime.imaging.geometry import FEW, THICK
+from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
 from edge_runtime.studies import zips
 from edge_runtime.studies.arrange import COPY, REPEATED, How, arrange
+from edge_runtime.studies.decide import classify_study
 from edge_runtime.studies.drop import DropFile, classify_drop, study_uid
 from edge_runtime.studies.files import CAPS, OPEN
 from edge_runtime.studies.series import Place
@@ -35,9 +41,10 @@ from tests.device.test_cli import edge
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("nibabel")
 
-from benchmarks.hostile.files import dicom_bytes  # noqa: E402 - they need both
+from benchmarks.hostile.files import dicom_bytes, nifti_bytes  # noqa: E402 - they need both
 from edge_runtime.studies import frames as frames_module  # noqa: E402
 from edge_runtime.studies import series as words  # noqa: E402
+from edge_runtime.studies.volumes import LARGE, UNEVEN  # noqa: E402
 from tests.trainer.volume_files import (  # noqa: E402
     SIZE,
     draw_head,
@@ -139,9 +146,10 @@ def test_a_mixed_drop_gives_each_study_with_its_slices_in_space(drop: dict[str, 
     assert picture.name == "c/picture.png"
     assert isinstance(volume, Study)
     assert (volume.name, volume.uid) == ("c/sub-1_T2w.nii", None)
-    (shown,) = volume.series
+    shown = volume.series[0]
     assert (shown.plane, shown.sequence, shown.distance, shown.count) == ("axial", "T2", 2.5, 32)
     assert [part.number for part in shown.slices()] == list(range(32))
+    assert [s.plane for s in volume.series] == ["axial", "coronal", "sagittal"]
     assert isinstance(first, Study)
     assert isinstance(second, Study)
     assert [first.name, second.name] == ["1.2.3", "1.2.4"]
@@ -162,6 +170,135 @@ def test_a_mixed_drop_gives_each_study_with_its_slices_in_space(drop: dict[str, 
     (line,) = told
     assert line.startswith("1.2.3: 12 files give no slice: ")
     assert "a localiser (3)" in line
+
+
+def cuts_in(voxels: Any, how: How, zooms: Sequence[float] = (2.0, 2.0, 2.0)) -> Study:
+    data = nifti_bytes(voxels, np.diag([*zooms, 1.0]))
+    (found,) = arrange([DropFile("v.nii", data)], how)
+    assert isinstance(found, Study)
+    return found
+
+
+def test_an_even_volume_is_cut_in_all_planes() -> None:
+    voxels = np.random.default_rng(1).integers(0, 255, (20, 24, 30)).astype(np.uint8)
+    study = cuts_in(voxels, How())
+    assert [(s.plane, s.count, s.distance) for s in study.series] == [
+        ("axial", 30, 2.0), ("coronal", 24, 2.0), ("sagittal", 20, 2.0)
+    ]  # fmt: skip
+    assert {s.volume for s in study.series} == {"v.nii"}
+    for cut in study.series:
+        alone = cuts_in(voxels, How(plane=cut.plane))
+        (only,) = alone.series
+        assert (only.plane, only.volume) == (cut.plane, None), "as it was asked for"
+        for part, same in zip(cut.slices(), only.slices(), strict=True):
+            assert part.number == same.number
+            np.testing.assert_array_equal(part.gray, same.gray)
+    answer = classify_study(CLASSIFIER, study)
+    entries = (answer.study or {})["series"]
+    assert [(e["name"], e["plane"], e["first"], e["slices"]) for e in entries] == [
+        ("v.nii", "axial", 0, 30), ("v.nii", "coronal", 30, 24), ("v.nii", "sagittal", 54, 20)
+    ]  # fmt: skip
+    assert len(answer.slices or ()) == 74
+
+
+def test_a_volume_is_answered_alike_whichever_way_its_axes_go() -> None:
+    """Slices come in their order in space, as the rule for studies wants them."""
+
+    def said(axes: str) -> Any:
+        (study,) = arrange([DropFile("v.nii", nifti(HEAD, axes))], How())
+        assert isinstance(study, Study)
+        answer = classify_study(CLASSIFIER, study)
+        probabilities = [part.probabilities for part in answer.slices or ()]
+        return [p and list(p.values()) for p in probabilities], (answer.study or {})["tumor"]
+
+    plain, turned = said("RAS"), said("LPI")
+    assert plain[1] == pytest.approx(turned[1], abs=1e-6)
+    np.testing.assert_allclose(np.array(plain[0]), np.array(turned[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("acquired", ["axial", "sagittal"])
+def test_a_dicom_series_that_makes_an_even_volume_is_cut_as_a_volume_is(acquired: str) -> None:
+    drop = {f"{number}.dcm": data for number, data in series(HEAD, acquired).items()}
+    (study,), unusable, told = found_in(files_of(drop))
+    assert (unusable, told) == ([], [])
+    by_plane = {each.plane: each for each in study.series}
+    assert by_plane.keys() == {"axial", "coronal", "sagittal"}
+    assert len({each.volume for each in study.series} - {None}) == 1
+    assert len({(each.name, each.uid, each.sequence) for each in study.series}) == 1
+    (volume,) = arrange([DropFile("v.nii", nifti(HEAD))], How())
+    assert isinstance(volume, Study)
+    for other in volume.series:
+        cut = by_plane[other.plane]
+        assert (cut.count, cut.distance) == (other.count, pytest.approx(other.distance))
+        if other.plane != acquired:
+            for part, same in zip(cut.slices(), other.slices(), strict=True):
+                np.testing.assert_allclose(np.float32(part.gray), np.float32(same.gray), atol=1)
+    (only,), _, _ = found_in(files_of(drop), How(plane="coronal"))
+    assert [(s.plane, s.volume, s.count) for s in only.series] == [("coronal", None, SIZE[1])]
+    (own,), _, _ = found_in(files_of(drop), How(plane=acquired))
+    assert [(s.plane, s.volume) for s in own.series] == [(acquired, None)]
+
+
+@pytest.mark.parametrize("kind", ["dicom", "nifti"])
+def test_every_cut_has_heatmaps_of_its_own(kind: str, tmp_path: Path) -> None:
+    drop = {"v.nii": nifti(HEAD)}
+    if kind == "dicom":
+        drop = {f"{number}.dcm": data for number, data in series(HEAD).items()}
+    (study,), _, _ = found_in(files_of(drop))
+    few = [replace(s, slices=partial(islice, s.slices(), 2)) for s in study.series]
+    answer = classify_study(CLASSIFIER, replace(study, series=tuple(few)), heatmaps=tmp_path)
+    named = [part.heatmap for part in answer.slices or ()]
+    assert len(named) == len(set(named)) == len(list(tmp_path.iterdir())) == 6
+
+
+def test_dicom_series_that_make_no_even_volume_say_so() -> None:
+    files = {f"{number}.dcm": data for number, data in series(HEAD).items()}
+    hole = {name: data for name, data in files.items() if name != "15.dcm"}
+    (study,), _, _ = found_in(files_of(hole))
+    assert {s.plane: s.reason for s in study.series} == {
+        "axial": None, "coronal": UNEVEN, "sagittal": UNEVEN
+    }  # fmt: skip
+    size = SIZE[0] * SIZE[1] * SIZE[2] * 4  # bytes
+    for limits in (ImageLimits(max_bytes=size - 1), ImageLimits(max_memory=size)):
+        (study,), _, _ = found_in(files_of(files), How(limits))
+        assert {s.plane: s.reason for s in study.series} == {
+            "axial": None, "coronal": LARGE, "sagittal": LARGE
+        }  # fmt: skip
+    entries = (classify_study(CLASSIFIER, study).study or {})["series"]
+    assert [(e["plane"], e["first"], e["slices"]) for e in entries] == [
+        ("axial", 0, 32), ("coronal", 32, 0), ("sagittal", 32, 0)
+    ]  # fmt: skip
+    coarse = {f"{n}.dcm": d for n, d in series(HEAD, PixelSpacing=[1e200, 1e200]).items()}
+    (study,), _, _ = found_in(files_of(coarse))
+    assert {s.reason for s in study.series} == {None, THICK}
+    damaged = files | {"15.dcm": files["15.dcm"][:-100]}
+    (study,), _, _ = found_in(files_of(damaged))
+    counts = {s.plane: len(list(s.slices())) for s in study.series}
+    assert counts == {"axial": 32, "coronal": 1, "sagittal": 1}, "an error stands for the cut"
+    answer = classify_study(CLASSIFIER, study)
+    assert sum(part.status is Status.ERROR for part in answer.slices or ()) == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "zooms", "own", "reason"),
+    [
+        ((20, 24, 18), (1.0, 1.0, 5.0), "axial", THICK),
+        ((18, 24, 20), (4.0, 1.0, 1.0), "sagittal", THICK),
+        ((20, 24, 8), (1.0, 1.0, 2.0), "axial", FEW),
+    ],
+)
+def test_thick_slices_are_shown_in_their_own_plane_only(
+    shape: tuple[int, ...], zooms: tuple[float, ...], own: str, reason: str
+) -> None:
+    voxels = np.random.default_rng(1).integers(0, 255, shape).astype(np.uint8)
+    study = cuts_in(voxels, How(), zooms)
+    assert {s.plane: s.reason for s in study.series} == {
+        plane: None if plane == own else reason for plane in ("axial", "coronal", "sagittal")
+    }
+    for each in study.series:
+        assert len(list(each.slices())) == each.count == (0 if each.reason else min(shape))
+    entries = (classify_study(CLASSIFIER, study).study or {})["series"]
+    assert [e["reason"] for e in entries if e["plane"] != own] == [reason] * 2
 
 
 @settings(max_examples=25, deadline=None)
@@ -797,7 +934,7 @@ def test_files_that_take_turns_in_space_are_not_read_for_every_slice(
 
     monkeypatch.setattr(DropFile, "read", counted)
     (study,), _, _ = found_in(files_of({"even": even, "odd": odd, "broken": broken}))
-    (shown,) = study.series
+    shown = study.series[0]
     reads.clear()
     parts = list(shown.slices())
     assert [part.input for part in parts] == ["even", "odd"] * 10 + ["even", "broken"] * 3

@@ -37,7 +37,8 @@ from tests.device.test_cli import TOOL
 LABELS = ("glioma", "meningioma", "notumor", "pituitary")
 PLANES = {"axial": -1.5, "coronal": 0.5, "sagittal": 0.5}
 RULE = StudyRule(
-    ("notumor",), 10.0, 6.0, 0.5, 140.0, 1.0, PLANES, 0.8, 0.2, 1.0,
+    ("notumor",), 10.0, 6.0, 0.5, 140.0, 1.0, PLANES, 0.8, 0.2,
+    {"tumor": 0.6, "no_tumor": 0.4}, 1.0,
     {"glioma": 0.6, "meningioma": 0.6, "pituitary": 0.6}, {"confidence": 0.9},
 )  # fmt: skip
 
@@ -152,6 +153,62 @@ def test_a_tumour_that_persists_is_never_called_tumour_free(values: list[list[fl
     seen = series([-4.0] * 10 + [5.0] * 6 + [-4.0] * 10)
     whole = decided(*map(series, values), seen)
     assert (whole.status, whole.label) == (Status.OK, "glioma")
+
+
+volumes = st.lists(st.floats(-6, 6), min_size=3, max_size=3)
+
+
+def volume(peaks: Sequence[float], name: str = "v") -> list[SeriesAnswers]:
+    """A volume in three planes, of which each has six slices of these log-odds."""
+    return [
+        replace(series([-6.0] * 10 + [peak] * 6 + [-6.0] * 10, plane), volume=name)
+        for peak, plane in zip(peaks, PLANES, strict=True)
+    ]
+
+
+@unhurried
+@given(volumes, st.randoms())
+def test_the_planes_of_a_volume_are_judged_at_once(peaks: list[float], random: Any) -> None:
+    of = volume(peaks)
+    odds_of = [math.exp(p + c) for p, c in zip(peaks, PLANES.values(), strict=True)]
+    mean = sum(odds_of) / 3
+    whole = decided(*of)
+    study = whole.study or {}
+    assert study["tumor"] == pytest.approx(mean / (1 + mean), abs=1e-6)
+    assert (whole.label == "notumor") == (study["tumor"] < 0.4)
+    assert (whole.label == "glioma") == (study["tumor"] >= 0.6)
+    assert bool(study["findings"]) == (study["tumor"] >= 0.4)
+    random.shuffle(of)
+    assert decided(*of).label == whole.label
+    assert evidence(*of) == pytest.approx(study["tumor"], abs=1e-12)
+
+
+def test_one_sure_plane_is_not_outvoted_by_two() -> None:
+    assert decided(*volume([6.0, -6.0, -6.0])).label == "glioma"
+    # A doubt of one plane that the others do not share is none: by itself it is uncertain.
+    doubt = volume([1.0, -5.0, -5.0])
+    assert decided(*doubt).label == "notumor"
+    assert decided(replace(doubt[0], volume=None), *doubt[1:]).label is None
+
+
+def test_a_volume_without_all_its_planes_is_judged_plane_by_plane() -> None:
+    doubt = volume([1.0, -5.0, -5.0])
+    assert decided(*doubt[:2]).label is None
+    few = replace(doubt[2], answers=doubt[2].answers[:2])
+    assert decided(*doubt[:2], few).label is None
+    rule = replace(RULE, whole=None)
+    assert study_answer("study", None, doubt, rule, "m").label is None
+    other = replace(doubt[2], volume="another")
+    assert decided(*doubt[:2], other).label is None, "planes of two volumes are not one head"
+    assert decided(*doubt, *volume([6.0, 6.0, 6.0], "w")).label == "glioma"
+
+
+def test_a_tumour_may_not_hide_in_all_planes_of_a_volume() -> None:
+    hidden = (*[answer(-6.0)] * 20, *[answer(0.0, Status.UNFAMILIAR)] * 15, *[answer(-6.0)] * 20)
+    of = volume([-5.0, -5.0, -5.0])
+    blind = [replace(each, answers=hidden) for each in of]
+    assert decided(*of[:1], *blind[1:]).label == "notumor", "the axial plane shows it all"
+    assert decided(*blind).label is None
 
 
 def test_golden_values() -> None:
@@ -271,6 +328,7 @@ def test_the_rule_is_read_as_it_was_written() -> None:
 DAMAGE: dict[str, Any] = {
     "method": "another", "tumour_free": ["none"], "window": 0, "clip": float("nan"), "head": "0.5",
     "brain": 0,    "slope": -1.0, "intercepts": {"oblique": 0.0}, "tumor": 1.5, "no_tumor": 0.9,
+    "whole": {"tumor": 0.1, "no_tumor": 0.2},
     "temperature": 0.0, "types": {"glioma": 0.5}, "fitted": None,
 }  # fmt: skip
 
@@ -403,3 +461,16 @@ def test_a_series_says_why_it_does_not_count() -> None:
     assert (of.score, of.reason) == (None, "fewer than 3 slices that count")
     known = replace(series([1.0] * 9), reason="a localiser")
     assert series_evidence(known, RULE, None).reason == "a localiser"
+
+
+def test_a_series_that_breaks_off_is_an_error_in_its_place() -> None:
+    def slices_then_none() -> Any:
+        yield from slices(2)
+        raise InputError("the disk is gone")
+
+    broken = StudySeries("a", "a", "axial", "T1", 5.0, 5, slices_then_none)
+    whole = as_series("b", slices(2))
+    answer = classify_study(Classifier(), Study("s", None, (broken, whole)))
+    status = [part.status is Status.ERROR for part in answer.slices or ()]
+    assert status == [False, False, True, False, False]
+    assert (answer.slices or ())[2].error == "the disk is gone"

@@ -310,6 +310,11 @@ def test_the_slice_that_is_shown_speaks_most_for_a_tumour(
     assert strongest(replace(unfamiliar, slices=parts)) == 0
     assert strongest(replace(answers["tumor"], slices=parts)) == 1  # of the finding
     assert strongest(answers["error"]) is None
+    # What was cut in another plane is no image that can be shown.
+    cut = tuple(replace(each, sha256=None) if n == 0 else each for n, each in enumerate(parts))
+    assert strongest(replace(unfamiliar, slices=cut)) == 2
+    study = {"findings": [{"series": 0, "first": 0, "last": 0, "slice": 0, "box": None}]}
+    assert strongest(replace(answers["tumor"], slices=cut, study=study)) == 2
 
 
 def test_files_that_are_none_make_no_results(

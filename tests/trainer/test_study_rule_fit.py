@@ -23,10 +23,10 @@ from edge_runtime.errors import DataError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.load import read_model
 from trainer.augmentation.copy_paste import move
-from trainer.augmentation.made_heads import Tumour, make_head
+from trainer.augmentation.made_heads import Tumour, make_head, make_volume
 from trainer.commands.train_options import _heads
 from trainer.data.archive import open_archive
-from trainer.data.heads import Head, read_heads, series_of
+from trainer.data.heads import Head, cuts_of, read_heads, series_of, volume_of
 from trainer.evaluation.study import (
     HeadSlices,
     KnownSeries,
@@ -103,6 +103,35 @@ def test_a_patch_keeps_to_its_place_and_scale() -> None:
     assert np.ptp(columns) < 6 * half
 
 
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31), turned=st.booleans(), slope=st.sampled_from([-2.0, 0.5]))
+def test_a_made_volume_shows_its_tumour_at_one_place_in_every_plane(
+    heads: Path, seed: int, turned: bool, slope: float
+) -> None:
+    archive, (even, _) = open_archive(heads / "heads.zip"), read_heads(heads / "heads.csv")
+    volume = volume_of(archive, even)
+    assert volume is not None
+    view = volume.view._replace(slope=slope, turned=[turned] * 3)
+    voxels = volume.voxels if slope > 0 else volume.voxels.max() - volume.voxels
+    own = volume._replace(view=view, voxels=voxels)
+    bright = donor(sizes=(0.4, 0.2))  # the ball is as bright as can be, so a dark one is set in
+    dark = replace(bright, slices=tuple(255 - gray for gray in bright.slices))
+    made = make_volume(own, dark, np.random.default_rng(seed))
+    assert made is not None
+    places = np.argwhere(made.voxels != own.voxels)
+    assert len(places) > 50
+    assert np.ptp(places, axis=0).max() < 40, "one place in space"
+    change = (made.voxels - own.voxels)[tuple(places.T)].astype(np.float64) * slope
+    assert change.mean() < -5, "what is darker in the tumour's slice is darker in the volume"
+    for before, after in zip(cuts_of(own), cuts_of(made), strict=True):
+        assert before.plane == after.plane
+        pairs = zip(before.grays, after.grays, strict=True)
+        assert 3 <= sum((b.astype(int) - a).max() > 40 for b, a in pairs) < len(before.grays)
+    again = make_volume(own, dark, np.random.default_rng(seed))
+    assert again is not None
+    np.testing.assert_array_equal(again.voxels, made.voxels)
+
+
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A zip of two healthy volumes with a table, one of thick slices."""
@@ -137,7 +166,12 @@ def test_made_heads_share_the_slices_that_are_as_they_were(heads: Path, tmp_path
     tumours = {"axial": [donor()]}
     slices = collect_heads(archive, table, tumours, ["notumor"], Preprocess(size=32), 1)
     made = [f["made"] for f in slices.facts]
-    assert made == [False, True, True, False, False, False, True, True]
+    in_planes = [True] * 6  # the two volumes that are made of the even one, in three planes each
+    assert made == [False, True, True, False, False, *in_planes, False, True, True]
+    even = "notumor/even.nii.gz"
+    volumes = [even, "", "", even, even, *[f"{even} with tumour 1"] * 3]
+    assert [f["volume"] for f in slices.facts][:8] == volumes
+    assert {f["volume"] for f in slices.facts[11:]} == {""}, "thick slices make no volume"
     own, other = slices.rows[0], slices.rows[1]
     assert 0 < (own != other).sum() < len(own)
     assert len(slices.pixels) < sum(map(len, slices.rows))
@@ -172,7 +206,7 @@ def known(person: int, peak: float, label: str = "notumor", noise: float = 0.0) 
     facts_of: dict[str, Any] = {
         "label": label, "person": f"h{person}",
         "tumour": "" if label == "notumor" else f"t{person}", "plane": "axial",
-        "sequence": "T1", "distance": 2.0, "made": label != "notumor",
+        "sequence": "T1", "distance": 2.0, "made": label != "notumor", "volume": "",
     }  # fmt: skip
     return KnownSeries(SeriesAnswers("", None, "axial", None, 2.0, tuple(answers)), facts_of)
 
@@ -211,6 +245,35 @@ def test_the_stated_shares_hold_where_heads_overlap() -> None:
         assert rule.fitted["missed"]["share"] <= missed
         assert rule.fitted["false_alarms"]["share"] <= 0.02
     assert strict.no_tumor < loose.no_tumor
+
+
+def test_volumes_have_thresholds_of_their_own() -> None:
+    """Planes that err in turn tell less by themselves than together."""
+    pool = many(0.0, 1.0)
+    rng = np.random.default_rng(3)
+    for person in range(40):
+        for label, peak in (("notumor", 0.0), ("glioma", 2.5)):
+            for plane in ("axial", "coronal", "sagittal"):
+                each = known(person, peak + rng.normal(0, 0.7), label)
+                pool.append(
+                    KnownSeries(
+                        replace(each.answers, plane=plane, volume=label),
+                        {**each.facts, "plane": plane, "volume": label},
+                    )
+                )
+    rule = fit_study_rule(pool, LABELS, ["notumor"], None)
+    assert rule.whole is not None
+    assert rule.whole["no_tumor"] <= rule.whole["tumor"]
+    facts = rule.fitted["whole"]
+    assert (facts["missed"]["series"], facts["missed"]["persons"]) == (40, 40)
+    assert facts["missed"]["share"] <= 0.1
+    assert facts["false_alarms"]["share"] <= 0.02
+    alone = [each for each in pool if not each.facts["volume"] or each.facts["label"] == "notumor"]
+    without = fit_study_rule(alone, LABELS, ["notumor"], None)
+    assert without.whole is None
+    assert replace(rule, whole=None, fitted={}) == replace(without, fitted={}), (
+        "made volumes change nothing for a plane alone"
+    )
 
 
 def test_too_few_heads_or_none_that_differ_give_no_rule() -> None:

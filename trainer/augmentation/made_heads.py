@@ -3,20 +3,24 @@
 Whole heads with a tumour are rare. A made one shows what a study's rule needs: slices without a
 tumour, then several neighbouring ones with it, small at its ends and largest in its middle, as an
 ellipsoid is cut. It is no real head: the tumour has no mass effect, no oedema and no contrast but
-its own, and its edge is that of `copy_paste`, which a network may have learned from.
+its own, and its edge is that of `copy_paste`, which a network may have learned from. One that is
+made in a whole volume, to be cut in any plane, has one slice of the tumour all through, scaled: the
+slices of a patient lie too far apart to be put side by side.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.imaging.head import head_box
+from edge_runtime.imaging.gray import robust_range
+from edge_runtime.imaging.head import head_box, shows_head
+from edge_runtime.imaging.nifti import Cut, Volume, upright
 from trainer.augmentation.copy_paste import SOFT, Box, Gray, move
 
 SMALLEST = 0.25  # of the largest cross-section's half axes: what is smaller shows nothing
@@ -48,6 +52,12 @@ class Tumour:
         areas = [float(np.prod(box[2:] - box[:2])) for box in self.boxes]
         rising = sorted(range(len(areas)), key=areas.__getitem__)
         return rising[::2] + rising[1::2][::-1]
+
+    def middle(self) -> Tumour:
+        """The tumour with its largest slice only."""
+        order = self.ordered()
+        largest = order[len(order) // 2]
+        return replace(self, slices=(self.slices[largest],), boxes=(self.boxes[largest],))
 
 
 class MadeHead(NamedTuple):
@@ -95,6 +105,46 @@ def make_head(
             tumour.slices[donor], box, head[number], goal, wanted / max(own, 3.0), flip, soft
         )
     return made
+
+
+def make_volume(volume: Volume, tumour: Tumour, rng: np.random.Generator) -> Volume | None:
+    """Set a tumour into the axial slices of a volume, so that it shows in all planes; what it does
+    not reach stays as it is.
+
+    Args:
+        tumour: taken from axial slices.
+        rng: random generator.
+
+    Returns:
+        None where the pixels of axial slices are not square.
+
+    Raises:
+        InputError: no finite value.
+    """
+    plane = "axial"
+    cut = Cut(volume.voxels, volume.view, plane)
+    grays = [cut.gray(number) for number in range(len(cut))]
+    voxels = volume.voxels.copy()
+    slices, _ = upright(voxels, volume.view, plane)
+    if grays[0].shape != slices.shape[1:]:
+        return None
+    order = list(range(len(cut)))[:: 1 if cut.rising else -1]
+    shown = [place for place, number in enumerate(order) if shows_head(grays[number])]
+    if not shown:
+        return None
+    order = order[shown[0] : shown[-1] + 1]
+    depth = cut.distance / max(volume.view.spacing[0], 1e-6)
+    made = make_head([grays[number] for number in order], depth, tumour.middle(), rng)
+    low, high = robust_range(upright(volume.voxels, volume.view, plane)[0])
+    if volume.view.slope < 0:
+        low, high = high, low
+    for place, gray in made.slices.items():
+        number = order[place]
+        changed = gray != grays[number]
+        values = low + gray[changed] / 255 * (high - low)
+        whole = np.issubdtype(voxels.dtype, np.integer)
+        slices[number][changed] = np.rint(values) if whole else values
+    return volume._replace(voxels=voxels)
 
 
 def _inside(gray: Gray, goal: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge_runtime.errors import DataError, InputError, one_line
-from edge_runtime.imaging.geometry import PLANES
+from edge_runtime.imaging.geometry import PLANES, cut_refusal
 from edge_runtime.imaging.head import shows_head
 from edge_runtime.imaging.kinds import gzipped_kind, kind_of
 from edge_runtime.imaging.limits import DEFAULT_LIMITS
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from edge_runtime.imaging.nifti import Volume
     from trainer.data.archive import ImageArchive
 
     Gray = npt.NDArray[np.uint8]
 
 COLUMNS = ("path", "label", "subject", "sequence", "tumour_slices")
-THICKEST = 3.0  # mm between slices of a volume that is cut in other planes too
 _RANGE = re.compile(r"(\d+)-(\d+) of (\d+)\b")
 
 
@@ -105,31 +105,57 @@ def series_of(archive: ImageArchive, head: Head) -> Iterator[HeadSeries]:
     Raises:
         DataError: no such file, or one that cannot be read.
     """
-    folder = head.path.rstrip("/") + "/"
-    files = [n for n in archive.names() if n == head.path or n.startswith(folder)]
-    if not files:
-        raise DataError(f"{head.path}: no such head there")
+    volume = volume_of(archive, head)
     try:
-        first = archive.read(files[0])
-        kind = kind_of(first) or gzipped_kind(first)
-        if len(files) == 1 and kind is not None and kind.name == "nifti":
-            yield from _cut(first)
+        if volume is not None:
+            yield from cuts_of(volume)
             return
-        grays = [gray for name in files for gray in open_slices(archive.read(name)).grays]
+        grays = [gray for n in _files(archive, head) for gray in open_slices(archive.read(n)).grays]
         yield _between(HeadSeries("", 0.0, 0.0, grays))
     except InputError as error:
         raise DataError(f"{head.path}: {one_line(error)}") from None
 
 
-def _cut(data: bytes) -> Iterator[HeadSeries]:
-    from edge_runtime.imaging.nifti import Cut, read_volume
+def volume_of(archive: ImageArchive, head: Head) -> Volume | None:
+    """The volume of a head; None where it is a folder of slices.
 
-    volume = read_volume(data, DEFAULT_LIMITS)
+    Raises:
+        DataError: no such file, or one that cannot be read.
+    """
+    from edge_runtime.imaging.nifti import read_volume
+
+    files = _files(archive, head)
+    try:
+        first = archive.read(files[0])
+        kind = kind_of(first) or gzipped_kind(first)
+        if len(files) == 1 and kind is not None and kind.name == "nifti":
+            return read_volume(first, DEFAULT_LIMITS)
+    except InputError as error:
+        raise DataError(f"{head.path}: {one_line(error)}") from None
+    return None
+
+
+def _files(archive: ImageArchive, head: Head) -> list[str]:
+    """Raises DataError where there is none."""
+    folder = head.path.rstrip("/") + "/"
+    files = [n for n in archive.names() if n == head.path or n.startswith(folder)]
+    if not files:
+        raise DataError(f"{head.path}: no such head there")
+    return files
+
+
+def cuts_of(volume: Volume) -> Iterator[HeadSeries]:
+    """A volume in its own plane, and where it is even in the others.
+
+    Raises:
+        InputError: no head there, or no finite value.
+    """
+    from edge_runtime.imaging.nifti import Cut
+
     spacing = dict(zip(reversed(PLANES), volume.view.spacing, strict=True))  # through each plane
-    acquired = max(PLANES, key=spacing.__getitem__)
     for plane in PLANES:
-        if plane != acquired and spacing[acquired] > THICKEST:
-            continue  # slices that far apart smear in other planes
+        if cut_refusal(volume.voxels.shape, volume.view.spacing, plane):
+            continue
         cut = Cut(volume.voxels, volume.view, plane)
         order = range(len(cut)) if cut.rising else reversed(range(len(cut)))
         # Pixels are made square by stretching: they have the finer of both sides.

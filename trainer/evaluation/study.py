@@ -24,6 +24,7 @@ from edge_runtime.decision.study import (
     SeriesEvidence,
     StudyRule,
     in_run,
+    judged,
     mean_of_types,
     runs_of,
     series_evidence,
@@ -34,10 +35,10 @@ from edge_runtime.files import replacing
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.head import head_share
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
-from trainer.augmentation.made_heads import Tumour, make_head
+from trainer.augmentation.made_heads import Tumour, make_head, make_volume
 from trainer.data.archive import ImageArchive
 from trainer.data.dataset import Dataset
-from trainer.data.heads import Head, series_of
+from trainer.data.heads import Head, HeadSeries, cuts_of, series_of, volume_of
 from trainer.data.npz import opened_npz
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.intervals import effective_size
@@ -49,7 +50,7 @@ from trainer.models.outputs import Predict
 WINDOW, CLIP, HEAD, BRAIN = 10.0, 6.0, 0.6, 140.0
 FALSE_ALARMS, MISSED = 0.02, 0.1  # shares of healthy heads and of made ones
 FEWEST_HEADS = 3  # healthy persons, and tumours: fewer tell nothing
-MADE = 2  # heads with a tumour that are made of each healthy series
+MADE = 2  # heads with a tumour that are made of each healthy series, and of each volume
 TYPE_TARGETS = (0.1, 0.15, 0.2)  # shares of wrong types: the first that is supported
 FILE = "heads.npz"  # of a run: what its exported files fit their own rule on
 
@@ -67,7 +68,8 @@ class HeadSlices:
         shares: of the pixels of each slice that show the head, see `head_share`; NaN unknown.
         rows: the slices of each series, in order; series may share slices.
         facts: of each series: `label`, `person`, `tumour` (whose it is), `plane`, `sequence` (as
-            the table says), `distance` (mm, 0 unknown), `made`.
+            the table says), `distance` (mm, 0 unknown), `made`, `volume` (what tells a volume that
+            is cut in all planes from others; empty for a series alone).
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -112,7 +114,7 @@ class HeadSlices:
             return cls(file["pixels"], file["shares"], rows, facts)
 
 
-FACTS = ("label", "person", "tumour", "plane", "sequence", "distance", "made")
+FACTS = ("label", "person", "tumour", "plane", "sequence", "distance", "made", "volume")
 
 
 @dataclass(frozen=True)
@@ -171,18 +173,27 @@ def collect_heads(
     rows, facts = [], []
 
     def add(grays: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.int64]:
-        begin = len(pixels)
+        """Their numbers; slices of a head that are alike count once."""
+        numbers = []
         for gray in grays:
-            pixels.append(preprocess(gray, options))
-            shares.append(head_share(gray))
-        return np.arange(begin, len(pixels))
+            content = gray.shape, gray.tobytes()
+            if content not in seen:
+                seen[content] = len(pixels)
+                pixels.append(preprocess(gray, options))
+                shares.append(head_share(gray))
+            numbers.append(seen[content])
+        return np.array(numbers, np.int64)
 
     for number, head in enumerate(heads):
-        for series in series_of(archive, head):
+        seen: dict[tuple[tuple[int, ...], bytes], int] = {}
+        of_head = list(series_of(archive, head))
+        whole = head.path if {s.plane for s in of_head} == set(PLANES) else ""
+        for series in of_head:
             own = add(series.grays)
             known = {
                 "label": head.label, "person": head.subject, "tumour": "", "plane": series.plane,
                 "sequence": head.sequence, "distance": series.distance, "made": False,
+                "volume": whole,
             }  # fmt: skip
             rows.append(own)
             facts.append(known)
@@ -198,11 +209,37 @@ def collect_heads(
                 changed[list(made.slices)] = add(made.slices.values())
                 rows.append(changed)
                 facts.append(
-                    known | {"label": tumour.label, "tumour": tumour.patient, "made": True}
+                    known
+                    | {"label": tumour.label, "tumour": tumour.patient, "made": True, "volume": ""}
                 )
+        if whole and head.label in tumour_free:
+            for tumour, name, made_series in _made_volumes(
+                archive, head, tumours.get("axial", ()), np.random.default_rng([seed, number])
+            ):
+                rows.append(add(made_series.grays))
+                facts.append(
+                    {"label": tumour.label, "person": head.subject, "tumour": tumour.patient,
+                     "plane": made_series.plane, "sequence": head.sequence,
+                     "distance": made_series.distance, "made": True, "volume": name}
+                )  # fmt: skip
     if not rows:
         raise TooFewHeads("no whole head to fit the rule for studies on")
     return HeadSlices(np.stack(pixels), np.array(shares), tuple(rows), tuple(facts))
+
+
+def _made_volumes(
+    archive: ImageArchive, head: Head, donors: Sequence[Tumour], rng: np.random.Generator
+) -> Iterator[tuple[Tumour, str, HeadSeries]]:
+    """The cuts of the volumes that are made of a healthy one: whose tumour, what the volume is
+    called, and the cut."""
+    volume = volume_of(archive, head)
+    for copy in range(MADE if donors and volume is not None else 0):
+        assert volume is not None
+        tumour = donors[int(rng.integers(len(donors)))]
+        made = make_volume(volume, tumour, rng)
+        if made is not None:
+            for series in cuts_of(made):
+                yield tumour, f"{head.path} with tumour {copy + 1}", series
 
 
 def patients_of(side: Dataset, planes: Sequence[str | None]) -> HeadSlices:
@@ -228,7 +265,7 @@ def patients_of(side: Dataset, planes: Sequence[str | None]) -> HeadSlices:
             rows.append(np.array(chosen, np.int64))
             facts.append(
                 {"label": label, "person": patient, "tumour": patient, "plane": plane,
-                 "sequence": "", "distance": 0.0, "made": False}
+                 "sequence": "", "distance": 0.0, "made": False, "volume": ""}
             )  # fmt: skip
     return HeadSlices(side.images, np.full(len(side), np.nan), tuple(rows), tuple(facts))
 
@@ -265,7 +302,7 @@ def known_series(
         KnownSeries(
             SeriesAnswers(
                 facts["person"], None, facts["plane"] or None, None, facts["distance"] or None,
-                tuple(each[i] for i in rows),
+                tuple(each[i] for i in rows), volume=facts["volume"] or None,
             ),
             facts,
         )
@@ -291,10 +328,14 @@ def fit_study_rule(
     types = [label for label in labels if label not in tumour_free]
     plain = StudyRule(
         tuple(tumour_free), WINDOW, CLIP, HEAD, BRAIN, 1.0, dict.fromkeys(PLANES, 0.0), 1.0, 0.0,
-        1.0, dict.fromkeys(types, 1.0), {},
+        None, 1.0, dict.fromkeys(types, 1.0), {},
     )  # fmt: skip
     looked = [(each, series_evidence(each.answers, plain, view)) for each in known]
-    usable = [(each, of) for each, of in looked if of.score is not None]
+    usable = [
+        (each, of)
+        for each, of in looked
+        if of.score is not None and not (each.facts["made"] and each.facts["volume"])
+    ]
     whole = [(k, of) for k, of in usable if k.facts["label"] in tumour_free or k.facts["made"]]
     made = np.array([k.facts["made"] for k, _ in whole], bool)
     persons = np.array([k.facts["person"] for k, _ in whole])
@@ -311,7 +352,39 @@ def fit_study_rule(
     no_tumor = _threshold(evidence[made], missed)
     fitted = replace(fitted, tumor=max(-tumor, no_tumor), no_tumor=min(no_tumor, -tumor))
     fitted = _with_types(fitted, usable, types)
-    return replace(fitted, fitted=_facts(fitted, evidence, made, persons, len(tumours), missed))
+    facts = _facts(fitted.tumor, fitted.no_tumor, evidence, made, persons, missed)
+    fitted = replace(
+        fitted, fitted={"confidence": CONFIDENCE, "tumours": len(tumours), **facts, "whole": None}
+    )
+    return _with_volumes(fitted, looked, missed)
+
+
+def _with_volumes(
+    rule: StudyRule, looked: Sequence[tuple[KnownSeries, SeriesEvidence]], missed: float
+) -> StudyRule:
+    """The rule with thresholds for volumes that are cut in all planes; without, where there are too
+    few."""
+    by_volume: dict[tuple[str, str], list[tuple[KnownSeries, SeriesEvidence]]] = defaultdict(list)
+    for each, of in looked:
+        known = each.facts["label"] in rule.tumour_free or each.facts["made"]
+        if known and each.facts["volume"]:
+            by_volume[each.facts["person"], each.facts["volume"]].append((each, of))
+    whole = replace(rule, whole={"tumor": 1.0, "no_tumor": 0.0})
+    found = []
+    for (person, _), members in by_volume.items():
+        units = judged([each.answers for each, _ in members], [of for _, of in members], whole)
+        if len(units) == 1 and len(units[0].members) == len(PLANES):
+            found.append((units[0].evidence, members[0][0].facts["made"], person))
+    evidence = np.array([value for value, _, _ in found], np.float64)
+    made = np.array([made for _, made, _ in found], bool)
+    persons = np.array([person for _, _, person in found], np.str_)
+    if min(len(set(persons[~made])), len(set(persons[made]))) < FEWEST_HEADS:
+        return rule
+    tumor = -_threshold(-evidence[~made], FALSE_ALARMS)
+    no_tumor = _threshold(evidence[made], missed)
+    ends = {"tumor": max(tumor, no_tumor), "no_tumor": min(tumor, no_tumor)}
+    facts = _facts(ends["tumor"], ends["no_tumor"], evidence, made, persons, missed)
+    return replace(rule, whole=ends, fitted={**rule.fitted, "whole": facts})
 
 
 def _logistic(
@@ -384,11 +457,11 @@ def _with_types(
 
 
 def _facts(
-    rule: StudyRule,
+    tumor: float,
+    no_tumor: float,
     evidence: npt.NDArray[np.float64],
     made: npt.NDArray[np.bool_],
     persons: npt.NDArray[np.str_],
-    tumours: int,
     missed: float,
 ) -> dict[str, Any]:
     """How the thresholds were found: observed shares of errors, and what is supported."""
@@ -405,10 +478,8 @@ def _facts(
         }  # fmt: skip
 
     return {
-        "confidence": CONFIDENCE,
-        "tumours": tumours,
-        "false_alarms": error(evidence[~made] >= rule.tumor, persons[~made], FALSE_ALARMS),
-        "missed": error(evidence[made] < rule.no_tumor, persons[made], missed),
+        "false_alarms": error(evidence[~made] >= tumor, persons[~made], FALSE_ALARMS),
+        "missed": error(evidence[made] < no_tumor, persons[made], missed),
     }
 
 

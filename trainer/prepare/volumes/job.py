@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_runtime.errors import DataError, InputError, one_line
+from edge_runtime.imaging.geometry import cut_refusal
 from edge_runtime.imaging.kinds import halves_of, other_halves
 from edge_runtime.imaging.nifti import read_volume
 from edge_runtime.imaging.nifti_pair import join_pair
@@ -40,7 +41,7 @@ from trainer.prepare.volumes.labels import (
     plain_patient,
 )
 from trainer.prepare.volumes.masks import Masks, is_mask, without_sequence
-from trainer.prepare.volumes.planes import DicomVolume, Shown, cut_refusal, cut_volume
+from trainer.prepare.volumes.planes import DicomVolume, Shown, cut_volume
 from trainer.prepare.volumes.pseudonyms import DIGITS
 from trainer.prepare.volumes.units import (
     LIMITS,
@@ -323,7 +324,7 @@ class _Cutter:
         reasons: dict[str, None] = {}
         for plane in self._wanted.planes:
             try:
-                if refusal := cut_refusal(volume, plane):
+                if refusal := cut_refusal(volume.voxels.shape, volume.view.spacing, plane):
                     raise InputError(refusal)
                 slices += self._take(unit.item[:DIGITS], cut_volume(volume, plane, mask), row, said)
             except InputError as error:

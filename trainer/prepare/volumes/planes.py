@@ -8,7 +8,6 @@ volume is.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,10 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_runtime.errors import InputError
-from edge_runtime.imaging.geometry import PLANES
+from edge_runtime.imaging.geometry import own_plane
 from edge_runtime.imaging.limits import MIB, ImageLimits
-from edge_runtime.imaging.nifti import Cut, Volume, upright, view_of
+from edge_runtime.imaging.nifti import Cut, Volume, upright
 from edge_runtime.studies.frames import NOTHING, SeriesFrames
+from edge_runtime.studies.volumes import (
+    UNEVEN,
+    places_by_file,
+    read_values,
+    stack_refusal,
+    volume_of,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,15 +38,6 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
     Gray = npt.NDArray[np.uint8]
     Mask = npt.NDArray[np.bool_]
-
-THICKEST = 3.0  # mm between slices that other planes can be cut of: thicker ones smear
-FEWEST = 16  # voxels along each side of such a volume
-
-# Why a volume is not cut in a plane.
-THICK = f"slices more than {THICKEST:g} mm apart are not cut in other planes"
-FEW = f"fewer than {FEWEST} slices are not cut in other planes"
-UNEVEN = "slices that make no even volume are not cut in other planes"
-LARGE = "too large to be cut in other planes"
 
 
 @dataclass(frozen=True)
@@ -75,26 +72,6 @@ class _Cuts:
         return self._cut.gray(number if self._cut.rising else len(self._cut) - 1 - number)
 
 
-def own_plane(volume: Volume) -> str:
-    """The plane through a volume's widest distance between voxels: that it was acquired in."""
-    spacing = volume.view.spacing
-    return PLANES[len(PLANES) - 1 - max(range(3), key=lambda axis: (spacing[axis], axis))]
-
-
-def cut_refusal(volume: Volume, plane: str) -> str:
-    """Why a volume cannot be cut in a plane; empty where it can."""
-    if plane == own_plane(volume):
-        return ""
-    if min(volume.voxels.shape) < FEWEST:
-        return FEW
-    return THICK if _is_thick(max(volume.view.spacing)) else ""
-
-
-def _is_thick(distance: float) -> bool:
-    """Whether slices lie more than THICKEST apart; places and sizes in files are rounded."""
-    return round(distance, 2) > THICKEST
-
-
 def cut_volume(volume: Volume, plane: str, mask: Mask | None) -> Shown:
     """A volume's slices in a plane.
 
@@ -109,7 +86,7 @@ def cut_volume(volume: Volume, plane: str, mask: Mask | None) -> Shown:
     if mask is not None:
         marked = upright(mask, volume.view, plane)[0][:: 1 if cut.rising else -1]
     numbers = None
-    if plane == own_plane(volume):
+    if plane == own_plane(volume.view.spacing):
         numbers = range(len(cut))[:: 1 if cut.rising else -1]
     return Shown(plane, _Cuts(cut), cut.distance, marked, numbers)
 
@@ -148,22 +125,13 @@ class DicomVolume:
         places = self._keep(grays)
         marked = None if self.mask is None else self.mask.transpose(2, 1, 0)
         shown = [grays[place] for place in places]
-        frames = len(places) > len(self._files)
+        frames = len(places) > len(places_by_file(self.stack))
         numbers = [place.frame + 1 if frames else place.instance for place in places]
         return Shown(self.stack.plane, shown, self.stack.distance, marked, numbers)
 
     def refusal(self) -> tuple[str, str]:
         """Why no volume can be made of the stack, and more of it in words; empty where it can."""
-        stack, (rows, columns) = self.stack, self.stack.lie.shape
-        if min(len(stack.places), rows, columns) < FEWEST:
-            return FEW, ""
-        if stack.unevenness:
-            return UNEVEN, stack.unevenness
-        if _is_thick(stack.distance):
-            return THICK, f"{stack.distance:.1f} mm"
-        if len(stack.places) * rows * columns * 4 > self._limits.max_bytes:
-            return LARGE, ""
-        return "", ""
+        return stack_refusal(self.stack, self._limits)
 
     def volume(self) -> Volume:
         """The values as one volume (column, row, slice), padding as NaN.
@@ -171,30 +139,11 @@ class DicomVolume:
         Raises:
             InputError: a file is damaged, so that one is missing.
         """
-        stack, (rows, columns) = self.stack, self.stack.lie.shape
-        values = np.empty((len(stack.places), rows, columns), np.float32)
-        numbers = {place: number for number, place in enumerate(stack.places)}
-        read = set()
-        for file, places in self._files.items():
-            with self._noting(file):
-                frames = self._frames.open(file)
-                found = frames.values([place.frame for place in places])
-                for place, raw in zip(places, found, strict=True):
-                    np.multiply(raw, -1 if frames.inverse else 1, out=values[numbers[place]])
-                    read.add(place)
-        if len(self._keep(read)) < len(numbers):
+        count = len(self.stack.places)
+        values, read = read_values(self._frames, self.stack)
+        if len(self._keep(read)) < count:
             raise InputError(UNEVEN)
-        down, across = stack.lie.spacing
-        view = view_of(stack.affine, [across, down, stack.distance])
-        return Volume(values.transpose(2, 1, 0), view, stack.affine)
-
-    @property
-    def _files(self) -> dict[str, list[Place]]:
-        """The places that each file holds, by rising frames."""
-        files: dict[str, list[Place]] = defaultdict(list)
-        for place in self.stack.places:
-            files[place.file].append(place)
-        return {name: sorted(places, key=_frame) for name, places in files.items()}
+        return volume_of(values, self.stack)
 
     def _keep(self, read: Any) -> list[Place]:
         """Take the stack for the places that could be read.
@@ -213,7 +162,7 @@ class DicomVolume:
 
     def _read(self) -> Iterator[tuple[Place, Gray]]:
         """Gray slices, file by file."""
-        for file, wanted in self._files.items():
+        for file, wanted in places_by_file(self.stack).items():
             with self._noting(file):
                 frames = self._frames.open(file)
                 by_frame = {place.frame: place for place in wanted}
@@ -230,7 +179,3 @@ class DicomVolume:
             yield
         except InputError as error:
             self.damaged.setdefault(file, str(error))
-
-
-def _frame(place: Place) -> int:
-    return place.frame
