@@ -174,7 +174,7 @@ NETWORKS = {
         "small and quick, and tells where it looks", partial(_of_blocks, EDGE), 96, EDGE
     ),
     "lite0": Network(
-        "twelve times as large, five times the work, and better",
+        "thirteen times as large, four times the work, and better",
         partial(_of_blocks, LITE0), 128, LITE0, rate=0.5,
     ),
     "classic": Network("convolutions and dense layers", _classic, 128),
