@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.device.volume_files import draw_head, nifti, series, write
 from tests.documents import DATA_GUIDE, blocks, data_commands
 from tests.trainer.mat_files import cheng_file, disc
-from tests.trainer.volume_files import draw_head, nifti, series, write
 from trainer.synthetic.phantoms import draw_phantom, write_phantoms
 
 LABELS = ("meningioma", "glioma", "pituitary")  # as Cheng numbers them, from 1

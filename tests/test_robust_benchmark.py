@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks import card, honest, ood, robust
 from edge_runtime.errors import BtcError, DataError, UsageError
 from edge_runtime.model.load import bundled_model, read_model
-from tests.trainer.volume_files import draw_head, nifti
+from tests.device.volume_files import draw_head, nifti
 from trainer.commands.train import train_command
 from trainer.synthetic.phantoms import draw_phantom, write_phantoms
 

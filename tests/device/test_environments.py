@@ -111,6 +111,7 @@ def guide_for_devices(inside: Path, pictures: Path, folder: Path) -> None:
     shutil.copytree(pictures, folder / "scans" / "glioma")
     shutil.copytree(pictures, folder / "scans" / "notumor")
     shutil.copytree(pictures, folder / "patient-1")
+    shutil.make_archive(str(folder / "disc"), "zip", pictures)
     picture = cv2.imread(str(pictures / "00.png"))
     cv2.imwrite(str(folder / "slice.jpg"), picture)
     path = f"{inside}{os.pathsep}{os.environ['PATH']}"

@@ -36,6 +36,7 @@ REFUSED = {
     "JPGExtended.dcm": ("no decoder is", "12-bit JPEG: Pillow and GDCM do not decode it"),
     "JPEG2000-embedded-sequence-delimiter.dcm": ("damaged", "no decoder takes its codestream"),
     "MR_truncated.dcm": ("damaged", "62 bytes are missing"),
+    "rtplan_truncated.dcm": ("damaged", "cut within an element, before any Rows"),
     "badVR.dcm": ("damaged", "its number of frames is no number"),
     "image_dfl.dcm": ("not supported: a deflated", "may unpack to any size"),
     "nested_priv_SQ.dcm": ("without an image", "no Rows and Columns"),

@@ -45,7 +45,7 @@ from benchmarks.hostile.files import dicom_bytes, nifti_bytes  # noqa: E402 - th
 from edge_runtime.studies import frames as frames_module  # noqa: E402
 from edge_runtime.studies import series as words  # noqa: E402
 from edge_runtime.studies.volumes import LARGE, UNEVEN  # noqa: E402
-from tests.trainer.volume_files import (  # noqa: E402
+from tests.device.volume_files import (  # noqa: E402
     SIZE,
     draw_head,
     enhanced,

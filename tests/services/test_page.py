@@ -31,9 +31,9 @@ from playwright.sync_api import Browser, Error, Locator, Page, Route, expect, sy
 
 from benchmarks.hostile.pictures import encode
 from edge_runtime.classifier import Classifier
+from tests.device.volume_files import SECRET, SIZE, draw_head, nifti, series
 from tests.documents import ROOT
 from tests.services.serving import Served, served
-from tests.trainer.volume_files import SECRET, SIZE, draw_head, nifti, series
 from trainer.synthetic.phantoms import draw_phantom
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -34,7 +34,7 @@ from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.imaging.readers import slices_of
 from edge_runtime.studies.sequences import SEQUENCES, sequence_in, sequence_of
 from edge_runtime.studies.series import read_file_head
-from tests.trainer.volume_files import (
+from tests.device.volume_files import (
     SECRET,
     SIZE,
     SPACING,
