@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import random
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 from edge_runtime import Classifier
 from edge_runtime.imaging.decode import load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
+from edge_runtime.studies.arrange import How, arrange
+from edge_runtime.studies.files import DropFile
+from edge_runtime.studies.study import Study
 from trainer.audit.examine import Audit, audit
 from trainer.data.dataset import read_dataset
 from trainer.data.split import split_dataset
@@ -137,3 +141,21 @@ def test_classical_model_on_unseen_groups(sample: Path) -> None:
     )  # fmt: skip
     predicted = model.predict(features[split.test])[0].argmax(axis=1)
     assert 0.5 < np.mean(predicted == data.labels[split.test]) < 0.95
+
+
+def test_series_of_a_real_study_are_arranged_rightly() -> None:
+    pytest.importorskip("pydicom")
+    with zipfile.ZipFile(DATA / "heads.zip") as archive:
+        names = [name for name in archive.namelist() if "brainix" in name and name[-1] != "/"]
+        files = [DropFile(name, archive.read(name)) for name in names]
+    random.Random(1).shuffle(files)
+    told: list[object] = []
+    (study,) = arrange(files, How(), told.append)
+    assert isinstance(study, Study)
+    assert (told, study.passed_over) == ([], ())
+    flair, t1 = study.series
+    assert (flair.sequence, flair.plane, flair.count) == ("FLAIR", "axial", 22)
+    assert (t1.sequence, t1.plane, t1.count) == ("T1", "axial", 22)
+    assert t1.distance == pytest.approx(6, abs=1e-3)
+    # From the feet to the head, against the numbers of the files.
+    assert [part.input[-8:-4] for part in t1.slices()] == [f"{n:04d}" for n in range(22, 0, -1)]

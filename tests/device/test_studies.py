@@ -56,7 +56,6 @@ from tests.device.volume_files import (  # noqa: E402
 
 HEAD = draw_head()
 SECONDARY = "1.2.840.10008.5.1.4.1.1.7"
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "heads.zip"
 
 
 def files_of(drop: Mapping[str, bytes]) -> list[DropFile]:
@@ -899,22 +898,6 @@ def test_studies_through_the_command(tmp_path: Path) -> None:
     found, code, line = inputs(folder / "sub")
     assert (found, code) == (both, 1)
     assert "one-13: truncated or damaged" in line
-
-
-@pytest.mark.skipif(not SHARED.is_file(), reason="the real data is not beside this checkout")
-def test_real_series_are_arranged_rightly() -> None:
-    with zipfile.ZipFile(SHARED) as archive:
-        names = [name for name in archive.namelist() if "brainix" in name and name[-1] != "/"]
-        files = [DropFile(name, archive.read(name)) for name in names]
-    random.Random(1).shuffle(files)
-    (study,), unusable, told = found_in(files)
-    assert (unusable, told, study.passed_over) == ([], [], ())
-    flair, t1 = study.series
-    assert (flair.sequence, flair.plane, flair.count) == ("FLAIR", "axial", 22)
-    assert (t1.sequence, t1.plane, t1.count) == ("T1", "axial", 22)
-    assert t1.distance == pytest.approx(6, abs=1e-3)
-    # From the feet to the head, against the numbers of the files.
-    assert [part.input[-8:-4] for part in t1.slices()] == [f"{n:04d}" for n in range(22, 0, -1)]
 
 
 def test_files_that_take_turns_in_space_are_not_read_for_every_slice(
