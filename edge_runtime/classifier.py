@@ -635,8 +635,6 @@ class Classifier:
         )
         if not isinstance(heatmaps, Path):
             return replace(answer, heatmap=heatmaps(explained))
-        if maps is None:
-            raise ModelError("this model gives no class maps, so it has no heatmaps")
         return replace(answer, heatmap=write_overlay(heatmaps, explained))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from edge_runtime.errors import ModelError
 from edge_runtime.files import write_bytes
 
 if TYPE_CHECKING:
@@ -95,12 +96,12 @@ def write_overlay(folder: Path, part: Explained) -> str:
         The path.
 
     Raises:
-        ValueError: a slice without a map.
+        ModelError: a slice without a map.
     """
     import cv2
 
     if part.heat is None:
-        raise ValueError("no map to draw")
+        raise ModelError("this model gives no class maps, so it has no heatmaps")
     picture = overlay(part.gray, part.heat, part.crop_box)
     stem = Path(part.name).name.partition(".")[0][:100] or "slice"
     middle = "" if part.number is None else f"-{part.number:04d}"

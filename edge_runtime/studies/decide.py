@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edge_runtime.batch import in_order
 from edge_runtime.decision.prediction import Prediction, failure
 from edge_runtime.decision.study import SeriesAnswers, study_json
-from edge_runtime.errors import InputError, ModelError, UsageError, one_line
+from edge_runtime.errors import InputError, UsageError, one_line
 from edge_runtime.imaging.stack import Slice
 from edge_runtime.studies.study import StudySlice
 
@@ -95,8 +95,6 @@ def _overlays(heatmaps: Heatmaps | None, series: StudySeries) -> Heatmaps | None
     from edge_runtime.decision.heatmap import write_overlay
 
     def write(part: Explained) -> str:
-        if part.heat is None:
-            raise ModelError("this model gives no class maps, so it has no heatmaps")
         name = f"{PurePath(part.name).name.partition('.')[0][:80]}-{plane}"
         digest = part.digest or sha256(volume.encode("utf-8", "surrogateescape")).hexdigest()
         return write_overlay(folder, part._replace(name=name, digest=digest))
