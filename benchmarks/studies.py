@@ -39,7 +39,7 @@ from edge_runtime.model.load import read_model
 from trainer.commands.options import with_cards
 from trainer.data.archive import ImageArchive, open_archive
 from trainer.data.dataset import Dataset, read_dataset
-from trainer.data.heads import Head, read_heads
+from trainer.data.heads import Head, persons_of, read_heads
 from trainer.data.split import Split, fold_splits
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.metrics import share_of
@@ -81,9 +81,8 @@ class Fold:
 
 
 def people_of(data: Dataset, rows: Any) -> set[str]:
-    """The names, without those of collections, of the patients and groups of some slices."""
-    names = {name for i in rows for name in (data.groups[i], data.patients[i])}
-    return {name.rpartition("/")[2] for name in names} - {""}
+    """Whose some slices are."""
+    return persons_of(name for i in rows for name in (data.groups[i], data.patients[i]))
 
 
 def open_fold(run: Run) -> tuple[Predict, DecisionRule]:
@@ -138,8 +137,7 @@ def rule_of(folds: Sequence[Fold], number: int, missed: float = MISSED) -> Study
     mine = folds[number]
 
     def tested(each: KnownSeries) -> bool:
-        names = (each.facts["person"], each.facts["tumour"])
-        return any(name.rpartition("/")[2] in mine.people for name in names)
+        return bool(persons_of((each.facts["person"], each.facts["tumour"])) & mine.people)
 
     pool = [
         each
