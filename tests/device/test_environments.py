@@ -40,8 +40,7 @@ def run(*words: object, quiet: bool = False, **options: object) -> str:
 def install(python: str, folder: Path, *words: object) -> Path:
     """A fresh environment with `words` for pip installed; its folder of programs.
 
-    This environment's pip runs under `python`: a pip in each, and bytecode for modules that are
-    never imported, are most of the time that it would take.
+    This environment's pip runs under `python`: to put one into each takes seconds.
     """
     run(python, "-m", "venv", "--without-pip", folder)
     pip(folder / "bin", *words)
@@ -50,7 +49,7 @@ def install(python: str, folder: Path, *words: object) -> Path:
 
 def pip(inside: Path, *words: object) -> None:
     run(sys.executable, "-m", "pip", "--python", inside / "python", "install", "--quiet",
-        "--no-compile", *words)  # fmt: skip
+        *words)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
