@@ -45,16 +45,15 @@ LONGEST_FOLDER = 40  # characters, so that Ray's sockets in it stay below the 10
 REACHED_WITHIN = 10  # seconds, to connect to a cluster
 _TURN = 1.0  # seconds between looks at what stands still
 
-# Before Ray is imported, which reads some of them then.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # it would send what it counts to its makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning about GPUs that no task here asks for
     "RAY_DEDUP_LOGS": "0",
     "RAY_SCHEDULER_EVENTS": "0",
 }
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # at 0, Ray is for this machine alone: 127.0.0.1
 _LOCAL = {
-    # Ray's name for "this machine alone", where it then uses 127.0.0.1.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    _LOOPBACK: "0",
     "RAY_AUTH_MODE": "token",
     "RAY_prestart_worker_first_driver": "0",  # workers come with the tasks that need them
 }
@@ -289,7 +288,7 @@ def _local(workers: int | None, needs: Needs) -> Iterator[Cluster]:
     folder = Path(_short_folder())
     terminate = _SystemExitOnTerm()
     try:
-        with _environment({**_QUIET, **_LOCAL, "RAY_AUTH_TOKEN": _token()}):
+        with _environment({**_QUIET, **_LOCAL, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
             ray = _import_ray()
             store = max(min(STORE, _shared_memory() * 8 // 10), 75 * MIB)
             started = _init(
@@ -308,10 +307,7 @@ def _local(workers: int | None, needs: Needs) -> Iterator[Cluster]:
             terminate.watch()
             try:
                 if not str(started.address_info["gcs_address"]).startswith("127.0.0.1:"):
-                    raise ClusterError(
-                        "Ray was imported before, and would listen beyond this machine: "
-                        "import edge_runtime.cluster first"
-                    )
+                    raise ClusterError("this Ray would listen beyond this machine: update it")
                 yield Cluster(ray, workers, needs)
             finally:
                 with _uninterrupted():
@@ -392,7 +388,20 @@ def _import_ray() -> Any:
     # Ray prints what its nodes report on stdout, where answers go, and has no setting for it; what
     # matters of it comes as the error of a task.
     ray._private.worker._worker_logs_enabled = False
+    _read_environment(ray)
     return ray
+
+
+def _read_environment(ray: Any) -> None:
+    """Have Ray read what it read of the environment when it was imported, or a cluster was opened
+    before. Its own names for that; an older Ray has not all of them, and no tokens."""
+    with suppress(ImportError, AttributeError):
+        constants = ray._private.ray_constants
+        constants.ENABLE_RAY_CLUSTER = constants.env_bool(_LOOPBACK, sys.platform == "linux")
+        from ray._raylet import AuthenticationTokenLoader, Config
+
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 class _OtherCodeError(BtcError):
@@ -478,12 +487,6 @@ def _short_folder() -> str:
     usual = tempfile.gettempdir()
     where = "/tmp" if os.name == "posix" and len(usual) > LONGEST_FOLDER else usual
     return tempfile.mkdtemp(prefix="btc-edge-ray-", dir=where)
-
-
-@lru_cache(maxsize=1)
-def _token() -> str:
-    """One for this process: Ray reads it once."""
-    return secrets.token_hex(32)
 
 
 @contextmanager
