@@ -73,7 +73,7 @@ class Done(NamedTuple):
     it ended its worker each time."""
 
     key: str
-    value: Any | None
+    value: Any
     error: Exception | None
 
 
@@ -128,6 +128,7 @@ class Cluster:
         function: Callable[..., Any],
         tasks: Iterable[Task],
         *,
+        once: Callable[[], Any] | None = None,
         retries: int = 3,
         stalled_after: float = 300,
         give_up_after: float = 3600,
@@ -141,6 +142,8 @@ class Cluster:
 
         Args:
             tasks: taken one at a time, when there is a worker for it.
+            once: is called once in each worker, such as to open a model; its value is then the
+                function's first argument. It travels once, so it may be large.
             retries: how often a task is sent again whose worker or node died.
             stalled_after: seconds without the end of a task, after which `tell` is given a line on
                 what is waited for, and again after as many.
@@ -161,6 +164,7 @@ class Cluster:
             name=getattr(function, "__name__", "task"),
         )
         codes = _codes(function)
+        opener = ray.put(b"" if once is None else pickle.dumps(once))
         waiting = iter(tasks)
         running: dict[Any, str] = {}  # keys of tasks, by what Ray calls them
         watch = _Watch(stalled_after, give_up_after)
@@ -168,7 +172,7 @@ class Cluster:
             while True:
                 for task in islice(waiting, self.workers - len(running)):
                     payload = pickle.dumps((function, task.arguments))
-                    running[remote.remote(codes, payload)] = task.key
+                    running[remote.remote(codes, opener, payload)] = task.key
                 if not running:
                     return
                 ended, _ = ray.wait(list(running), num_returns=1, timeout=_TURN)
@@ -395,20 +399,18 @@ def _import_ray() -> Any:
 def _read_environment(ray: Any) -> None:
     """Have Ray read what it read of the environment when it was imported, or a cluster was opened
     before. Its own names for that; an older Ray has not all of them, and no tokens."""
-    with suppress(ImportError, AttributeError):
+    with suppress(AttributeError):
         constants = ray._private.ray_constants
         constants.ENABLE_RAY_CLUSTER = constants.env_bool(_LOOPBACK, sys.platform == "linux")
-        from ray._raylet import AuthenticationTokenLoader, Config
-
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+        ray._raylet.Config.initialize("")
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 class _OtherCodeError(BtcError):
     """A node's code is not the one that asks."""
 
 
-def _call(codes: Mapping[str, str], payload: bytes) -> tuple[Any, Exception | None]:
+def _call(codes: Mapping[str, str], opener: bytes, payload: bytes) -> tuple[Any, Exception | None]:
     """In a worker: the value of a task, or its error. What it is asked for is only unpickled where
     the code is the same; it comes from the process that opened the cluster."""
     own = {package: code_digest(package) for package in codes}
@@ -421,11 +423,17 @@ def _call(codes: Mapping[str, str], payload: bytes) -> tuple[Any, Exception | No
         )
     try:
         function, arguments = pickle.loads(payload)
-        return function(*arguments), None
+        return function(*_opened(opener), *arguments), None
     except (BtcError, OSError, MemoryError) as error:
         return None, error
     except Exception as error:
         return None, TaskError(f"unexpected {type(error).__name__}: {one_line(error)}")
+
+
+@lru_cache(maxsize=1)
+def _opened(opener: bytes) -> tuple[Any, ...]:
+    """In a worker: what `once` gave, kept for the tasks to come."""
+    return (pickle.loads(opener)(),) if opener else ()
 
 
 def _codes(function: Callable[..., Any]) -> dict[str, str]:

@@ -59,6 +59,17 @@ def test_each_task_ends_once_with_its_value(cluster: Cluster) -> None:
     assert ended == {str(number): 2 * number for number in range(20)}
 
 
+def test_what_is_opened_once_is_kept(cluster: Cluster) -> None:
+    run = cluster.run(
+        cluster_tasks.count, [Task("", ())] * 6, once=cluster_tasks.opened, tell=silent
+    )
+    calls: dict[int, list[int]] = {}
+    for done in run:
+        process, number = done.value
+        calls.setdefault(process, []).append(number)
+    assert all(sorted(numbers) == [*range(1, len(numbers) + 1)] for numbers in calls.values())
+
+
 def test_errors_are_values(cluster: Cluster) -> None:
     tasks = [Task(how, (how,)) for how in ("input", "disk", "bug")]
     errors = {done.key: done.error for done in cluster.run(cluster_tasks.fail, tasks, tell=silent)}
