@@ -295,10 +295,8 @@ def _local(workers: int | None, needs: Needs) -> Iterator[Cluster]:
         with _environment({**_QUIET, **_LOCAL, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
             ray = _import_ray()
             store = max(min(STORE, _shared_memory() * 8 // 10), 75 * MIB)
-            started = _init(
+            started = _start(
                 ray,
-                "a local Ray cannot be started",
-                address="local",
                 num_cpus=ceil(workers * needs.cpus) + SPARE,
                 num_gpus=None,
                 _memory=workers * needs.memory or None,
@@ -341,6 +339,18 @@ def _joined(address: str, workers: int | None, needs: Needs, tell: Tell) -> Iter
         finally:
             with _uninterrupted():
                 ray.shutdown()
+
+
+def _start(ray: Any, **options: Any) -> Any:
+    """Start a local cluster; once more where it did not come within the 30 seconds that Ray gives
+    it, as on a machine that has just begun to work on something else."""
+    failure = "a local Ray cannot be started"
+    try:
+        return _init(ray, failure, address="local", **options)
+    except ClusterError as error:
+        if "timed out" not in str(error):
+            raise
+        return _init(ray, failure, address="local", **options)
 
 
 def _init(ray: Any, failure: str, **options: Any) -> Any:
