@@ -318,7 +318,7 @@ class Objects:
     def write(self, path: str, data: bytes) -> None:
         # One piece, and then the end: until that comes, the store shows nothing.
         with _answering(self.root):
-            stream = self._system.open_output_stream(path)
+            stream = self._system.open_output_stream(path, compression=None)  # not by its name
             stream.write(data)
             stream.close()
 

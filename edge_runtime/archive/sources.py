@@ -23,7 +23,6 @@ from edge_runtime.files import Note, PassedOver, is_hidden
 from edge_runtime.imaging.kinds import (
     SUFFIXES,
     ZIP,
-    halves_of,
     is_header_of_pair,
     kind_named,
     kind_of,
@@ -40,7 +39,7 @@ STDIN = "-"
 TREE, LIST, ONE = "tree", "list", "one"  # what a source is
 INDEX = "DICOMDIR"  # the index of other files
 ARCHIVE = "zip"  # the kind of an entry that holds others
-VOLUME = "nifti"
+VOLUME = "nifti"  # what half of a pair is, too
 NO_IMAGE = "no image in it"
 TOGETHER = 1000  # files of a folder that are looked at together
 READERS = 8  # lines of a list that are looked at, and its files that are read, at once
@@ -184,8 +183,7 @@ class Source:
         if place.what(path) == "folder":
             return line, None
         stamp = place.stamps([path])[0]
-        named = _kind_by_name(path)
-        return line, Entry(line, *stamp, named or _kind_by_content(place, path, stamp) or "")
+        return line, Entry(line, *stamp, _kind(place, path, stamp) or "")
 
     def _lines(self) -> Iterator[str]:
         if self.form == ONE:
@@ -227,7 +225,7 @@ def open_source(word: str) -> Source:
     if what == "folder":
         return Source(word, TREE)
     stamp = place.stamps([path])[0]
-    if stamp.etag is not None and (_kind_by_name(path) or _kind_by_content(place, path, stamp)):
+    if _kind(place, path, stamp):
         return Source(word, ONE)
     try:
         start = place.begin(path)
@@ -301,29 +299,23 @@ def _looked_at(
     stamps = place.stamps(paths)
 
     def kind(number: int) -> str | None:
-        name = names[number]
-        if named := _kind_by_name(name):
-            return named
-        return None if name == INDEX else _kind_by_content(place, paths[number], stamps[number])
+        is_index = names[number] == INDEX
+        return None if is_index else _kind(place, paths[number], stamps[number])
 
     kinds = in_order(kind, range(len(names)), place.readers)
     yield from zip(names, stamps, kinds, strict=True)
 
 
-def _kind_by_name(path: str) -> str:
-    if not path.lower().endswith(SUFFIXES):
-        return ""
-    kind = kind_named(path)
-    return VOLUME if kind is None and halves_of(path) else kind.name if kind else ""
-
-
-def _kind_by_content(place: Place, path: str, stamp: Stamp) -> str | None:
-    """What a file is whose name does not tell; empty for one that cannot be read, which is told
-    when its turn comes; None for no image."""
-    if stamp.etag is None:  # opening a device may do something
-        return None
+def _kind(place: Place, path: str, stamp: Stamp) -> str | None:
+    """What a file is, by its name or, where that does not tell, by its content; empty for an image
+    by its name, or a file, that cannot be read, which is told when its turn comes; None for no
+    image."""
+    is_there = stamp.etag is not None  # opening a device may do something
+    if path.lower().endswith(SUFFIXES):
+        kind = kind_named(path)
+        return "" if not is_there else VOLUME if kind is None else kind.name
     try:
-        start = place.begin(path)
+        start = place.begin(path) if is_there else b""
     except InputError:
         return ""
     if start.startswith(ZIP):

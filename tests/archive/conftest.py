@@ -14,8 +14,9 @@ import pytest
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("pydicom")
-nibabel = pytest.importorskip("nibabel")
+pytest.importorskip("nibabel")
 
+import nibabel
 import pyarrow.parquet as pq
 
 from benchmarks.hostile.files import dicom_bytes, nifti_bytes

@@ -26,8 +26,6 @@ from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.model.metadata import INTENDED_USE
 from tests.archive.conftest import UID, answer, make, mixed_files, rows_of, write_files, zip_of
 
-TABLE = "path path_bytes slice study".split()
-
 
 def classified(*words: object) -> list[dict[str, Any]]:
     """What btc-edge classify says, a dict an answer."""
@@ -37,7 +35,7 @@ def classified(*words: object) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def as_answer(row: dict[str, Any], folder: object) -> dict[str, Any]:
+def as_answer(row: dict[str, Any], folder: str | Path) -> dict[str, Any]:
     """A row as the command would have printed it."""
     labels = [name.removeprefix("p_") for name in row if name.startswith("p_")]
     fields = {k: v for k, v in row.items() if not k.startswith("p_")}
@@ -47,7 +45,7 @@ def as_answer(row: dict[str, Any], folder: object) -> dict[str, Any]:
     if row["confidence"] is None:
         assert set(probabilities.values()) == {None}
         probabilities = None
-    return {**fields, "input": os.path.join(folder, name), "probabilities": probabilities}
+    return {**fields, "input": str(Path(folder, name)), "probabilities": probabilities}
 
 
 def by_input(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -104,9 +102,7 @@ def test_a_shard_says_what_it_is(answered: tuple[Any, Manifest], classifier: Cla
     assert (says["manifest"], says["shard"]) == (manifest.digest, 0)
 
 
-def test_zips_hold_what_a_folder_would(
-    tmp_path: Path, classifier: Classifier, mixed: Path
-) -> None:
+def test_zips_hold_what_a_folder_would(tmp_path: Path, classifier: Classifier, mixed: Path) -> None:
     files = {name: data for name, data in mixed_files().items() if "pair" not in name}
     write_files(tmp_path / "in", {"all.zip": zip_of(files)})
     source, manifest = make(classifier, tmp_path / "in", tmp_path / "out")
@@ -224,7 +220,7 @@ def test_limits_refuse_as_the_command_does(tmp_path: Path) -> None:
     lines = classified("-r", folder, "--max-mib", 1)
     rows = {row["path"]: row["error"] for row in rows_of(manifest)}
     assert rows.pop("z.zip/m.png") == "larger than the limit of 1 MiB"
-    assert rows == {os.path.basename(line["input"]): line["error"] for line in lines}
+    assert rows == {Path(line["input"]).name: line["error"] for line in lines}
 
 
 def test_settings_open_an_equal_classifier(settings: ClassifierSettings) -> None:
