@@ -56,6 +56,7 @@ _LOCAL = {
     _LOOPBACK: "0",
     "RAY_AUTH_MODE": "token",
     "RAY_prestart_worker_first_driver": "0",  # workers come with the tasks that need them
+    "RAY_worker_niceness": "0",  # at Ray's 15 they starve wherever anything else runs
 }
 
 Tell = Callable[[str], None]
@@ -291,8 +292,9 @@ def _local(workers: int | None, needs: Needs) -> Iterator[Cluster]:
         )
     folder = Path(_short_folder())
     terminate = _SystemExitOnTerm()
+    token = secrets.token_hex(32)
     try:
-        with _environment({**_QUIET, **_LOCAL, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+        with _environment({**_QUIET, **_LOCAL, "RAY_AUTH_TOKEN": token}):
             ray = _import_ray()
             store = max(min(STORE, _shared_memory() * 8 // 10), 75 * MIB)
             started = _start(
@@ -315,8 +317,10 @@ def _local(workers: int | None, needs: Needs) -> Iterator[Cluster]:
                 with _uninterrupted():
                     ray.shutdown()
     finally:
-        terminate.restore()
-        shutil.rmtree(folder, ignore_errors=True)
+        with _uninterrupted():
+            _end_all(token)
+            terminate.restore()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -520,6 +524,17 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _end_all(token: str) -> None:
+    """Kill what is left of a local cluster. Ray ends it all itself, but not where it is interrupted
+    while it starts: its agents then stay for ever. They are known by the token in their
+    environment (proc_pid_environ(5)); without /proc they have to be trusted to end."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is another user's
+            is_ray = b"ray" in (process / "cmdline").read_bytes()
+            if is_ray and token.encode("ascii") in (process / "environ").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 class _SystemExitOnTerm:
