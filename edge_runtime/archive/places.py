@@ -414,8 +414,9 @@ class _Ranged(io.RawIOBase):
             return place
 
     def tell(self) -> int:
-        place: int = self._file.tell()
-        return place
+        with _answering(self._root):
+            place: int = self._file.tell()
+            return place
 
     def close(self) -> None:
         with suppress(OSError):
