@@ -234,7 +234,10 @@ run_command(main, "main")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes by their environment")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_ended_job_leaves_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
     started = tmp_path / "started"
     job = subprocess.Popen(
