@@ -128,6 +128,10 @@ class Place(Protocol):
         """Have a file, whole or not at all; folders are made."""
         ...
 
+    def remove(self, path: str) -> None:
+        """Have a file no more."""
+        ...
+
 
 def is_address(word: str) -> bool:
     """Whether a word names an object store."""
@@ -215,6 +219,9 @@ class Folder:
         unfinished = Path(path).parent.parent / UNFINISHED
         with replacing(path, within=unfinished) as part:
             part.write_bytes(data)
+
+    def remove(self, path: str) -> None:
+        Path(path).unlink(missing_ok=True)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -321,6 +328,10 @@ class Objects:
             stream = self._system.open_output_stream(path, compression=None)  # not by its name
             stream.write(data)
             stream.close()
+
+    def remove(self, path: str) -> None:
+        with _answering(self.root), suppress(FileNotFoundError):
+            self._system.delete_file(path)
 
     @cached_property
     def _system(self) -> Any:
