@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from edge_runtime.archive.places import Folder, Place, place_of
+from edge_runtime.archive.places import Place, absolute, place_of
 from edge_runtime.archive.sources import ARCHIVE, STDIN, VOLUME, Entry, Source
 from edge_runtime.errors import DataError, InputError, UsageError
 from edge_runtime.files import Note
@@ -338,8 +338,7 @@ def as_text(path: str) -> tuple[str, bytes | None]:
 
 def _kept(word: str) -> str:
     """A source's word, the same from wherever the command is started."""
-    place, path = place_of(word)
-    return os.path.abspath(path) if isinstance(place, Folder) and word != STDIN else word  # noqa: PTH100
+    return word if word == STDIN else absolute(word)
 
 
 def _is_head(head: Mapping[str, Any]) -> bool:

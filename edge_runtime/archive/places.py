@@ -163,6 +163,11 @@ def place_of(word: str) -> tuple[Place, str]:
     return store, f"{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}".rstrip("/")
 
 
+def absolute(word: str) -> str:
+    """A word that means the same place from whichever folder."""
+    return word if is_address(word) else os.path.abspath(word)  # noqa: PTH100 - links stay
+
+
 def _split(word: str) -> SplitResult:
     try:
         return urlsplit(word)

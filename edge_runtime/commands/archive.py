@@ -115,10 +115,13 @@ def archive(source: str, **options: Any) -> None:
             plane=options["plane"],
             volume=options["volume"],
         )
+        from edge_runtime.archive.places import absolute
         from edge_runtime.archive.rows import ClassifierSettings
         from edge_runtime.archive.sources import open_source
     settings = ClassifierSettings.of(classifier)
     opened = open_source(source)
+    if options["out"] is not None:
+        options["out"] = absolute(options["out"])  # workers may be in another folder
     if options["dry_run"]:
         _tell_plan(opened, settings, options)
         return

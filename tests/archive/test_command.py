@@ -72,6 +72,22 @@ def test_a_run_and_the_next_one(run: Run, pictures: Path, tmp_path: Path) -> Non
     assert "shards         3\n" in run(pictures, "--out", out).stdout
 
 
+def test_relative_words_mean_the_same_to_workers(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    work = engine.run
+
+    def elsewhere(*words: Any, **how: Any) -> Summary:
+        monkeypatch.chdir("/")
+        return work(*words, **how)
+
+    monkeypatch.setattr(engine, "run", elsewhere)
+    done = run("in", "--out", "out", "--format", "json")
+    assert json.loads(done.stdout)["rows"] == 5
+    assert (tmp_path / "out" / "shards" / "00000000.parquet").is_file()
+
+
 def test_errors_end_with_code_1_each_time(run: Run, pictures: Path, tmp_path: Path) -> None:
     write_files(pictures, {"bad.jpg": b"", "z.zip": zip_of({"a.txt": b"", "b.jpg": b"x"})})
     words = (pictures, "--out", tmp_path / "out")
