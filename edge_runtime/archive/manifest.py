@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from edge_runtime.archive.places import Folder, Place, place_of
+from edge_runtime.archive.places import Place, absolute, place_of
 from edge_runtime.archive.sources import ARCHIVE, STDIN, VOLUME, Entry, Source
 from edge_runtime.errors import DataError, InputError, UsageError
 from edge_runtime.files import Note
@@ -41,6 +41,8 @@ PART = 1 << 16  # entries of a part, and those that its last shard has more
 MOST_SHARDS = 10**8
 OWN = ImageLimits(max_bytes=1 << 30)  # bytes that a head or a part may have
 RENEW = "what is missing cannot be made from it: name another place"
+MOST_NOTES = 1000  # lines that are kept on what is no image
+PART_NAME = re.compile(r"part-[0-9]{5,}\.parquet")
 SHARD_NAME = re.compile(r"([0-9]{8})\.parquet")
 
 
@@ -57,6 +59,35 @@ class Shard(NamedTuple):
     manifest: str = ""
 
 
+class Lines(NamedTuple):
+    """Lines for people, of which there may be very many.
+
+    Attributes:
+        first: MOST_NOTES of them at most.
+        total: how many there are.
+    """
+
+    first: tuple[str, ...] = ()
+    total: int = 0
+
+    @classmethod
+    def of(cls, *lines: str) -> Lines:
+        """These lines."""
+        return cls(lines[:MOST_NOTES], len(lines))
+
+    def plus(self, other: Lines) -> Lines:
+        """These and those behind them."""
+        room = MOST_NOTES - len(self.first)
+        first = self.first + other.first[:room] if room and other.first else self.first
+        return Lines(first, self.total + other.total)
+
+    def told(self, most: int) -> list[str]:
+        """So many of them, and how many more there are."""
+        told = list(self.first[:most])
+        more = self.total - len(told)
+        return [*told, f"and {more:,} more such lines"] if more else told
+
+
 @dataclass
 class Tally:
     """What goes through: how much there is of what."""
@@ -66,7 +97,7 @@ class Tally:
     shards: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     largest: int = 0
-    passed_over: list[str] = field(default_factory=list)
+    passed_over: Lines = field(default_factory=lambda: Lines())
 
     def add(self, shard: Iterable[Entry]) -> None:
         """Count a shard."""
@@ -79,14 +110,14 @@ class Tally:
 
     def note(self, note: Note) -> None:
         """Keep what is to be said of what is no image."""
-        self.passed_over.append(str(note))
+        self.passed_over = self.passed_over.plus(Lines.of(str(note)))
 
     def to_json(self) -> dict[str, Any]:
         """The counts, as the head of a manifest has them."""
         return {
             "entries": self.entries, "bytes": self.bytes, "shards": self.shards,
             "kinds": dict(sorted(self.kinds.items())), "largest": self.largest,
-            "passed_over": self.passed_over,
+            "passed_over": self.passed_over.told(MOST_NOTES),
         }  # fmt: skip
 
 
@@ -168,6 +199,10 @@ class Manifest:
                 flush()
         if pending:
             flush()
+        made = {part["file"] for part in parts}
+        for name in _files(place, place.join(root, PARTS)) - made:  # of a listing that was ended
+            if PART_NAME.fullmatch(name):
+                place.remove(place.join(place.join(root, PARTS), name))
         head = {
             "schema": SCHEMA, "version": __version__, "source": _kept(source.word),
             "settings": dict(settings), "shard_size": shard_size, **tally.to_json(),
@@ -191,7 +226,7 @@ class Manifest:
             if not isinstance(head, dict) or head.get("schema") != SCHEMA:
                 raise DataError(f"{out}/{HEAD}: not supported: of another version of btc-edge")
             digest = head.pop("sha256", None)
-            if digest != _digest(head):
+            if digest != _digest(head) or not _is_head(head):
                 raise ValueError
         except (InputError, ValueError, RecursionError) as error:
             why = f" ({error})" if isinstance(error, InputError) else ""
@@ -303,8 +338,30 @@ def as_text(path: str) -> tuple[str, bytes | None]:
 
 def _kept(word: str) -> str:
     """A source's word, the same from wherever the command is started."""
-    place, path = place_of(word)
-    return os.path.abspath(path) if isinstance(place, Folder) and word != STDIN else word  # noqa: PTH100
+    return word if word == STDIN else absolute(word)
+
+
+def _is_head(head: Mapping[str, Any]) -> bool:
+    """Whether all is there and of its type; names of parts lead nowhere else."""
+    types = {
+        "version": str, "source": str, "settings": dict, "shard_size": int, "entries": int,
+        "bytes": int, "shards": int, "kinds": dict, "largest": int, "passed_over": list,
+        "parts": list,
+    }  # fmt: skip
+    if not all(type(head.get(name)) is kind for name, kind in types.items()):
+        return False
+    parts = head["parts"]
+    return (
+        head["shards"] > 0
+        and all(
+            isinstance(part, dict)
+            and type(part.get("first")) is int
+            and PART_NAME.fullmatch(str(part.get("file"))) is not None
+            and isinstance(part.get("sha256"), str)
+            for part in parts
+        )
+        and [part["first"] for part in parts][:1] == [0]
+    )
 
 
 def _digest(head: Mapping[str, Any]) -> str:

@@ -128,6 +128,10 @@ class Place(Protocol):
         """Have a file, whole or not at all; folders are made."""
         ...
 
+    def remove(self, path: str) -> None:
+        """Have a file no more."""
+        ...
+
 
 def is_address(word: str) -> bool:
     """Whether a word names an object store."""
@@ -157,6 +161,11 @@ def place_of(word: str) -> tuple[Place, str]:
     query = f"?{parts.query}" if parts.query else ""
     store = Objects(f"{parts.scheme.lower()}://{parts.netloc}", query)
     return store, f"{parts.netloc.rpartition('@')[2]}{unquote(parts.path)}".rstrip("/")
+
+
+def absolute(word: str) -> str:
+    """A word that means the same place from whichever folder."""
+    return word if is_address(word) else os.path.abspath(word)  # noqa: PTH100 - links stay
 
 
 def _split(word: str) -> SplitResult:
@@ -215,6 +224,9 @@ class Folder:
         unfinished = Path(path).parent.parent / UNFINISHED
         with replacing(path, within=unfinished) as part:
             part.write_bytes(data)
+
+    def remove(self, path: str) -> None:
+        Path(path).unlink(missing_ok=True)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -322,6 +334,10 @@ class Objects:
             stream.write(data)
             stream.close()
 
+    def remove(self, path: str) -> None:
+        with _answering(self.root), suppress(FileNotFoundError):
+            self._system.delete_file(path)
+
     @cached_property
     def _system(self) -> Any:
         """
@@ -414,8 +430,9 @@ class _Ranged(io.RawIOBase):
             return place
 
     def tell(self) -> int:
-        place: int = self._file.tell()
-        return place
+        with _answering(self._root):
+            place: int = self._file.tell()
+            return place
 
     def close(self) -> None:
         with suppress(OSError):

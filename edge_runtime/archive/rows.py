@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edge_runtime.archive.manifest import Manifest, Shard, as_text, shard_path
+from edge_runtime.archive.manifest import Lines, Manifest, Shard, as_text, shard_path
 from edge_runtime.archive.places import place_of
 from edge_runtime.archive.sources import ARCHIVE, Entry, Source
 from edge_runtime.batch import Unusable, in_order
@@ -97,16 +97,16 @@ class Counts(NamedTuple):
 
     rows: int = 0
     errors: int = 0
-    passed_over: tuple[str, ...] = ()
-    damaged: tuple[str, ...] = ()
+    passed_over: Lines = Lines()
+    damaged: Lines = Lines()
 
     def plus(self, other: Counts) -> Counts:
         """Both together."""
         return Counts(
             self.rows + other.rows,
             self.errors + other.errors,
-            self.passed_over + other.passed_over,
-            self.damaged + other.damaged,
+            self.passed_over.plus(other.passed_over),
+            self.damaged.plus(other.damaged),
         )
 
 
@@ -207,10 +207,11 @@ def _counts(manifest: Manifest, number: int) -> Counts:
             read = pq.read_schema(stream)
         says = json.loads(read.metadata[KEY])
         if (says["manifest"], says["shard"]) != (manifest.digest, number):
-            return Counts(damaged=(f"{path}: of another run",))
-        return Counts(int(says["rows"]), int(says["errors"]), tuple(says["passed_over"]))
+            return Counts(damaged=Lines.of(f"{path}: of another run"))
+        passed_over = Lines.of(*map(str, says["passed_over"]))
+        return Counts(int(says["rows"]), int(says["errors"]), passed_over)
     except (InputError, pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-        return Counts(damaged=(f"{path}: damaged",))
+        return Counts(damaged=Lines.of(f"{path}: damaged"))
 
 
 class _File(NamedTuple):

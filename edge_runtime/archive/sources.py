@@ -73,10 +73,13 @@ class Source:
     Args:
         word: what the user calls it.
         form: TREE, a folder or a prefix; LIST; or ONE file.
+        base: the folder that paths of this machine count from, since another process may be in
+            another one.
     """
 
     word: str
     form: str
+    base: str = ""
 
     @property
     def readers(self) -> int:
@@ -147,7 +150,10 @@ class Source:
 
     @cached_property
     def _tree(self) -> tuple[Place, str]:
-        return place_of(self.word)
+        return self._based(*place_of(self.word))
+
+    def _based(self, place: Place, path: str) -> tuple[Place, str]:
+        return place, place.join(self.base, path) if isinstance(place, Folder) else path
 
     @cached_property
     def _places(self) -> dict[str, Place]:
@@ -155,7 +161,7 @@ class Source:
         return {}
 
     def __getstate__(self) -> dict[str, str]:
-        return {"word": self.word, "form": self.form}
+        return {"word": self.word, "form": self.form, "base": self.base}
 
     def _find(self, entry: Entry) -> tuple[Place, str]:
         if entry.problem is not None:
@@ -167,7 +173,7 @@ class Source:
 
     def _locate(self, line: str) -> tuple[Place, str]:
         """Where a line of a list stands."""
-        place, path = place_of(line)
+        place, path = self._based(*place_of(line))
         return self._places.setdefault(repr(place), place), path
 
     def _folder(self, line: str, tell: Tell) -> Iterator[Entry]:
@@ -216,24 +222,25 @@ def open_source(word: str) -> Source:
     Raises:
         UsageError: nothing is there, or none of these. DataError: the store does not answer.
     """
+    base = os.getcwd()  # noqa: PTH109 - a word as all others
     if word == STDIN:
-        return Source(word, LIST)
+        return Source(word, LIST, base)
     place, path = place_of(word)
     what = place.what(path)
     if not what:
         raise UsageError(f"{word}: no such folder, list or address")
     if what == "folder":
-        return Source(word, TREE)
+        return Source(word, TREE, base)
     stamp = place.stamps([path])[0]
     if _kind(place, path, stamp):
-        return Source(word, ONE)
+        return Source(word, ONE, base)
     try:
         start = place.begin(path)
     except InputError as error:
         raise UsageError(f"{word}: {error}") from None
     if stamp.etag is None or b"\0" in start or not isinstance(place, Folder):
         raise UsageError(f"{word}: no folder, no image, and no list of paths on this machine")
-    return Source(word, LIST)
+    return Source(word, LIST, base)
 
 
 def _walk(place: Place, root: str, called: str, word: str, tell: Tell) -> Iterator[Entry]:

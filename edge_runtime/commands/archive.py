@@ -115,10 +115,13 @@ def archive(source: str, **options: Any) -> None:
             plane=options["plane"],
             volume=options["volume"],
         )
+        from edge_runtime.archive.places import absolute
         from edge_runtime.archive.rows import ClassifierSettings
         from edge_runtime.archive.sources import open_source
     settings = ClassifierSettings.of(classifier)
     opened = open_source(source)
+    if options["out"] is not None:
+        options["out"] = absolute(options["out"])  # workers may be in another folder
     if options["dry_run"]:
         _tell_plan(opened, settings, options)
         return
@@ -172,7 +175,7 @@ def _manifest(
     manifest = Manifest.make(
         source, out, settings.to_json(), shard_size=options["shard_size"], tally=tally
     )
-    for line in tally.passed_over:
+    for line in tally.passed_over.told(MOST_LINES):
         fresh(line)
     fresh(f"{tally.entries:,} files in {tally.shards:,} shards; {_use()}")
     return manifest
@@ -200,12 +203,12 @@ def _run(
         )  # fmt: skip
     missing = set(manifest.missing())
     counts = count(manifest, (n for n in range(manifest.shards) if n not in missing))
-    _say_some(counts.passed_over)
-    _say_some(counts.damaged)
-    if counts.damaged:
-        say(f"{len(counts.damaged):,} shards are damaged: remove them, and run this again")
+    for line in [*counts.passed_over.told(MOST_LINES), *counts.damaged.told(MOST_LINES)]:
+        say(line)
+    if counts.damaged.total:
+        say(f"{counts.damaged.total:,} shards are damaged: remove them, and run this again")
     _print(options["style"], _summary(manifest, counts, len(missing), done.shards, done.seconds))
-    return bool(counts.errors or counts.damaged or missing)
+    return bool(counts.errors or counts.damaged.total or missing)
 
 
 def _summary(
@@ -213,7 +216,7 @@ def _summary(
 ) -> dict[str, Any]:
     return {
         "out": manifest.out, "files": manifest.head["entries"], "shards": manifest.shards,
-        "made": made, "missing": missing, "damaged": len(counts.damaged), "rows": counts.rows,
+        "made": made, "missing": missing, "damaged": counts.damaged.total, "rows": counts.rows,
         "errors": counts.errors, "seconds": round(seconds, 1),
     }  # fmt: skip
 
@@ -263,13 +266,6 @@ def _print(style: str, shape: dict[str, Any]) -> None:
         elif isinstance(value, list):
             text = "; ".join(value) or "nothing"
         click.echo(f"{name.replace('_', ' '):<14} {printable(text)}")
-
-
-def _say_some(lines: tuple[str, ...]) -> None:
-    for line in lines[:MOST_LINES]:
-        say(line)
-    if len(lines) > MOST_LINES:
-        say(f"and {len(lines) - MOST_LINES:,} more such lines")
 
 
 def _use() -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.archive import manifest as module
-from edge_runtime.archive.manifest import LARGE, LARGE_VOLUME, Manifest, cut
+from edge_runtime.archive.manifest import LARGE, LARGE_VOLUME, Lines, Manifest, cut
 from edge_runtime.archive.rows import ClassifierSettings, count
 from edge_runtime.archive.sources import Entry, open_source
 from edge_runtime.classifier import Classifier
@@ -156,6 +156,51 @@ def test_any_other_json_is_no_manifest(
         Manifest.open(str(out))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parts": [{"first": 0, "file": "../../in/00.jpg", "sha256": "0"}]},
+        {"parts": []},
+        {"parts": [{"first": 0}]},
+        {"shards": "8"},
+        {"shards": 0},
+        {"settings": None},
+        {"source": None},
+    ],
+)
+def test_a_head_that_was_made_up_is_refused(
+    pictures: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    out = tmp_path / "out"
+    Manifest.make(open_source(str(pictures)), str(out), {})
+    head = json.loads((out / "manifest.json").read_bytes())
+    del head["sha256"]
+    for more in ({}, change):
+        shape = head | more
+        shape["sha256"] = module._digest(shape)
+        (out / "manifest.json").write_text(json.dumps(shape))
+        if not more:
+            Manifest.open(str(out))
+    with pytest.raises(DataError, match="damaged"):
+        Manifest.open(str(out))
+
+
+def test_a_listing_that_was_ended_leaves_no_part(pictures: Path, tmp_path: Path) -> None:
+    write_files(tmp_path / "out", {"manifest/part-00007.parquet": b"of an earlier listing"})
+    Manifest.make(open_source(str(pictures)), str(tmp_path / "out"), {})
+    assert [path.name for path in (tmp_path / "out" / "manifest").iterdir()] == [
+        "part-00000.parquet"
+    ]
+
+
+def test_of_many_lines_some_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_NOTES", 3)
+    lines = Lines.of("a", "b").plus(Lines.of("c", "d", "e", "f")).plus(Lines.of("g"))
+    assert lines == (("a", "b", "c"), 7)
+    assert lines.told(2) == ["a", "b", "and 5 more such lines"]
+    assert Lines.of("a").told(2) == ["a"]
+
+
 def test_shards_of_nobody_are_not_taken_for_done(
     pictures: Path, tmp_path: Path, classifier: Classifier
 ) -> None:
@@ -178,7 +223,10 @@ def test_damaged_and_foreign_shards_are_told(
     paths[0].write_bytes(paths[0].read_bytes()[:-20])
     paths[1].write_bytes(Path(foreign.path_of(1)).read_bytes())
     counts = count(manifest, range(3))
-    assert [line.partition(": ")[2] for line in counts.damaged] == ["damaged", "of another run"]
+    assert [line.partition(": ")[2] for line in counts.damaged.first] == [
+        "damaged",
+        "of another run",
+    ]
     assert counts.rows == 2
 
 

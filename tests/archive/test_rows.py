@@ -25,6 +25,7 @@ from edge_runtime.errors import DataError, UsageError
 from edge_runtime.imaging.limits import ImageLimits
 from edge_runtime.model.metadata import INTENDED_USE
 from tests.archive.conftest import UID, answer, make, mixed_files, rows_of, write_files, zip_of
+from tests.documents import ARCHIVE, blocks
 
 
 def classified(*words: object) -> list[dict[str, Any]]:
@@ -88,7 +89,7 @@ def test_counts_are_those_of_the_rows(answered: tuple[Any, Manifest]) -> None:
     rows = rows_of(manifest)
     counts = count(manifest, range(manifest.shards))
     errors = sum(row["status"] == "error" for row in rows)
-    assert (counts.rows, counts.errors, counts.damaged) == (len(rows), errors, ())
+    assert (counts.rows, counts.errors, counts.damaged.total) == (len(rows), errors, 0)
     assert errors > 4
 
 
@@ -116,7 +117,7 @@ def test_zips_hold_what_a_folder_would(tmp_path: Path, classifier: Classifier, m
         row = as_answer(rows.pop(f"all.zip/{name}"), "")
         assert {**row, "input": None} == {**line, "input": None}
     assert {row["status"] for row in rows.values()} <= {"error"}
-    (note,) = count(manifest, [0]).passed_over
+    (note,) = count(manifest, [0]).passed_over.first
     assert "all.zip: passed over" in note
 
 
@@ -234,17 +235,38 @@ def test_duckdb_and_pandas_read_all_shards_at_once(answered: tuple[Any, Manifest
     rows = rows_of(manifest)
     shards = Path(manifest.path_of(0)).parent
     query = "select path, slice, p_notumor from read_parquet(?) order by path, slice"
-    found = duckdb.execute(query, [f"{shards}/*.parquet"]).fetchall()
+    connection = duckdb.connect()
+    found = connection.execute(query, [f"{shards}/*.parquet"]).fetchall()
     key = lambda row: (row[0], row[1] is None, row[1] or 0)  # noqa: E731
     wanted = [(row["path"], row["slice"], row["p_notumor"]) for row in rows]
     assert sorted(found, key=key) == sorted(wanted, key=key)
     frame = pandas.read_parquet(shards)
     assert list(frame["sha256"].isna()) == [row["sha256"] is None for row in rows]
-    lost = duckdb.execute(
+    lost = connection.execute(
         "select count(*) from read_parquet(?) as m anti join read_parquet(?) as s on "
         "s.path = m.path", [f"{manifest.out}/manifest/*.parquet", f"{shards}/*.parquet"],
-    ).fetchone()  # fmt: skip
-    assert lost == (0,)
+    ).fetchall()  # fmt: skip
+    assert lost == [(0,)]
+
+
+def test_the_guide_reads_the_result(
+    answered: tuple[Any, Manifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("duckdb")
+    pytest.importorskip("pandas")
+    (tmp_path / "results").symlink_to(answered[1].out)
+    monkeypatch.chdir(tmp_path)
+    first, second, third = blocks(ARCHIVE, "python")
+    exec(first, {})
+    said = capsys.readouterr().out
+    assert "bad/empty.jpg" in said
+    assert UID in said
+    exec(second, {})
+    exec(third, {})
+    assert "0 rows" in capsys.readouterr().out  # no file without a row
 
 
 def test_a_single_file_is_an_archive_of_one(

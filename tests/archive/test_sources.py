@@ -140,6 +140,22 @@ def test_a_source_pickles_small_and_reads_the_same(mixed: Path) -> None:
     assert there.read(good, DEFAULT_LIMITS) == (mixed / "a.png").read_bytes()
 
 
+def test_a_source_is_the_same_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker's is."""
+    write_files(tmp_path, {"in/a.jpg": PICTURE, "list": b"in/a.jpg\n", "b.jpg": PICTURE})
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for word in ("in", "list", "b.jpg", "."):
+        source = open_source(word)
+        found.append((pickle.dumps(source), next(source.entries())))
+    assert [entry.path for _, entry in found] == ["a.jpg", "in/a.jpg", "b.jpg", "b.jpg"]
+    monkeypatch.chdir("/")
+    for sent, entry in found:
+        assert pickle.loads(sent).read(entry, DEFAULT_LIMITS) == PICTURE
+
+
 def test_the_halves_of_a_pair_change_together(mixed: Path, tmp_path: Path) -> None:
     files = {name: (mixed / "volumes" / name).read_bytes() for name in ("pair.hdr", "pair.img")}
     source = open_source(str(write_files(tmp_path / "in", files)))

@@ -218,7 +218,7 @@ class FailingFiles:
 
     def __getattr__(self, name: str) -> Any:
         whole = getattr(self._files, name)
-        if not callable(whole) or name == "close":
+        if not callable(whole) or name in ("tell", "close"):  # which ask nobody
             return whole
 
         def call(*words: Any) -> Any:
