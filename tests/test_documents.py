@@ -18,6 +18,7 @@ import tomllib
 from edge_runtime.decision.prediction import Status, status_of
 from edge_runtime.model.load import read_model
 from tests.documents import (
+    ARCHIVE,
     DATA_GUIDE,
     DOCUMENTS,
     GUIDES,
@@ -135,10 +136,12 @@ def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Comma
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_option_is_documented(script: str) -> None:
-    training, devices, _, studies, services = (
-        path.read_text("utf-8") for path in (*GUIDES, STUDIES, SERVICES)
+    training, devices, _, studies, services, archive = (
+        path.read_text("utf-8") for path in (*GUIDES, STUDIES, SERVICES, ARCHIVE)
     )
-    guide = devices + studies + services if script in {"btc-edge", "btc-plot"} else training
+    guide = (
+        devices + studies + services + archive if script in {"btc-edge", "btc-plot"} else training
+    )
     if script == "btc-data":
         guide = DATA_GUIDE.read_text("utf-8") + training
     for name, command in leaves(script, loaded(script)):
@@ -154,7 +157,7 @@ def test_every_option_is_documented(script: str) -> None:
         assert missing == set(), name
 
 
-ALL = (*GUIDES, STUDIES, SERVICES, DATA_GUIDE)
+ALL = (*GUIDES, STUDIES, SERVICES, ARCHIVE, DATA_GUIDE)
 
 
 @pytest.mark.parametrize("guide", ALL, ids=names(ALL))
