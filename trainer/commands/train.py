@@ -339,8 +339,8 @@ def train_command(
     from trainer.commands.train_options import after_training, from_card, make_job, resumed_job
     from trainer.evaluation.selective import HINT
     from trainer.finalize import unanswered
-    from trainer.models.strategy import WorkerLost, open_devices
-    from trainer.models.training import Diverged, TrainSettings
+    from trainer.models.strategy import open_devices
+    from trainer.models.training import TrainSettings
     from trainer.quiet import find_tensorflow, import_tensorflow
     from trainer.train_job import check_start, run_job, start_run
 
@@ -358,34 +358,22 @@ def train_command(
         run, job = None, make_job(named, out, options, given, about)
     job = replace(job, feed_workers=options["feed_workers"])
     chief = _is_chief(options, job)
-    if not chief:
-        run, job = _elsewhere(context, run, job)
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     needs_keras = bool(epochs) or job.deep is not None
     if needs_keras:
         find_tensorflow()  # the first thing to install, before what a network starts from
-    if run is None:
+    if run is None and chief:
         check_start(job)  # before seconds of importing, which may fail and must leave no run
     if needs_keras:
         keep_freed()  # a step of training asks for the same blocks as the one before it
         devices = import_tensorflow(lambda: open_devices(options["strategy"], say))
         job = replace(job, devices=devices)
+    if not chief:
+        run, job = _elsewhere(context, run, job)
     if run is None:
         run = start_run(job)
-    try:
-        with _callbacks(epochs) as callbacks:
-            run_job(job, run, callbacks)
-    except KeyboardInterrupt:
-        if not chief:
-            say(f"btc-train: interrupted; {_after_loss(out, chief)}")
-            raise SystemExit(ExitCode.INTERRUPTED) from None
-        after = "--resume goes on" if (out / "run.json").is_file() else "start it again"
-        say(f"btc-train: interrupted; {out} ({_kept(job)}); {after}")
-        raise SystemExit(ExitCode.INTERRUPTED) from None
-    except Diverged as error:
-        raise Diverged(f"{error}; {out} ({_kept(job)})") from None
-    except WorkerLost as error:
-        raise WorkerLost(f"{error}; {_after_loss(out, chief)}") from None
+    with _ends_in_words(job, out, chief), _callbacks(epochs) as callbacks:
+        run_job(job, run, callbacks)
     if not chief:
         say("btc-train: this worker is done; worker 0 completes the run")
         return
@@ -396,6 +384,29 @@ def train_command(
     click.echo(printable(f"Run: {out}  (report.html, confusion.png, metrics.json)"))
     if words := after_training(run):
         next_command(words)
+
+
+@contextmanager
+def _ends_in_words(job: Job, out: Path, chief: bool) -> Iterator[None]:
+    """Say what a job that ends before its end has left, and how to go on."""
+    from trainer.models.strategy import WorkerLost
+    from trainer.models.training import Diverged
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if chief:
+            after = "--resume goes on" if (out / "run.json").is_file() else "start it again"
+            say(f"btc-train: interrupted; {out} ({_kept(job)}); {after}")
+        else:
+            say(f"btc-train: interrupted; {_after_loss(out, chief)}")
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+    except Diverged as error:
+        if not chief:
+            raise
+        raise Diverged(f"{error}; {out} ({_kept(job)})") from None
+    except WorkerLost as error:
+        raise WorkerLost(f"{error}; {_after_loss(out, chief)}") from None
 
 
 def _is_chief(options: dict[str, Any], job: Job) -> bool:

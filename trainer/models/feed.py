@@ -117,7 +117,7 @@ def open_makers(
     Args:
         workers: processes; with none it is a thread of this one. They see the slices through one
             file in the system's temporary folder, as large as the slices are, so that the system
-            holds them once however many look. Each takes some 100 MB of its own.
+            holds them once however many look. Each takes some 50 MB of its own.
         tell: called with a line when a process died.
 
     Raises:

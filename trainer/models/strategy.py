@@ -222,6 +222,8 @@ def open_devices(name: str, say: Callable[[str], None]) -> Devices | None:
     import tensorflow as tf
 
     if name == MIRRORED:
+        if os.environ.pop(TF_CONFIG, ""):  # TensorFlow would go by it
+            say(f"--strategy {MIRRORED}: {TF_CONFIG} is passed over")
         gpus = tf.config.list_logical_devices("GPU")
         found = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
         return Devices(tf.distribute.MirroredStrategy(found), Cluster(("",), 0))

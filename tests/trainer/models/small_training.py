@@ -2,8 +2,10 @@
 
     python -m tests.trainer.models.small_training WAY FOLDER [WORD=VALUE ...]
 
-Leaves FOLDER/RANK.npz, the weights, and FOLDER/checkpoint. It trains with the strategy WAY, and
-beside it `plain` trains on one device.
+Trains with the strategy WAY. Leaves FOLDER/RANK.npz, the weights by the checkpoint of this process,
+and FOLDER/checkpoint of the chief. `plain=1`: then trains on one device as well (plain.npz,
+plain.json; start.npz: the weights before). `pause=1`: after its first epoch worker 1 goes no
+further.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy as np
 from benchmarks.training import drawn_samples
 from edge_runtime.errors import BtcError
 from trainer.models.checkpoint import Checkpoint, State
+from trainer.models.networks import build_network
 from trainer.models.recipes import RECIPES
 from trainer.models.strategy import Devices
 from trainer.models.training import TrainSettings, train
@@ -26,7 +29,7 @@ from trainer.models.training import TrainSettings, train
 SIZE = 32
 # Batches of 11 and one of 4: not every share is whole.
 SETTINGS = TrainSettings(
-    network="edge", epochs=2, batch_size=11, learning_rate=0.1, recipe=RECIPES["robust"]
+    network="classic", epochs=2, batch_size=11, learning_rate=0.1, recipe=RECIPES["robust"]
 )
 
 
@@ -57,12 +60,18 @@ def main() -> None:
         two = [tf.config.LogicalDeviceConfiguration()] * 2
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
     devices = import_tensorflow(lambda: open_devices(way, lambda line: print(line, flush=True)))
-    settings = replace(SETTINGS, epochs=int(options.get("epochs", SETTINGS.epochs)))
-    settings = replace(settings, seed=int(options.get("seed", SETTINGS.seed)))
+    settings = replace(
+        SETTINGS,
+        network=options.get("network", "classic"),
+        epochs=int(options.get("epochs", SETTINGS.epochs)),
+        seed=int(options.get("seed", SETTINGS.seed)),
+    )
     rank = 0 if devices is None else devices.cluster.rank
 
     def after_epoch(state: State) -> None:
         print(f"epoch {state.epoch}", flush=True)
+        if "pause" in options and rank == 1:
+            sys.stdin.read()  # open as long as the test wants
 
     own = folder / ("checkpoint" if rank == 0 else f"nothing-{rank}")
     result: dict[str, Any] = {"replicas": devices.replicas if devices else 1}
@@ -74,8 +83,11 @@ def main() -> None:
         result |= {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(result), flush=True)
     if "plain" in options and rank == 0:
-        _, weights = trained(settings, folder / "plain", None)
+        network = build_network(settings.network, SIZE, 4)  # before the training draws more
+        np.savez(folder / "start.npz", *network.get_weights())
+        state, weights = trained(settings, folder / "plain", None)
         np.savez(folder / "plain.npz", *weights)
+        (folder / "plain.json").write_text(json.dumps(state.history))
 
 
 if __name__ == "__main__":
