@@ -11,7 +11,8 @@ import json
 import os
 import re
 import signal
-import threading
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import DataError, ExitCode, UsageError, one_line
+from edge_runtime.errors import DataError, UsageError, one_line
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -29,9 +30,7 @@ MIRRORED, MULTI_WORKER = "mirrored", "multi-worker"
 TF_CONFIG = "TF_CONFIG"
 EXAMPLE = '{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
 JOIN = 600  # seconds for all workers to come
-# After so many seconds without a sign of life TensorFlow counts a worker as dead; the default of
-# its coordination service, which is the only way to ask for it.
-SILENCE = 10
+LOOK = 0.2  # seconds between looks
 
 
 class WorkerLost(DataError):
@@ -180,7 +179,8 @@ class Devices:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Turn what TensorFlow raises when another worker is gone into a `WorkerLost`."""
+        """Turn what TensorFlow raises when another worker is gone into a `WorkerLost`: at once where
+        a connection breaks, else ten seconds after its last sign of life."""
         import tensorflow as tf
 
         errors = tf.errors
@@ -207,8 +207,6 @@ class Devices:
 def open_devices(name: str, say: Callable[[str], None]) -> Devices | None:
     """The devices of a strategy; TensorFlow is imported and has computed nothing yet.
 
-    Waits until all workers are there, at most JOIN seconds: then the process ends with a line.
-
     Args:
         name: MIRRORED, MULTI_WORKER or `none`.
         say: called with a line.
@@ -217,7 +215,8 @@ def open_devices(name: str, say: Callable[[str], None]) -> Devices | None:
         None for `none`.
 
     Raises:
-        UsageError: TF_CONFIG is missing or wrong, or TensorFlow cannot open the devices.
+        UsageError: TF_CONFIG is missing or wrong, not all workers came, or TensorFlow cannot open
+            the devices.
     """
     import tensorflow as tf
 
@@ -232,8 +231,9 @@ def open_devices(name: str, say: Callable[[str], None]) -> Devices | None:
     cluster = read_cluster()
     if len(cluster.workers) > 1:
         say(f"worker {cluster.rank} of {len(cluster.workers)} waits for the others")
+    meet(cluster)
     try:
-        with _patience(say):
+        with _own_signals():
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise UsageError(
@@ -243,20 +243,55 @@ def open_devices(name: str, say: Callable[[str], None]) -> Devices | None:
     return Devices(strategy, cluster)
 
 
+def meet(cluster: Cluster, seconds: float = JOIN) -> None:
+    """Wait until all workers are there: each listens at its own address until it has seen the
+    others. (TensorFlow would wait for ever, and hold the interpreter meanwhile.)
+
+    Raises:
+        UsageError: the port is taken, or some did not come within so many seconds.
+    """
+    place = cluster.workers[cluster.rank]
+    unseen = {*cluster.workers} - {place}
+    deadline = time.monotonic() + seconds
+    try:
+        listener = _listener(_host_and_port(place)[1])
+    except OSError as error:
+        raise UsageError(
+            f"--strategy {MULTI_WORKER}: this worker cannot listen at {place}: {error.strerror}"
+        ) from None
+    with listener:
+        while unseen := {each for each in unseen if not _listens(each)}:
+            if time.monotonic() > deadline:
+                raise UsageError(
+                    f"--strategy {MULTI_WORKER}: {', '.join(sorted(unseen))} did not come within "
+                    f"{seconds:g} s: start the same command on every worker that {TF_CONFIG} names"
+                )
+            time.sleep(LOOK)
+
+
+def _listener(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
+
+
+def _listens(place: str) -> bool:
+    try:
+        socket.create_connection(_host_and_port(place), timeout=2).close()
+    except OSError:  # not yet
+        return False
+    return True
+
+
+def _host_and_port(place: str) -> tuple[str, int]:
+    host, _, port = place.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 @contextmanager
-def _patience(say: Callable[[str], None]) -> Iterator[None]:
-    """Wait in TensorFlow, which never gives up and does not let Python see Ctrl-C meanwhile."""
-
-    def give_up() -> None:
-        say(
-            f"--strategy {MULTI_WORKER}: not all workers that {TF_CONFIG} names came within "
-            f"{JOIN} s; start the same command on each of them"
-        )
-        os._exit(ExitCode.USAGE)
-
-    timer = threading.Timer(JOIN, give_up)
-    timer.daemon = True
-    timer.start()
+def _own_signals() -> Iterator[None]:
+    """Ctrl-C ends the process while TensorFlow holds the interpreter; and what else ended it
+    before ends it after."""
     interrupted = signal.signal(signal.SIGINT, signal.SIG_DFL)
     ended = signal.getsignal(signal.SIGTERM)
     try:
@@ -264,4 +299,3 @@ def _patience(say: Callable[[str], None]) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, interrupted)
         signal.signal(signal.SIGTERM, ended)  # TensorFlow has taken it, and does not end by it
-        timer.cancel()

@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import jsonschema
@@ -22,7 +24,7 @@ from tests.trainer.models.small_training import SETTINGS, trained
 from trainer.commands.train import train_command
 from trainer.commands.train_options import RESUMED_WITH
 from trainer.models.classical import ClassicalSettings
-from trainer.models.strategy import Cluster, read_cluster
+from trainer.models.strategy import Cluster, meet, read_cluster
 from trainer.train_job import Job, start_run
 
 ROOT = Path(__file__).parents[3]
@@ -110,7 +112,11 @@ def test_two_processes_give_the_weights_of_one_and_only_the_chief_saves(tmp_path
 @pytest.mark.slow
 def test_two_devices_of_a_process_give_the_weights_of_one(tmp_path: Path) -> None:
     elsewhere = configs(2)[0]  # which is not asked for
-    words = ("plain=1", "network=edge")  # a second output, layers that keep their weights
+    words = (
+        "plain=1",
+        "epochs=1",
+        "network=edge",
+    )  # a second output, layers that keep their weights
     result = result_of(start("mirrored", tmp_path, *words, config=elsewhere))
     assert result["replicas"] == 2
     check_equal(tmp_path, result["history"])
@@ -143,6 +149,33 @@ def test_workers_that_were_started_otherwise_all_say_so(tmp_path: Path) -> None:
     assert results[0]["error"].startswith("UsageError: worker 1 (127.0.0.1:")
     assert "was not started with the same options as worker 0" in results[0]["error"]
     assert list((tmp_path).glob("checkpoint/*")) == []
+
+
+def test_workers_wait_until_all_are_there() -> None:
+    ports = free_ports(3)
+    places, all_met = tuple(f"127.0.0.1:{port}" for port in ports), Barrier(3)
+
+    def work(rank: int) -> None:
+        meet(Cluster(places, rank), 60)
+        with socket.create_server(("127.0.0.1", ports[rank])):  # as TensorFlow does next
+            all_met.wait(60)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, (1, 2, 0)))
+
+
+def test_a_worker_does_not_wait_for_ever() -> None:
+    one, other = (f"127.0.0.1:{port}" for port in free_ports(2))
+    line = f"--strategy multi-worker: {other} did not come within 0 s: start the same command"
+    with pytest.raises(UsageError, match=line):
+        meet(Cluster((one, other), 0), 0)
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UsageError, match=f"cannot listen at {place}: "):
+            meet(Cluster((place,), 0))
 
 
 def test_networks_have_no_batch_normalisation() -> None:
