@@ -179,8 +179,8 @@ class Devices:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Turn what TensorFlow raises when another worker is gone into a `WorkerLost`: at once where
-        a connection breaks, else ten seconds after its last sign of life."""
+        """Turn what TensorFlow raises when another worker is gone into a `WorkerLost`: at once
+        where a connection breaks, else ten seconds after its last sign of life."""
         import tensorflow as tf
 
         errors = tf.errors
