@@ -114,7 +114,6 @@ def test_two_devices_of_a_process_give_the_weights_of_one(tmp_path: Path) -> Non
     elsewhere = configs(2)[0]  # which is not asked for
     words = (
         "plain=1",
-        "epochs=1",
         "network=edge",
     )  # a second output, layers that keep their weights
     result = result_of(start("mirrored", tmp_path, *words, config=elsewhere))
