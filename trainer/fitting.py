@@ -34,6 +34,7 @@ from trainer.run import Run
 
 if TYPE_CHECKING:
     from trainer.features.cache import FeatureCache
+    from trainer.models.strategy import Devices
 
 
 @dataclass(frozen=True)
@@ -77,19 +78,25 @@ def fit_network_model(
     split: Split,
     partial: PartialLabels | None,
     callbacks: Callbacks,
-) -> tuple[TrainedModel, KeyboardInterrupt | Diverged | None]:
+    devices: Devices | None = None,
+    feed_workers: int = 0,
+) -> tuple[TrainedModel | None, KeyboardInterrupt | Diverged | None]:
     """Train a network, or go on from the run's checkpoint.
 
     Args:
         partial: partially labelled slices to learn from as well, or None.
+        devices, feed_workers: see `trainer.models.training.train`.
 
     Returns:
-        The network of the best epoch, and what ended the training before its end: a
-        KeyboardInterrupt, a Diverged, or None.
+        The network of the best epoch, which only the chief of several workers has, and what ended
+        the training before its end: a KeyboardInterrupt, a Diverged, or None.
 
     Raises:
         KeyboardInterrupt, Diverged: before the first epoch was finished.
+        UsageError, WorkerLost: see `train`.
     """
+    if devices is not None:
+        run.settings["devices"] = devices.to_json()
     checkpoint = Checkpoint(run.folder / "checkpoint")
 
     def after_epoch(state: State) -> None:
@@ -108,12 +115,17 @@ def fit_network_model(
             checkpoint,
             callbacks.batch,
             after_epoch,
+            devices=devices,
+            feed_workers=feed_workers,
+            tell=callbacks.tell,
         )
     except (KeyboardInterrupt, Diverged) as reason:
         stopped = reason
-        if not checkpoint.begun:
+        if not checkpoint.begun:  # as of a worker that is not the chief
             raise
     run.add_seconds(time.monotonic() - begun)
+    if devices is not None and not devices.is_chief:
+        return None, stopped
     best = checkpoint.best()
     run.save_model(best)
     return from_network(best), stopped

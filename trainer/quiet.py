@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import TypeVar
 
 from edge_runtime.quiet import quiet_descriptor
+
+T = TypeVar("T")
 
 
 def find_tensorflow() -> None:
@@ -19,9 +23,15 @@ def find_tensorflow() -> None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def import_tensorflow() -> None:
+def import_tensorflow(first: Callable[[], T] | None = None) -> T | None:
     """Import TensorFlow and Keras while native stderr is muted: they log before any log level
     of theirs applies. Commands call this once, before the work.
+
+    Args:
+        first: what must come before TensorFlow's first computation; it is not muted.
+
+    Returns:
+        What `first` gives.
 
     Raises:
         ModuleNotFoundError: the extra is not installed.
@@ -32,5 +42,8 @@ def import_tensorflow() -> None:
         import tensorflow as tf
 
         tf.get_logger().setLevel("ERROR")  # advice on tracing is for whoever writes the code
+    result = None if first is None else first()
+    with quiet_descriptor():
         tf.config.list_physical_devices()
         tf.constant(0)  # the first op initialises, and logs about, the devices
+    return result

@@ -51,6 +51,8 @@ from trainer.run import CNN, SCHEMA, Run
 
 if TYPE_CHECKING:
     from trainer.features.cache import FeatureCache
+    from trainer.models.outputs import TrainedModel
+    from trainer.models.strategy import Devices
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Job:
         deep: the run whose network gives the feature set `deep`.
         cache: where features are kept, or None.
         heads: whole heads to fit the rule for studies on, or None.
+        devices, feed_workers: what computes it, see `trainer.models.training.train`.
         about: what a data card says of the data, see `DataCard.about`; a run that goes on keeps
             what it was started with.
     """
@@ -97,6 +100,8 @@ class Job:
     deep: Path | None = None
     cache: FeatureCache | None = None
     heads: Heads | None = None
+    devices: Devices | None = None
+    feed_workers: int = 0
     about: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -415,12 +420,17 @@ def _train_split(
         sides = divide(training_data.partial, data, split, job.settings.seed)
         trained_on, tested = (training_data.partial.take(side) for side in sides)
     stopped: BaseException | None = None
+    trained: TrainedModel | None
     if isinstance(job.settings, ClassicalSettings):
         trained = fit_classical_model(
             job.settings, run, data, split, job.deep, job.cache, callbacks
         )
     else:
-        trained, stopped = fit_network_model(job.settings, run, data, split, trained_on, callbacks)
+        trained, stopped = fit_network_model(
+            job.settings, run, data, split, trained_on, callbacks, job.devices, job.feed_workers
+        )
+        if trained is None:  # the chief of several workers completes the run
+            return
     finalize_run(run, trained, data, split, tested, job.heads)
     run.settings["status"] = "finished"
     if stopped is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
     from trainer.data.split import Split
     from trainer.models.checkpoint import State
+    from trainer.run import Run
     from trainer.train_job import Job
 
 
@@ -214,6 +217,24 @@ def _window(
     help="Change slices in place and style.  [default: on]",
 )
 @option(
+    "--strategy",
+    group="Devices",
+    type=Choice(["none", "mirrored", "multi-worker"]),
+    default="none",
+    show_default=True,
+    help="Train the network on one device; on every GPU of this machine; or on those of all "
+    "workers that TF_CONFIG names, each of which is given this command.",
+)
+@option(
+    "--feed-workers",
+    group="Devices",
+    type=click.IntRange(0, 64),
+    default=0,
+    show_default=True,
+    help="Processes that make a network's examples ahead, for a GPU that would wait for the one "
+    "thread; the examples stay the same.",
+)
+@option(
     "--features",
     group="Classical models",
     metavar="SET,…|deep:RUN",
@@ -318,7 +339,8 @@ def train_command(
     from trainer.commands.train_options import after_training, from_card, make_job, resumed_job
     from trainer.evaluation.selective import HINT
     from trainer.finalize import unanswered
-    from trainer.models.training import Diverged, TrainSettings
+    from trainer.models.strategy import open_devices
+    from trainer.models.training import TrainSettings
     from trainer.quiet import find_tensorflow, import_tensorflow
     from trainer.train_job import check_start, run_job, start_run
 
@@ -334,26 +356,27 @@ def train_command(
         run, job = resumed_job(named, out, options, given, about)
     else:
         run, job = None, make_job(named, out, options, given, about)
+    job = replace(job, feed_workers=options["feed_workers"])
+    chief = _is_chief(options, job)
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     needs_keras = bool(epochs) or job.deep is not None
     if needs_keras:
         find_tensorflow()  # the first thing to install, before what a network starts from
-    if run is None:
+    if run is None and chief:
         check_start(job)  # before seconds of importing, which may fail and must leave no run
     if needs_keras:
         keep_freed()  # a step of training asks for the same blocks as the one before it
-        import_tensorflow()
+        devices = import_tensorflow(lambda: open_devices(options["strategy"], say))
+        job = replace(job, devices=devices)
+    if not chief:
+        run, job = _elsewhere(context, run, job)
     if run is None:
         run = start_run(job)
-    try:
-        with _callbacks(epochs) as callbacks:
-            run_job(job, run, callbacks)
-    except KeyboardInterrupt:
-        after = "--resume goes on" if (out / "run.json").is_file() else "start it again"
-        say(f"btc-train: interrupted; {out} ({_kept(job)}); {after}")
-        raise SystemExit(ExitCode.INTERRUPTED) from None
-    except Diverged as error:
-        raise Diverged(f"{error}; {out} ({_kept(job)})") from None
+    with _ends_in_words(job, out, chief), _callbacks(epochs) as callbacks:
+        run_job(job, run, callbacks)
+    if not chief:
+        say("btc-train: this worker is done; worker 0 completes the run")
+        return
     print_metrics(run.metrics())
     lines = unanswered(run)
     for line in (*lines, *[HINT] * bool(lines)):
@@ -361,6 +384,66 @@ def train_command(
     click.echo(printable(f"Run: {out}  (report.html, confusion.png, metrics.json)"))
     if words := after_training(run):
         next_command(words)
+
+
+@contextmanager
+def _ends_in_words(job: Job, out: Path, chief: bool) -> Iterator[None]:
+    """Say what a job that ends before its end has left, and how to go on."""
+    from trainer.models.strategy import WorkerLost
+    from trainer.models.training import Diverged
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if chief:
+            after = "--resume goes on" if (out / "run.json").is_file() else "start it again"
+            say(f"btc-train: interrupted; {out} ({_kept(job)}); {after}")
+        else:
+            say(f"btc-train: interrupted; {_after_loss(out, chief)}")
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+    except Diverged as error:
+        if not chief:
+            raise
+        raise Diverged(f"{error}; {out} ({_kept(job)})") from None
+    except WorkerLost as error:
+        raise WorkerLost(f"{error}; {_after_loss(out, chief)}") from None
+
+
+def _is_chief(options: dict[str, Any], job: Job) -> bool:
+    """Whether this process completes the run.
+
+    Raises:
+        UsageError: several workers are asked for what they cannot do, or not rightly named.
+    """
+    from trainer.models.strategy import MULTI_WORKER, read_cluster
+
+    if options["strategy"] != MULTI_WORKER:
+        return True
+    if job.folds:
+        raise UsageError(
+            f"--strategy {MULTI_WORKER} spreads one training, --folds are several: leave one out"
+        )
+    return read_cluster().is_chief
+
+
+def _elsewhere(context: click.Context, run: Run | None, job: Job) -> tuple[Run | None, Job]:
+    """The run and the job of a worker that is not the chief, in a folder that goes with it."""
+    from trainer.run import Run
+
+    folder = Path(context.with_resource(TemporaryDirectory(prefix="btc-worker-"))) / "run"
+    if run is not None:
+        folder.mkdir()
+        run = Run(folder, run.settings)
+    return run, replace(job, out=folder)
+
+
+def _after_loss(out: Path, chief: bool) -> str:
+    """What to do when another worker has ended."""
+    if not chief:
+        return "worker 0 has the checkpoint, if an epoch was finished; start all with --resume"
+    if not (out / "run.json").is_file():
+        return "no epoch was finished; start all again"
+    return f"{out} holds the epochs that were finished; start all, or fewer, with --resume"
 
 
 def _list_features(context: click.Context) -> None:
