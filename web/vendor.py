@@ -61,7 +61,7 @@ PACKAGES = (
 
 
 def vendor() -> None:
-    """Fill `btc_edge_web/vendored`; nothing is fetched where it holds these versions.
+    """Fill `btc_edge_web/vendored`; nothing is fetched where it holds these versions already.
 
     Raises:
         SystemExit: no npm, no such package, or one with another digest.
@@ -78,6 +78,8 @@ def vendor() -> None:
     with tempfile.TemporaryDirectory() as name:
         for package in PACKAGES:
             _take(npm, package, Path(name))
+    texts = [HERE.joinpath(name).read_text("utf-8") for name in ("NOTICE", "LICENSE")]
+    FOLDER.joinpath("licences.txt").write_text("\n\n".join(texts), "utf-8")
     told.write_text(json.dumps(versions), "utf-8")  # last: the folder is whole
 
 

@@ -34,8 +34,8 @@ SCHEME = "int8-full"  # integers are computed alike everywhere; floats are not
 PROOFS = 16  # inputs on which both graphs must give the same bits
 RESIZE = "pyramid"
 
-# What LiteRT.js says, and what it says in the page: a module of the page's own loads its .wasm, and no
-# GPU is opened, since the processor computes.
+# What LiteRT.js says, and what it says in the page: a module of the page's own loads its .wasm, and
+# no GPU is opened, since the processor computes.
 CHANGED = (
     (' from "@litertjs/wasm-utils";', ' from "./wasm-utils.js";'),
     ("await Environment.create()", "await Environment.create({ webGpuDevice: null })"),
@@ -81,6 +81,16 @@ def _same(old: Graph, new: Graph, pixels: np.ndarray) -> bool:
         outputs = [graph.run(pixels), graph.features(), graph.class_maps()]
         given.append([b"" if one is None else one.tobytes() for one in outputs])
     return given[0] == given[1]
+
+
+def litert_version() -> str:
+    """The version of LiteRT.js that pages are written with.
+
+    Raises:
+        UsageError: no btc-edge-web.
+    """
+    version: str = json.loads(_vendored("versions.json"))["@litertjs/core"]
+    return version
 
 
 def write_site(folder: Path, file: ModelFile) -> list[Path]:
@@ -140,7 +150,8 @@ def write_single(path: Path, file: ModelFile) -> None:
 def _page(policy: str, head: str, body: str, file: ModelFile) -> str:
     parts = {
         "policy": policy, "head": head, "body": body, "templates": _templates(),
-        "licences": html.escape(_licences(file.info.license, file.info.data.get("citation"))),
+        "licence": html.escape(_licence(file.info.license, file.info.data.get("citation"))),
+        "licences": html.escape(_vendored("licences.txt").decode("utf-8")),
     }  # fmt: skip
     text = _own("index.html")
     return re.sub(r"\{(\w+)\}", lambda match: parts[match[1]], text)
@@ -150,7 +161,7 @@ def _assets(file: ModelFile) -> dict[str, bytes]:
     model = web_model(file)
     about = {
         "version": edge_runtime.__version__,
-        "litert_js": json.loads(_vendored("versions.json"))["@litertjs/core"],
+        "litert_js": litert_version(),
         "model_sha256": hashlib.sha256(model).hexdigest(),
         "made_from": {"model": file.tag, "sha256": file.sha256},
     }
@@ -208,15 +219,10 @@ def _vendored(name: str) -> bytes:
     return content
 
 
-def _licences(model: str | None, citation: object) -> str:
-    words = (
-        "Licences: btc-edge and LiteRT.js Apache-2.0; libjpeg-turbo BSD-3-Clause and IJG (this "
-        "software is based in part on the work of the Independent JPEG Group), its build for "
-        "browsers MIT",
-        f"the model {model}" if model else "the model's is not stated",
-        f"made from data of {citation}" if citation else None,
-    )
-    return "; ".join(word for word in words if word) + "."
+def _licence(licence: str | None, citation: object) -> str:
+    """What the page says of the model's licence."""
+    words = f"Licence of the model: {licence or 'not stated'}"
+    return f"{words}; learned from: {citation}." if citation else f"{words}."
 
 
 def _in_html(script: str) -> str:

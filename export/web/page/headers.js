@@ -13,7 +13,6 @@ const MAX_CHUNKS = 65_536; // of a PNG
 const STRAY = 65_536; // bytes between two segments of a JPEG that are passed over
 const LARGE = MIB;
 const NARROW = 4096; // pixels
-const MAX_RATIO = 16;
 const SAMPLE = 1_000_000;
 const BAND = 1 << 18;
 
@@ -62,10 +61,6 @@ export function checkedHeader(bytes) {
   const { scans = 1 } = header;
   if (scans > 1 && (scans > MAX_SCANS || scans * pixels > MAX_SCANNED)) {
     throw new InputError(`a JPEG of ${scans} scans: more than are decoded at this size`);
-  }
-  if (Math.max(width, height) > Math.max(MAX_RATIO * Math.min(width, height), NARROW)) {
-    const [wide, tall] = (header.turn ?? 1) > 4 ? [height, width] : [width, height];
-    throw new InputError(`${wide}x${tall} pixels: too narrow for a slice`);
   }
   return header;
 }

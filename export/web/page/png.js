@@ -59,7 +59,8 @@ function passesOf(width, height, interlaced) {
     .filter(({ wide, tall }) => wide > 0 && tall > 0);
 }
 
-/** The packed picture and the palette's grays, their check sums compared. */
+/** The packed picture and the palette's grays. Check sums are compared, as libpng does it: but for
+ * that of the last chunk, which holds nothing. */
 function contents(bytes, { colour, bits, chunks }) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const parts = [];
@@ -67,7 +68,7 @@ function contents(bytes, { colour, bits, chunks }) {
   for (const { kind, at, length } of chunks) {
     if (!["IHDR", "PLTE", "IDAT", "IEND"].includes(kind)) continue;
     if (at + length + 4 > bytes.length) throw new Error("end");
-    if (crc32(bytes.subarray(at - 4, at + length)) !== view.getUint32(at + length)) throw new Error("check sum");
+    if (kind !== "IEND" && crc32(bytes.subarray(at - 4, at + length)) !== view.getUint32(at + length)) throw new Error("check sum");
     const content = bytes.subarray(at, at + length);
     if (kind === "IDAT") parts.push(content);
     if (kind === "PLTE" && colour === 3) palette = grays(content);

@@ -1,8 +1,10 @@
 // From a slice to the model's input, the same bytes as edge_runtime/imaging/preprocess.py: the head
 // is cut out, the slice is halved and scaled in whole numbers, the window is applied.
 
-import { ModelError } from "./errors.js";
+import { InputError, ModelError } from "./errors.js";
 import { rint } from "./gray.js";
+
+const [MAX_RATIO, NARROW] = [16, 4096]; // of the sides; pixels from which on that counts
 
 /** Why this page cannot prepare slices for a model; null where it can. */
 export function unsupported({ resize, denoise, contrast }) {
@@ -16,6 +18,10 @@ export function unsupported({ resize, denoise, contrast }) {
 export function preprocess(slice, options) {
   const reason = unsupported(options);
   if (reason) throw new ModelError(`a model that needs ${reason} is not supported here`);
+  const { width, height } = slice;
+  if (Math.max(width, height) > Math.max(MAX_RATIO * Math.min(width, height), NARROW)) {
+    throw new InputError(`${width}x${height} pixels: too narrow for a slice`);
+  }
   const { size, crop, window } = options;
   const part = partOf(slice, size, crop);
   const [wide, tall] = innerSize(part.slice, size, crop);
