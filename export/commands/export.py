@@ -316,6 +316,10 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
 
     opened = Run.open(run)
     forms = _forms(opened.settings, wanted, options)
+    if options["web"] or options["web_single_file"]:
+        from export.web.site import check_preprocess
+
+        check_preprocess(opened.preprocess)
     if opened.needs_keras:
         import_tensorflow()
     folder = options["out"] or run / "export"

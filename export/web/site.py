@@ -20,6 +20,7 @@ import numpy as np
 import edge_runtime
 from edge_runtime.errors import ModelError, UsageError
 from edge_runtime.files import write_bytes
+from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
 from export.tflite.float_outputs import with_float_outputs
@@ -46,6 +47,19 @@ _POLICY = (
 )
 
 
+def check_preprocess(steps: Preprocess) -> None:
+    """What a page can prepare slices for.
+
+    Raises:
+        UsageError: steps that it does not have.
+    """
+    if steps.resize != RESIZE or steps.denoise is not None or steps.contrast is not None:
+        raise UsageError(
+            "a page prepares slices with --resize pyramid and without --denoise and --contrast; "
+            "this model was trained otherwise"
+        )
+
+
 def web_model(file: ModelFile) -> bytes:
     """The model file of a page: the same metadata, and a graph whose outputs are floats.
 
@@ -58,18 +72,13 @@ def web_model(file: ModelFile) -> bytes:
     info = file.info
     if file.format != "tflite" or info.quantization["scheme"] != SCHEME:
         raise UsageError("a page is made of the .tflite file of --int8, and of no other")
-    steps = info.preprocess
-    if steps.resize != RESIZE or steps.denoise is not None or steps.contrast is not None:
-        raise UsageError(
-            "a page prepares slices with --resize pyramid and without --denoise and --contrast; "
-            "this model was trained otherwise"
-        )
+    check_preprocess(info.preprocess)
     data = pack_model(with_float_outputs(file.graph), info, "tflite")
     made = parse_model(data)
     old, new = (open_graph(one, "litert") for one in (file, made))
     rng = np.random.default_rng(0)
     for top in np.linspace(1, 256, PROOFS).astype(int):
-        pixels = rng.integers(0, top, (steps.size, steps.size), np.uint8)
+        pixels = rng.integers(0, top, (info.preprocess.size, info.preprocess.size), np.uint8)
         if not _same(old, new, pixels):
             raise ModelError("with floats for outputs the graph answers otherwise: no page of it")
     return data
