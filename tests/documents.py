@@ -16,7 +16,7 @@ DATA_GUIDE = ROOT / "docs" / "data.md"
 DOCUMENTS = tuple(
     sorted(
         path
-        for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "pretrained/*.md")
+        for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "pretrained/*.md", "web/*.md")
         for path in ROOT.glob(pattern)
     )
 )

@@ -18,7 +18,7 @@ from tests.documents import ROOT
 
 NODE = shutil.which("node")
 RUNNER = Path(__file__).with_name("page_in_node.mjs")
-FOLDERS = ("export/web/page", "edge_runtime/services/page")
+FOLDERS = ("edge_runtime/services/page", "export/web/page")  # the latter has an app.js, too
 ERRORS = {"InputError": InputError, "ModelError": ModelError}
 
 

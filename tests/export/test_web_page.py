@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -24,6 +27,7 @@ from edge_runtime.classifier import Classifier
 from edge_runtime.errors import InputError
 from edge_runtime.model.load import read_model
 from export.web.site import write_single, write_site
+from tests.documents import ROOT
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 FOUND = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -302,3 +306,15 @@ def test_a_damaged_folder_is_told_in_one_line(
         assert words in told
         assert "\n" not in told
         assert page.locator("#files").is_disabled()
+
+
+def test_the_documents_show_the_page(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "benchmarks.pages", str(tmp_path), "--page", "web"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("web-desktop.png", "web-phone.png"):
+        made, kept = (cv2.imread(str(folder / name)) for folder in (tmp_path, ROOT / "docs"))
+        assert made is not None
+        assert kept is not None
+        assert made.shape == kept.shape
+        assert made.std() > 20  # neither empty nor all of one colour

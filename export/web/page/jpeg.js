@@ -15,16 +15,16 @@ export async function jpegDecoder(wasm) {
   return (bytes, header) => decodeJpeg(module, bytes, header);
 }
 
-async function decodeJpeg(module, bytes, { width, height, turn }) {
-  const pixels = await run(module, bytes, width, height);
+function decodeJpeg(module, bytes, { width, height, turn }) {
+  const pixels = run(module, bytes, width, height);
   if (!pixels) throw new InputError("truncated or damaged jpeg image");
   return turned({ pixels, width, height }, turn);
 }
 
 /** The gray levels, or null; an instance of its own for each, since an error leaves one unusable. */
-async function run(module, bytes, width, height) {
+function run(module, bytes, width, height) {
   const stop = () => { throw new Error("libjpeg-turbo gave up"); };
-  const { exports } = await WebAssembly.instantiate(module, {
+  const { exports } = new WebAssembly.Instance(module, {
     env: { setjmp: () => 0, longjmp: stop },
     wasi_snapshot_preview1: {
       environ_sizes_get: () => 0, environ_get: stop, proc_exit: stop, fd_close: stop, fd_seek: stop, fd_write: () => 0,
