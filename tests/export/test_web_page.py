@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, Page
 
 from benchmarks.common.browser import answer_in_page, chromium, open_page, serving
 from benchmarks.hostile.pictures import black_png, encode
+from benchmarks.web import as_markdown, compare, measure
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import InputError
 from edge_runtime.model.load import read_model
@@ -318,3 +319,17 @@ def test_the_documents_show_the_page(tmp_path: Path) -> None:
         assert kept is not None
         assert made.shape == kept.shape
         assert made.std() > 20  # neither empty nor all of one colour
+
+
+def test_the_benchmark_tells_differences(tmp_path: Path) -> None:
+    for name in ("glioma-0.png", "notumor-1.jpg", "meningioma-2.png"):
+        (tmp_path / name).write_bytes(drawn()[name])
+    result = measure(tmp_path, 3)
+    assert (result["slices"], result["differ"]) == (3, 0)
+    assert result["worst_difference"] < ROUNDED
+    assert result["bytes"]["folder"] < result["bytes"]["single"]
+    assert "**0** of 3" in as_markdown(result)
+    answer = Classifier().classify(drawn()["glioma-0.png"]).to_json()
+    moved = {**answer, "probabilities": {k: v + 0.5 for k, v in answer["probabilities"].items()}}
+    assert compare(moved, answer) == (True, pytest.approx(0.5))
+    assert not compare({**answer, "status": "another"}, answer)[0]
