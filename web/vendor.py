@@ -39,7 +39,7 @@ class Package(NamedTuple):
 
 
 # The variant `compat` needs no relaxed SIMD, whose results each processor may round its own way: so
-# every browser has the same answers. It runs as fast on graphs of integers of this size.
+# every browser has the same answers, for 1.6 ms a slice in place of 1.0 with the bundled model.
 PACKAGES = (
     Package(
         "@litertjs/core",
