@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page
 
 from benchmarks.common.browser import answer_in_page, chromium, open_page, serving
 from benchmarks.hostile.pictures import black_png, encode
-from benchmarks.web import as_markdown, compare, measure
+from benchmarks.web import compare
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import InputError
 from edge_runtime.model.load import read_model
@@ -324,11 +324,14 @@ def test_the_documents_show_the_page(tmp_path: Path) -> None:
 def test_the_benchmark_tells_differences(tmp_path: Path) -> None:
     for name in ("glioma-0.png", "notumor-1.jpg", "meningioma-2.png"):
         (tmp_path / name).write_bytes(drawn()[name])
-    result = measure(tmp_path, 3)
+    words = [sys.executable, "-m", "benchmarks.web", str(tmp_path), "--out", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "web.json").read_text("utf-8"))
     assert (result["slices"], result["differ"]) == (3, 0)
     assert result["worst_difference"] < ROUNDED
     assert result["bytes"]["folder"] < result["bytes"]["single"]
-    assert "**0** of 3" in as_markdown(result)
+    assert "**0** of 3" in (tmp_path / "web.md").read_text("utf-8")
     answer = Classifier().classify(drawn()["glioma-0.png"]).to_json()
     moved = {**answer, "probabilities": {k: v + 0.5 for k, v in answer["probabilities"].items()}}
     assert compare(moved, answer) == (True, pytest.approx(0.5))
