@@ -5,15 +5,18 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml pretrained/pyproject.toml Makefile | cksum | cut -d' ' -f1)
+STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml pretrained/pyproject.toml web/pyproject.toml web/vendor.py Makefile | cksum | cut -d' ' -f1)
 
 .PHONY: setup demo test quick docs fuzz lint format clean
 .DEFAULT_GOAL := setup
 
-$(STAMP): pyproject.toml pretrained/pyproject.toml
+$(STAMP): pyproject.toml pretrained/pyproject.toml web/pyproject.toml web/vendor.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" ./pretrained
+	@# Its runtime comes from npm; without it the tests of pages skip.
+	if command -v npm >/dev/null; then $(BIN)/python -m pip install --quiet ./web; \
+		else echo "no npm here: btc-export --web is left out"; fi
 	rm -f $(VENV)/.installed-*
 	touch $@
 
@@ -49,4 +52,5 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-out build dist site pretrained/build *.egg-info pretrained/*.egg-info
+	rm -rf $(VENV) demo-out build dist site pretrained/build *.egg-info pretrained/*.egg-info web/build web/*.egg-info \
+		web/btc_edge_web/vendored

@@ -27,6 +27,7 @@ from tests.documents import (
     ROOT,
     SERVICES,
     STUDIES,
+    WEB,
     blocks,
     commands,
     data_commands,
@@ -36,7 +37,7 @@ MADE = ROOT / "benchmarks" / "results"
 SHOWN = (
     "honest", "robust", "models", "ood", "formats", "fastest", "runtimes", "calibration",
     "footprint", "extras", "device", "peers", "resize", "training", "join",
-    "two_files", "serve", "studies",
+    "two_files", "serve", "web", "studies",
 )  # fmt: skip
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "scripts"
@@ -157,7 +158,7 @@ def test_every_option_is_documented(script: str) -> None:
         assert missing == set(), name
 
 
-ALL = (*GUIDES, STUDIES, SERVICES, ARCHIVE, DATA_GUIDE)
+ALL = (*GUIDES, STUDIES, SERVICES, ARCHIVE, WEB, DATA_GUIDE)
 
 
 @pytest.mark.parametrize("guide", ALL, ids=names(ALL))
