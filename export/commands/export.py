@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
-from edge_runtime.commands.click_types import FiniteRange, GroupedCommand
+from edge_runtime.commands.click_types import Choice, FiniteRange, GroupedCommand
 from edge_runtime.commands.entry import next_command, run_command, to_the_reader
 from edge_runtime.commands.options import HELP, is_given
 from edge_runtime.errors import ExitCode, UsageError, printable
-from export.formats import FORMATS, Format
+from export.formats import AI_EDGE, FORMATS, QUANTIZERS, TENSORFLOW, Format
 from trainer.commands.options import IDENTITY, identity_options, option, threshold_options
 
 if TYPE_CHECKING:
@@ -91,6 +91,15 @@ def _format_options(function: Callable[..., Any]) -> Callable[..., Any]:
     default=0,
     show_default=True,
     help="Seed of their choice.",
+)
+@option(
+    "--quantizer",
+    group="Calibration",
+    type=Choice(list(QUANTIZERS)),
+    default=TENSORFLOW,
+    show_default=True,
+    help="Who makes the int8 graph: TensorFlow's converter, or LiteRT's quantiser (the extra "
+    "quantizer) from the float32 graph.",
 )
 @threshold_options("the run's", "the run's")
 @option(
@@ -184,6 +193,7 @@ def _refuse_unused(context: click.Context, wanted: list[Format], diagnose: bool)
     words = {p.name: p.opts[0] for p in context.command.params}
     calibrated = ", ".join(f"--{form.name}" for form in FORMATS.values() if form.calibrated)
     for names, used, needed in (
+        (("quantizer",), diagnose or FORMATS["int8"] in wanted, "--int8"),
         (_OF_CALIBRATION, diagnose or any(form.calibrated for form in wanted), calibrated),
         (_OF_FILES, bool(wanted), "a format"),
     ):
@@ -243,6 +253,10 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
 
     opened = Run.open(run)
     forms = _forms(opened.settings, wanted, options)
+    if options["quantizer"] == AI_EDGE:
+        from export.tflite.ai_edge import check_package
+
+        check_package()  # before the seconds that TensorFlow takes
     if opened.needs_keras:
         import_tensorflow()
     folder = options["out"] or run / "export"
@@ -255,6 +269,7 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
         license=options["licence"],
         targets=asked_targets(options, Targets.from_settings(opened.settings)),
         calibration_folder=options["calibration"],
+        quantizer=options["quantizer"],
     )
     done: list[Exported] = []
     with redirect_stdout(io.StringIO()):  # the converters print there, and it is for the table
