@@ -194,6 +194,12 @@ class Exporter:
         )
 
     @property
+    def identity(self) -> tuple[str, str, str | None]:
+        """Name, version and licence that the files state."""
+        settings = self._settings
+        return self._name, settings.version or self._run.version, settings.license
+
+    @property
     def reference(self) -> Reference:
         """What every file is compared with."""
         return self._reference

@@ -21,6 +21,7 @@ from trainer.commands.options import IDENTITY, identity_options, option, thresho
 
 if TYPE_CHECKING:
     from export.exporter import Exported, Exporter
+    from trainer.run import Run
 
 EXIT_CODES = (
     "\b\nExit codes: 0 every file passed, 1 a file is outside its tolerance or RUN holds no run, "
@@ -279,12 +280,17 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
             done.append(exporter.export(_with_tolerance(form, options)))
             _beside(done[-1], options)
         layers = _diagnose(exporter) if options["diagnose"] else None
+    travels: list[Path] = []
     if done:
         write_text(folder / "export.json", dump_json([entry.to_json() for entry in done]))
+        travels = _travels_with(exporter, opened, folder, done, options["sign"])
     lines = [f"{entry.format.name}: {line}" for entry in done for line in entry.not_answered]
     with to_the_reader():
         if done:
             print_exports(done, exporter.trained_bytes)
+        if travels:
+            names = " and ".join(path.name for path in travels)
+            click.echo(f"Beside them, from their figures: {names}")
         if layers is not None:
             print_diagnosis(layers, folder)
         for line in (*lines, *[HINT] * bool(lines)):
@@ -331,6 +337,33 @@ def _beside(entry: Exported, options: dict[str, Any]) -> None:
         sources = c_files(entry.path.read_bytes(), entry.path.stem, arena)
         for name, text in sources.items():
             write_text(entry.path.with_name(name), text)
+
+
+def _travels_with(
+    exporter: Exporter, run: Run, folder: Path, done: list[Exported], key: Path | None
+) -> list[Path]:
+    """Write what goes where the files go: their card and their bill of materials."""
+    from export.bom import ml_bom, write_bom
+    from export.card import model_card, write_card
+
+    files = [entry.to_json() for entry in done if entry.gate.passed]
+    if not files:
+        return []
+    card = write_card(folder, model_card(run, files, *exporter.identity))
+    if card is None:
+        click.echo(
+            "btc-export: README.md there is none of btc-export: it stays, and no model card is "
+            "written",
+            err=True,
+        )
+    written = [path for path in (card, write_bom(folder, ml_bom(run, files, *exporter.identity)))
+               if path is not None]  # fmt: skip
+    if key:
+        from export.signing import sign_file
+
+        for path in written:
+            sign_file(path, key)
+    return written
 
 
 def _diagnose(exporter: Exporter) -> Any:
