@@ -1,4 +1,4 @@
-"""What goes with exported files: a card that the Hub's reader takes, a BOM that CycloneDX's does."""
+"""What goes with exported files: a card that the Hub's reader takes, a BOM that CycloneDX takes."""
 
 from __future__ import annotations
 
