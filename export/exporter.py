@@ -23,6 +23,7 @@ from export.calibration_images import (
 from export.formats import FORMATS, TENSORFLOW, Format
 from export.gate import GateResult, Reference, run_gate
 from export.models import ConvertedGraph, ExportNetwork, open_export_model
+from export.tflite.convert import has_converter
 from trainer.evaluation.decision_rule import DecisionRule, SideOutputs, fit_decision_rule
 from trainer.evaluation.selective import Targets, tumour_free_among, tumour_free_of
 from trainer.evaluation.study import FILE as HEADS
@@ -125,7 +126,7 @@ class Exporter:
             raise DataError("the run holds no held-out images to prove an export on")
         logits = self._model.logits(self._validation.pixels)
         plain = None
-        if isinstance(self._model, ExportNetwork):
+        if isinstance(self._model, ExportNetwork) and has_converter():
             plain = parse_model(self.packed(FORMATS["float32"], None))
         temperature = float(run.settings["temperature"] or 1.0)  # fitted when it was trained
         self._reference = Reference(run.labels, logits, temperature, plain)
