@@ -86,6 +86,13 @@ def _window(
     help="Go on with the training in --out, as it was started.",
 )
 @option(
+    "--track",
+    group="Run",
+    type=Choice(["tensorboard", "mlflow"]),
+    help="Also write curves, settings and figures for TensorBoard (RUN/tensorboard) or MLflow "
+    "(MLFLOW_TRACKING_URI, else RUN/mlflow.db); extras of the same names.  [default: neither]",
+)
+@option(
     "--groups",
     group="Data",
     common=True,
@@ -342,6 +349,7 @@ def train_command(
     from trainer.models.strategy import open_devices
     from trainer.models.training import TrainSettings
     from trainer.quiet import find_tensorflow, import_tensorflow
+    from trainer.tracking import check_tracker
     from trainer.train_job import check_start, run_job, start_run
 
     given = {
@@ -358,6 +366,8 @@ def train_command(
         run, job = None, make_job(named, out, options, given, about)
     job = replace(job, feed_workers=options["feed_workers"])
     chief = _is_chief(options, job)
+    if options["track"]:
+        check_tracker(options["track"])
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     needs_keras = bool(epochs) or job.deep is not None
     if needs_keras:
@@ -372,7 +382,10 @@ def train_command(
         run, job = _elsewhere(context, run, job)
     if run is None:
         run = start_run(job)
-    with _ends_in_words(job, out, chief), _callbacks(epochs) as callbacks:
+    with (
+        _ends_in_words(job, out, chief),
+        _callbacks(epochs, options["track"] if chief else None) as callbacks,
+    ):
         run_job(job, run, callbacks)
     if not chief:
         say("btc-train: this worker is done; worker 0 completes the run")
@@ -476,8 +489,12 @@ def main() -> None:
 
 
 @contextmanager
-def _callbacks(epochs: int) -> Iterator[Any]:
+def _callbacks(epochs: int, track: str | None) -> Iterator[Any]:
     from trainer.fitting import Callbacks
+    from trainer.tracking import Tracking
+
+    def warn(words: str) -> None:
+        say(f"btc-train: {words}")
 
     def problems(data: Dataset) -> None:
         for path, reason in data.problems:
@@ -513,9 +530,10 @@ def _callbacks(epochs: int) -> Iterator[Any]:
         yield Callbacks(
             reading=add_bar(bars, "Reading"),
             each=problems,
-            warn=lambda words: say(f"btc-train: {words}"),
+            warn=warn,
             read=read,
             batch=batch,
             epoch=epoch_done,
             extracting=add_bar(bars, "Features"),
+            tracking=None if track is None else Tracking(track, warn),
         )

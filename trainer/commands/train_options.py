@@ -28,7 +28,7 @@ from trainer.train_job import Job, resume_job
 
 NETWORK_ONLY = (
     "recipe", "network", "epochs", "batch_size", "learning_rate", "patience", "augment",
-    "strategy", "feed_workers",
+    "strategy", "feed_workers", "track",
 )  # fmt: skip
 CLASSICAL_ONLY = ("features", "search", "cache", "no_cache", "cache_limit")
 # What may be given with --resume whatever the run was started with; inputs are compared by content.
@@ -37,6 +37,7 @@ RESUMED_WITH = {
     *("heads", "heads_table"),
     *("cache", "cache_limit", "no_cache"),
     *("strategy", "feed_workers"),
+    "track",
 }
 TARGETS = ("target_error", "max_error", "confidence")  # one value together
 SLICE_OPTIONS = ("size", "crop", "resize", "window", "denoise", "contrast")
