@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -215,14 +217,19 @@ engine.run(Manifest.open(out), Eventful(word, TREE), ClassifierSettings.of(Class
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes by their environment")
-def test_next_run_goes_on_where_a_killed_one_ended(archive: Archive) -> None:
+def test_next_run_goes_on_where_a_killed_one_ended(
+    archive: Archive, request: pytest.FixtureRequest
+) -> None:
     archive.draw(*names(2), "002-waits.png", "003.png")
     manifest = archive.manifest(shard_size=1)
     beside = archive.folder.parent
+    # What a killed run leaves goes with it; its name must be short, as sockets stand in it.
+    short = tempfile.mkdtemp()
+    request.addfinalizer(lambda: shutil.rmtree(short))
     job = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(archive.folder), str(archive.out)],
         cwd=ROOT,
-        env={**os.environ, "BTC_TEST": str(beside)},
+        env={**os.environ, "BTC_TEST": str(beside), "TMPDIR": short},
     )
     while not (beside / "reading").exists():
         assert job.poll() is None
