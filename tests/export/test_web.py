@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from edge_runtime.errors import ExitCode, UsageError
 from edge_runtime.model.backends import open_graph
 from edge_runtime.model.file_format import pack_model, parse_model
 from edge_runtime.model.load import bundled_model, read_model
-from export.commands.export import command
+from export.commands.export import _beside, command
+from export.formats import FORMATS
 from export.tflite.flatbuffer import read_tflite
 from export.tflite.float_outputs import with_float_outputs
 from export.web.inline import inlined
@@ -143,7 +145,6 @@ def test_a_run_that_the_page_cannot_prepare_slices_for(tiny_run: Any, tmp_path: 
 
 def test_only_graphs_of_integers_become_pages(tiny_run: Any) -> None:
     from export.exporter import Exporter, ExportSettings
-    from export.formats import FORMATS
 
     exporter = Exporter(tiny_run, ExportSettings(out=tiny_run.folder))
     plain = parse_model(exporter.packed(FORMATS["float32"], None))
@@ -200,3 +201,21 @@ def test_modules_in_a_circle_are_refused() -> None:
     modules = {"a.js": 'import { b } from "./b.js";', "b.js": 'import { a } from "./a.js";'}
     with pytest.raises(ValueError, match=r"in a circle: a.js b.js a.js"):
         inlined(modules, "a.js")
+
+
+def test_pages_stand_beside_a_file_that_passed(tmp_path: Path) -> None:
+    path = tmp_path / "mine-int8.tflite"
+    path.write_bytes(bundled_model().read_bytes())
+    options = {"web": True, "web_single_file": True, "sign": None, "c_array": False}
+    entry: Any = SimpleNamespace(
+        gate=SimpleNamespace(passed=False), format=FORMATS["int8"], path=path
+    )
+    _beside(entry, options)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    entry.gate.passed, entry.format = True, FORMATS["float32"]
+    _beside(entry, options)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    entry.format = FORMATS["int8"]
+    _beside(entry, options)
+    assert (tmp_path / "mine-int8-web" / "index.html").is_file()
+    assert (tmp_path / "mine-int8-web.html").is_file()
