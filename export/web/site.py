@@ -139,7 +139,7 @@ def write_single(path: Path, file: ModelFile) -> None:
     """Write the page as one file.
 
     Raises:
-        As `write_site`.
+        UsageError, ModelError: see `write_site`.
     """
     glue, style = _vendored(GLUE).decode("utf-8"), _style()
     scripts = [_in_html(glue), _in_html(inlined(_modules(), MAIN))]
