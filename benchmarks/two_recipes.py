@@ -40,8 +40,8 @@ def common(runs: Sequence[Run]) -> list[Predictions]:
     """What each run predicted for the slices that all of them tested, in one order.
 
     Raises:
-        UsageError: a run is no cross-validation; there is no such slice; or a slice has another
-            label or group in the one than in the other.
+        UsageError: a run is no cross-validation; there is no such slice; or slices have other
+            labels in the one than in the other, or belong together otherwise.
     """
     tests = []
     for run in runs:
@@ -59,9 +59,12 @@ def common(runs: Sequence[Run]) -> list[Predictions]:
         )
         for test, rows in zip(tests, places, strict=True)
     ]  # fmt: skip
-    for column in ("label", "group"):
-        if len({tuple(each.texts(column)) for each in taken}) > 1:
-            raise UsageError(f"the {column}s of slices differ between the runs")
+    names, groups = ([each.texts(column) for each in taken] for column in ("label", "group"))
+    if names[0] != names[1]:
+        raise UsageError("the labels of slices differ between the runs")
+    # By what belongs together: what a group is called depends on the other collections.
+    if len({len(set(names)) for names in (*groups, zip(*groups, strict=True))}) > 1:
+        raise UsageError("the groups of slices differ between the runs")
     return taken
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -84,11 +85,18 @@ def test_swapped_runs_give_the_opposite_difference(tmp_path: Path) -> None:
         assert back[name]["rates"] == row["rates"][::-1]
 
 
+def test_a_group_may_have_another_name(tmp_path: Path) -> None:
+    first, second = (made(tmp_path / name, set(), range(8)) for name in "ab")
+    table = second / "predictions.csv"
+    table.write_text(re.sub(r",g(\d)", r",data/g\1", table.read_text()))
+    assert run(first, second, Path("--out"), tmp_path)["right of four classes"]["n"] == 8
+
+
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     first, apart = made(tmp_path / "a", set(), range(8)), made(tmp_path / "b", set(), range(8, 16))
     failed = CliRunner().invoke(main, [str(first), str(apart)])
     assert "no slice was tested by both" in str(failed.exception)
-    text = (first / "predictions.csv").read_text().replace(",g1,", ",g9,")
+    text = (first / "predictions.csv").read_text().replace("3.png,g1,", "3.png,g9,")
     moved = made(tmp_path / "c", set(), range(8))
     (moved / "predictions.csv").write_text(text)
     assert "groups of slices differ" in str(
