@@ -1,5 +1,6 @@
 # make demo   sets up and runs the whole job on synthetic slices
 # make test   sets up and runs every check and test
+# make test-arm  the device side on ARM, emulated: two Debian roots in .arm/, where they can be set up
 # make docs   builds the site in site/: guides and API, a warning is an error
 # make fuzz   feeds decoding and model files with bytes that a fuzzer finds, a minute each
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -7,7 +8,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml pretrained/pyproject.toml Makefile | cksum | cut -d' ' -f1)
 
-.PHONY: setup demo test quick docs fuzz lint format clean
+.PHONY: setup demo test test-arm quick docs fuzz lint format clean
 .DEFAULT_GOAL := setup
 
 $(STAMP): pyproject.toml pretrained/pyproject.toml
@@ -36,6 +37,9 @@ test: lint
 	$(BIN)/python -m pytest -m "slow or not slow" -n logical --maxprocesses 4 --dist loadfile \
 		--no-loadscope-reorder
 
+test-arm: setup
+	$(BIN)/python -m pytest -m "slow or not slow" --durations=0 tests/arm
+
 docs: setup
 	$(BIN)/mkdocs build --strict
 
@@ -49,4 +53,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-out build dist site pretrained/build *.egg-info pretrained/*.egg-info
+	rm -rf $(VENV) .arm demo-out build dist site pretrained/build *.egg-info pretrained/*.egg-info

@@ -41,7 +41,9 @@ def run(*words: object, quiet: bool = False, **options: object) -> str:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv*", "*-out", "runs"))
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv*", ".arm", "*-out", "runs")
+    )
     run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, source)
     return next(folder.glob("*.whl"))
 
