@@ -1,6 +1,7 @@
 # make demo   sets up and runs the whole job on synthetic slices
 # make test   sets up and runs every check and test
 # make test-bounds  tries both ends of the versions in pyproject.toml in fresh environments
+# make test-arm  the device side on ARM, emulated: two Debian roots in .arm/, where they can be set up
 # make docs   builds the site in site/: guides and API, a warning is an error
 # make fuzz   feeds decoding and model files with bytes that a fuzzer finds, a minute each
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -8,7 +9,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml pretrained/pyproject.toml web/pyproject.toml web/vendor.py Makefile | cksum | cut -d' ' -f1)
 
-.PHONY: setup demo test test-bounds quick docs fuzz lint format clean
+.PHONY: setup demo test test-bounds test-arm quick docs fuzz lint format clean
 .DEFAULT_GOAL := setup
 
 $(STAMP): pyproject.toml pretrained/pyproject.toml web/pyproject.toml web/vendor.py
@@ -44,6 +45,9 @@ test: lint
 test-bounds: setup
 	$(BIN)/python -m pytest -m slow tests/device/test_environments.py -k "oldest or device_tests"
 
+test-arm: setup
+	$(BIN)/python -m pytest -m "slow or not slow" --durations=0 tests/arm
+
 docs: setup
 	$(BIN)/mkdocs build --strict
 
@@ -57,5 +61,5 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-out build dist site pretrained/build *.egg-info pretrained/*.egg-info web/build web/*.egg-info \
+	rm -rf $(VENV) .arm demo-out build dist site pretrained/build *.egg-info pretrained/*.egg-info web/build web/*.egg-info \
 		web/btc_edge_web/vendored

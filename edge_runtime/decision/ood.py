@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -130,7 +131,7 @@ class OodDetector:
         longest = float(np.linalg.norm(self.centers, axis=1).max() + abs(self.turn[-1]) + 1)
         length = float(np.linalg.norm(self.mean)) + longest / norm
         offset = length * length  # not by **, which raises where this is infinite
-        rounding = 64 * (len(self.mean) + 8) * float(np.finfo(np.float64).eps) * norm**2
+        rounding = 64 * (len(self.mean) + 8) * sys.float_info.epsilon * norm**2
         centre, spread, turn_centre, turn_spread = self.levels.tolist()
         log, turn = centre + self.threshold * spread, turn_centre + self.threshold * turn_spread
         # The logarithm and the levels are rounded, too.
