@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 
+from edge_runtime.errors import UsageError
 from edge_runtime.quiet import quiet_descriptor
 
 
@@ -19,12 +20,16 @@ def find_tensorflow() -> None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def import_tensorflow() -> None:
+def import_tensorflow(threads: int | None = None) -> None:
     """Import TensorFlow and Keras while native stderr is muted: they log before any log level
     of theirs applies. Commands call this once, before the work.
 
+    Args:
+        threads: that it computes with; None: its own choice, which is one for each core.
+
     Raises:
         ModuleNotFoundError: the extra is not installed.
+        UsageError: it computes with another number of threads already.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet_descriptor():
@@ -32,5 +37,13 @@ def import_tensorflow() -> None:
         import tensorflow as tf
 
         tf.get_logger().setLevel("ERROR")  # advice on tracing is for whoever writes the code
+        if threads is not None:
+            try:
+                tf.config.threading.set_intra_op_parallelism_threads(threads)
+                tf.config.threading.set_inter_op_parallelism_threads(threads)
+            except RuntimeError:  # it has begun
+                raise UsageError(
+                    f"{threads} threads: this process computes with another number already"
+                ) from None
         tf.config.list_physical_devices()
         tf.constant(0)  # the first op initialises, and logs about, the devices

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ import edge_runtime
 from edge_runtime.commands.click_types import Choice, FiniteRange, GroupedCommand
 from edge_runtime.commands.entry import next_command
 from edge_runtime.commands.options import HELP
-from edge_runtime.errors import ExitCode, UsageError, did_you_mean, printable
+from edge_runtime.errors import BtcError, ExitCode, UsageError, did_you_mean, printable
 from trainer.commands.options import (
+    LOCAL,
     data_argument,
     identity_options,
     no_card_option,
     option,
+    ray_address,
     threshold_options,
 )
 from trainer.commands.progress import add_bar, progress_bars
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
     from trainer.data.split import Split
     from trainer.models.checkpoint import State
-    from trainer.train_job import Job
+    from trainer.train_job import Job, Spread
 
 
 def _protocol(context: click.Context, option: click.Parameter, value: str) -> str:
@@ -81,6 +84,23 @@ def _window(
     common=True,
     is_flag=True,
     help="Go on with the training in --out, as it was started.",
+)
+@option(
+    "--threads",
+    group="Run",
+    type=click.IntRange(1, 1024),
+    help="Threads that a training computes with: as many give the same weights, bit by bit, on the "
+    "same kind of processor.  [default: one a core; with --ray 2]",
+)
+@option(
+    "--ray",
+    group="Run",
+    is_flag=False,
+    flag_value=LOCAL,
+    callback=ray_address,
+    metavar="[ADDRESS]",
+    help="Train the folds of --folds at once, over this machine's cores or the Ray cluster at "
+    "ADDRESS (HOST:PORT or auto).",
 )
 @option(
     "--groups",
@@ -313,14 +333,13 @@ def train_command(
     option begins with the name of its DATA.
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
-    from edge_runtime.memory import keep_freed
     from trainer.commands.options import with_cards
     from trainer.commands.train_options import after_training, from_card, make_job, resumed_job
     from trainer.evaluation.selective import HINT
     from trainer.finalize import unanswered
     from trainer.models.training import Diverged, TrainSettings
-    from trainer.quiet import find_tensorflow, import_tensorflow
-    from trainer.train_job import check_start, run_job, start_run
+    from trainer.quiet import find_tensorflow
+    from trainer.train_job import check_start, needs_keras, prepare_process, run_job, start_run
 
     given = {
         name for name in options
@@ -335,25 +354,30 @@ def train_command(
     else:
         run, job = None, make_job(named, out, options, given, about)
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
-    needs_keras = bool(epochs) or job.deep is not None
-    if needs_keras:
+    if needs_keras(job):
         find_tensorflow()  # the first thing to install, before what a network starts from
+    spread = None
+    if options["ray"] is not None:
+        job, spread = _over_ray(job, options["ray"], epochs)
     if run is None:
         check_start(job)  # before seconds of importing, which may fail and must leave no run
-    if needs_keras:
-        keep_freed()  # a step of training asks for the same blocks as the one before it
-        import_tensorflow()
+    if spread is None:
+        prepare_process(job)
     if run is None:
         run = start_run(job)
     try:
         with _callbacks(epochs) as callbacks:
-            run_job(job, run, callbacks)
+            run_job(job, run, callbacks, spread)
     except KeyboardInterrupt:
         after = "--resume goes on" if (out / "run.json").is_file() else "start it again"
         say(f"btc-train: interrupted; {out} ({_kept(job)}); {after}")
         raise SystemExit(ExitCode.INTERRUPTED) from None
     except Diverged as error:
         raise Diverged(f"{error}; {out} ({_kept(job)})") from None
+    except BtcError as error:
+        if spread is None or not (out / "run.json").is_file():
+            raise
+        raise type(error)(f"{error}; {out} ({_kept(job)}); --resume goes on") from None
     print_metrics(run.metrics())
     lines = unanswered(run)
     for line in (*lines, *[HINT] * bool(lines)):
@@ -361,6 +385,37 @@ def train_command(
     click.echo(printable(f"Run: {out}  (report.html, confusion.png, metrics.json)"))
     if words := after_training(run):
         next_command(words)
+
+
+def _over_ray(job: Job, address: str, epochs: int) -> tuple[Job, Spread]:
+    """The job as its folds are trained by Ray, and what trains them.
+
+    Raises:
+        UsageError: it has no folds, or Ray is not installed.
+    """
+    from trainer.spread import RaySpread, check_ray, threads_of
+
+    if not job.folds:
+        raise UsageError(
+            "--ray trains the folds of a cross-validation at once: add --protocol grouped --folds N"
+        )
+    check_ray()
+
+    def epoch_done(fold: int, rows: Sequence[Mapping[str, float]]) -> None:
+        best = all(rows[-1]["val_loss"] < row["val_loss"] for row in rows[:-1])
+        say(f"fold {fold}, {_epoch_words(rows[-1], epochs, best)}")
+
+    spread = RaySpread(None if address == LOCAL else address, say, epoch_done)
+    return replace(job, threads=threads_of(job)), spread
+
+
+def _epoch_words(row: Mapping[str, float], epochs: int, best: bool) -> str:
+    """A line on a finished epoch."""
+    return (
+        f"epoch {row['epoch']:.0f}/{epochs}: loss {row['loss']:.4f} accuracy "
+        f"{row['accuracy']:.4f}, validation {row['val_loss']:.4f} {row['val_accuracy']:.4f}"
+        + ("  best" if best else "")
+    )
 
 
 def _list_features(context: click.Context) -> None:
@@ -419,13 +474,8 @@ def _callbacks(epochs: int) -> Iterator[Any]:
             advance((epoch - 1) * total + done, epochs * total)
 
         def epoch_done(state: State) -> None:
-            row = state.history[-1]
-            click.echo(
-                f"epoch {state.epoch}/{epochs}: loss {row['loss']:.4f} accuracy "
-                f"{row['accuracy']:.4f}, validation {row['val_loss']:.4f} {row['val_accuracy']:.4f}"
-                + ("  best" if state.best_epoch == state.epoch else ""),
-                err=True,
-            )
+            best = state.best_epoch == state.epoch
+            click.echo(_epoch_words(state.history[-1], epochs, best), err=True)
 
         yield Callbacks(
             reading=add_bar(bars, "Reading"),
