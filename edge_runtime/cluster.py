@@ -45,16 +45,15 @@ LONGEST_FOLDER = 40  # characters, so that Ray's sockets in it stay below the 10
 REACHED_WITHIN = 10  # seconds, to connect to a cluster
 _TURN = 1.0  # seconds between looks at what stands still
 
-# Before Ray is imported, which reads some of them then.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # it would send what it counts to its makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning about GPUs that no task here asks for
     "RAY_DEDUP_LOGS": "0",
     "RAY_SCHEDULER_EVENTS": "0",
 }
+_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # at 0, Ray is for this machine alone: 127.0.0.1
 _LOCAL = {
-    # Ray's name for "this machine alone", where it then uses 127.0.0.1.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    _LOOPBACK: "0",
     "RAY_AUTH_MODE": "token",
     "RAY_prestart_worker_first_driver": "0",  # workers come with the tasks that need them
 }
@@ -74,7 +73,7 @@ class Done(NamedTuple):
     it ended its worker each time."""
 
     key: str
-    value: Any | None
+    value: Any
     error: Exception | None
 
 
@@ -129,6 +128,7 @@ class Cluster:
         function: Callable[..., Any],
         tasks: Iterable[Task],
         *,
+        once: Callable[[], Any] | None = None,
         retries: int = 3,
         stalled_after: float = 300,
         give_up_after: float = 3600,
@@ -142,6 +142,8 @@ class Cluster:
 
         Args:
             tasks: taken one at a time, when there is a worker for it.
+            once: is called once in each worker, such as to open a model; its value is then the
+                function's first argument. It travels once, so it may be large.
             retries: how often a task is sent again whose worker or node died.
             stalled_after: seconds without the end of a task, after which `tell` is given a line on
                 what is waited for, and again after as many.
@@ -162,6 +164,7 @@ class Cluster:
             name=getattr(function, "__name__", "task"),
         )
         codes = _codes(function)
+        opener = ray.put(b"" if once is None else pickle.dumps(once))
         waiting = iter(tasks)
         running: dict[Any, str] = {}  # keys of tasks, by what Ray calls them
         watch = _Watch(stalled_after, give_up_after)
@@ -169,7 +172,7 @@ class Cluster:
             while True:
                 for task in islice(waiting, self.workers - len(running)):
                     payload = pickle.dumps((function, task.arguments))
-                    running[remote.remote(codes, payload)] = task.key
+                    running[remote.remote(codes, opener, payload)] = task.key
                 if not running:
                     return
                 ended, _ = ray.wait(list(running), num_returns=1, timeout=_TURN)
@@ -289,7 +292,7 @@ def _local(workers: int | None, needs: Needs) -> Iterator[Cluster]:
     folder = Path(_short_folder())
     terminate = _SystemExitOnTerm()
     try:
-        with _environment({**_QUIET, **_LOCAL, "RAY_AUTH_TOKEN": _token()}):
+        with _environment({**_QUIET, **_LOCAL, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
             ray = _import_ray()
             store = max(min(STORE, _shared_memory() * 8 // 10), 75 * MIB)
             started = _init(
@@ -308,10 +311,7 @@ def _local(workers: int | None, needs: Needs) -> Iterator[Cluster]:
             terminate.watch()
             try:
                 if not str(started.address_info["gcs_address"]).startswith("127.0.0.1:"):
-                    raise ClusterError(
-                        "Ray was imported before, and would listen beyond this machine: "
-                        "import edge_runtime.cluster first"
-                    )
+                    raise ClusterError("this Ray would listen beyond this machine: update it")
                 yield Cluster(ray, workers, needs)
             finally:
                 with _uninterrupted():
@@ -392,14 +392,25 @@ def _import_ray() -> Any:
     # Ray prints what its nodes report on stdout, where answers go, and has no setting for it; what
     # matters of it comes as the error of a task.
     ray._private.worker._worker_logs_enabled = False
+    _read_environment(ray)
     return ray
+
+
+def _read_environment(ray: Any) -> None:
+    """Have Ray read what it read of the environment when it was imported, or a cluster was opened
+    before. Its own names for that; an older Ray has not all of them, and no tokens."""
+    with suppress(AttributeError):
+        constants = ray._private.ray_constants
+        constants.ENABLE_RAY_CLUSTER = constants.env_bool(_LOOPBACK, sys.platform == "linux")
+        ray._raylet.Config.initialize("")
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 class _OtherCodeError(BtcError):
     """A node's code is not the one that asks."""
 
 
-def _call(codes: Mapping[str, str], payload: bytes) -> tuple[Any, Exception | None]:
+def _call(codes: Mapping[str, str], opener: bytes, payload: bytes) -> tuple[Any, Exception | None]:
     """In a worker: the value of a task, or its error. What it is asked for is only unpickled where
     the code is the same; it comes from the process that opened the cluster."""
     own = {package: code_digest(package) for package in codes}
@@ -412,11 +423,17 @@ def _call(codes: Mapping[str, str], payload: bytes) -> tuple[Any, Exception | No
         )
     try:
         function, arguments = pickle.loads(payload)
-        return function(*arguments), None
+        return function(*_opened(opener), *arguments), None
     except (BtcError, OSError, MemoryError) as error:
         return None, error
     except Exception as error:
         return None, TaskError(f"unexpected {type(error).__name__}: {one_line(error)}")
+
+
+@lru_cache(maxsize=1)
+def _opened(opener: bytes) -> tuple[Any, ...]:
+    """In a worker: what `once` gave, kept for the tasks to come."""
+    return (pickle.loads(opener)(),) if opener else ()
 
 
 def _codes(function: Callable[..., Any]) -> dict[str, str]:
@@ -478,12 +495,6 @@ def _short_folder() -> str:
     usual = tempfile.gettempdir()
     where = "/tmp" if os.name == "posix" and len(usual) > LONGEST_FOLDER else usual
     return tempfile.mkdtemp(prefix="btc-edge-ray-", dir=where)
-
-
-@lru_cache(maxsize=1)
-def _token() -> str:
-    """One for this process: Ray reads it once."""
-    return secrets.token_hex(32)
 
 
 @contextmanager
