@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from edge_runtime.cluster import Cluster, Task, open_cluster
 from edge_runtime.errors import BtcError, DataError, UsageError, one_line
@@ -84,11 +84,11 @@ def travelling(job: Job) -> Job:
     heads = job.heads and Heads(job.heads.place.absolute(), job.heads.table.absolute())
     return replace(
         job,
-        data=_absolute_data(job.data),
+        data=absolute_data(job.data),
         out=job.out.absolute(),
         groups_csv=_absolute(job.groups_csv),
         boxes_csv=_absolute(job.boxes_csv),
-        partial=None if job.partial is None else _absolute_data(job.partial),
+        partial=None if job.partial is None else absolute_data(job.partial),
         partial_groups_csv=_absolute(job.partial_groups_csv),
         deep=_absolute(job.deep),
         heads=heads,
@@ -100,7 +100,8 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
 
 
-def _absolute_data(data: Data) -> Data:
+def absolute_data(data: Data) -> Data:
+    """Data by absolute paths, under the same names."""
     if isinstance(data, (str, os.PathLike)):
         return Path(data).absolute()
     return tuple(
@@ -199,7 +200,7 @@ def train_all(
             tell(f"{key}: {one_line(error)}")
             failed[key] = error
             continue
-        trained = cast(Trained, value)
+        trained: Trained = value
         tell(
             f"{key}: finished on {trained.host}, accuracy {100 * trained.accuracy:.1f} %, "
             f"{trained.seconds:.0f} s of learning"

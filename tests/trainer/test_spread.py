@@ -303,10 +303,12 @@ def test_folds_by_ray_equal_folds_in_series(
 
 
 def start(*words: object) -> subprocess.Popen[str]:
-    """btc-train in a group of its own, as a terminal starts it."""
+    """btc-train in a group of its own, as a terminal starts it. Ray's workers are as important
+    there as other processes (it has them wait for all others, which may take minutes here)."""
     return subprocess.Popen(
         [str(BIN / "btc-train"), *map(str, words)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"RAY_worker_niceness": "0"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from trainer.data.dataset import Dataset
     from trainer.data.split import Split
     from trainer.models.checkpoint import State
+    from trainer.run import Run
     from trainer.train_job import Job, Spread
 
 
@@ -333,26 +334,14 @@ def train_command(
     option begins with the name of its DATA.
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
-    from trainer.commands.options import with_cards
-    from trainer.commands.train_options import after_training, from_card, make_job, resumed_job
+    from trainer.commands.train_options import after_training
     from trainer.evaluation.selective import HINT
     from trainer.finalize import unanswered
     from trainer.models.training import Diverged, TrainSettings
     from trainer.quiet import find_tensorflow
     from trainer.train_job import check_start, needs_keras, prepare_process, run_job, start_run
 
-    given = {
-        name for name in options
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    }  # fmt: skip
-    wanted = from_card(out if options["resume"] else None)
-    named, options, about, _ = with_cards(data, options, wanted)
-    if options["partial_groups"] and not options["partial"]:
-        raise UsageError("--partial-groups is the table of --partial, which is not given")
-    if options["resume"]:
-        run, job = resumed_job(named, out, options, given, about)
-    else:
-        run, job = None, make_job(named, out, options, given, about)
+    run, job = planned(context, data, out, options)
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     if needs_keras(job):
         find_tensorflow()  # the first thing to install, before what a network starts from
@@ -385,6 +374,41 @@ def train_command(
     click.echo(printable(f"Run: {out}  (report.html, confusion.png, metrics.json)"))
     if words := after_training(run):
         next_command(words)
+
+
+def planned(
+    context: click.Context, data: tuple[Path, ...], out: Path, options: dict[str, Any]
+) -> tuple[Run | None, Job]:
+    """The job that a command line asks for, and its run where that goes on.
+
+    Raises:
+        DataError, UsageError: see `make_job` and `resumed_job`.
+    """
+    from trainer.commands.options import with_cards
+    from trainer.commands.train_options import from_card, make_job, resumed_job
+
+    given = {
+        name for name in options
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }  # fmt: skip
+    wanted = from_card(out if options["resume"] else None)
+    named, options, about, _ = with_cards(data, options, wanted)
+    if options["partial_groups"] and not options["partial"]:
+        raise UsageError("--partial-groups is the table of --partial, which is not given")
+    if options["resume"]:
+        return resumed_job(named, out, options, given, about)
+    return None, make_job(named, out, options, given, about)
+
+
+def planned_by(words: Sequence[str | Path]) -> tuple[Run | None, Job]:
+    """The job that `btc-train` with these words asks for, and its run where that goes on.
+
+    Raises:
+        ClickException, DataError, UsageError: what the command would end with.
+    """
+    with train_command.make_context("btc-train", [str(word) for word in words]) as context:
+        options = dict(context.params)
+        return planned(context, options.pop("data"), options.pop("out"), options)
 
 
 def _over_ray(job: Job, address: str, epochs: int) -> tuple[Job, Spread]:
