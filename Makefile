@@ -1,19 +1,23 @@
 # make demo   sets up and runs the whole job on synthetic slices
 # make test   sets up and runs every check and test
+# make test-bounds  tries both ends of the versions in pyproject.toml in fresh environments
 # make docs   builds the site in site/: guides and API, a warning is an error
 # make fuzz   feeds decoding and model files with bytes that a fuzzer finds, a minute each
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml pretrained/pyproject.toml Makefile | cksum | cut -d' ' -f1)
+STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml pretrained/pyproject.toml web/pyproject.toml web/vendor.py Makefile | cksum | cut -d' ' -f1)
 
-.PHONY: setup demo test quick docs fuzz lint format clean
+.PHONY: setup demo test test-bounds quick docs fuzz lint format clean
 .DEFAULT_GOAL := setup
 
-$(STAMP): pyproject.toml pretrained/pyproject.toml
+$(STAMP): pyproject.toml pretrained/pyproject.toml web/pyproject.toml web/vendor.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" ./pretrained
+	@# Its runtime comes from npm; without it the tests of pages skip.
+	if command -v npm >/dev/null; then $(BIN)/python -m pip install --quiet ./web; \
+		else echo "no npm here: btc-export --web is left out"; fi
 	rm -f $(VENV)/.installed-*
 	touch $@
 
@@ -36,6 +40,10 @@ test: lint
 	$(BIN)/python -m pytest -m "slow or not slow" -n logical --maxprocesses 4 --dist loadfile \
 		--no-loadscope-reorder
 
+# Part of make test; by itself for who changes a bound.
+test-bounds: setup
+	$(BIN)/python -m pytest -m slow tests/device/test_environments.py -k "oldest or device_tests"
+
 docs: setup
 	$(BIN)/mkdocs build --strict
 
@@ -49,4 +57,5 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-out build dist site pretrained/build *.egg-info pretrained/*.egg-info
+	rm -rf $(VENV) demo-out build dist site pretrained/build *.egg-info pretrained/*.egg-info web/build web/*.egg-info \
+		web/btc_edge_web/vendored

@@ -29,7 +29,7 @@ from benchmarks.common.environments import (
 from benchmarks.common.formatting import MIB
 from edge_runtime.commands.entry import run_command
 
-EXTRAS = ("", "onnx", "dicom", "nifti", "watch", "serve", "dimse", "dicom-out", "signing")
+EXTRAS = ("", "onnx", "dicom", "nifti", "watch", "serve", "dimse", "dicom-out", "ray", "signing")
 
 
 def measure(environment: Environment, extra: str) -> dict[str, Any]:

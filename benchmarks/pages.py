@@ -1,18 +1,18 @@
-"""The documents' pictures of the page of `btc-edge serve`: the real server in a real browser.
+"""The documents' pictures of the pages of `btc-edge serve` and `btc-export --web`: the real ones in
+a real browser.
 
 python -m benchmarks.pages docs
 
-Writes serve-desktop.png and serve-phone.png. What they show are drawn slices, never a patient's;
-the answers are those of the bundled model, and say nothing.
+Writes serve-desktop.png and serve-phone.png, web-desktop.png and web-phone.png. What they show are
+drawn slices, never a patient's; the answers are those of the bundled model, and say nothing.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +20,20 @@ import click
 import cv2
 import numpy as np
 
+from benchmarks.common.browser import PATIENCE, chromium, open_page, serving
 from benchmarks.hostile.files import dicom_bytes
 from benchmarks.hostile.pictures import encode
 from benchmarks.serve import started
+from edge_runtime.commands.click_types import Choice
 from edge_runtime.commands.entry import run_command
-from edge_runtime.errors import BtcError, UsageError
+from edge_runtime.errors import BtcError
 from edge_runtime.files import write_bytes
+from edge_runtime.model.load import read_model
+from export.web.site import write_site
 from trainer.synthetic.phantoms import SIZE, draw_phantom
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 SHOWN = (("desktop", (1280, 1120), "light"), ("phone", (375, 1180), "dark"))
 PICTURES = (("meningioma", 0), ("glioma", 0), ("glioma", 2))  # phantoms, by class and seed
@@ -37,7 +41,6 @@ SLICES, LESION = 16, range(6, 11)  # of the series, and where the drawn mass is
 SEED = 6
 COLOURS = 256  # of a picture's palette
 LARGEST = 150_000  # bytes of a picture in the repository
-PATIENCE = 120_000  # ms
 
 
 def draw_series() -> Iterator[tuple[str, bytes]]:
@@ -65,28 +68,46 @@ def write_slices(folder: Path) -> None:
         (folder / f"slice-{number}.png").write_bytes(encode(drawn, ".png"))
 
 
-def photograph(
-    browser: Browser, port: int, folder: Path, size: tuple[int, int], scheme: str
-) -> bytes:
-    """A PNG of the page with the answers for the files of `write_slices`."""
-    viewport = {"width": size[0], "height": size[1]}
-    context = browser.new_context(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type]
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
-    page.goto(f"http://127.0.0.1:{port}/")
+def show_serve(page: Page, address: str, folder: Path, is_phone: bool) -> None:
+    """The page of `btc-edge serve` with the answers for the files of `write_slices`."""
+    page.goto(address)
     page.set_input_files("#folder", folder / "series")
     page.locator(".card.study").wait_for()
     page.set_input_files("#files", sorted(folder.glob("*.png")))
     page.locator(".card").nth(len(PICTURES)).wait_for()
     page.locator(".card.waiting").first.wait_for(state="detached")
-    if size[0] < 600:  # what it is for, not how files are chosen
-        page.get_by_role("heading", name="Answers").evaluate("title => title.scrollIntoView()")
-    else:
+    if not is_phone:
         page.locator(".study .heat").check()
-        page.evaluate("scrollTo(0, 0)")
-    taken = page.screenshot()
-    context.close()
-    return taken
+
+
+def show_web(page: Page, address: str, folder: Path, is_phone: bool) -> None:
+    """The page of `btc-export --web` with the answers for the pictures of `write_slices`."""
+    open_page(page, address)
+    page.set_input_files("#files", sorted(folder.glob("*.png")))
+    page.locator(".card .words").nth(len(PICTURES) - 1).wait_for()
+    page.locator(".heat").first.check()
+
+
+Show = Callable[["Page", str, Path, bool], None]
+
+
+def photographs(
+    browser: Browser, show: Show, address: str, folder: Path
+) -> Iterator[tuple[str, bytes]]:
+    """PNGs of a page, as `desktop` and `phone`."""
+    for name, (width, height), scheme in SHOWN:
+        viewport = {"width": width, "height": height}
+        context = browser.new_context(viewport=viewport, color_scheme=scheme)  # type: ignore[arg-type]
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        is_phone = width < 600
+        show(page, address, folder, is_phone)
+        if is_phone:  # what it is for, not how files are chosen
+            page.get_by_role("heading", name="Answers").evaluate("title => title.scrollIntoView()")
+        else:
+            page.evaluate("scrollTo(0, 0)")
+        yield name, page.screenshot()
+        context.close()
 
 
 def with_palette(png: bytes) -> bytes:
@@ -99,31 +120,40 @@ def with_palette(png: bytes) -> bytes:
     return out.getvalue()
 
 
+@contextmanager
+def serve_page() -> Iterator[str]:
+    with started(0, 1) as (_, port):
+        yield f"http://127.0.0.1:{port}/"
+
+
+@contextmanager
+def web_page() -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as name:
+        write_site(Path(name), read_model())
+        with serving(Path(name)) as address:
+            yield address
+
+
+PAGES = {"serve": (serve_page, show_serve), "web": (web_page, show_web)}
+
+
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-def main(out: Path) -> None:
-    """Write pictures of the page to the folder OUT; needs playwright and Chromium."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        raise UsageError("needs the package playwright: pip install playwright") from None
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        raise UsageError("needs Chromium: apt-get install chromium")
-    with (
-        tempfile.TemporaryDirectory() as name,
-        started(0, 1) as (_, port),
-        sync_playwright() as driver,
-    ):
+@click.option("--page", "pages", type=Choice(list(PAGES)), multiple=True, default=tuple(PAGES))
+def main(out: Path, pages: tuple[str, ...]) -> None:
+    """Write pictures of the pages to the folder OUT; needs playwright and Chromium."""
+    with tempfile.TemporaryDirectory() as name, chromium() as browser:
         write_slices(Path(name))
-        words = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = driver.chromium.launch(executable_path=chromium, args=words)
-        for what, size, scheme in SHOWN:
-            picture = with_palette(photograph(browser, port, Path(name), size, scheme))
-            if len(picture) > LARGEST:
-                raise BtcError(f"the picture of {what} has {len(picture)} bytes: fewer COLOURS")
-            write_bytes(out / f"serve-{what}.png", picture)
-        browser.close()
+        for which in pages:
+            opened, show = PAGES[which]
+            with opened() as address:
+                for what, png in photographs(browser, show, address, Path(name)):
+                    picture = with_palette(png)
+                    if len(picture) > LARGEST:
+                        raise BtcError(
+                            f"the picture of {what} has {len(picture)} bytes: fewer COLOURS"
+                        )
+                    write_bytes(out / f"{which}-{what}.png", picture)
 
 
 if __name__ == "__main__":

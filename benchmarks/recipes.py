@@ -398,7 +398,7 @@ def measure(material: Material, trial: Trial, work: Path) -> None:
 def material_here(named: Named, leave_out: Sequence[str], threads: int) -> Material:
     """In a worker, once: the slices, and the process made one for trainings."""
     use_threads(threads)
-    import_tensorflow(threads)
+    import_tensorflow(threads=threads)
     everything = read_sides(named)
     return Material(everything, of_sources(everything, leave_out))
 
@@ -617,7 +617,7 @@ def in_series(
     """Measure trials one after the other; each that has ended."""
     if threads is not None:
         use_threads(threads)
-        import_tensorflow(threads)
+        import_tensorflow(threads=threads)
     for trial in trials:
         measure(material, trial, work)
         yield trial

@@ -10,8 +10,8 @@ even head is judged in each plane by itself, as a series that was acquired in it
 all three.
 Writes studies.json and studies.md.
 
-With `--model FILE --out FILE` the rule of the first fold is put into a model file, which is written
-anew; its graph stays as it is. FILE must be of the first fold's training.
+With `--model FILE --out FILE` the rule of a fold is put into a model file of that fold's training,
+which is written anew; its graph stays as it is.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from edge_runtime.commands.entry import run_command
 from edge_runtime.decision.prediction import Prediction, Status
 from edge_runtime.decision.study import StudyRule, study_answer
 from edge_runtime.decision.view import View
-from edge_runtime.errors import DataError
+from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
-from edge_runtime.model.file_format import pack_model, parse_model
+from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
 from edge_runtime.model.load import read_model
 from trainer.commands.options import with_cards
 from trainer.data.archive import ImageArchive, open_archive
 from trainer.data.dataset import Dataset, read_dataset
-from trainer.data.heads import Head, read_heads
+from trainer.data.heads import Head, persons_of, read_heads
 from trainer.data.split import Split, fold_splits
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.metrics import share_of
@@ -81,9 +81,8 @@ class Fold:
 
 
 def people_of(data: Dataset, rows: Any) -> set[str]:
-    """The names, without those of collections, of the patients and groups of some slices."""
-    names = {name for i in rows for name in (data.groups[i], data.patients[i])}
-    return {name.rpartition("/")[2] for name in names} - {""}
+    """Whose some slices are."""
+    return persons_of(name for i in rows for name in (data.groups[i], data.patients[i]))
 
 
 def open_fold(run: Run) -> tuple[Predict, DecisionRule]:
@@ -133,13 +132,24 @@ def measure_fold(
     return Fold(run.labels, data.tumour_free, rule.view, sides[0], sides[1], tested)
 
 
+def fold_of(file: ModelFile, runs: Sequence[Run]) -> int:
+    """Which fold's training a model file is of, by the version that both state.
+
+    Raises:
+        UsageError: none.
+    """
+    for number, run in enumerate(runs):
+        if run.version == file.info.version:
+            return number
+    raise UsageError(f"--model {file.tag}: no fold's training has this version")
+
+
 def rule_of(folds: Sequence[Fold], number: int, missed: float = MISSED) -> StudyRule:
     """The rule of a fold: fitted without anybody on its test side."""
     mine = folds[number]
 
     def tested(each: KnownSeries) -> bool:
-        names = (each.facts["person"], each.facts["tumour"])
-        return any(name.rpartition("/")[2] in mine.people for name in names)
+        return bool(persons_of((each.facts["person"], each.facts["tumour"])) & mine.people)
 
     pool = [
         each
@@ -316,7 +326,7 @@ def as_markdown(result: Mapping[str, Any]) -> str:
 @click.argument("data", nargs=-1, required=True, type=EXISTING)
 @click.option("--heads", required=True, type=EXISTING, help="Zip or folder of volumes.")
 @click.option("--heads-table", required=True, type=EXISTING, help="CSV of what they show.")
-@click.option("--model", type=EXISTING, help="A file of the first fold that gets its rule.")
+@click.option("--model", type=EXISTING, help="A file of a fold that gets its rule.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS)
 def main(
@@ -326,6 +336,8 @@ def main(
     """Judge the rule for studies over the folds of a cross-validation."""
     whole = Run.open(folds)
     runs = [Run.open(folder) for folder in whole.model_folders]
+    file = None if model is None else read_model(model)
+    number = 0 if file is None else fold_of(file, runs)
     names = ("groups", "boxes", "tumour_free")
     options = dict.fromkeys((*names, "partial", "partial_groups")) | {"no_card": False}
     named = with_cards(data, options, names)
@@ -349,9 +361,8 @@ def main(
         "rows": rows,
     }
     publish(results, "studies", result, as_markdown(result))
-    if model is not None and out is not None:
-        file = read_model(model)
-        changed = replace(file.info, study=rules[0].to_json())
+    if file is not None and out is not None:
+        changed = replace(file.info, study=rules[number].to_json())
         packed = pack_model(file.graph, changed, file.format)
         write_bytes(out, packed)
         click.echo(parse_model(packed).tag)

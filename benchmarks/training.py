@@ -36,8 +36,9 @@ from edge_runtime.errors import BtcError
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.memory import keep_freed
 from trainer.models.checkpoint import Checkpoint, State
+from trainer.models.feed import as_batch
 from trainer.models.sampler import Feed, Samples
-from trainer.models.training import TrainSettings, as_batch, train
+from trainer.models.training import TrainSettings, train
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
 # Ways to keep freed memory, by name: whether `keep_freed` is called, and a library loaded before.

@@ -149,6 +149,7 @@ class Classifier:
         self._thresholds = {label: self.threshold(label) for label in self.info.labels}
         self._idle: list[Graph] = []  # two threads must never share an interpreter
         graph = self._take_graph()
+        self._interpreter = graph.backend
         self._check_features(graph)
         self._idle.append(graph)
 
@@ -162,6 +163,12 @@ class Classifier:
         """In which plane a NIfTI volume is cut, if one was asked for, and which of several is
         meant."""
         return self._asked, self._volume
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of another `Classifier` that gives the same answers, the interpreter that
+        was chosen among them; they pickle."""
+        return {**self._settings, "backend": self._interpreter}
 
     @property
     def info(self) -> ModelInfo:

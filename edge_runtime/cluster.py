@@ -56,6 +56,7 @@ _LOCAL = {
     _LOOPBACK: "0",
     "RAY_AUTH_MODE": "token",
     "RAY_prestart_worker_first_driver": "0",  # workers come with the tasks that need them
+    "RAY_worker_niceness": "0",  # at Ray's 15 they starve wherever anything else runs
 }
 
 Tell = Callable[[str], None]
@@ -120,8 +121,8 @@ class Cluster:
         needs: what each of them asks for.
     """
 
-    def __init__(self, ray: Any, workers: int, needs: Needs) -> None:
-        self._ray, self.workers, self.needs = ray, workers, needs
+    def __init__(self, ray: Any, workers: int, needs: Needs, where: Mapping[str, Any]) -> None:
+        self._ray, self.workers, self.needs, self._where = ray, workers, needs, where
 
     def run(
         self,
@@ -177,6 +178,7 @@ class Cluster:
                     return
                 ended, _ = ray.wait(list(running), num_returns=1, timeout=_TURN)
                 if not ended:
+                    self._check_lives()
                     watch.look(lambda: self._stands_still(len(running)), tell)
                 for reference in ended:
                     watch.go_on()
@@ -204,6 +206,25 @@ class Cluster:
         if isinstance(error, _OtherCodeError):
             raise UsageError(one_line(error))
         return Done(key, value, error)
+
+    def _check_lives(self) -> None:
+        """Look whether Ray's own processes are there. Where one is not, Ray ends this process
+        half a minute later, without a word that reaches its user.
+
+        Raises:
+            ClusterError: one has ended.
+        """
+        try:
+            _connect(self._where["gcs_address"])
+            if hasattr(socket, "AF_UNIX"):
+                with socket.socket(socket.AF_UNIX) as raylet:
+                    raylet.connect(self._where["raylet_socket_name"])
+        except (ConnectionError, FileNotFoundError) as error:
+            raise ClusterError(
+                f"the cluster was lost ({one_line(error)}): what is done stays, run it again"
+            ) from None
+        except OSError:  # slow, or no more files may be opened: that is not its end
+            return
 
     def _stands_still(self, running: int) -> str:
         """What is waited for: what is there, against what is asked for."""
@@ -254,7 +275,8 @@ def open_cluster(
 
     Args:
         address: of a cluster whose node this machine is, as `ray.init` has it: HOST:PORT or `auto`;
-            None: a local one is started, and ended on every way out, Ctrl-C and SIGTERM included.
+            None: a local one is started, and ended on every way out, Ctrl-C and SIGTERM (which
+            interrupts as that does) included.
         workers: tasks that run at once; None: as many as there is room for.
         cpus: logical CPUs that each task asks for.
         memory: bytes that each task asks for.
@@ -290,15 +312,14 @@ def _local(workers: int | None, needs: Needs) -> Iterator[Cluster]:
             + (f"ask for {most} workers" if most else "ask for less")
         )
     folder = Path(_short_folder())
-    terminate = _SystemExitOnTerm()
+    terminate = _InterruptOnTerm()
+    token = secrets.token_hex(32)
     try:
-        with _environment({**_QUIET, **_LOCAL, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+        with _environment({**_QUIET, **_LOCAL, "RAY_AUTH_TOKEN": token}):
             ray = _import_ray()
             store = max(min(STORE, _shared_memory() * 8 // 10), 75 * MIB)
-            started = _init(
+            started = _start(
                 ray,
-                "a local Ray cannot be started",
-                address="local",
                 num_cpus=ceil(workers * needs.cpus) + SPARE,
                 num_gpus=None,
                 _memory=workers * needs.memory or None,
@@ -312,13 +333,15 @@ def _local(workers: int | None, needs: Needs) -> Iterator[Cluster]:
             try:
                 if not str(started.address_info["gcs_address"]).startswith("127.0.0.1:"):
                     raise ClusterError("this Ray would listen beyond this machine: update it")
-                yield Cluster(ray, workers, needs)
+                yield Cluster(ray, workers, needs, started.address_info)
             finally:
                 with _uninterrupted():
                     ray.shutdown()
     finally:
-        terminate.restore()
-        shutil.rmtree(folder, ignore_errors=True)
+        with _uninterrupted():
+            _end_all(token)
+            terminate.restore()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -327,7 +350,7 @@ def _joined(address: str, workers: int | None, needs: Needs, tell: Tell) -> Iter
     with _environment(_QUIET):
         ray = _import_ray()
         _reach(address)
-        _init(ray, f"the cluster {address} cannot be joined", address=address)
+        joined = _init(ray, f"the cluster {address} cannot be joined", address=address)
         try:
             room = sum(needs.fit(node["Resources"]) for node in _alive(ray))
             if not room:
@@ -337,10 +360,22 @@ def _joined(address: str, workers: int | None, needs: Needs, tell: Tell) -> Iter
                 )
             if workers is not None and workers > room:
                 tell(f"the cluster has room for {room} of {workers} workers as yet")
-            yield Cluster(ray, workers or room, needs)
+            yield Cluster(ray, workers or room, needs, joined.address_info)
         finally:
             with _uninterrupted():
                 ray.shutdown()
+
+
+def _start(ray: Any, **options: Any) -> Any:
+    """Start a local cluster; once more where it did not come within the 30 seconds that Ray gives
+    it, as on a machine that has just begun to work on something else."""
+    failure = "a local Ray cannot be started"
+    try:
+        return _init(ray, failure, address="local", **options)
+    except ClusterError as error:
+        if "timed out" not in str(error):
+            raise
+        return _init(ray, failure, address="local", **options)
 
 
 def _init(ray: Any, failure: str, **options: Any) -> Any:
@@ -371,9 +406,19 @@ def _reach(address: str) -> None:
     if not (colon and host and "/" not in host and port.isdecimal() and int(port) < 1 << 16):
         raise UsageError(f"{address}: give HOST:PORT or auto, on a node of the cluster")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACHED_WITHIN).close()
+        _connect(address)
     except OSError as error:
         raise ClusterError(f"the cluster {address} cannot be reached: {one_line(error)}") from None
+
+
+def _connect(address: str) -> None:
+    """Connect to a port, and leave.
+
+    Raises:
+        OSError: nothing answers there.
+    """
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), REACHED_WITHIN).close()
 
 
 def _import_ray() -> Any:
@@ -512,8 +557,20 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-class _SystemExitOnTerm:
-    """SIGTERM ends this process by way of its `finally`s; Ray would set a handler of its own."""
+def _end_all(token: str) -> None:
+    """Kill what is left of a local cluster. Ray ends it all itself, but not where it is interrupted
+    while it starts: its agents then stay for ever. They are known by the token in their
+    environment (proc_pid_environ(5)); without /proc they have to be trusted to end."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is another user's
+            is_ray = b"ray" in (process / "cmdline").read_bytes()
+            if is_ray and token.encode("ascii") in (process / "environ").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+class _InterruptOnTerm:
+    """SIGTERM is as Ctrl-C, which Ray passes on out of whatever it waits for; the SystemExit of its
+    own handler it swallows."""
 
     def __init__(self) -> None:
         self._main = threading.current_thread() is threading.main_thread()
@@ -522,7 +579,7 @@ class _SystemExitOnTerm:
     def watch(self) -> None:
         """From now on."""
         if self._main:
-            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def restore(self) -> None:
         """No longer."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -29,17 +30,25 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike[str], within: str | os.PathLike[str] | None = None
+) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`.
 
     When the body raises (Ctrl-C included), `path` is as it was and the temporary file is gone.
     An `OSError` of a full disk, or of a folder that takes no files, names `path`.
     The temporary name keeps the suffix, since writers such as Keras choose the format by it.
+
+    Args:
+        within: a folder of the same file system for the temporary file, where readers take all
+            that lies beside `path`.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.parent if within is None else Path(within)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        part = _new_beside(target)
+        part = _new_in(folder, target)
     except OSError as error:
         error.filename = str(target)
         raise
@@ -58,14 +67,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _new_beside(target: Path) -> Path:
-    """A new, empty file beside `target`, with the permissions of an ordinary one.
+def _new_in(folder: Path, target: Path) -> Path:
+    """A new, empty file in a folder, for `target`, with the permissions of an ordinary one.
 
     The system applies the umask, which a process cannot read without changing it for all threads;
     `tempfile` makes private files.
     """
     while True:
-        part = target.with_name(f".part-{os.urandom(6).hex()}{target.suffix}")
+        part = folder / f".part-{os.urandom(6).hex()}{target.suffix}"
         with suppress(FileExistsError):
             os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             return part
@@ -105,12 +114,33 @@ class Note(NamedTuple):
         return f"{self.name}: {self.text}{self.more}"
 
 
-def passed_over(word: str, others: Mapping[str, Sequence[str]]) -> Note:
-    """What is to be said of the files of a folder or zip that are no images, by their suffixes."""
-    count = sum(map(len, others.values()))
-    kinds = sorted(others, key=lambda kind: (-len(others[kind]), kind))
-    listed = ", ".join(f"{len(others[kind])} {kind}" for kind in kinds[:MOST_KINDS])
-    more = ", …" * (len(kinds) > MOST_KINDS)
-    files = "1 file that is no image" if count == 1 else f"{count} files that are no images"
-    # Suffixes are of names: of "Doe.Jane" it is a name itself.
-    return Note(word, f"passed over {files}", f": {listed}{more}, such as {others[kinds[0]][0]}")
+class PassedOver:
+    """How many files of a folder or zip are no images, by their suffixes, with an example of each.
+
+    Attributes:
+        count: of all.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._kinds: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, path: str) -> None:
+        """Count a file."""
+        kind = os.path.splitext(path)[1].lower() or "no suffix"  # noqa: PTH122 - of any system
+        self.count += 1
+        self._kinds[kind] += 1
+        self._first.setdefault(kind, path)
+
+    def note(self, word: str) -> Note:
+        """What is to be said of them, of whom `word` names the folder or zip."""
+        kinds = sorted(self._kinds, key=lambda kind: (-self._kinds[kind], kind))
+        listed = ", ".join(f"{self._kinds[kind]} {kind}" for kind in kinds[:MOST_KINDS])
+        more = ", …" * (len(kinds) > MOST_KINDS)
+        files = f"{self.count} files that are no images"
+        if self.count == 1:
+            files = "1 file that is no image"
+        # Suffixes are of names: of "Doe.Jane" it is a name itself.
+        example = f": {listed}{more}, such as {self._first[kinds[0]]}"
+        return Note(word, f"passed over {files}", example)

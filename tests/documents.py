@@ -11,12 +11,14 @@ RESULTS = ROOT / "docs" / "results.md"
 GUIDES = (ROOT / "docs" / "training.md", ROOT / "docs" / "devices.md", README)  # in this order
 # Beside `devices.md`, what btc-edge does: nothing in them is typed by a test.
 STUDIES, SERVICES = ROOT / "docs" / "studies.md", ROOT / "docs" / "services.md"
+ARCHIVE = ROOT / "docs" / "archive.md"
+WEB = ROOT / "docs" / "web.md"  # likewise of btc-export
 # Its blocks `sh` need no network; its blocks `bash` do, or files of one's own.
 DATA_GUIDE = ROOT / "docs" / "data.md"
 DOCUMENTS = tuple(
     sorted(
         path
-        for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "pretrained/*.md")
+        for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "pretrained/*.md", "web/*.md")
         for path in ROOT.glob(pattern)
     )
 )

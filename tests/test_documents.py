@@ -18,6 +18,7 @@ import tomllib
 from edge_runtime.decision.prediction import Status, status_of
 from edge_runtime.model.load import read_model
 from tests.documents import (
+    ARCHIVE,
     DATA_GUIDE,
     DOCUMENTS,
     GUIDES,
@@ -26,6 +27,7 @@ from tests.documents import (
     ROOT,
     SERVICES,
     STUDIES,
+    WEB,
     blocks,
     commands,
     data_commands,
@@ -35,7 +37,7 @@ MADE = ROOT / "benchmarks" / "results"
 SHOWN = (
     "honest", "robust", "models", "ood", "formats", "fastest", "runtimes", "calibration",
     "footprint", "extras", "device", "peers", "resize", "training", "join",
-    "two_files", "serve", "studies",
+    "two_files", "serve", "web", "studies", "quantizers", "archive",
 )  # fmt: skip
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "scripts"
@@ -135,10 +137,12 @@ def leaves(name: str, command: click.Command) -> Iterator[tuple[str, click.Comma
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_option_is_documented(script: str) -> None:
-    training, devices, _, studies, services = (
-        path.read_text("utf-8") for path in (*GUIDES, STUDIES, SERVICES)
+    training, devices, _, studies, services, archive = (
+        path.read_text("utf-8") for path in (*GUIDES, STUDIES, SERVICES, ARCHIVE)
     )
-    guide = devices + studies + services if script in {"btc-edge", "btc-plot"} else training
+    guide = (
+        devices + studies + services + archive if script in {"btc-edge", "btc-plot"} else training
+    )
     if script == "btc-data":
         guide = DATA_GUIDE.read_text("utf-8") + training
     for name, command in leaves(script, loaded(script)):
@@ -154,7 +158,7 @@ def test_every_option_is_documented(script: str) -> None:
         assert missing == set(), name
 
 
-ALL = (*GUIDES, STUDIES, SERVICES, DATA_GUIDE)
+ALL = (*GUIDES, STUDIES, SERVICES, ARCHIVE, WEB, DATA_GUIDE)
 
 
 @pytest.mark.parametrize("guide", ALL, ids=names(ALL))

@@ -148,7 +148,7 @@ def test_runs_by_ray_are_those_of_the_commands(
 ) -> None:
     here = Here()
     monkeypatch.setattr(compare, "open_cluster", here.open)
-    monkeypatch.setattr("trainer.spread.prepare_process", lambda job: None)
+    monkeypatch.setattr("trainer.spread.prepare_process", lambda job: job)
     data, options = tables
     contender = Contender("knn", "histogram")
 

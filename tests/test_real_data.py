@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -159,3 +160,15 @@ def test_series_of_a_real_study_are_arranged_rightly() -> None:
     assert t1.distance == pytest.approx(6, abs=1e-3)
     # From the feet to the head, against the numbers of the files.
     assert [part.input[-8:-4] for part in t1.slices()] == [f"{n:04d}" for n in range(22, 0, -1)]
+
+
+def test_a_page_answers_real_slices_as_the_command_does(sample: Path) -> None:
+    pytest.importorskip("playwright")
+    pytest.importorskip("btc_edge_web")
+    if not (shutil.which("chromium") or shutil.which("chromium-browser")):
+        pytest.skip("no Chromium here: apt-get install chromium")
+    from benchmarks.web import measure
+
+    result = measure(sample, 40)
+    assert (result["slices"], result["differ"]) == (40, 0)
+    assert result["worst_difference"] < 1e-12

@@ -193,7 +193,7 @@ def test_rows_by_ray_equal_rows_in_series(
 ) -> None:
     monkeypatch.setattr(recipes, "open_cluster", Here().open)
     for name in ("use_threads", "import_tensorflow"):
-        monkeypatch.setattr(recipes, name, lambda threads: None)
+        monkeypatch.setattr(recipes, name, lambda threads=None: None)
     monkeypatch.chdir(data.parent)
     words = (data.name, "--folds", "1,2", "--vary", "", "--vary", "paste=0", "--seeds", "1,2",
              "--leave-out", "far", "--skip-corruptions", "--work", tmp_path / "work")  # fmt: skip

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from benchmarks.studies import SAID, Fold, as_markdown, judge, judge_all, rule_of, summary
+from benchmarks.studies import SAID, Fold, as_markdown, fold_of, judge, judge_all, rule_of, summary
 from edge_runtime.decision.prediction import Status
-from edge_runtime.errors import DataError
+from edge_runtime.errors import DataError, UsageError
+from edge_runtime.model.load import read_model
 from tests.trainer.test_study_rule_fit import LABELS, known, many
 from trainer.evaluation.study import KnownSeries
+from trainer.run import Run
 
 
 def fold(people: range) -> Fold:
@@ -98,3 +101,12 @@ def test_series_of_a_patient_are_one_study_and_an_unknown_type_a_real_head(
     result = summary(rows)
     assert [r["person"] for r in result["real"]] == ["h2"]
     assert result["patients"]["type_right"]["share"] == 1
+
+
+def test_a_model_file_gets_the_rule_of_its_own_fold(tmp_path: Path) -> None:
+    file = read_model()
+    versions = ["2026.01.31+11111111", file.info.version]
+    runs = [Run(tmp_path / str(i), {"model_version": v}) for i, v in enumerate(versions)]
+    assert fold_of(file, runs) == 1
+    with pytest.raises(UsageError, match="no fold's training has this version"):
+        fold_of(file, runs[:1])

@@ -13,7 +13,7 @@ from edge_runtime.errors import DataError
 from edge_runtime.files import write_text
 from trainer.data.archive import open_archive
 from trainer.data.dataset import Dataset
-from trainer.data.heads import Heads, read_heads
+from trainer.data.heads import Heads, persons_of, read_heads
 from trainer.data.partial_labels import PartialLabels
 from trainer.data.split import Split
 from trainer.evaluation.decision_rule import DecisionRule, SideOutputs, fit_decision_rule
@@ -171,7 +171,7 @@ def _fit_studies(
     """The rule for studies, and the slices that it is fitted on, for the export; a line of
     `not_answered` where there are too few."""
     others = np.concatenate([split.train, split.test])
-    known = {name.rpartition("/")[2] for i in others for name in (data.groups[i], data.patients[i])}
+    known = persons_of(name for i in others for name in (data.groups[i], data.patients[i]))
     chosen = [
         head
         for head in read_heads(heads.table)

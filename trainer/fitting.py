@@ -31,9 +31,11 @@ from trainer.models.outputs import (
 from trainer.models.sampler import make_samples
 from trainer.models.training import Diverged, OnBatch, OnEpoch, TrainSettings, train
 from trainer.run import Run
+from trainer.tracking import Tracking
 
 if TYPE_CHECKING:
     from trainer.features.cache import FeatureCache
+    from trainer.models.strategy import Devices
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Callbacks:
         read: called with the data and their split before a training.
         batch, epoch: see `trainer.models.training.train`.
         extracting: called with (done, total) while features are computed.
+        tracking: told of each run's epochs and figures, see `trainer.tracking`.
     """
 
     reading: Progress | None = None
@@ -56,6 +59,7 @@ class Callbacks:
     batch: OnBatch | None = None
     epoch: OnEpoch | None = None
     extracting: Progress | None = None
+    tracking: Tracking | None = None
 
     def tell_problems(self, data: Dataset) -> None:
         """Tell of the files that could not be read, and of what is odd about the data."""
@@ -77,23 +81,31 @@ def fit_network_model(
     split: Split,
     partial: PartialLabels | None,
     callbacks: Callbacks,
-) -> tuple[TrainedModel, KeyboardInterrupt | Diverged | None]:
+    devices: Devices | None = None,
+    feed_workers: int = 0,
+) -> tuple[TrainedModel | None, KeyboardInterrupt | Diverged | None]:
     """Train a network, or go on from the run's checkpoint.
 
     Args:
         partial: partially labelled slices to learn from as well, or None.
+        devices, feed_workers: see `trainer.models.training.train`.
 
     Returns:
-        The network of the best epoch, and what ended the training before its end: a
-        KeyboardInterrupt, a Diverged, or None.
+        The network of the best epoch, which only the chief of several workers has, and what ended
+        the training before its end: a KeyboardInterrupt, a Diverged, or None.
 
     Raises:
         KeyboardInterrupt, Diverged: before the first epoch was finished.
+        UsageError, WorkerLost: see `train`.
     """
+    if devices is not None:
+        run.settings["devices"] = devices.to_json()
     checkpoint = Checkpoint(run.folder / "checkpoint")
 
     def after_epoch(state: State) -> None:
         run.save_history(state.history)
+        if callbacks.tracking is not None:
+            callbacks.tracking.epoch(run, state.history)
         if callbacks.epoch is not None:
             callbacks.epoch(state)
 
@@ -108,12 +120,17 @@ def fit_network_model(
             checkpoint,
             callbacks.batch,
             after_epoch,
+            devices=devices,
+            feed_workers=feed_workers,
+            tell=callbacks.tell,
         )
     except (KeyboardInterrupt, Diverged) as reason:
         stopped = reason
-        if not checkpoint.begun:
+        if not checkpoint.begun:  # as of a worker that is not the chief
             raise
     run.add_seconds(time.monotonic() - begun)
+    if devices is not None and not devices.is_chief:
+        return None, stopped
     best = checkpoint.best()
     run.save_model(best)
     return from_network(best), stopped

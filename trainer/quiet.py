@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import TypeVar
 
 from edge_runtime.errors import UsageError
 from edge_runtime.quiet import quiet_descriptor
+
+T = TypeVar("T")
 
 
 def find_tensorflow() -> None:
@@ -20,12 +24,16 @@ def find_tensorflow() -> None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def import_tensorflow(threads: int | None = None) -> None:
+def import_tensorflow(first: Callable[[], T] | None = None, threads: int | None = None) -> T | None:
     """Import TensorFlow and Keras while native stderr is muted: they log before any log level
     of theirs applies. Commands call this once, before the work.
 
     Args:
+        first: what must come before TensorFlow's first computation; it is not muted.
         threads: that it computes with; None: its own choice, which is one for each core.
+
+    Returns:
+        What `first` gives.
 
     Raises:
         ModuleNotFoundError: the extra is not installed.
@@ -45,5 +53,8 @@ def import_tensorflow(threads: int | None = None) -> None:
                 raise UsageError(
                     f"{threads} threads: this process computes with another number already"
                 ) from None
+    result = None if first is None else first()
+    with quiet_descriptor():
         tf.config.list_physical_devices()
         tf.constant(0)  # the first op initialises, and logs about, the devices
+    return result

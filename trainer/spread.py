@@ -245,7 +245,7 @@ def train_part(job: Job, mark: str, number: int | None) -> Trained:
     if _mark(job.out) != mark:
         raise _unseen(host, job.out)
     try:
-        prepare_process(job)
+        job = prepare_process(job)
     except ModuleNotFoundError as error:
         hint = "pip install 'btc-edge[train,ray]' there"
         raise UsageError(f"{host}: the package {error.name} is missing: {hint}") from None

@@ -54,6 +54,8 @@ from trainer.threads import use_threads
 
 if TYPE_CHECKING:
     from trainer.features.cache import FeatureCache
+    from trainer.models.outputs import TrainedModel
+    from trainer.models.strategy import Devices
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Job:
         deep: the run whose network gives the feature set `deep`.
         cache: where features are kept, or None.
         heads: whole heads to fit the rule for studies on, or None.
+        devices, feed_workers: what computes it, see `trainer.models.training.train`.
         about: what a data card says of the data, see `DataCard.about`; a run that goes on keeps
             what it was started with.
     """
@@ -102,6 +105,8 @@ class Job:
     deep: Path | None = None
     cache: FeatureCache | None = None
     heads: Heads | None = None
+    devices: Devices | None = None
+    feed_workers: int = 0
     about: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -114,19 +119,26 @@ def needs_keras(job: Job) -> bool:
     return isinstance(job.settings, TrainSettings) or job.deep is not None
 
 
-def prepare_process(job: Job) -> None:
+def prepare_process(job: Job, open_devices: Callable[[], Devices | None] | None = None) -> Job:
     """Make this process one for the job's trainings: its threads, its memory, and TensorFlow where
     the job needs it.
 
+    Args:
+        open_devices: gives what a network is trained on, before TensorFlow's first computation.
+
+    Returns:
+        The job, with its devices.
+
     Raises:
         ModuleNotFoundError: TensorFlow is not installed.
-        UsageError: it computes with another number of threads already.
+        UsageError: it computes with another number of threads already, or what `open_devices` does.
     """
     if job.threads is not None:
         use_threads(job.threads)
-    if needs_keras(job):
-        keep_freed()  # a step of training asks for the same blocks as the one before it
-        import_tensorflow(job.threads)
+    if not needs_keras(job):
+        return job
+    keep_freed()  # a step of training asks for the same blocks as the one before it
+    return replace(job, devices=import_tensorflow(open_devices, job.threads))
 
 
 class TrainingData(NamedTuple):
@@ -478,12 +490,17 @@ def _train_split(
         sides = divide(training_data.partial, data, split, job.settings.seed)
         trained_on, tested = (training_data.partial.take(side) for side in sides)
     stopped: BaseException | None = None
+    trained: TrainedModel | None
     if isinstance(job.settings, ClassicalSettings):
         trained = fit_classical_model(
             job.settings, run, data, split, job.deep, job.cache, callbacks
         )
     else:
-        trained, stopped = fit_network_model(job.settings, run, data, split, trained_on, callbacks)
+        trained, stopped = fit_network_model(
+            job.settings, run, data, split, trained_on, callbacks, job.devices, job.feed_workers
+        )
+        if trained is None:  # the chief of several workers completes the run
+            return
     finalize_run(run, trained, data, split, tested, job.heads)
     run.settings["status"] = "finished"
     if stopped is not None:
@@ -491,6 +508,8 @@ def _train_split(
     run.save_settings()
     if stopped is not None:
         raise stopped
+    if callbacks.tracking is not None:
+        callbacks.tracking.finished(run)
     Checkpoint(run.folder / "checkpoint").remove()
 
 

@@ -22,7 +22,7 @@ from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.imaging.readers import numbered, open_slices
 from edge_runtime.labels import NO_TUMOR
 from trainer.data.archive import ImageArchive, open_archive
-from trainer.data.heads import COLUMNS, Head, read_heads
+from trainer.data.heads import COLUMNS, Head, files_of, persons_of, read_heads
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.metrics import share_of
 from trainer.evaluation.predictions import Predictions
@@ -54,10 +54,10 @@ def measure_heads(
     """
     archive, rows = open_archive(place), read_heads(table)
     tested = {
-        name.rpartition("/")[2]: number
+        person: number
         for number, (_, predictions) in enumerate(folds)
         for column in ("group", "patient")
-        for name in predictions.texts(column)
+        for person in persons_of(predictions.texts(column))
     }
     of_fold: dict[int, list[Head]] = defaultdict(list)
     for row in rows:
@@ -67,7 +67,7 @@ def measure_heads(
         run = folds[number][0]
         rule, predict = DecisionRule.from_settings(run.settings), open_trained(run).predict
         for row in mine:
-            numbers, images = read_head(archive, row.path, run.preprocess)
+            numbers, images = read_head(archive, row, run.preprocess)
             outputs = predict(images)
             predicted = rule.probabilities(outputs).argmax(axis=1)
             none = predicted == run.labels.index(NO_TUMOR)
@@ -82,25 +82,24 @@ def measure_heads(
 
 
 def read_head(
-    archive: ImageArchive, path: str, options: Preprocess
+    archive: ImageArchive, head: Head, options: Preprocess
 ) -> tuple[list[int], npt.NDArray[np.uint8]]:
     """The slices of a head that show it, as a model sees them, and their numbers from 0.
 
     Raises:
         DataError: no such file, or one that cannot be read.
     """
-    files = [n for n in archive.names() if n == path or n.startswith(f"{path.rstrip('/')}/")]
     numbers, images = [], []
     try:
-        for i, name in enumerate(files):
+        for i, name in enumerate(files_of(archive, head)):
             for number, gray in numbered(open_slices(archive.read(name))):
                 if number is None or shows_head(gray):
                     numbers.append(i if number is None else number)
                     images.append(preprocess(gray, options))
     except InputError as error:
-        raise DataError(f"{path}: {one_line(error)}") from None
+        raise DataError(f"{head.path}: {one_line(error)}") from None
     if not images:
-        raise DataError(f"{path}: no slice of a head there")
+        raise DataError(f"{head.path}: no slice of a head there")
     return numbers, np.stack(images)
 
 

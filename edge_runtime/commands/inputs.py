@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator
 from glob import has_magic, iglob
 from typing import IO
 
 from edge_runtime.batch import Unusable
 from edge_runtime.errors import InputError
-from edge_runtime.files import is_hidden, passed_over
-from edge_runtime.imaging.kinds import SUFFIXES, ZIP, halves_of, kind_of, other_halves
+from edge_runtime.files import PassedOver, is_hidden
+from edge_runtime.imaging.kinds import SUFFIXES, ZIP, is_header_of_pair, kind_of
 from edge_runtime.imaging.limits import first_bytes
 
 Tell = Callable[[str], None]
@@ -72,7 +72,7 @@ def _folder(word: str, recursive: bool, tell: Tell, studies: bool) -> Iterator[s
     found = False
     closed: list[OSError] = []
     links: list[str] = []
-    others: dict[str, list[str]] = {}
+    others = PassedOver()
     for folder, below, files in os.walk(word, onerror=closed.append):
         below[:] = sorted(name for name in below if not is_hidden(name))
         paths = [os.path.join(folder, name) for name in below]  # noqa: PTH118 - as above
@@ -80,35 +80,21 @@ def _folder(word: str, recursive: bool, tell: Tell, studies: bool) -> Iterator[s
         names = {name for name in files if not is_hidden(name)}
         for name in sorted(names):
             path = os.path.join(folder, name)  # noqa: PTH118 - as above
-            if _is_header_of_pair(name, names):
+            if is_header_of_pair(name, names):
                 continue
             if name.lower().endswith(SUFFIXES) or _is_image(path, studies):
                 found = True
                 yield path
             else:
-                kind = os.path.splitext(name)[1].lower() or "no suffix"  # noqa: PTH122 - as above
-                others.setdefault(kind, []).append(path)
-    if others:
-        tell(str(passed_over(word, others)))
+                others.add(path)
+    if others.count:
+        tell(str(others.note(word)))
     for error in closed:
         yield Unusable(str(error.filename), InputError(f"cannot be read: {error.strerror}"))
     for path in links:
         yield Unusable(path, InputError("a link to a folder: name the folder itself"))
     if not (found or closed or links):
         yield Unusable(word, InputError("no image in this folder"))
-
-
-def _is_header_of_pair(name: str, names: Set[str]) -> bool:
-    """Whether a file is the header of a pair whose other half is there: a pair is one input."""
-    halves = halves_of(name)
-    if not halves or not name.lower().endswith(halves[0]):
-        return False
-    # Of two headers that an image may have, as `nifti_pair.other_half` finds them, the first.
-    return any(
-        next(header for header in other_halves(image) if header in names) == name
-        for image in other_halves(name)
-        if image in names
-    )
 
 
 def _is_link(path: str) -> bool:

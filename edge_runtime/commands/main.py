@@ -1,4 +1,4 @@
-"""`btc-edge`: classify, info, verify, benchmark, watch, serve, listen."""
+"""`btc-edge`: archive, classify, info, verify, benchmark, watch, serve, listen."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ version_option = click.version_option(edge_runtime.__version__, prog_name="btc-e
 # Each is a module beside this one, imported when it is asked for. Beside its name: its help, up to
 # the end of the first sentence.
 SUBCOMMANDS = {
+    "archive": "Classify an archive into Parquet files, over processors or a cluster (Ray).",
     "benchmark": "Measure latency, memory and (on labelled images) accuracy on this device.",
     "classify": (
         "Classify images: files, patterns, folders (-r), or - for a list of paths on stdin."

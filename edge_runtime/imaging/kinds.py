@@ -10,7 +10,7 @@ function of the module, decodes it; that of anything else reads the whole file.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import NamedTuple
 
 HEAD = 1024  # bytes that tell what a file is
@@ -169,6 +169,20 @@ def other_halves(name: str) -> tuple[str, ...]:
     other = halves[own == halves[0]]
     stem, capitals = name[: -len(own)], name[-len(own) :].isupper()
     return tuple(stem + suffix for suffix in sorted((other, other.upper()), reverse=not capitals))
+
+
+def is_header_of_pair(name: str, names: Set[str]) -> bool:
+    """Whether a file is the header of a pair whose other half is among the names of its folder: a
+    pair is one input."""
+    halves = halves_of(name)
+    if not halves or not name.lower().endswith(halves[0]):
+        return False
+    # Of two headers that an image may have, as `nifti_pair.other_half` finds them, the first.
+    return any(
+        next(header for header in other_halves(image) if header in names) == name
+        for image in other_halves(name)
+        if image in names
+    )
 
 
 def refusal(data: bytes) -> str:

@@ -55,7 +55,7 @@ def read_file(path: str | os.PathLike[str], limits: ImageLimits = DEFAULT_LIMITS
             if not stat.S_ISREG(status.st_mode):
                 raise _irregular(status.st_mode)
             size = status.st_size
-            _check_size(size, limits)
+            check_size(size, limits)
             # One more than there should be. A stream's layers would cost more than a small file.
             data = os.read(descriptor, size + 1)
             if len(data) != size:
@@ -106,7 +106,7 @@ def read_source(source: Encoded, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         try:
-            _check_size(memoryview(source).nbytes, limits)
+            check_size(memoryview(source).nbytes, limits)
             data = bytes(source)
         except (ValueError, BufferError) as error:  # a memoryview that was released
             raise InputError(f"cannot be read: {error}") from None
@@ -126,7 +126,11 @@ def read_source(source: Encoded, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
     return data
 
 
-def _check_size(size: int, limits: ImageLimits) -> None:
+def check_size(size: int, limits: ImageLimits) -> None:
+    """
+    Raises:
+        InputError: more bytes than `limits.max_bytes`.
+    """
     if size > limits.max_bytes:
         most = limits.max_bytes
         words = f"{most // MIB} MiB" if most >= MIB else f"{most >> 10} KiB"
@@ -139,7 +143,7 @@ def _read_all(read: Callable[[int], Any], limits: ImageLimits, first: bytes = b"
     Args:
         first: what it gave already; a file may be longer than its size says, or come in parts.
     """
-    _check_size(len(first), limits)
+    check_size(len(first), limits)
     whole, buffer = first, None
     while True:
         size = len(whole) if buffer is None else buffer.tell()
@@ -148,7 +152,7 @@ def _read_all(read: Callable[[int], Any], limits: ImageLimits, first: bytes = b"
             raise InputError("a stream that gives no bytes: open it in binary mode")
         if not piece:
             return whole if buffer is None else buffer.getvalue()
-        _check_size(size + len(piece), limits)
+        check_size(size + len(piece), limits)
         if not whole:
             whole = piece
         else:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from edge_runtime.batch import Unusable
 from edge_runtime.errors import InputError
-from edge_runtime.files import Note, is_hidden, passed_over
+from edge_runtime.files import Note, PassedOver, is_hidden
 from edge_runtime.imaging.kinds import (
     GZIP,
     HEAD,
@@ -25,7 +25,7 @@ from edge_runtime.imaging.kinds import (
 )
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits, first_bytes
 from edge_runtime.imaging.readers import read_any, size_of
-from edge_runtime.studies.zips import ZipCaps, ZipReader, is_folder
+from edge_runtime.studies.zips import ZipCaps, ZipReader, ZipSource, is_folder
 
 BEGIN = 1 << 16  # bytes of a file that are read at first: nearly every header ends there
 CAPS = ZipCaps(
@@ -165,7 +165,7 @@ def begin_all(
         try:
             start = file.begin(BEGIN)
             if start.startswith(ZIP) and not isinstance(file.source, ZipMember):
-                yield from _unzipped(file, opened, tell)
+                yield from unzipped(file.name, file.source, tell, opened, file.of)
                 continue
             kind = kind_in(start)
             if kind is None and file.is_pair:
@@ -180,16 +180,24 @@ def begin_all(
         yield Begun(file, kind, start)
 
 
-def _unzipped(
-    file: DropFile, opened: list[ZipReader], tell: Callable[[Note], None]
+def unzipped(
+    zip_name: str,
+    source: ZipSource,
+    tell: Callable[[Note], None],
+    opened: list[ZipReader],
+    of: str = "",
 ) -> Iterator[Begun | Unusable]:
     """The members of a zip that are of kinds that are read.
+
+    Args:
+        tell: called with what it holds besides images.
+        opened: see `ZipMember`.
+        of: see `DropFile`; a zip that stands in a folder may hold no image.
 
     Raises:
         InputError: the zip is refused as a whole.
     """
-    assert not isinstance(file.source, ZipMember)
-    archive = ZipReader(file.source, CAPS)
+    archive = ZipReader(source, CAPS)
     members: dict[str, zipfile.ZipInfo] = {}
     for parts, info in archive.members:
         archive.refuse_bomb(info)
@@ -200,9 +208,9 @@ def _unzipped(
             raise InputError(f"two members are called {name!r}; refused")
         members[name] = info
     found = False
-    others: dict[str, list[str]] = {}
+    others = PassedOver()
     for name, info in members.items():
-        member = DropFile(f"{file.name}/{name}", ZipMember(archive, info, opened), file.of)
+        member = DropFile(f"{zip_name}/{name}", ZipMember(archive, info, opened), of)
         kind = stat.S_IFMT(info.external_attr >> 16)
         try:
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):  # 0: not packed on a Unix
@@ -216,14 +224,13 @@ def _unzipped(
             continue
         what = kind_in(start)
         if what is None or (what is gzipped_kind(start) and not name.lower().endswith(SUFFIXES)):
-            suffix = os.path.splitext(name)[1].lower() or "no suffix"  # noqa: PTH122 - no path
-            others.setdefault(suffix, []).append(member.name)
+            others.add(member.name)
         else:
             found = True
             yield Begun(member, what, start)
-    if others:
-        tell(passed_over(file.name, others))
-    if not found and file.of not in ("", file.name):  # it stood in a folder
-        tell(Note(file.name, NOTHING))
+    if others.count:
+        tell(others.note(zip_name))
+    if not found and of not in ("", zip_name):  # it stood in a folder
+        tell(Note(zip_name, NOTHING))
     elif not found:
         raise InputError(NOTHING)

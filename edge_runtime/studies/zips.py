@@ -15,6 +15,7 @@ import struct
 import threading
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO
@@ -26,7 +27,11 @@ NO_ZIP = "not a readable zip file"
 BOMB = "unpacks beyond reason (zip bomb?); refused"
 SMALLEST = 64 * MIB  # what all members together may unpack to at any ratio
 BLOCK = MIB  # bytes that are unpacked at once
+FAR = MIB  # bytes that are asked for at once where each asking takes long
 RECORD = 256  # bytes of a member in the directory of a zip, on average, its name among them
+
+
+ZipSource = str | os.PathLike[str] | bytes | Callable[[], io.RawIOBase]
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class ZipReader:
     """The members of a zip.
 
     Args:
-        source: its path, or its bytes.
+        source: its path, its bytes, or what opens it where it is neither.
 
     Attributes:
         members: the folders and the name of each (none for the archive's own root), in their order.
@@ -62,7 +67,7 @@ class ZipReader:
         InputError: no zip, or one that points outside or is beyond the caps.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | bytes, caps: ZipCaps) -> None:
+    def __init__(self, source: ZipSource, caps: ZipCaps) -> None:
         self._source, self._caps = source, caps
         self._lock = threading.Lock()  # a zip is one open file
         self._opened: tuple[zipfile.ZipFile, _Directory] | None = None
@@ -167,8 +172,13 @@ class _Directory(io.BufferedReader):
         most: bytes that may be read at once; None once the directory is known.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | bytes, most: int) -> None:
-        super().__init__(io.BytesIO(source) if isinstance(source, bytes) else io.FileIO(source))
+    def __init__(self, source: ZipSource, most: int) -> None:
+        if isinstance(source, bytes):
+            super().__init__(io.BytesIO(source))
+        elif callable(source):
+            super().__init__(source(), FAR)
+        else:
+            super().__init__(io.FileIO(source))
         self.most: int | None = most
 
     def read(self, size: int | None = -1, /) -> bytes:

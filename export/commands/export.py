@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
-from edge_runtime.commands.click_types import FiniteRange, GroupedCommand
+from edge_runtime.commands.click_types import Choice, FiniteRange, GroupedCommand
 from edge_runtime.commands.entry import next_command, run_command, to_the_reader
 from edge_runtime.commands.options import HELP, is_given
 from edge_runtime.errors import ExitCode, UsageError, printable
-from export.formats import FORMATS, Format
+from export.formats import AI_EDGE, FORMATS, QUANTIZERS, TENSORFLOW, Format
 from trainer.commands.options import IDENTITY, identity_options, option, threshold_options
 
 if TYPE_CHECKING:
     from export.exporter import Exported, Exporter
+    from trainer.run import Run
 
 EXIT_CODES = (
     "\b\nExit codes: 0 every file passed, 1 a file is outside its tolerance or RUN holds no run, "
@@ -28,6 +29,7 @@ EXIT_CODES = (
     "failed or a verified file is not in order, 130 interrupted."
 )
 _OF_VERIFY = ("verify", "signature", "public_key")
+_OF_PAGES = ("run", "web", "web_single_file", "out")
 _OF_CALIBRATION = ("calibration_images", "calibration", "seed")
 _OF_FILES = (
     *("name", "model_version", "target_error", "max_error", "confidence", "licence", "sign"),
@@ -48,7 +50,7 @@ def _format_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command("btc-export", cls=GroupedCommand, context_settings=HELP, epilog=EXIT_CODES)
-@click.argument("run", type=FOLDER, required=False)
+@click.argument("run", type=click.Path(exists=True, path_type=Path), required=False)
 @_format_options
 @option("--all", "everything", group="Formats", common=True, is_flag=True, help="All of these.")
 @option(
@@ -66,6 +68,19 @@ def _format_options(function: Callable[..., Any]) -> Callable[..., Any]:
     group="Files",
     is_flag=True,
     help="Also write the int8 graph as C++, for controllers.",
+)
+@option(
+    "--web",
+    group="Page",
+    common=True,
+    is_flag=True,
+    help="A page that runs the model in a browser.",
+)
+@option(
+    "--web-single-file",
+    group="Page",
+    is_flag=True,
+    help="Likewise, as one file to open from a disk.",
 )
 @option("--diagnose", group="Files", is_flag=True, help="Tell what each layer loses as int8.")
 @identity_options(None, "the run's")
@@ -91,6 +106,15 @@ def _format_options(function: Callable[..., Any]) -> Callable[..., Any]:
     default=0,
     show_default=True,
     help="Seed of their choice.",
+)
+@option(
+    "--quantizer",
+    group="Calibration",
+    type=Choice(list(QUANTIZERS)),
+    default=TENSORFLOW,
+    show_default=True,
+    help="Who makes the int8 graph: TensorFlow's converter, or LiteRT's quantiser (the extra "
+    "quantizer) from the float32 graph.",
 )
 @threshold_options("the run's", "the run's")
 @option(
@@ -139,6 +163,9 @@ def command(context: click.Context, /, run: Path | None, **options: Any) -> None
     Each file is run as a device would run it, on the run's held-out images. A file outside its
     tolerance is kept aside as *.rejected and the command exits 1. A classical model has one
     format, --onnx.
+
+    --web and --web-single-file write a page of the int8 file. RUN may then be such a file; without
+    it the page is of the bundled model.
     """
     if options["verify"] is not None:
         _refuse_besides_verify(context)
@@ -146,10 +173,23 @@ def command(context: click.Context, /, run: Path | None, **options: Any) -> None
         return
     if options["signature"] or options["public_key"]:
         raise UsageError("--signature and --public-key go with --verify FILE")
+    pages = options["web"] or options["web_single_file"]
+    if pages:
+        from export.web.site import litert_version
+
+        litert_version()  # before a long export: what pages are made of is there
+    if pages and (run is None or run.is_file()):
+        _refuse_besides_pages(context)
+        _pages_of(run, options)
+        return
     if run is None:
         raise UsageError("name the folder of a run, or --verify FILE")
+    if run.is_file():
+        raise UsageError(f"{run.name} is a file: name the folder of a run, or add --web")
     wanted = [
-        form for form in FORMATS.values() if options["everything"] or options[_key(form.name)]
+        form
+        for form in FORMATS.values()
+        if options["everything"] or options[_key(form.name)] or (pages and form.name == "int8")
     ]
     if not (wanted or options["diagnose"]):
         raise UsageError("name a format: " + ", ".join(f"--{n}" for n in (*FORMATS, "all")))
@@ -174,6 +214,45 @@ def _refuse_besides_verify(context: click.Context) -> None:
         )
 
 
+def _refuse_besides_pages(context: click.Context) -> None:
+    """A finished file is not exported again: what asks for that must not be passed over.
+
+    Raises:
+        UsageError: another option than those of pages, or no folder for them.
+    """
+    words = {p.name: p.opts[0] for p in context.command.params if p.name not in _OF_PAGES}
+    given = [word for name, word in words.items() if name and is_given(context, name)]
+    if given:
+        raise UsageError(
+            f"a page of a finished model file takes --out and nothing else, not {', '.join(given)}"
+        )
+    if context.params["out"] is None:
+        raise UsageError("a page of a finished model file: name a folder for it with --out FOLDER")
+
+
+def _pages_of(file: Path | None, options: dict[str, Any]) -> None:
+    """The pages of a finished file, by default of the bundled model."""
+    from edge_runtime.model.load import bundled_model
+
+    _write_pages(bundled_model() if file is None else file, options["out"], options)
+
+
+def _write_pages(path: Path, out: Path, options: dict[str, Any]) -> None:
+    """What --web and --web-single-file ask for, of a model file."""
+    from edge_runtime.model.load import read_model
+    from export.web.site import write_single, write_site
+
+    file = read_model(path)
+    name = f"{path.stem}-web"
+    if options["web_single_file"]:
+        write_single(out / f"{name}.html", file)
+        click.echo(printable(f"web: {out / name}.html"), err=True)
+    if options["web"]:
+        write_site(out / name, file)
+        click.echo(printable(f"web: {out / name}"), err=True)
+        next_command(["python", "-m", "http.server", "--directory", out / name])
+
+
 def _refuse_unused(context: click.Context, wanted: list[Format], diagnose: bool) -> None:
     """What would be passed over without a word.
 
@@ -184,6 +263,7 @@ def _refuse_unused(context: click.Context, wanted: list[Format], diagnose: bool)
     words = {p.name: p.opts[0] for p in context.command.params}
     calibrated = ", ".join(f"--{form.name}" for form in FORMATS.values() if form.calibrated)
     for names, used, needed in (
+        (("quantizer",), diagnose or FORMATS["int8"] in wanted, "--int8"),
         (_OF_CALIBRATION, diagnose or any(form.calibrated for form in wanted), calibrated),
         (_OF_FILES, bool(wanted), "a format"),
     ):
@@ -224,7 +304,11 @@ def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any])
     asked = [name for name in wanted if name in known or not options["everything"]]
     others = [name for name in asked if name not in known]
     if kind != CNN:
-        others += [name for name in ("diagnose", "c-array") if options[_key(name)]]
+        others += [
+            name
+            for name in ("diagnose", "c-array", "web", "web-single-file")
+            if options[_key(name)]
+        ]
     if others:
         flags = ", ".join(f"--{name}" for name in others)
         raise UsageError(
@@ -243,6 +327,14 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
 
     opened = Run.open(run)
     forms = _forms(opened.settings, wanted, options)
+    if options["web"] or options["web_single_file"]:
+        from export.web.site import check_preprocess
+
+        check_preprocess(opened.preprocess)
+    if options["quantizer"] == AI_EDGE:
+        from export.tflite.ai_edge import check_package
+
+        check_package()  # before the seconds that TensorFlow takes
     if opened.needs_keras:
         import_tensorflow()
     folder = options["out"] or run / "export"
@@ -255,6 +347,7 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
         license=options["licence"],
         targets=asked_targets(options, Targets.from_settings(opened.settings)),
         calibration_folder=options["calibration"],
+        quantizer=options["quantizer"],
     )
     done: list[Exported] = []
     with redirect_stdout(io.StringIO()):  # the converters print there, and it is for the table
@@ -264,12 +357,17 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
             done.append(exporter.export(_with_tolerance(form, options)))
             _beside(done[-1], options)
         layers = _diagnose(exporter) if options["diagnose"] else None
+    travels: list[Path] = []
     if done:
         write_text(folder / "export.json", dump_json([entry.to_json() for entry in done]))
+        travels = _travels_with(exporter, opened, folder, done, options["sign"])
     lines = [f"{entry.format.name}: {line}" for entry in done for line in entry.not_answered]
     with to_the_reader():
         if done:
             print_exports(done, exporter.trained_bytes)
+        if travels:
+            names = " and ".join(path.name for path in travels)
+            click.echo(f"Beside them, from their figures: {names}")
         if layers is not None:
             print_diagnosis(layers, folder)
         for line in (*lines, *[HINT] * bool(lines)):
@@ -299,9 +397,11 @@ def _with_tolerance(form: Format, options: dict[str, Any]) -> Format:
 
 
 def _beside(entry: Exported, options: dict[str, Any]) -> None:
-    """What stands beside a file that passed: its signature, its graph as C."""
+    """What stands beside a file that passed: its signature, its pages, its graph as C."""
     if not entry.gate.passed:
         return
+    if entry.format.name == "int8" and (options["web"] or options["web_single_file"]):
+        _write_pages(entry.path, entry.path.parent, options)
     if options["sign"]:
         from export.signing import sign_file
 
@@ -316,6 +416,33 @@ def _beside(entry: Exported, options: dict[str, Any]) -> None:
         sources = c_files(entry.path.read_bytes(), entry.path.stem, arena)
         for name, text in sources.items():
             write_text(entry.path.with_name(name), text)
+
+
+def _travels_with(
+    exporter: Exporter, run: Run, folder: Path, done: list[Exported], key: Path | None
+) -> list[Path]:
+    """Write what goes where the files go: their card and their bill of materials."""
+    from export.bom import ml_bom, write_bom
+    from export.card import model_card, write_card
+
+    files = [entry.to_json() for entry in done if entry.gate.passed]
+    if not files:
+        return []
+    card = write_card(folder, model_card(run, files, *exporter.identity))
+    if card is None:
+        click.echo(
+            "btc-export: README.md there is none of btc-export: it stays, and no model card is "
+            "written",
+            err=True,
+        )
+    written = [path for path in (card, write_bom(folder, ml_bom(run, files, *exporter.identity)))
+               if path is not None]  # fmt: skip
+    if key:
+        from export.signing import sign_file
+
+        for path in written:
+            sign_file(path, key)
+    return written
 
 
 def _diagnose(exporter: Exporter) -> Any:

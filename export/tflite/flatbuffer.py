@@ -177,7 +177,8 @@ def _floats(types: Iterable[str]) -> bool:
 
 
 def read_tflite(flatbuffer: bytes) -> TfliteGraph:
-    """Read a TFLite flatbuffer; a zip behind it does not matter.
+    """Read a TFLite flatbuffer; a zip behind it does not matter. Constants that stand behind the
+    flatbuffer, where LiteRT's quantiser puts those of a larger graph, are taken into it.
 
     Raises:
         ModelError: unreadable, of several subgraphs, or with an operator outside TFLite.
@@ -186,11 +187,28 @@ def read_tflite(flatbuffer: bytes) -> TfliteGraph:
 
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(flatbuffer, 0))
+        _take_in(model.buffers, flatbuffer)
         return _graph(schema, model)
     except ModelError:
         raise
     except Exception as error:  # a damaged flatbuffer raises whatever the damage leads to
         raise ModelError(f"the graph cannot be read: {one_line(error)}") from None
+
+
+def _take_in(buffers: Any, file: bytes) -> None:
+    """Give buffers whose bytes stand at an offset of the file (from 2 on, by TFLite's schema) these
+    bytes.
+
+    Raises:
+        ModelError: the file ends before them.
+    """
+    for buffer in buffers:
+        if buffer.offset > 1:
+            end = buffer.offset + buffer.size
+            if end > len(file):
+                raise ModelError("the graph cannot be read: constants lie outside the file")
+            buffer.data = np.frombuffer(file[buffer.offset : end], np.uint8)
+            buffer.offset = buffer.size = 0
 
 
 def _graph(schema: Any, model: Any) -> TfliteGraph:

@@ -37,6 +37,21 @@ def run(*words: object, quiet: bool = False, **options: object) -> str:
     return done.stdout
 
 
+def install(python: str, folder: Path, *words: object) -> Path:
+    """A fresh environment with `words` for pip installed; its folder of programs.
+
+    This environment's pip runs under `python`: to put one into each takes seconds.
+    """
+    run(python, "-m", "venv", "--without-pip", folder)
+    pip(folder / "bin", *words)
+    return folder / "bin"
+
+
+def pip(inside: Path, *words: object) -> None:
+    run(sys.executable, "-m", "pip", "--python", inside / "python", "install", "--quiet",
+        *words)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -97,9 +112,7 @@ def test_litert(
     python = find_python(version)
     if python is None:
         pytest.skip(f"no Python {version} on this machine")
-    run(python, "-m", "venv", tmp_path / "env")
-    inside = tmp_path / "env" / "bin"
-    run(inside / "python", "-m", "pip", "install", "--quiet", wheel)
+    inside = install(python, tmp_path / "env", wheel)
     check_light(inside / "python")
     check_same(classify(inside, pictures), here)
     guide_for_devices(inside, pictures, tmp_path)
@@ -130,36 +143,65 @@ def guide_for_devices(inside: Path, pictures: Path, folder: Path) -> None:
 def test_onnx_runtime_and_the_device_tests(wheel: Path, pictures: Path, tmp_path: Path) -> None:
     """An environment with ONNX Runtime, the readers of volumes and the checker of signatures, in
     which the device's own tests run: inputs, answers, interpreters without TensorFlow."""
-    run(sys.executable, "-m", "venv", tmp_path / "env")
-    inside = tmp_path / "env" / "bin"
-    run(inside / "python", "-m", "pip", "install", "--quiet", f"{wheel}[onnx,dicom,nifti,signing]",
-        "pytest", "hypothesis", "tifffile", "imagecodecs", "python-gdcm", "pyjpegls", "pylibjpeg",
-        "pylibjpeg-openjpeg")  # fmt: skip
+    inside = install(
+        sys.executable, tmp_path / "env", f"{wheel}[onnx,dicom,nifti,signing]", "pytest",
+        "hypothesis", "tifffile", "imagecodecs", "python-gdcm", "pyjpegls", "pylibjpeg",
+        "pylibjpeg-openjpeg",
+    )  # fmt: skip
     check_light(inside / "python")
-    shutil.copytree(ROOT / "tests" / "device", tmp_path / "tests" / "device")
-    shutil.copytree(ROOT / "tests" / "former" / "files", tmp_path / "tests" / "former" / "files")
-    shutil.copytree(ROOT / "benchmarks" / "hostile", tmp_path / "benchmarks" / "hostile")
-    for name in ("benchmarks/__init__.py", "tests/__init__.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    said = run(inside / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider",
-               "--ignore", tmp_path / "tests" / "device" / "test_environments.py",
-               "--ignore", tmp_path / "tests" / "device" / "test_hostile.py",
-               tmp_path / "tests" / "device", cwd=tmp_path, env=outside())  # fmt: skip
-    assert "passed" in said
+    said = device_tests(
+        inside,
+        tmp_path,
+        *("--ignore", tmp_path / "tests" / "device" / "test_environments.py"),
+        *("--ignore", tmp_path / "tests" / "device" / "test_hostile.py"),
+        tmp_path / "tests" / "device",
+    )
     assert "skipped" not in said
 
 
-def test_tflite_runtime(wheel: Path, pictures: Path, here: list[dict], tmp_path: Path) -> None:
+# The lower ends in pyproject.toml. The upper ones are what the test above installs.
+OLDEST = ("opencv-python-headless==4.8.*", "numpy==1.24.*", "ai-edge-litert==1.3.*")
+OF_PIXELS = ("preprocess", "pyramid", "features", "answers")  # with the golden values
+
+
+def test_the_oldest_opencv_numpy_and_litert(
+    wheel: Path, pictures: Path, here: list[dict], tmp_path: Path
+) -> None:
     python = find_python("3.11")
     if python is None:
         pytest.skip("no Python 3.11 on this machine")
     run(python, "-m", "venv", tmp_path / "env")
     inside = tmp_path / "env" / "bin"
     pip = (inside / "python", "-m", "pip", "install", "--quiet")
-    run(*pip, "-r", ROOT / "requirements-device-minimal.txt")
-    run(*pip, "--no-deps", wheel)
+    run(*pip, wheel, *OLDEST, "pytest", "hypothesis")
+    check_same(classify(inside, pictures), here)
+    names = [f"test_{name}.py" for name in OF_PIXELS]
+    said = device_tests(inside, tmp_path, *(f"tests/device/{name}" for name in names))
+    assert "skipped" not in said
+
+
+def device_tests(inside: Path, folder: Path, *words: object) -> str:
+    """What pytest says of the device's tests in an environment, of copies outside a checkout."""
+    shutil.copytree(ROOT / "tests" / "device", folder / "tests" / "device")
+    shutil.copytree(ROOT / "tests" / "former" / "files", folder / "tests" / "former" / "files")
+    shutil.copytree(ROOT / "benchmarks" / "hostile", folder / "benchmarks" / "hostile")
+    for name in ("benchmarks/__init__.py", "tests/__init__.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    said = run(inside / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *words,
+               cwd=folder, env=outside())  # fmt: skip
+    assert "passed" in said
+    return said
+
+
+def test_tflite_runtime(wheel: Path, pictures: Path, here: list[dict], tmp_path: Path) -> None:
+    python = find_python("3.11")
+    if python is None:
+        pytest.skip("no Python 3.11 on this machine")
+    minimal = ROOT / "requirements-device-minimal.txt"
+    inside = install(python, tmp_path / "env", "-r", minimal)
+    pip(inside, "--no-deps", wheel)
     check_light(inside / "python")
     code = "import importlib.util as u; assert u.find_spec('ai_edge_litert') is None"
     run(inside / "python", "-c", code)
@@ -170,7 +212,7 @@ def test_tflite_runtime(wheel: Path, pictures: Path, here: list[dict], tmp_path:
     assert missing.returncode == 2
     assert "pip install 'btc-edge[train]'" in missing.stderr
     assert len(missing.stderr.splitlines()) == 1
-    run(*pip, "numpy>=2,<2.3")
+    pip(inside, "numpy>=2,<2.3")
     refused = subprocess.run(
         [inside / "btc-edge", "classify", pictures / "00.png"], capture_output=True, text=True
     )

@@ -13,7 +13,15 @@ import pytest
 
 from export.exporter import Exporter, ExportSettings
 from export.formats import FORMATS, formats_of
-from tests.device.test_environments import ROOT, find_python, outside, run, wheel  # noqa: F401
+from tests.device.test_environments import (
+    ROOT,
+    find_python,
+    install,
+    outside,
+    pip,
+    run,
+    wheel,  # noqa: F401
+)
 from tests.export.onnx.test_classical import make_run
 from trainer.models.kinds import KINDS
 from trainer.run import Run
@@ -42,11 +50,9 @@ def test_oldest_runtimes_load_what_is_promised_to_them(
     for i in range(12):
         picture = draw_phantom(CLASSES[i % 4], np.random.default_rng([6, i]))
         cv2.imwrite(str(pictures / f"{i:02d}.png"), picture)
-    run(python, "-m", "venv", tmp_path / "env")
-    inside = tmp_path / "env" / "bin"
-    pip = (inside / "python", "-m", "pip", "install", "--quiet")
-    run(*pip, "-r", ROOT / "requirements-device-minimal.txt", "onnxruntime==1.17.0")
-    run(*pip, "--no-deps", wheel)
+    minimal = ROOT / "requirements-device-minimal.txt"
+    inside = install(python, tmp_path / "env", "-r", minimal, "onnxruntime==1.17.0")
+    pip(inside, "--no-deps", wheel)
     tried = []
     for name, form in FORMATS.items():
         for backend in set(form.runtimes) & set(BACKENDS):

@@ -208,6 +208,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_what_there_is(
     monkeypatch.setattr(training, "_seed_dropout", lambda *_: None)
     monkeypatch.setattr(training, "_make_repeatable", lambda *_: None)
     monkeypatch.setattr(training, "Feed", lambda *_: None)
+    monkeypatch.setattr(training, "_grid", lambda *_: None)
     checkpoint = Checkpoint(tmp_path / "checkpoint")
     nothing: Samples = SimpleNamespace()  # type: ignore[assignment]
     with pytest.raises(Diverged, match=f"diverged in epoch {epoch}: the .* loss is .*--learning"):

@@ -16,9 +16,10 @@ from trainer.augmentation.copy_paste import erase, paste, symmetry
 from trainer.augmentation.spatial import change_place, move_box
 from trainer.augmentation.style import change_style, match_levels
 from trainer.former import settings_of_today
+from trainer.models.feed import as_batch, box_mask
 from trainer.models.recipes import RECIPES, Recipe, recipes_in_words
 from trainer.models.sampler import NO_BOX, Example, Feed, Samples, sampling_weights
-from trainer.models.training import TrainSettings, as_batch, box_mask, learning_rate
+from trainer.models.training import TrainSettings, learning_rate
 from trainer.synthetic.corruptions import CORRUPTIONS
 from trainer.synthetic.phantoms import CLASSES, draw_phantom
 
@@ -266,7 +267,7 @@ def test_mask_covers_the_box_in_the_channel_of_the_class() -> None:
     tiny = box_mask(Example(image, target, np.array([0.6, 0.6, 0.61, 0.61])), (4, 4))
     assert tiny.sum() >= 1, "a box smaller than a cell still has one"
     assert box_mask(Example(image, target, NO_BOX), (4, 4)).sum() == 0
-    inputs, (targets, masks) = as_batch([Example(image, target, NO_BOX)] * 2, (4, 4))
+    inputs, (targets, masks) = as_batch([Example(image, target, NO_BOX)] * 2, (4, 4)).for_model()
     assert (inputs.shape, targets.shape, masks.shape) == ((2, 64, 64, 1), (2, 4), (2, 4, 4, 4))
 
 

@@ -80,7 +80,7 @@ class Here:
 def here(monkeypatch: pytest.MonkeyPatch) -> Here:
     cluster = Here()
     monkeypatch.setattr(spread, "open_cluster", cluster.open)
-    monkeypatch.setattr(spread, "prepare_process", lambda job: None)
+    monkeypatch.setattr(spread, "prepare_process", lambda job: job)
     return cluster
 
 
@@ -160,13 +160,16 @@ def test_the_error_that_is_raised_says_of_all() -> None:
     [
         (("--ray",), "add --protocol grouped --folds N"),
         (("--protocol", "grouped", "--ray", "auto"), "add --protocol grouped --folds N"),
+        ((*FOLDS, "--ray", "--strategy", "mirrored"), "--strategy does not go with --ray"),
+        ((*FOLDS, "--ray", "--feed-workers", 2), "--feed-workers does not go with --ray"),
+        ((*FOLDS, "--ray", "--track", "mlflow"), "--track does not go with --ray"),
     ],
 )
-def test_ray_without_folds(
-    phantom_zip: Path, tmp_path: Path, words: tuple[str, ...], says: str
+def test_what_ray_does_not_train(
+    phantom_zip: Path, tmp_path: Path, words: tuple[object, ...], says: str
 ) -> None:
     out = tmp_path / "run"
-    assert says in refused(phantom_zip, *KNN, "--out", out, *words)
+    assert says in refused(phantom_zip, "--out", out, *words)
     assert not out.exists()
 
 
@@ -303,12 +306,10 @@ def test_folds_by_ray_equal_folds_in_series(
 
 
 def start(*words: object) -> subprocess.Popen[str]:
-    """btc-train in a group of its own, as a terminal starts it. Ray's workers are as important
-    there as other processes (it has them wait for all others, which may take minutes here)."""
+    """btc-train in a group of its own, as a terminal starts it."""
     return subprocess.Popen(
         [str(BIN / "btc-train"), *map(str, words)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"RAY_worker_niceness": "0"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -102,6 +103,13 @@ def _window(
     metavar="[ADDRESS]",
     help="Train the folds of --folds at once, over this machine's cores or the Ray cluster at "
     "ADDRESS (HOST:PORT or auto).",
+)
+@option(
+    "--track",
+    group="Run",
+    type=Choice(["tensorboard", "mlflow"]),
+    help="Also write curves, settings and figures for TensorBoard (RUN/tensorboard) or MLflow "
+    "(MLFLOW_TRACKING_URI, else RUN/mlflow.db); extras of the same names.  [default: neither]",
 )
 @option(
     "--groups",
@@ -235,6 +243,24 @@ def _window(
     help="Change slices in place and style.  [default: on]",
 )
 @option(
+    "--strategy",
+    group="Devices",
+    type=Choice(["none", "mirrored", "multi-worker"]),
+    default="none",
+    show_default=True,
+    help="Train the network on one device; on every GPU of this machine; or on those of all "
+    "workers that TF_CONFIG names, each of which is given this command.",
+)
+@option(
+    "--feed-workers",
+    group="Devices",
+    type=click.IntRange(0, 64),
+    default=0,
+    show_default=True,
+    help="Processes that make a network's examples ahead, for a GPU that would wait for the one "
+    "thread; the examples stay the same.",
+)
+@option(
     "--features",
     group="Classical models",
     metavar="SET,…|deep:RUN",
@@ -337,36 +363,39 @@ def train_command(
     from trainer.commands.train_options import after_training
     from trainer.evaluation.selective import HINT
     from trainer.finalize import unanswered
-    from trainer.models.training import Diverged, TrainSettings
+    from trainer.models.strategy import open_devices
+    from trainer.models.training import TrainSettings
     from trainer.quiet import find_tensorflow
+    from trainer.tracking import check_tracker
     from trainer.train_job import check_start, needs_keras, prepare_process, run_job, start_run
 
     run, job = planned(context, data, out, options)
+    job = replace(job, feed_workers=options["feed_workers"])
+    spread = None
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
+    if options["ray"] is not None:
+        job, spread = _over_ray(job, options, epochs)
+    chief = _is_chief(options, job)
+    if options["track"]:
+        check_tracker(options["track"])
     if needs_keras(job):
         find_tensorflow()  # the first thing to install, before what a network starts from
-    spread = None
-    if options["ray"] is not None:
-        job, spread = _over_ray(job, options["ray"], epochs)
-    if run is None:
+    if run is None and chief:
         check_start(job)  # before seconds of importing, which may fail and must leave no run
     if spread is None:
-        prepare_process(job)
+        job = prepare_process(job, lambda: open_devices(options["strategy"], say))
+    if not chief:
+        run, job = _elsewhere(context, run, job)
     if run is None:
         run = start_run(job)
-    try:
-        with _callbacks(epochs) as callbacks:
-            run_job(job, run, callbacks, spread)
-    except KeyboardInterrupt:
-        after = "--resume goes on" if (out / "run.json").is_file() else "start it again"
-        say(f"btc-train: interrupted; {out} ({_kept(job)}); {after}")
-        raise SystemExit(ExitCode.INTERRUPTED) from None
-    except Diverged as error:
-        raise Diverged(f"{error}; {out} ({_kept(job)})") from None
-    except BtcError as error:
-        if spread is None or not (out / "run.json").is_file():
-            raise
-        raise type(error)(f"{error}; {out} ({_kept(job)}); --resume goes on") from None
+    with (
+        _ends_in_words(job, out, chief, spread is not None),
+        _callbacks(epochs, options["track"] if chief else None) as callbacks,
+    ):
+        run_job(job, run, callbacks, spread)
+    if not chief:
+        say("btc-train: this worker is done; worker 0 completes the run")
+        return
     print_metrics(run.metrics())
     lines = unanswered(run)
     for line in (*lines, *[HINT] * bool(lines)):
@@ -411,11 +440,11 @@ def planned_by(words: Sequence[str | Path]) -> tuple[Run | None, Job]:
         return planned(context, options.pop("data"), options.pop("out"), options)
 
 
-def _over_ray(job: Job, address: str, epochs: int) -> tuple[Job, Spread]:
+def _over_ray(job: Job, options: dict[str, Any], epochs: int) -> tuple[Job, Spread]:
     """The job as its folds are trained by Ray, and what trains them.
 
     Raises:
-        UsageError: it has no folds, or Ray is not installed.
+        UsageError: it has no folds, other options do not go with Ray, or it is not installed.
     """
     from trainer.spread import RaySpread, check_ray, threads_of
 
@@ -423,12 +452,16 @@ def _over_ray(job: Job, address: str, epochs: int) -> tuple[Job, Spread]:
         raise UsageError(
             "--ray trains the folds of a cross-validation at once: add --protocol grouped --folds N"
         )
+    for name in ("strategy", "feed_workers", "track"):
+        if options[name] not in (None, 0, "none"):
+            raise UsageError(f"--{name.replace('_', '-')} does not go with --ray: leave one out")
     check_ray()
 
     def epoch_done(fold: int, rows: Sequence[Mapping[str, float]]) -> None:
         best = all(rows[-1]["val_loss"] < row["val_loss"] for row in rows[:-1])
         say(f"fold {fold}, {_epoch_words(rows[-1], epochs, best)}")
 
+    address = options["ray"]
     spread = RaySpread(None if address == LOCAL else address, say, epoch_done)
     return replace(job, threads=threads_of(job)), spread
 
@@ -440,6 +473,70 @@ def _epoch_words(row: Mapping[str, float], epochs: int, best: bool) -> str:
         f"{row['accuracy']:.4f}, validation {row['val_loss']:.4f} {row['val_accuracy']:.4f}"
         + ("  best" if best else "")
     )
+
+
+@contextmanager
+def _ends_in_words(job: Job, out: Path, chief: bool, is_spread: bool) -> Iterator[None]:
+    """Say what a job that ends before its end has left, and how to go on."""
+    from trainer.models.strategy import WorkerLost
+    from trainer.models.training import Diverged
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if chief:
+            after = "--resume goes on" if (out / "run.json").is_file() else "start it again"
+            say(f"btc-train: interrupted; {out} ({_kept(job)}); {after}")
+        else:
+            say(f"btc-train: interrupted; {_after_loss(out, chief)}")
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+    except Diverged as error:
+        if not chief:
+            raise
+        raise Diverged(f"{error}; {out} ({_kept(job)})") from None
+    except WorkerLost as error:
+        raise WorkerLost(f"{error}; {_after_loss(out, chief)}") from None
+    except BtcError as error:
+        if not is_spread or not (out / "run.json").is_file():
+            raise
+        raise type(error)(f"{error}; {out} ({_kept(job)}); --resume goes on") from None
+
+
+def _is_chief(options: dict[str, Any], job: Job) -> bool:
+    """Whether this process completes the run.
+
+    Raises:
+        UsageError: several workers are asked for what they cannot do, or not rightly named.
+    """
+    from trainer.models.strategy import MULTI_WORKER, read_cluster
+
+    if options["strategy"] != MULTI_WORKER:
+        return True
+    if job.folds:
+        raise UsageError(
+            f"--strategy {MULTI_WORKER} spreads one training, --folds are several: leave one out"
+        )
+    return read_cluster().is_chief
+
+
+def _elsewhere(context: click.Context, run: Run | None, job: Job) -> tuple[Run | None, Job]:
+    """The run and the job of a worker that is not the chief, in a folder that goes with it."""
+    from trainer.run import Run
+
+    folder = Path(context.with_resource(TemporaryDirectory(prefix="btc-worker-"))) / "run"
+    if run is not None:
+        folder.mkdir()
+        run = Run(folder, run.settings)
+    return run, replace(job, out=folder)
+
+
+def _after_loss(out: Path, chief: bool) -> str:
+    """What to do when another worker has ended."""
+    if not chief:
+        return "worker 0 has the checkpoint, if an epoch was finished; start all with --resume"
+    if not (out / "run.json").is_file():
+        return "no epoch was finished; start all again"
+    return f"{out} holds the epochs that were finished; start all, or fewer, with --resume"
 
 
 def _list_features(context: click.Context) -> None:
@@ -472,8 +569,12 @@ def main() -> None:
 
 
 @contextmanager
-def _callbacks(epochs: int) -> Iterator[Any]:
+def _callbacks(epochs: int, track: str | None) -> Iterator[Any]:
     from trainer.fitting import Callbacks
+    from trainer.tracking import Tracking
+
+    def warn(words: str) -> None:
+        say(f"btc-train: {words}")
 
     def problems(data: Dataset) -> None:
         for path, reason in data.problems:
@@ -504,9 +605,10 @@ def _callbacks(epochs: int) -> Iterator[Any]:
         yield Callbacks(
             reading=add_bar(bars, "Reading"),
             each=problems,
-            warn=lambda words: say(f"btc-train: {words}"),
+            warn=warn,
             read=read,
             batch=batch,
             epoch=epoch_done,
             extracting=add_bar(bars, "Features"),
+            tracking=None if track is None else Tracking(track, warn),
         )

@@ -28,6 +28,7 @@ from trainer.train_job import Job, resume_job
 
 NETWORK_ONLY = (
     "recipe", "network", "epochs", "batch_size", "learning_rate", "patience", "augment",
+    "strategy", "feed_workers", "track",
 )  # fmt: skip
 CLASSICAL_ONLY = ("features", "search", "cache", "no_cache", "cache_limit")
 # What may be given with --resume whatever the run was started with; inputs are compared by content.
@@ -35,6 +36,8 @@ RESUMED_WITH = {
     *("resume", "ray", "groups", "boxes", "partial", "partial_groups", "no_card"),
     *("heads", "heads_table"),
     *("cache", "cache_limit", "no_cache"),
+    *("strategy", "feed_workers"),
+    "track",
 }
 TARGETS = ("target_error", "max_error", "confidence")  # one value together
 SLICE_OPTIONS = ("size", "crop", "resize", "window", "denoise", "contrast")
@@ -163,6 +166,10 @@ def resumed_job(
             given & {"cache", "cache_limit", "no_cache"}, "does not go with --model cnn, the run's"
         )
         return run, started
+    _refuse(
+        given & {"strategy", "feed_workers"},
+        f"does not go with --model {known['model']}, the run's",
+    )
     return run, replace(started, cache=_cache(options, given))
 
 

@@ -6,7 +6,7 @@ A head is read when its turn comes, so an archive of many is never held whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -99,6 +99,12 @@ def read_heads(table: Path) -> list[Head]:
     ]
 
 
+def persons_of(names: Iterable[str]) -> set[str]:
+    """Whom the patients and groups of a data set's tables mean, as a head's `subject` does:
+    several data sets put their own name before, as in `data/g0000`."""
+    return {name.rpartition("/")[2] for name in names} - {""}
+
+
 def series_of(archive: ImageArchive, head: Head) -> Iterator[HeadSeries]:
     """The series of a head: a volume cut in the three planes, or a folder's slices as they are.
 
@@ -110,7 +116,9 @@ def series_of(archive: ImageArchive, head: Head) -> Iterator[HeadSeries]:
         if volume is not None:
             yield from cuts_of(volume)
             return
-        grays = [gray for n in _files(archive, head) for gray in open_slices(archive.read(n)).grays]
+        grays = [
+            gray for n in files_of(archive, head) for gray in open_slices(archive.read(n)).grays
+        ]
         yield _between(HeadSeries("", 0.0, 0.0, grays))
     except InputError as error:
         raise DataError(f"{head.path}: {one_line(error)}") from None
@@ -124,7 +132,7 @@ def volume_of(archive: ImageArchive, head: Head) -> Volume | None:
     """
     from edge_runtime.imaging.nifti import read_volume
 
-    files = _files(archive, head)
+    files = files_of(archive, head)
     try:
         first = archive.read(files[0])
         kind = kind_of(first) or gzipped_kind(first)
@@ -135,8 +143,12 @@ def volume_of(archive: ImageArchive, head: Head) -> Volume | None:
     return None
 
 
-def _files(archive: ImageArchive, head: Head) -> list[str]:
-    """Raises DataError where there is none."""
+def files_of(archive: ImageArchive, head: Head) -> list[str]:
+    """The files of a head, in the order of their names.
+
+    Raises:
+        DataError: there is none.
+    """
     folder = head.path.rstrip("/") + "/"
     files = [n for n in archive.names() if n == head.path or n.startswith(folder)]
     if not files:

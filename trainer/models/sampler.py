@@ -6,6 +6,7 @@ unbroken one would have seen.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,6 +58,15 @@ class Samples:
     tumour_free: npt.NDArray[np.bool_]
     partial_images: Gray
     partial_targets: npt.NDArray[np.float32]
+
+    def digest(self) -> bytes:
+        """SHA-256 of all of it."""
+        digest = hashlib.sha256(repr((self.groups, self.sources)).encode())
+        for array in vars(self).values():
+            if isinstance(array, np.ndarray):
+                digest.update(repr((array.shape, array.dtype)).encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.digest()
 
 
 def make_samples(data: Dataset, partial: PartialLabels | None = None) -> Samples:

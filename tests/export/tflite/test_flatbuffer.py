@@ -13,6 +13,7 @@ from edge_runtime.errors import ModelError
 from edge_runtime.model.load import bundled_model, read_model
 from export.formats import FORMATS
 from export.tflite.flatbuffer import read_tflite
+from export.tflite.repack import write_graph
 from tests.export.tflite.test_micro import chain_graph
 
 TFLITE = [name for name, form in FORMATS.items() if form.kind == "tflite"]
@@ -50,6 +51,33 @@ def test_quantised_values_are_those_of_the_float_file(files: dict[str, Path]) ->
     for true, seen in zip(kernels("float32"), kernels("int8"), strict=True):
         steps = np.abs(true).max(axis=(1, 2, 3), keepdims=True) / 127  # one for each channel
         assert (np.abs(true - seen) <= 0.5001 * steps).all()
+
+
+def moved_out(graph: bytes) -> tuple[bytes, int]:
+    """The graph with its constants behind the flatbuffer, as LiteRT's quantiser writes a larger
+    one, and where they begin."""
+    model = read_tflite(graph).schema
+    full = [buffer for buffer in model.buffers if buffer.data is not None and len(buffer.data)]
+    constants = [bytes(buffer.data) for buffer in full]
+    for buffer in full:
+        buffer.data, buffer.offset, buffer.size = None, 1, 1  # as long as any other number
+    at = start = -(-len(write_graph(model)) // 16) * 16
+    for buffer, data in zip(full, constants, strict=True):
+        buffer.offset, buffer.size = at, len(data)
+        at += len(data)
+    return write_graph(model).ljust(start, b"\0") + b"".join(constants), start
+
+
+def test_constants_behind_the_flatbuffer_are_read() -> None:
+    whole = read_model().graph
+    apart, start = moved_out(whole)
+    assert len(apart) > start
+    one, other = read_tflite(whole), read_tflite(apart)
+    for tensor, moved in zip(one.tensors, other.tensors, strict=True):
+        assert np.array_equal(tensor.values(), moved.values())
+    assert write_graph(other.schema) == write_graph(one.schema)
+    with pytest.raises(ModelError, match="constants lie outside the file"):
+        read_tflite(apart[:-1])
 
 
 def test_what_is_no_graph_is_one_error() -> None:

@@ -1,0 +1,200 @@
+"""`btc-edge archive`: what it says, refuses and ends with. Its workers are another test's."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from benchmarks.hostile.pictures import draw_slice, encode
+from edge_runtime.archive import engine
+from edge_runtime.archive.engine import Summary
+from edge_runtime.archive.manifest import Manifest
+from edge_runtime.archive.rows import ClassifierSettings
+from edge_runtime.archive.sources import Source
+from edge_runtime.commands.main import command
+from edge_runtime.errors import UsageError
+from tests.archive.conftest import answer, write_files, zip_of
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    files = {f"{i}.jpg": encode(draw_slice(i)) for i in range(5)}
+    return write_files(tmp_path / "in", files | {"n.txt": b"n"})
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command, whose workers are a loop; `did` is what that was asked for."""
+
+    def work(
+        manifest: Manifest, source: Source, settings: ClassifierSettings, **how: Any
+    ) -> Summary:
+        missing = manifest.missing()
+        call.did = {"missing": missing, **how}  # type: ignore[attr-defined]
+        answer(settings.open(), source, manifest, missing)
+        return Summary(len(missing), 0, 0, 1.0)
+
+    def call(*words: object, code: int = 0) -> Result:
+        done = CliRunner().invoke(command, ["archive", *map(str, words)])
+        found = done.exception.exit_code if isinstance(done.exception, UsageError) else None
+        assert (found or done.exit_code) == code, (done.output, done.exception)
+        return done
+
+    monkeypatch.setattr(engine, "run", work)
+    return call
+
+
+def test_a_run_and_the_next_one(run: Run, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = (pictures, "--out", out, "--shard-size", 2, "--format", "json")
+    first = run(*words, "--workers", 3, "--memory", 700, "--address", "auto")
+    wanted = {"files": 5, "shards": 3, "missing": 0, "damaged": 0, "rows": 5, "errors": 0}
+    assert json.loads(first.stdout).items() >= {**wanted, "made": 3}.items()
+    assert "passed over 1 file that is no image" in first.stderr
+    assert "Research use only" in first.stderr
+    assert (run.did["workers"], run.did["memory"]) == (3, 700 << 20)
+    assert run.did["address"] == "auto"
+    second = run(*words)
+    assert json.loads(second.stdout).items() >= {**wanted, "made": 0}.items()
+    (out / "shards" / "00000001.parquet").unlink()
+    third = run(*words)
+    assert json.loads(third.stdout).items() >= {**wanted, "made": 1}.items()
+    assert "shards         3\n" in run(pictures, "--out", out).stdout
+
+
+def test_relative_words_mean_the_same_to_workers(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    work = engine.run
+
+    def elsewhere(*words: Any, **how: Any) -> Summary:
+        monkeypatch.chdir("/")
+        return work(*words, **how)
+
+    monkeypatch.setattr(engine, "run", elsewhere)
+    done = run("in", "--out", "out", "--format", "json")
+    assert json.loads(done.stdout)["rows"] == 5
+    assert (tmp_path / "out" / "shards" / "00000000.parquet").is_file()
+
+
+def test_errors_end_with_code_1_each_time(run: Run, pictures: Path, tmp_path: Path) -> None:
+    write_files(pictures, {"bad.jpg": b"", "z.zip": zip_of({"a.txt": b"", "b.jpg": b"x"})})
+    words = (pictures, "--out", tmp_path / "out")
+    first, second = (run(*words, code=1) for _ in range(2))
+    for done in (first, second):
+        assert "errors         2\n" in done.stdout
+        assert "z.zip: passed over 2 files" in done.stderr
+    assert "passed over 1 file that is no image: 1 .txt, such as n.txt" in first.stderr
+
+
+def test_a_damaged_shard_is_told_and_made_again_once_it_is_gone(
+    run: Run, pictures: Path, tmp_path: Path
+) -> None:
+    words = (pictures, "--out", tmp_path / "out", "--format", "json")
+    run(*words)
+    shard = tmp_path / "out" / "shards" / "00000000.parquet"
+    shard.write_bytes(b"PAR1")
+    done = run(*words, code=1)
+    assert f"{shard}: damaged" in done.stderr
+    assert json.loads(done.stdout)["damaged"] == 1
+    shard.unlink()
+    run(*words)
+
+
+def test_a_dry_run_tells_and_writes_nothing(run: Run, pictures: Path, tmp_path: Path) -> None:
+    write_files(pictures, {"z.zip": zip_of({"b.jpg": encode(draw_slice(1))}), "e.png": b""})
+    before = sorted(tmp_path.rglob("*"))
+    how = ("--dry-run", "--shard-size", 3, "--rate", 0.5, "--workers", 2, "--max-mib", 1)
+    done = run(pictures, "--out", tmp_path / "out", *how, "--format", "json")
+    plan = json.loads(done.stdout)
+    sizes = [path.stat().st_size for path in pictures.iterdir() if path.suffix != ".txt"]
+    assert plan == {
+        "files": 7, "bytes": sum(sizes), "largest": max(sizes), "shards": 3, "missing": 3,
+        "kinds": {"jpeg": 5, "png": 1, "zip": 1}, "worker_memory": (512 + 1 + 128) << 20,
+        "passed_over": [f"{pictures}: passed over 1 file that is no image: 1 .txt, such as n.txt"],
+        "hours": round(7 / 0.5 / 2 / 3600, 2),
+    }  # fmt: skip
+    assert "kinds          5 jpeg, 1 png, 1 zip\n" in run(pictures, "--dry-run").stdout
+    assert sorted(tmp_path.rglob("*")) == before
+    run(pictures, "--out", tmp_path / "out", "--shard-size", 3, code=1)
+    again = run(pictures, "--out", tmp_path / "out", "--dry-run", "--format", "json")
+    assert (json.loads(again.stdout)["shards"], json.loads(again.stdout)["missing"]) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{in}"], "give --out DIR"),
+        (["{in}", "--out", "{out}", "--rate", "3"], "--rate goes with --dry-run"),
+        (["{in}", "--out", "{in}/out"], "lies within SOURCE"),
+        (["{in}", "--out", "{in}"], "lies within SOURCE"),
+        (["{in}/none", "--out", "{out}"], "no such folder, list or address"),
+        (["{in}", "--out", "s3://a:b@c/d"], "an address with a credential"),
+        (["ftp://a/b", "--out", "{out}"], "ftp:// is not supported"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    run: Run, pictures: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    filled = [word.format(**{"in": pictures, "out": tmp_path / "out"}) for word in words]
+    done = run(*filled, code=2)
+    assert said in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_model_is_refused(run: Run, pictures: Path, tmp_path: Path) -> None:
+    words = (pictures, "--out", tmp_path / "out")
+    run(*words)
+    for more in (["--min-confidence", "0.9"], ["--shard-size", "9"], ["--max-pixels", "99"]):
+        done = run(*words, *more, code=2)
+        assert "run with the same, or name another place" in str(done.exception)
+
+
+@pytest.mark.parametrize("package", ["ray", "pyarrow"])
+def test_a_missing_package_is_named(
+    run: Run, pictures: Path, tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "edge_runtime.commands.archive.find_spec",
+        lambda name: None if name == package else find(name),
+    )
+    done = run(pictures, "--out", tmp_path / "out", code=2)
+    assert str(done.exception) == f"needs the package {package}: pip install 'btc-edge[ray]'"
+
+
+def test_help_is_light_and_the_shell_completes_it() -> None:
+    code = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from edge_runtime.commands.main import command\n"
+        "done = CliRunner().invoke(command, ['archive', '--help'])\n"
+        "heavy = {'numpy', 'cv2', 'ray', 'pyarrow'} & sys.modules.keys()\n"
+        "print(done.exit_code, '--dry-run' in done.output, sorted(heavy))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "0 True []\n", done.stderr
+    words = {"_BTC_EDGE_COMPLETE": "bash_complete", "COMP_WORDS": "btc-edge arc", "COMP_CWORD": "1"}
+    shell = CliRunner().invoke(command, [], prog_name="btc-edge", env=words)
+    assert shell.output == "plain,archive\n"
+
+
+@pytest.mark.slow
+def test_the_command_over_ray(pictures: Path, tmp_path: Path) -> None:
+    words = ["archive", str(pictures), "--out", str(tmp_path / "out"), "--workers", "1"]
+    line = [str(Path(sys.executable).with_name("btc-edge")), *words, "--format", "json"]
+    for made in (1, 0):
+        done = subprocess.run(line, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout).items() >= {"made": made, "rows": 5, "errors": 0}.items()
