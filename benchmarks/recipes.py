@@ -14,6 +14,11 @@ Slices of a source to --leave-out are on no side of any fold. All of them togeth
 too, are the unseen: a model of each fold sees them all, and the figures are means over the folds.
 A source that chose a recipe is no longer one that it was never tried on.
 
+What a training has reached lies in --work (its checkpoint, then its answers) until the row of its
+variant and seed is kept: a command that was stopped goes on. With --ray [ADDRESS] the trainings are
+tasks of Ray, on nodes that see DATA and --work under the same paths; the rows are those of the
+command without it, if --threads is the same and the processors are of one kind.
+
 Variants of former runs with the same data, folds, epochs and sources left out stay in recipes.json
 and recipes.md. Columns:
 
@@ -31,29 +36,36 @@ and recipes.md. Columns:
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
-import tempfile
+import math
+import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common.command import EXISTING, out_option
+from benchmarks.common.command import EXISTING, out_option, ray_options
 from benchmarks.robust import corruption_hits
+from edge_runtime.cluster import Task, open_cluster
 from edge_runtime.commands.entry import run_command
 from edge_runtime.decision.prediction import probabilities
-from edge_runtime.errors import UsageError
-from edge_runtime.files import write_text
+from edge_runtime.errors import DataError, UsageError, one_line
+from edge_runtime.files import replacing, write_text
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.labels import NO_TUMOR
-from trainer.commands.options import Named, with_cards
-from trainer.data.collection import open_data
+from trainer.commands.options import LOCAL, Named, with_cards
+from trainer.commands.terminal import say
+from trainer.data.collection import Collection, open_data
 from trainer.data.dataset import Dataset, read_dataset
+from trainer.data.npz import opened_npz
 from trainer.data.partial_labels import PartialLabels, divide, read_partial_labels
 from trainer.data.reading import read_again
 from trainer.data.split import FOLDS, fold_splits
@@ -64,12 +76,17 @@ from trainer.models.outputs import Predict, predictor
 from trainer.models.recipes import RECIPES, Recipe
 from trainer.models.sampler import make_samples
 from trainer.models.training import TrainSettings, train
+from trainer.quiet import import_tensorflow
 from trainer.report.html import percent
 from trainer.run import dump_json
+from trainer.spread import REMIND, THREADS, absolute_data, check_ray, memory_of, raise_first
+from trainer.threads import use_threads
+from trainer.train_job import Job
 
 SPLIT_SEED = 1  # that of `btc-train`
 FOUND = 0.95  # of the tumours, where specificity is read
 NETWORK = "edge"
+ANSWERS = "answers.npz"
 TABLES = ("groups", "boxes", "partial", "partial_groups")
 VALIDATION = ("accuracy", "log_loss", "types", "missed", "alarms", "untyped", "mean", "worst")
 UNSEEN = ("accuracy", "tumour_free", "missed", "auc", "specificity")
@@ -107,6 +124,7 @@ class Answers:
         labels, boxed: of the typed: N class indices, and whether a tumour's box is known.
         hits: for each corruption, whether each of the typed is predicted rightly.
         unseen: figures on what was left out.
+        minutes: of training and asking, since it last went on.
     """
 
     typed: Floats
@@ -115,6 +133,42 @@ class Answers:
     boxed: npt.NDArray[np.bool_]
     hits: Mapping[str, npt.NDArray[np.bool_]]
     unseen: Mapping[str, float | None]
+    minutes: float = 0.0
+
+    def save(self, path: Path, minutes: float) -> None:
+        """Keep them, with the minutes that they took."""
+        rest = json.dumps({"unseen": dict(self.unseen), "hits": [*self.hits], "minutes": minutes})
+        with replacing(path) as part:
+            np.savez(
+                part,
+                typed=self.typed,
+                untyped=self.untyped,
+                labels=self.labels,
+                boxed=self.boxed,
+                hits=np.array([*self.hits.values()], bool),
+                rest=np.frombuffer(rest.encode(), np.uint8),
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> Answers:
+        """What `save` kept.
+
+        Raises:
+            DataError: nothing readable there.
+        """
+        problem = f"no readable answers of a training in {path}; all nodes must see --work there"
+        with opened_npz(path, problem) as file:
+            rest = json.loads(file["rest"].tobytes())
+            hits = dict(zip(rest["hits"], file["hits"], strict=True))
+            return cls(
+                file["typed"],
+                file["untyped"],
+                file["labels"],
+                file["boxed"],
+                hits,
+                rest["unseen"],
+                rest["minutes"],
+            )
 
 
 def vary(changes: str) -> Recipe:
@@ -210,8 +264,9 @@ def _among(side: Side, kept: Callable[[str, str], bool]) -> Side:
     )
 
 
-def fit(fold: Fold, recipe: Recipe, epochs: int, seed: int) -> Predict:
-    """Train one variant on one fold; the model of its best epoch."""
+def fit(fold: Fold, recipe: Recipe, epochs: int, seed: int, folder: Path) -> Predict:
+    """Train one variant on one fold, or go on from the checkpoint in `folder`; the model of its
+    best epoch."""
     settings = TrainSettings(
         network=NETWORK,
         epochs=epochs,
@@ -219,16 +274,15 @@ def fit(fold: Fold, recipe: Recipe, epochs: int, seed: int) -> Predict:
         seed=seed,
         recipe=recipe,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Checkpoint(Path(folder) / "checkpoint")
-        train(
-            settings,
-            make_samples(fold.training.typed, fold.training.partial),
-            make_samples(fold.validation.typed),
-            len(fold.training.typed.class_names),
-            checkpoint,
-        )
-        return predictor(checkpoint.best())
+    checkpoint = Checkpoint(folder)
+    train(
+        settings,
+        make_samples(fold.training.typed, fold.training.partial),
+        make_samples(fold.validation.typed),
+        len(fold.training.typed.class_names),
+        checkpoint,
+    )
+    return predictor(checkpoint.best())
 
 
 def ask(predict: Predict, fold: Fold, left_out: Side, corrupted: bool) -> Answers:
@@ -281,6 +335,115 @@ def unseen_figures(predict: Predict, left_out: Side) -> dict[str, float | None]:
         "auc": None if area is None else area["auc"],
         "specificity": specificity,
     }
+
+
+class Material(NamedTuple):
+    """All slices, and those of them that no fold learns from."""
+
+    everything: Side
+    left_out: Side
+
+    @property
+    def digest(self) -> str:
+        """Of the slices and of what the tables say of them, in hexadecimal digits."""
+        partial = self.everything.partial
+        sides = [self.everything.typed, *([] if partial is None else [partial.slices])]
+        facts = [[side.sha256, sorted(side.tables.items())] for side in sides]
+        left_out = sorted(set(self.left_out.typed.sources))
+        return hashlib.sha256(json.dumps([facts, left_out]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: a variant with a seed, on a fold of the material with a digest."""
+
+    material: str
+    changes: str
+    seed: int
+    number: int
+    epochs: int
+    corrupted: bool
+
+    @property
+    def key(self) -> str:
+        """What a message calls it."""
+        return f"{self.changes or 'robust'}, seed {self.seed}, fold {self.number}"
+
+    def folder(self, work: Path) -> Path:
+        """Where it lies."""
+        facts = [*asdict(self).values(), asdict(vary(self.changes))]
+        return work / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def measure(material: Material, trial: Trial, work: Path) -> None:
+    """Train and measure one trial, or what is left of it; its answers are then in its folder.
+
+    Raises:
+        DataError: this machine sees other slices than the trial is of.
+    """
+    folder = trial.folder(work)
+    if (folder / ANSWERS).is_file():
+        return
+    if material.digest != trial.material:
+        raise DataError(f"{platform.node()} sees other slices under DATA than this machine")
+    begun = time.perf_counter()
+    fold = fold_of(material.everything, trial.number, material.left_out)
+    checkpoint = folder / "checkpoint"
+    predict = fit(fold, vary(trial.changes), trial.epochs, trial.seed, checkpoint)
+    answers = ask(predict, fold, material.left_out, trial.corrupted)
+    answers.save(folder / ANSWERS, (time.perf_counter() - begun) / 60)
+    Checkpoint(checkpoint).remove()
+
+
+def material_here(named: Named, leave_out: Sequence[str], threads: int) -> Material:
+    """In a worker, once: the slices, and the process made one for trainings."""
+    use_threads(threads)
+    import_tensorflow(threads=threads)
+    everything = read_sides(named)
+    return Material(everything, of_sources(everything, leave_out))
+
+
+def spread(
+    trials: Sequence[Trial], work: Path, address: str, named: Named, leave_out: Sequence[str],
+    threads: int, material: Material,
+) -> Iterator[Trial]:  # fmt: skip
+    """Measure trials as tasks of Ray; each that has ended, in the order in which they end.
+
+    Raises:
+        BtcError: what one failed with, after the others have ended.
+    """
+    partial = material.everything.partial
+    count = len(material.everything.typed) + (0 if partial is None else len(partial))
+    job = Job(Path(), work, preprocess=Preprocess(size=NETWORKS[NETWORK].size), threads=threads)
+    options = {name: _travelling(value) for name, value in named.options.items()}
+    there = named._replace(data=_travelling(named.data), options=options)
+    by_key = {trial.key: trial for trial in trials}
+    tasks = [Task(trial.key, (trial, work.absolute())) for trial in trials]
+    failed: dict[str, Exception] = {}
+    with open_cluster(
+        None if address == LOCAL else address, None, cpus=threads,
+        memory=memory_of(job, count), tell=say,
+    ) as cluster:  # fmt: skip
+        once = functools.partial(material_here, there, tuple(leave_out), threads)
+        for done in cluster.run(
+            measure, tasks, once=once, stalled_after=REMIND, give_up_after=math.inf, tell=say
+        ):
+            if done.error is None:
+                say(f"{done.key}: measured")
+                yield by_key[done.key]
+            else:
+                say(f"{done.key}: {one_line(done.error)}")
+                failed[done.key] = done.error
+    if failed:
+        raise_first(failed)
+
+
+def _travelling(value: Any) -> Any:
+    """Paths, alone or of collections, as another process reads them."""
+    if isinstance(value, Path):
+        return value.absolute()
+    collections = isinstance(value, tuple) and all(isinstance(each, Collection) for each in value)
+    return absolute_data(value) if collections else value
 
 
 def figures(answers: Sequence[Answers], class_names: Sequence[str]) -> dict[str, Any]:
@@ -396,39 +559,85 @@ def _numbers(context: click.Context, option: click.Parameter, value: str) -> lis
 @click.option("--epochs", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--seeds", callback=_numbers, default="1", show_default=True)
 @click.option("--skip-corruptions", is_flag=True)
+@click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/recipes"),
+    show_default=True,
+    help="Folder of what is not in a row yet.",
+)
+@ray_options
 @out_option
 def main(
     data: tuple[Path, ...], no_card: bool, variants: tuple[str, ...], folds: list[int],
     leave_out: tuple[str, ...], epochs: int, seeds: list[int], skip_corruptions: bool, out: Path,
-    **tables: Path | None,
+    work: Path, ray: str | None, threads: int | None, **tables: Path | None,
 ) -> None:  # fmt: skip
     """Train and measure variants of the recipe `robust` on DATA."""
-    recipes = {changes: vary(changes) for changes in variants}
+    for changes in variants:
+        vary(changes)
+    if ray is not None:
+        check_ray()
     options = {"no_card": no_card, "tumour_free": (), **tables}
     named = with_cards(data, options, (*TABLES, "tumour_free"))
     everything = read_sides(named)
-    left_out = of_sources(everything, leave_out)
+    material = Material(everything, of_sources(everything, leave_out))
     for number in folds:  # what is to be refused is refused before hours of training
-        fold_of(everything, number, left_out)
-    for changes, recipe in recipes.items():
-        for seed in seeds:
-            begun, answers = time.perf_counter(), []
-            for number in folds:  # one after the other: each copies its slices
-                fold = fold_of(everything, number, left_out)
-                predict = fit(fold, recipe, epochs, seed)
-                answers.append(ask(predict, fold, left_out, not skip_corruptions))
+        fold_of(everything, number, material.left_out)
+    trials = [
+        Trial(material.digest, changes, seed, number, epochs, not skip_corruptions)
+        for changes in dict.fromkeys(variants)
+        for seed in seeds
+        for number in folds
+    ]
+    if ray is not None:
+        ended = spread(trials, work, ray, named, leave_out, threads or THREADS, material)
+    else:
+        ended = in_series(trials, work, threads, material)
+    rows: dict[tuple[str, int], list[Trial]] = {}
+    for trial in ended:
+        mine = rows.setdefault((trial.changes, trial.seed), [])
+        mine.append(trial)
+        if len(mine) == len(folds):
             row = {
                 "data": everything.typed.sha256,
-                "changes": changes,
+                "changes": trial.changes,
                 "folds": folds,
                 "left_out": sorted(set(leave_out)),
                 "epochs": epochs,
-                "seed": seed,
-                "minutes": (time.perf_counter() - begun) / 60,
-                "recipe": asdict(recipe),
+                "seed": trial.seed,
+                "recipe": asdict(vary(trial.changes)),
             }
-            keep(out, row | figures(answers, everything.typed.class_names))
+            keep_row(out, work, row, mine, everything.typed.class_names)
+
+
+def in_series(
+    trials: Sequence[Trial], work: Path, threads: int | None, material: Material
+) -> Iterator[Trial]:
+    """Measure trials one after the other; each that has ended."""
+    if threads is not None:
+        use_threads(threads)
+        import_tensorflow(threads=threads)
+    for trial in trials:
+        measure(material, trial, work)
+        yield trial
+
+
+def keep_row(
+    out: Path, work: Path, row: dict[str, Any], trials: Sequence[Trial], class_names: Sequence[str]
+) -> None:
+    """Keep the row of a variant and a seed, whose folds have all ended."""
+    folders = [t.folder(work) for t in sorted(trials, key=lambda trial: trial.number)]
+    answers = [Answers.read(folder / ANSWERS) for folder in folders]
+    row["minutes"] = sum(each.minutes for each in answers)
+    keep(out, row | figures(answers, class_names))
+    for folder in folders:
+        (folder / ANSWERS).unlink()
+        with suppress(OSError):  # what a kill has left half written
+            folder.rmdir()
 
 
 if __name__ == "__main__":
-    run_command(main, "benchmarks.recipes", extra="train")
+    from benchmarks.recipes import main as command  # a task is sent by its module's name
+
+    run_command(command, "benchmarks.recipes", extra="train")

@@ -163,7 +163,9 @@ def test_a_card_beside_the_data_adds_nothing(
 
     compare = module("models")
     monkeypatch.setattr(compare, "run_tool", lambda words: record(*words))
-    compare.train_missing(compare.NETWORK, tmp_path / "runs", tmp_path, ["--groups", "g.csv"], 1)
+    tables = ["--groups", "g.csv"]
+    commands = compare.missing(compare.NETWORK, tmp_path / "runs", tmp_path, tables, 1)
+    compare.train_in_series(commands, None)
     demo = module("demo")
     monkeypatch.setattr(demo.Stage, "run", lambda _, *words, **options: record(*words, **options))
     CliRunner().invoke(demo.main, ["--out", str(tmp_path / "demo")])

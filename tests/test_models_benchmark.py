@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.honest import command_of
-from benchmarks.models.compare import CONTENDERS, NETWORK, as_markdown, check_alike, gap
+from benchmarks.models import compare
+from benchmarks.models.compare import (
+    CONTENDERS,
+    NETWORK,
+    Contender,
+    as_markdown,
+    check_alike,
+    gap,
+    missing,
+    train_in_series,
+    train_over_ray,
+)
 from benchmarks.models.page import chart, label_of
+from edge_runtime.cluster import Done, Task
 from edge_runtime.errors import DataError
 from edge_runtime.imaging.preprocess import Preprocess
+from trainer.commands.train import train_command
 from trainer.evaluation.predictions import Predictions
+from trainer.synthetic.phantoms import write_phantoms
 from trainer.train_job import Job, start_run
 
 
@@ -92,3 +113,80 @@ def test_runs_that_scale_slices_in_another_way_are_told_and_not_compared(tmp_pat
     for run in (old, new):
         run.settings |= {"data": {"boxes": 0}, "partial": None}
     assert command_of(old) == command_of(new).replace(" --seed", " --resize area --seed")
+
+
+class Here:
+    """A cluster that is this process."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    @contextmanager
+    def open(self, address: str | None, workers: int | None, **options: Any) -> Iterator[Here]:
+        yield self
+
+    def run(self, function: Any, tasks: list[Task], **_: Any) -> Iterator[Done]:
+        for task in tasks:
+            self.keys.append(task.key)
+            arguments = pickle.loads(pickle.dumps(task.arguments))
+            yield Done(task.key, function(*arguments), None)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> tuple[Path, list[str | Path]]:
+    """Drawn slices of two sources, and the option of their table."""
+    write_phantoms(tmp_path / "slices.zip", per_class=24, testing=0, seed=3)
+    with zipfile.ZipFile(tmp_path / "slices.zip") as archive:
+        names = sorted(archive.namelist())
+    rows = [f"{name},g{i},{('home', 'other')[i % 4 == 0]}" for i, name in enumerate(names)]
+    (tmp_path / "groups.csv").write_text("\n".join(["path,group,source", *rows]) + "\n")
+    return tmp_path / "slices.zip", ["--groups", tmp_path / "groups.csv"]
+
+
+def test_runs_by_ray_are_those_of_the_commands(
+    tables: tuple[Path, list[str | Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Here()
+    monkeypatch.setattr(compare, "open_cluster", here.open)
+    monkeypatch.setattr("trainer.spread.prepare_process", lambda job: job)
+    data, options = tables
+    contender = Contender("knn", "histogram")
+
+    def in_this_process(words: list[str | Path]) -> None:
+        done = CliRunner().invoke(train_command, [str(word) for word in words[1:]])
+        assert done.exit_code == 0, done.output
+
+    monkeypatch.setattr(compare, "run_tool", in_this_process)
+    one, two = tmp_path / "series", tmp_path / "ray"
+    train_in_series(missing(contender, one, data, options, 1), None)
+    train_over_ray(missing(contender, two, data, options, 1), "local", 2)
+    assert here.keys == ["knn-histogram, folds", "knn-histogram, source"]
+    for part in ("folds", "source", "folds/fold-5"):
+        for file in ("metrics.json", "predictions.csv"):
+            first, second = (each / "knn-histogram" / part / file for each in (one, two))
+            assert first.read_bytes() == second.read_bytes()
+    assert not missing(contender, two, data, options, 1)
+    started = json.loads((two / "knn-histogram" / "source" / "run.json").read_text())
+    assert started["threads"] == 2
+
+
+def test_a_network_is_spread_by_its_folds(
+    tables: tuple[Path, list[str | Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+
+    class Kept(Here):
+        def run(self, function: Any, tasks: list[Task], **_: Any) -> Iterator[Done]:
+            sent.extend(pickle.loads(pickle.dumps(tasks)))
+            return iter(Done(each.key, None, DataError("enough")) for each in tasks)
+
+    monkeypatch.setattr(compare, "open_cluster", Kept().open)
+    data, options = tables
+    with pytest.raises(DataError, match=r"^cnn, folds, fold 1: enough; .*cnn, source failed too$"):
+        train_over_ray(missing(NETWORK, tmp_path, data, options, 1), "auto", 2)
+    assert [task.key for task in sent] == [
+        *(f"cnn, folds, fold {n}" for n in range(1, 6)), "cnn, source"
+    ]  # fmt: skip
+    assert [task.arguments[2] for task in sent] == [1, 2, 3, 4, 5, None]
+    assert all("--resume" in words for words in
+               missing(NETWORK, tmp_path, data, options, 1).values())  # fmt: skip

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks import recipes
-from edge_runtime.errors import UsageError
+from edge_runtime.cluster import Done, Task
+from edge_runtime.errors import BtcError, DataError, UsageError
 from trainer.data.dataset import Dataset
 from trainer.data.split import fold_splits
 from trainer.models.outputs import ModelOutputs
@@ -54,12 +58,18 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[recipes.Fold, Any, int]]
         logits[:, 2] = draws - 4.5
         return ModelOutputs(logits)
 
-    def fit(fold: recipes.Fold, recipe: Any, epochs: int, seed: int) -> Any:
+    def fit(fold: recipes.Fold, recipe: Any, epochs: int, seed: int, folder: Path) -> Any:
         seen.append((fold, recipe, seed))
         return predict
 
     monkeypatch.setattr(recipes, "fit", fit)
     return seen
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder `--work` that is not named lies here."""
+    monkeypatch.chdir(tmp_path)
 
 
 def call(*words: object) -> Result:
@@ -135,6 +145,82 @@ def test_variants_are_kept_by_what_they_were_measured_with(
     assert len({line.count("|") for line in table if line}) == 1
     assert len(table) == 2 + 3
     assert [line for line in table if line.startswith("| paste=0 | 1, 2 | 8 | 1, 2 |")]
+
+
+def test_a_stopped_search_goes_on_where_it_was(
+    data: Path, tmp_path: Path, fits: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (data, "--folds", "1,2,3", "--skip-corruptions", "--work", tmp_path / "work")
+    ask = recipes.ask
+
+    def stop_at_the_third(*arguments: Any) -> recipes.Answers:
+        if len(fits) == 3:
+            raise KeyboardInterrupt
+        return ask(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes, "ask", stop_at_the_third)
+        assert call(*words, "--out", tmp_path / "one").exit_code == 1
+    assert not (tmp_path / "one").exists()
+    assert call(*words, "--out", tmp_path / "one").exit_code == 0
+    assert len(fits) == 3 + 1, "two folds had answered"
+    assert not list((tmp_path / "work").iterdir()), "what is in a row is kept nowhere else"
+    assert call(*words, "--out", tmp_path / "two").exit_code == 0
+    rows = [json.loads((tmp_path / n / "recipes.json").read_text()) for n in ("one", "two")]
+    (one,), (two,) = (each["variants"] for each in rows)
+    assert one | {"minutes": 0} == two | {"minutes": 0}
+
+
+class Here:
+    """A cluster that is this process; the last task ends first."""
+
+    @contextmanager
+    def open(self, address: str | None, workers: int | None, **options: Any) -> Iterator[Here]:
+        yield self
+
+    def run(self, function: Any, tasks: list[Task], *, once: Any, **_: Any) -> Iterator[Done]:
+        first = pickle.loads(pickle.dumps(once))()
+        for task in reversed(tasks):
+            try:
+                function(first, *pickle.loads(pickle.dumps(task.arguments)))
+                yield Done(task.key, None, None)
+            except BtcError as error:
+                yield Done(task.key, None, error)
+
+
+def test_rows_by_ray_equal_rows_in_series(
+    data: Path, tmp_path: Path, fits: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "open_cluster", Here().open)
+    for name in ("use_threads", "import_tensorflow"):
+        monkeypatch.setattr(recipes, name, lambda threads=None: None)
+    monkeypatch.chdir(data.parent)
+    words = (data.name, "--folds", "1,2", "--vary", "", "--vary", "paste=0", "--seeds", "1,2",
+             "--leave-out", "far", "--skip-corruptions", "--work", tmp_path / "work")  # fmt: skip
+    assert call(*words, "--out", tmp_path / "series").exit_code == 0
+    done = call(*words, "--out", tmp_path / "ray", "--ray", "--threads", 3)
+    assert done.exit_code == 0, done.exception
+    rows = [json.loads((tmp_path / n / "recipes.json").read_text()) for n in ("series", "ray")]
+    series, ray = ([row | {"minutes": 0} for row in each["variants"]] for each in rows)
+    assert series == ray
+    assert len(ray) == 4
+
+
+def test_a_worker_with_other_slices_measures_nothing(
+    data: Path, tmp_path: Path, fits: list[Any]
+) -> None:
+    named = recipes.with_cards(
+        (data,),
+        {"no_card": False, "tumour_free": (), **dict.fromkeys(recipes.TABLES)},
+        (*recipes.TABLES, "tumour_free"),
+    )
+    everything = recipes.read_sides(named)
+    material = recipes.Material(everything, recipes.of_sources(everything, ["far"]))
+    other = recipes.Material(everything, recipes.of_sources(everything, []))
+    trial = recipes.Trial(other.digest, "", 1, 1, 8, False)
+    with pytest.raises(DataError, match="sees other slices"):
+        recipes.measure(material, trial, tmp_path)
+    assert not fits
 
 
 def test_corruptions_are_of_validation_slices(data: Path, tmp_path: Path, fits: list[Any]) -> None:

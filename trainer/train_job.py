@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_runtime.errors import BtcError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.memory import keep_freed
 from edge_runtime.model.metadata import INTENDED_USE
 from trainer.data.card import ABOUT
 from trainer.data.collection import Data, are_several, collections_of
@@ -47,7 +48,9 @@ from trainer.provenance import (
     known_inputs,
     source_commit,
 )
+from trainer.quiet import import_tensorflow
 from trainer.run import CNN, SCHEMA, Run
+from trainer.threads import use_threads
 
 if TYPE_CHECKING:
     from trainer.features.cache import FeatureCache
@@ -73,6 +76,7 @@ class Job:
         version: the model's; None derives one, see `Run.version`.
         folds: trainings of a group cross-validation, each in a folder of its own; None for one
             training.
+        threads: that a training computes with; None: one for each core, see `trainer.threads`.
         preprocess: what is done to every slice.
         settings: of a network or of a classical model.
         deep: the run whose network gives the feature set `deep`.
@@ -95,6 +99,7 @@ class Job:
     name: str = "brain-mri"
     version: str | None = None
     folds: int | None = None
+    threads: int | None = None
     preprocess: Preprocess = field(default_factory=Preprocess)
     settings: TrainSettings | ClassicalSettings = field(default_factory=TrainSettings)
     deep: Path | None = None
@@ -107,6 +112,33 @@ class Job:
 
 # Files of a run that has trained nothing; deep.keras is a copy.
 UNTRAINED = ("run.json", "deep.keras")
+
+
+def needs_keras(job: Job) -> bool:
+    """Whether a job trains a network, or looks through one."""
+    return isinstance(job.settings, TrainSettings) or job.deep is not None
+
+
+def prepare_process(job: Job, open_devices: Callable[[], Devices | None] | None = None) -> Job:
+    """Make this process one for the job's trainings: its threads, its memory, and TensorFlow where
+    the job needs it.
+
+    Args:
+        open_devices: gives what a network is trained on, before TensorFlow's first computation.
+
+    Returns:
+        The job, with its devices.
+
+    Raises:
+        ModuleNotFoundError: TensorFlow is not installed.
+        UsageError: it computes with another number of threads already, or what `open_devices` does.
+    """
+    if job.threads is not None:
+        use_threads(job.threads)
+    if not needs_keras(job):
+        return job
+    keep_freed()  # a step of training asks for the same blocks as the one before it
+    return replace(job, devices=import_tensorflow(open_devices, job.threads))
 
 
 class TrainingData(NamedTuple):
@@ -199,6 +231,7 @@ def _new_run(job: Job, folder: Path) -> Run:
             "training": asdict(settings),
             "pretrained_sha256": _pretrained_sha256(settings),
             "seed": settings.seed,
+            "threads": job.threads,
             "targets": job.targets.to_json(),
             "tumour_free": None if job.tumour_free is None else list(job.tumour_free),
             "inputs": None,
@@ -256,6 +289,7 @@ def resume_job(job: Job) -> tuple[Run, Job]:
         version=run.settings.get("model_version"),
         tumour_free=None if named is None else tuple(named),
         folds=run.settings.get("folds"),
+        threads=run.settings.get("threads") or job.threads,
         preprocess=run.preprocess,
         settings=kind.from_json(run.settings["training"]),
         about=job.about if about is None else about,
@@ -283,7 +317,13 @@ def _begun(folder: Path) -> bool:
     return finished or Checkpoint(folder / "checkpoint").begun
 
 
-def run_job(job: Job, run: Run, callbacks: Callbacks | None = None) -> Run:
+# Trains folds of a job, by their numbers from 1, where else than in this process.
+Spread = Callable[[Job, Run, Sequence[int], TrainingData], None]
+
+
+def run_job(
+    job: Job, run: Run, callbacks: Callbacks | None = None, spread: Spread | None = None
+) -> Run:
     """Train (or go on) and complete the run.
 
     When interrupted, or diverged, after at least one epoch, the run is completed with the best
@@ -293,12 +333,16 @@ def run_job(job: Job, run: Run, callbacks: Callbacks | None = None) -> Run:
     are read, leaves no run folder: the corrected command may name it again, and `--resume`, which
     wants the same options, could never mend it.
 
+    Args:
+        spread: trains the folds of a cross-validation that are not finished, instead of one after
+            the other here.
+
     Raises:
         DataError: unusable data, or another input than the run was started with.
         UsageError: options that do not fit the data.
     """
     try:
-        return _run(job, run, callbacks or Callbacks())
+        return _run(job, run, callbacks or Callbacks(), spread)
     except (BtcError, KeyboardInterrupt) as error:
         read = run.settings["data"] is not None
         if isinstance(run, _Fresh) and not (read and isinstance(error, KeyboardInterrupt)):
@@ -306,23 +350,22 @@ def run_job(job: Job, run: Run, callbacks: Callbacks | None = None) -> Run:
         raise
 
 
-def _run(job: Job, run: Run, callbacks: Callbacks) -> Run:
+def _run(job: Job, run: Run, callbacks: Callbacks, spread: Spread | None) -> Run:
     """The job's steps: read, check against what the run was started with, split, train."""
     training_data = _read(job, callbacks)
     digests = input_digests(training_data.data, training_data.partial, job.deep)
     unknown = admit_inputs(run, digests)
-    seed = job.settings.seed
     if not job.folds:
         _tell_unknown(callbacks, unknown)
         _train_split(
             job,
             run,
             training_data,
-            split_dataset(training_data.data, job.protocol, seed),
+            split_dataset(training_data.data, job.protocol, job.settings.seed),
             callbacks,
         )
         return run
-    splits = fold_splits(training_data.data, job.folds, seed)
+    splits = fold_splits(training_data.data, job.folds, job.settings.seed)
     parts = []
     for folder in run.model_folders:
         part, not_compared = _fold(job, folder, digests)
@@ -330,14 +373,41 @@ def _run(job: Job, run: Run, callbacks: Callbacks) -> Run:
         parts.append(part)
     _tell_unknown(callbacks, unknown)
     run.save_settings()
-    for part, split in zip(parts, splits, strict=True):
-        if part.settings["status"] != "finished":
-            _train_split(job, part, training_data, split, callbacks)
+    waiting = [n for n, part in enumerate(parts) if part.settings["status"] != "finished"]
+    if spread is None:
+        for n in waiting:
+            _train_split(job, parts[n], training_data, splits[n], callbacks)
+    elif waiting:
+        spread(job, run, [n + 1 for n in waiting], training_data)
+        parts = [Run.open(folder) for folder in run.model_folders]
     _keep_facts(job, run, training_data, splits[0], sides=False)
     finalize_folds(run, parts)
     run.settings["status"] = "finished"
     run.save_settings()
     return run
+
+
+def train_fold(job: Job, number: int, callbacks: Callbacks | None = None) -> Run:
+    """Train one fold of a job, or go on with it. All that it takes is in the job's inputs and in
+    the folder of its run, which has the inputs' digests: a process that sees both can train a fold
+    alone.
+
+    Args:
+        number: of the fold, from 1.
+
+    Raises:
+        KeyboardInterrupt, Diverged, DataError, UsageError: see `run_job`.
+    """
+    callbacks = callbacks or Callbacks()
+    training_data = _read(job, callbacks)
+    digests = input_digests(training_data.data, training_data.partial, job.deep)
+    run = Run.open(job.out)
+    admit_inputs(run, digests)
+    split = fold_splits(training_data.data, job.folds or 0, job.settings.seed)[number - 1]
+    part, _ = _fold(job, run.model_folders[number - 1], digests)
+    if part.settings["status"] != "finished":
+        _train_split(job, part, training_data, split, callbacks)
+    return part
 
 
 def _read(job: Job, callbacks: Callbacks) -> TrainingData:

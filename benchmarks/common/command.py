@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edge_runtime.files import write_text
-from trainer.commands.options import Named, with_cards
+from trainer.commands.options import LOCAL, Named, ray_address, with_cards
 from trainer.run import dump_json
 
 RESULTS = Path("benchmarks/results")
@@ -23,6 +23,19 @@ def out_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--out", type=kind, default=RESULTS, show_default=True, help="Folder for the results."
     )(function)
+
+
+def ray_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--ray` and `--threads`, as `btc-train` has them."""
+    ray = click.option(
+        "--ray", is_flag=False, flag_value=LOCAL, callback=ray_address, metavar="[ADDRESS]",
+        help="Train over this machine's cores, or the Ray cluster at ADDRESS.",
+    )  # fmt: skip
+    threads = click.option(
+        "--threads", type=click.IntRange(1, 1024),
+        help="Of a training.  [default: one a core; with --ray 2]",
+    )  # fmt: skip
+    return ray(threads(function))
 
 
 def named_data(places: Sequence[Path], no_card: bool = False) -> Named:

@@ -6,13 +6,15 @@
 Trains what RUNS lacks (RUNS/NAME/folds and RUNS/NAME/source for each contender, with `btc-train`;
 what was stopped goes on), exports the first fold for a device where that is possible and times it,
 and compares: accuracy over 5 folds of groups and on a source that training never saw, each with its
-interval and its paired difference from the network. Writes models.json, models.md and models.png,
-and RUNS/models.html, which also shows what the models look at.
+interval and its paired difference from the network. With --ray [ADDRESS] the trainings are tasks of
+Ray, those of the network first; RUNS and the data must then lie where all nodes see them. Writes
+models.json, models.md and models.png, and RUNS/models.html, which also shows what the models look
+at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,17 +22,33 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from benchmarks.common.command import EXISTING, out_option, publish
+from benchmarks.common.command import EXISTING, out_option, publish, ray_options
 from benchmarks.common.formatting import accuracy_of, rate_in_words
 from benchmarks.common.process import run_tool
 from benchmarks.common.sides import predictions_of, side_figures
 from benchmarks.models.page import chart, write_page
 from benchmarks.models.timing import device_file, latencies
+from edge_runtime.cluster import Task, open_cluster
 from edge_runtime.errors import DataError
+from trainer.commands.options import LOCAL
+from trainer.commands.terminal import say
+from trainer.commands.train import planned_by
+from trainer.data.archive import open_archive
+from trainer.data.collection import collections_of
 from trainer.evaluation.intervals import difference_interval
 from trainer.evaluation.predictions import Predictions
+from trainer.provenance import installed_versions
 from trainer.report.charts import save_chart
-from trainer.run import Run
+from trainer.run import CNN, Run
+from trainer.spread import (
+    THREADS,
+    check_ray,
+    memory_of,
+    raise_first,
+    train_all,
+    travelling,
+)
+from trainer.train_job import run_job, start_run
 
 DEVICE_SETS = "histogram,glcm,lbp,hog"
 ALL_SETS = "histogram,glcm,lbp,hog,gabor,region"
@@ -69,10 +87,11 @@ CONTENDERS = (
 )
 
 
-def train_missing(
+def missing(
     contender: Contender, runs: Path, data: Path, tables: Sequence[str | Path], seed: int
-) -> None:
-    """Train a contender's two runs, or go on with them; finished ones stay."""
+) -> dict[Path, list[str | Path]]:
+    """The command of each of a contender's two runs that is not finished, by the run's folder."""
+    found: dict[Path, list[str | Path]] = {}
     for part, protocol in (
         ("folds", ["grouped", "--folds", str(FOLDS)]),
         ("source", [f"source:{SOURCE}"]),
@@ -87,8 +106,51 @@ def train_missing(
             deep = f"deep:{runs / NETWORK.name / part}"
             words += ["--model", contender.model]
             words += ["--features", contender.features.replace("deep", deep)]
-        click.echo(f"training {contender.name}, {part}", err=True)
-        run_tool([*words, *(["--resume"] if started else [])])
+        found[out] = [*words, *(["--resume"] if started else [])]
+    return found
+
+
+def train_in_series(commands: Mapping[Path, Sequence[str | Path]], threads: int | None) -> None:
+    """Run commands of `missing` one after the other."""
+    for out, words in commands.items():
+        say(f"training {out.parent.name}, {out.name}")
+        run_tool([*words, *([] if threads is None else ["--threads", str(threads)])])
+
+
+def train_over_ray(
+    commands: Mapping[Path, Sequence[str | Path]], address: str, threads: int
+) -> None:
+    """Run commands of `missing` as tasks of Ray: a network's cross-validation as one a fold, any
+    other run, which takes seconds, as one.
+
+    Raises:
+        BtcError: what a training failed with, after the others have ended.
+    """
+    tasks, pooled, memory = [], [], 0
+    for words in commands.values():
+        run, job = planned_by(words[1:])
+        job = replace(job, threads=job.threads or threads)
+        run = run or start_run(job)
+        name = f"{job.out.parent.name}, {job.out.name}"
+        folds: list[int | None] = [None]
+        if job.folds and run.kind == CNN:
+            folds = [*range(1, job.folds + 1)]
+            pooled.append((job, run))
+        for fold in folds:
+            key = name if fold is None else f"{name}, fold {fold}"
+            tasks.append(Task(key, (travelling(job), str(run.settings["created"]), fold)))
+        slices = sum(len(open_archive(each.path).names()) for each in collections_of(job.data))
+        memory = max(memory, memory_of(job, slices))
+    if not tasks:
+        return
+    with open_cluster(
+        None if address == LOCAL else address, None, cpus=threads, memory=memory, tell=say
+    ) as cluster:
+        failed = train_all(cluster, tasks, say, installed_versions())
+    if failed:
+        raise_first(failed)
+    for job, run in pooled:  # its folds are finished
+        run_job(job, run)
 
 
 def check_alike(runs: Sequence[Run]) -> None:
@@ -198,10 +260,12 @@ def _words(row: dict[str, Any]) -> str:
 )
 @click.option("--timed", type=click.IntRange(10), default=200, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True)
+@ray_options
 @out_option
 def main(
     data: Path, runs: Path, groups: Path, boxes: Path | None, partial: Path | None,
     partial_groups: Path | None, only: tuple[str, ...], timed: int, seed: int, out: Path,
+    ray: str | None, threads: int | None,
 ) -> None:  # fmt: skip
     """Train every model that RUNS lacks on DATA, and compare them."""
     tables: list[str | Path] = ["--groups", groups]
@@ -214,8 +278,18 @@ def main(
         raise click.BadParameter(f"--only {unknown.pop()}: none of the contenders")
     chosen = [c for c in CONTENDERS if not only or c.name in only]
     folders = [runs / c.name / part for c in chosen for part in PARTS]
-    for contender in chosen:
-        train_missing(contender, runs, data, tables, seed)
+    if ray is not None:
+        check_ray()
+    # The network comes first: others learn from its features.
+    turns = [[c] for c in chosen] if ray is None else [chosen[:1], chosen[1:]]
+    for turn in turns:
+        commands: dict[Path, list[str | Path]] = {}
+        for contender in turn:
+            commands |= missing(contender, runs, data, tables, seed)
+        if ray is None:
+            train_in_series(commands, threads)
+        else:
+            train_over_ray(commands, ray, threads or THREADS)
         check_alike([Run.open(f) for f in folders if (f / "run.json").is_file()])
     if NETWORK not in chosen:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 option = partial(click.option, cls=Option)  # wants a `group`
+LOCAL = "local"  # in place of the address of a cluster: a Ray of the command's own
 THRESHOLDS = "Thresholds"
 IDENTITY = "Identity"
 
@@ -27,6 +29,19 @@ data_argument = click.argument("data", nargs=-1, required=True, type=EXISTING)
 no_card_option = option(
     "--no-card", group="Data", is_flag=True, help="Pass over the data.toml beside the data."
 )
+
+
+def ray_address(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """The value of `--ray [ADDRESS]`, which takes the word behind it.
+
+    Raises:
+        BadParameter: that word is no address.
+    """
+    if value is None or re.fullmatch(rf"{LOCAL}|auto|\S+:\d+", value):
+        return value
+    raise click.BadParameter(
+        f"{value!r} is neither HOST:PORT nor auto; DATA stands before --ray, or after --ray={LOCAL}"
+    )
 
 
 class Named(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +15,14 @@ import edge_runtime
 from edge_runtime.commands.click_types import Choice, FiniteRange, GroupedCommand
 from edge_runtime.commands.entry import next_command
 from edge_runtime.commands.options import HELP
-from edge_runtime.errors import ExitCode, UsageError, did_you_mean, printable
+from edge_runtime.errors import BtcError, ExitCode, UsageError, did_you_mean, printable
 from trainer.commands.options import (
+    LOCAL,
     data_argument,
     identity_options,
     no_card_option,
     option,
+    ray_address,
     threshold_options,
 )
 from trainer.commands.progress import add_bar, progress_bars
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from trainer.data.split import Split
     from trainer.models.checkpoint import State
     from trainer.run import Run
-    from trainer.train_job import Job
+    from trainer.train_job import Job, Spread
 
 
 def _protocol(context: click.Context, option: click.Parameter, value: str) -> str:
@@ -84,6 +86,23 @@ def _window(
     common=True,
     is_flag=True,
     help="Go on with the training in --out, as it was started.",
+)
+@option(
+    "--threads",
+    group="Run",
+    type=click.IntRange(1, 1024),
+    help="Threads that a training computes with: as many give the same weights, bit by bit, on the "
+    "same kind of processor.  [default: one a core; with --ray 2]",
+)
+@option(
+    "--ray",
+    group="Run",
+    is_flag=False,
+    flag_value=LOCAL,
+    callback=ray_address,
+    metavar="[ADDRESS]",
+    help="Train the folds of --folds at once, over this machine's cores or the Ray cluster at "
+    "ADDRESS (HOST:PORT or auto).",
 )
 @option(
     "--track",
@@ -341,52 +360,39 @@ def train_command(
     option begins with the name of its DATA.
     Leaves a run folder with the model, its figures, curves and a report. Research use only.
     """
-    from edge_runtime.memory import keep_freed
-    from trainer.commands.options import with_cards
-    from trainer.commands.train_options import after_training, from_card, make_job, resumed_job
+    from trainer.commands.train_options import after_training
     from trainer.evaluation.selective import HINT
     from trainer.finalize import unanswered
     from trainer.models.strategy import open_devices
     from trainer.models.training import TrainSettings
-    from trainer.quiet import find_tensorflow, import_tensorflow
+    from trainer.quiet import find_tensorflow
     from trainer.tracking import check_tracker
-    from trainer.train_job import check_start, run_job, start_run
+    from trainer.train_job import check_start, needs_keras, prepare_process, run_job, start_run
 
-    given = {
-        name for name in options
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    }  # fmt: skip
-    wanted = from_card(out if options["resume"] else None)
-    named, options, about, _ = with_cards(data, options, wanted)
-    if options["partial_groups"] and not options["partial"]:
-        raise UsageError("--partial-groups is the table of --partial, which is not given")
-    if options["resume"]:
-        run, job = resumed_job(named, out, options, given, about)
-    else:
-        run, job = None, make_job(named, out, options, given, about)
+    run, job = planned(context, data, out, options)
     job = replace(job, feed_workers=options["feed_workers"])
+    spread = None
+    epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
+    if options["ray"] is not None:
+        job, spread = _over_ray(job, options, epochs)
     chief = _is_chief(options, job)
     if options["track"]:
         check_tracker(options["track"])
-    epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
-    needs_keras = bool(epochs) or job.deep is not None
-    if needs_keras:
+    if needs_keras(job):
         find_tensorflow()  # the first thing to install, before what a network starts from
     if run is None and chief:
         check_start(job)  # before seconds of importing, which may fail and must leave no run
-    if needs_keras:
-        keep_freed()  # a step of training asks for the same blocks as the one before it
-        devices = import_tensorflow(lambda: open_devices(options["strategy"], say))
-        job = replace(job, devices=devices)
+    if spread is None:
+        job = prepare_process(job, lambda: open_devices(options["strategy"], say))
     if not chief:
         run, job = _elsewhere(context, run, job)
     if run is None:
         run = start_run(job)
     with (
-        _ends_in_words(job, out, chief),
+        _ends_in_words(job, out, chief, spread is not None),
         _callbacks(epochs, options["track"] if chief else None) as callbacks,
     ):
-        run_job(job, run, callbacks)
+        run_job(job, run, callbacks, spread)
     if not chief:
         say("btc-train: this worker is done; worker 0 completes the run")
         return
@@ -399,8 +405,78 @@ def train_command(
         next_command(words)
 
 
+def planned(
+    context: click.Context, data: tuple[Path, ...], out: Path, options: dict[str, Any]
+) -> tuple[Run | None, Job]:
+    """The job that a command line asks for, and its run where that goes on.
+
+    Raises:
+        DataError, UsageError: see `make_job` and `resumed_job`.
+    """
+    from trainer.commands.options import with_cards
+    from trainer.commands.train_options import from_card, make_job, resumed_job
+
+    given = {
+        name for name in options
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }  # fmt: skip
+    wanted = from_card(out if options["resume"] else None)
+    named, options, about, _ = with_cards(data, options, wanted)
+    if options["partial_groups"] and not options["partial"]:
+        raise UsageError("--partial-groups is the table of --partial, which is not given")
+    if options["resume"]:
+        return resumed_job(named, out, options, given, about)
+    return None, make_job(named, out, options, given, about)
+
+
+def planned_by(words: Sequence[str | Path]) -> tuple[Run | None, Job]:
+    """The job that `btc-train` with these words asks for, and its run where that goes on.
+
+    Raises:
+        ClickException, DataError, UsageError: what the command would end with.
+    """
+    with train_command.make_context("btc-train", [str(word) for word in words]) as context:
+        options = dict(context.params)
+        return planned(context, options.pop("data"), options.pop("out"), options)
+
+
+def _over_ray(job: Job, options: dict[str, Any], epochs: int) -> tuple[Job, Spread]:
+    """The job as its folds are trained by Ray, and what trains them.
+
+    Raises:
+        UsageError: it has no folds, other options do not go with Ray, or it is not installed.
+    """
+    from trainer.spread import RaySpread, check_ray, threads_of
+
+    if not job.folds:
+        raise UsageError(
+            "--ray trains the folds of a cross-validation at once: add --protocol grouped --folds N"
+        )
+    for name in ("strategy", "feed_workers", "track"):
+        if options[name] not in (None, 0, "none"):
+            raise UsageError(f"--{name.replace('_', '-')} does not go with --ray: leave one out")
+    check_ray()
+
+    def epoch_done(fold: int, rows: Sequence[Mapping[str, float]]) -> None:
+        best = all(rows[-1]["val_loss"] < row["val_loss"] for row in rows[:-1])
+        say(f"fold {fold}, {_epoch_words(rows[-1], epochs, best)}")
+
+    address = options["ray"]
+    spread = RaySpread(None if address == LOCAL else address, say, epoch_done)
+    return replace(job, threads=threads_of(job)), spread
+
+
+def _epoch_words(row: Mapping[str, float], epochs: int, best: bool) -> str:
+    """A line on a finished epoch."""
+    return (
+        f"epoch {row['epoch']:.0f}/{epochs}: loss {row['loss']:.4f} accuracy "
+        f"{row['accuracy']:.4f}, validation {row['val_loss']:.4f} {row['val_accuracy']:.4f}"
+        + ("  best" if best else "")
+    )
+
+
 @contextmanager
-def _ends_in_words(job: Job, out: Path, chief: bool) -> Iterator[None]:
+def _ends_in_words(job: Job, out: Path, chief: bool, is_spread: bool) -> Iterator[None]:
     """Say what a job that ends before its end has left, and how to go on."""
     from trainer.models.strategy import WorkerLost
     from trainer.models.training import Diverged
@@ -420,6 +496,10 @@ def _ends_in_words(job: Job, out: Path, chief: bool) -> Iterator[None]:
         raise Diverged(f"{error}; {out} ({_kept(job)})") from None
     except WorkerLost as error:
         raise WorkerLost(f"{error}; {_after_loss(out, chief)}") from None
+    except BtcError as error:
+        if not is_spread or not (out / "run.json").is_file():
+            raise
+        raise type(error)(f"{error}; {out} ({_kept(job)}); --resume goes on") from None
 
 
 def _is_chief(options: dict[str, Any], job: Job) -> bool:
@@ -519,13 +599,8 @@ def _callbacks(epochs: int, track: str | None) -> Iterator[Any]:
             advance((epoch - 1) * total + done, epochs * total)
 
         def epoch_done(state: State) -> None:
-            row = state.history[-1]
-            click.echo(
-                f"epoch {state.epoch}/{epochs}: loss {row['loss']:.4f} accuracy "
-                f"{row['accuracy']:.4f}, validation {row['val_loss']:.4f} {row['val_accuracy']:.4f}"
-                + ("  best" if state.best_epoch == state.epoch else ""),
-                err=True,
-            )
+            best = state.best_epoch == state.epoch
+            click.echo(_epoch_words(state.history[-1], epochs, best), err=True)
 
         yield Callbacks(
             reading=add_bar(bars, "Reading"),

@@ -33,7 +33,7 @@ NETWORK_ONLY = (
 CLASSICAL_ONLY = ("features", "search", "cache", "no_cache", "cache_limit")
 # What may be given with --resume whatever the run was started with; inputs are compared by content.
 RESUMED_WITH = {
-    *("resume", "groups", "boxes", "partial", "partial_groups", "no_card"),
+    *("resume", "ray", "groups", "boxes", "partial", "partial_groups", "no_card"),
     *("heads", "heads_table"),
     *("cache", "cache_limit", "no_cache"),
     *("strategy", "feed_workers"),
@@ -105,6 +105,7 @@ def make_job(
         name=checked_name(options["name"]),
         version=checked_version(options["model_version"]),
         folds=options["folds"],
+        threads=options["threads"],
         partial=options["partial"],
         partial_groups_csv=options["partial_groups"],
         tumour_free=_tumour_free(options),
@@ -140,6 +141,7 @@ def resumed_job(
         partial_groups_csv=options["partial_groups"],
         deep=deep,
         heads=_heads(options),
+        threads=options["threads"],
         about=about,
     )
     run, started = resume_job(job)
@@ -152,6 +154,8 @@ def resumed_job(
         option = f"--{name.replace('_', '-')}"
         if name not in known:
             raise UsageError(f"{option} does not go with --model {known['model']}, the run's")
+        if name == "threads" and known[name] is None:
+            continue  # it was each machine's own number
         if asked[name] != known[name]:
             raise UsageError(
                 f"{option} is not what the run was started with, which was {_said(known[name])}; "
@@ -179,6 +183,7 @@ def started_options(run: Run) -> dict[str, Any]:
         "model": run.kind,
         "protocol": "official" if settings["protocol"] == "none" else settings["protocol"],
         "folds": settings.get("folds"),
+        "threads": settings.get("threads"),
         "name": settings["name"],
         "model_version": settings.get("model_version"),
         "tumour_free": tuple(named) if named else None,
@@ -279,9 +284,8 @@ def _cache(options: dict[str, Any], given: set[str]) -> FeatureCache | None:
     if options["no_cache"]:
         _refuse(given & {"cache", "cache_limit"}, "and --no-cache exclude each other")
         return None
-    return FeatureCache(
-        options["cache"] or default_folder(), say, limit=options["cache_limit"] << 20
-    )
+    folder = (options["cache"] or default_folder()).absolute()  # a worker of Ray may use it too
+    return FeatureCache(folder, say, limit=options["cache_limit"] << 20)
 
 
 def parse_features(text: str) -> tuple[tuple[str, ...], Path | None]:

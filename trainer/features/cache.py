@@ -43,6 +43,10 @@ def default_folder() -> Path:
     return (named if named.is_absolute() else Path.home() / ".cache") / "btc-edge"
 
 
+def _say_nothing(line: str) -> None:
+    """In place of `warn`; no lambda, since a cache travels to other processes."""
+
+
 class FeatureCache:
     """A table from keys to values in `features.sqlite` in a folder.
 
@@ -79,7 +83,7 @@ class FeatureCache:
         """
         self.path = folder / NAME
         self.works = True
-        self._warn = warn or (lambda line: None)
+        self._warn = warn or _say_nothing
         self._patience, self._limit, self._clock = patience, limit, clock
 
     def get(self, keys: Sequence[bytes], length: int) -> dict[bytes, Floats]:
