@@ -41,7 +41,7 @@ DETAILS = """# Model card: {tag}
 
 - A classifier of single brain MRI slices into {labels}; {size} × {size} gray pixels in, logits,
   {features} and class maps out. {scheme}, {kib} KiB, {macs:.1f} M multiply-accumulates.
-- The network is the first eight blocks of EfficientNet-Lite0, the last two of them narrowed, with a
+- The network is {blocks}, with a
   map for each class, pooled by the log of the mean of its exponentials; a second head tells plane
   and sequence. It starts from weights trained on ImageNet's photographs (Apache License 2.0, see
   `pretrained/README.md`); stem and first two blocks keep them.
@@ -90,6 +90,12 @@ unlike any slice seen in training. {heatmap}{partial}
 {limits}- {people}
 - {calibrated}
 """
+
+# What the networks with pretrained weights are made of.
+BLOCKS = {
+    "edge": "the first eight blocks of EfficientNet-Lite0, the last two of them narrowed",
+    "lite0": "all sixteen blocks of EfficientNet-Lite0",
+}
 
 # What is known of the sources that the guides name.
 SOURCES = {
@@ -222,6 +228,7 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
         labels=", ".join(info.labels),
         size=info.preprocess.size,
         features="the features before them" if "features" in info.outputs else "no features",
+        blocks=BLOCKS.get(settings["network"], "of another kind"),
         scheme=info.quantization["scheme"],
         kib=round(model.bytes / 1024),
         macs=read_tflite(model.graph).macs / 1e6,

@@ -130,9 +130,11 @@ def untyped(runs: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def size_of(run: Run) -> dict[str, Any]:
-    """The network of a run's first fold, and what its integer file costs; None of what is not
-    exported."""
-    exported = sorted((run.model_folders[0] / "export").glob("*-int8.tflite"))
+    """The network of a run, and what an integer file of its folds costs, which is the same for all;
+    None where no fold has one."""
+    exported = [
+        path for folder in run.model_folders for path in folder.glob("export/*-int8.tflite")
+    ]
     graph = read_tflite(read_model(exported[0]).graph) if exported else None
     return {
         "network": run.settings["network"] or run.kind,

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BESIDE = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "NOTICE",
     "requirements-device-minimal.txt", "benchmarks/research.md", "benchmarks/results/*.*",
+    "benchmarks/results/large/*.*",
 )  # fmt: skip
 LINK = re.compile(r"(\]\()([^)#\s]+)")
 

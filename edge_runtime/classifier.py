@@ -93,7 +93,7 @@ class Classifier:
     Args:
         model: a .tflite or .onnx file from btc-export, or a folder of them, which stands for the
             one that `btc-edge benchmark --pick` chose there on this machine, see `read_chosen`;
-            default: the bundled model.
+            or `small` or `large`, the models that come with the package; default: `small`.
         backend: interpreter, `auto` or one of `edge_runtime.model.backends.BACKENDS`; default:
             what a folder's file was picked for, else `auto`.
         threads: threads of each interpreter; default: likewise, else 1.

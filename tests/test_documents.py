@@ -37,7 +37,7 @@ MADE = ROOT / "benchmarks" / "results"
 SHOWN = (
     "honest", "robust", "models", "ood", "formats", "fastest", "runtimes", "calibration",
     "footprint", "extras", "device", "peers", "resize", "training", "join",
-    "two_files", "serve", "web", "studies", "quantizers", "archive",
+    "two_files", "two_recipes", "serve", "web", "studies", "quantizers", "archive",
 )  # fmt: skip
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "scripts"
@@ -174,8 +174,9 @@ def test_options_in_commands_exist(guide: Path) -> None:
         for name, command in leaves(script, loaded(script))
     }
     typed = "".join([*blocks(guide, "sh"), *blocks(guide, "bash")])
-    for line in (line for line in typed.splitlines() if "btc-" in line):
-        words = re.split(r"[|<>]", line[line.index("btc-") :])[0].split()
+    called = re.compile(r"(?:^|[\s/(])(btc-[a-z]+ [^.].*)")  # a folder or an image may have the name
+    for line in filter(None, map(called.search, typed.splitlines())):
+        words = re.split(r"[|<>]", line[1])[0].split()
         name = " ".join(words[:2]) if words[0] in {"btc-edge", "btc-data"} else words[0]
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert name in known, line

@@ -33,7 +33,8 @@ def _thread_counts(_context: click.Context, _option: click.Parameter, text: str)
     "models",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Model file, repeatable, or one folder of them; default: the bundled one.",
+    help="Model file (or small or large: the bundled ones), repeatable, or one folder of them.  "
+    "[default: small]",
 )
 @click.option(
     "--images",
@@ -119,10 +120,10 @@ def benchmark(
     folder = _folder_of(models)
     with loading():
         from edge_runtime.benchmark.measure import measure
-        from edge_runtime.model.load import bundled_model
+        from edge_runtime.model.load import model_path
         from edge_runtime.model.picked import model_files
 
-    files = model_files(folder) if folder else models or (bundled_model(),)
+    files = model_files(folder) if folder else [model_path(model) for model in models or (None,)]
     measured = {name: options[name] for name in _MEASURED}
     result = measure(
         files, images, need_labels=wants_pick, leave_out=folder is not None, **measured

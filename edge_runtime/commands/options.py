@@ -34,8 +34,8 @@ def is_given(context: click.Context, parameter: str) -> bool:
 model_option = click.option(
     "--model",
     type=click.Path(path_type=Path),
-    help="Model file, or a folder where one was picked by btc-edge benchmark --pick; default: the "
-    "bundled one.",
+    help="Model file, or a folder where one was picked by btc-edge benchmark --pick; or small or "
+    "large, the bundled ones.  [default: small]",
 )
 backend_option = click.option(
     "--backend",

@@ -10,20 +10,35 @@ from edge_runtime.imaging.limits import ImageLimits, read_file
 from edge_runtime.model.file_format import ModelFile, parse_model
 
 MAX_MODEL_BYTES = 256 << 20
-BUNDLED = "brain-mri-int8.tflite"
+# The models that come with the package, by name: the faster first, which is the default.
+BUNDLED = {"small": "brain-mri-int8.tflite", "large": "brain-mri-large-int8.tflite"}
 
 
-def bundled_model() -> Path:
-    """Path of the model that comes with the package."""
-    return Path(__file__).parents[1] / "models" / BUNDLED
+def bundled_model(name: str = "small") -> Path:
+    """Path of a model that comes with the package, one of BUNDLED."""
+    return Path(__file__).parents[1] / "models" / BUNDLED[name]
+
+
+def model_path(path: str | os.PathLike[str] | None = None) -> Path:
+    """Where a model is, that was asked for by path or by name.
+
+    Args:
+        path: a path; a name out of BUNDLED, where nothing here is called so; None: the default.
+    """
+    if path is None:
+        return bundled_model()
+    if os.fspath(path) in BUNDLED and not os.path.lexists(path):
+        return bundled_model(os.fspath(path))
+    return Path(path)
 
 
 def read_model(
     path: str | os.PathLike[str] | None = None, *, allow_unsigned: bool = False
 ) -> ModelFile:
-    """Read a model file (the bundled one by default) and check it.
+    """Read a model file and check it.
 
     Args:
+        path: see `model_path`.
         allow_unsigned: take a file without digests too, if it survives a trial in a process of
             its own, see `edge_runtime.model.untrusted`.
 
@@ -31,7 +46,7 @@ def read_model(
         UnsignedModelError: no digest, and `allow_unsigned` is off.
         ModelError: missing, unreadable, truncated, altered, without metadata, or unknown.
     """
-    source = bundled_model() if path is None else Path(path)
+    source = model_path(path)
     data = read_bytes(source)
     try:
         return parse_model(data)

@@ -108,11 +108,11 @@ class Picked(NamedTuple):
 def read_chosen(
     path: str | os.PathLike[str] | None = None, *, allow_unsigned: bool = False
 ) -> Chosen:
-    """Read the model at a path (the bundled one by default) and check it, see `read_model`.
+    """Read the model at a path and check it, see `read_model`.
 
     Args:
-        path: a model file; or a folder of them, which stands for the one that was picked there on
-            this machine, or for its only one where none was.
+        path: a model file, or what `model_path` takes for one; or a folder of them, which stands
+            for the one that was picked there on this machine, or for its only one where none was.
 
     Raises:
         ModelError: as `read_model`; a folder of several files of which none was picked, or where

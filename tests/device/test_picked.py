@@ -19,7 +19,7 @@ from edge_runtime import Classifier, classifier, processor
 from edge_runtime.commands.classify import classify
 from edge_runtime.errors import BackendError, ModelError, one_line
 from edge_runtime.model import backends
-from edge_runtime.model.load import bundled_model, read_model
+from edge_runtime.model.load import BUNDLED, bundled_model, read_model
 from edge_runtime.model.picked import RECORD, Picked, read_chosen
 from edge_runtime.processor import features_in_words, machine_digest, this_processor
 from tests.device.conftest import pack
@@ -45,6 +45,30 @@ def record(folder: Path, name: str = "small.tflite", **changes: Any) -> Picked:
     made = Picked(machine, name, digest, "litert", 1, {})._replace(**changes)
     made.write(folder)
     return made
+
+
+@pytest.mark.parametrize("name", list(BUNDLED))
+def test_the_bundled_models_have_names(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name is taken for a model where nothing here is called so."""
+    monkeypatch.chdir(tmp_path)
+    bundled = read_model(bundled_model(name))
+    assert read_chosen(name).file == bundled
+    assert Classifier(name).model.tag == bundled.tag
+    pack(tmp_path / name, name="own")
+    assert read_chosen(name).file.info.name == "own"
+
+
+def test_the_default_is_the_first_of_the_bundled_models() -> None:
+    assert read_chosen().file == read_model(bundled_model(next(iter(BUNDLED))))
+
+
+def test_the_benchmark_takes_names() -> None:
+    done = edge("benchmark", *QUICK, "--model", "small", "--model", "large", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    files = [row["file"] for row in json.loads(done.stdout)["models"]]
+    assert files == [bundled_model(name).name for name in BUNDLED]
 
 
 @pytest.fixture(scope="module")
