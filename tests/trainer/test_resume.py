@@ -383,10 +383,10 @@ def test_a_refused_start_leaves_nothing_in_the_way(
 def test_a_start_without_a_package_leaves_nothing_in_the_way(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing() -> None:
+    def missing(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
 
-    monkeypatch.setattr("trainer.quiet.import_tensorflow", missing)
+    monkeypatch.setattr(pipeline, "import_tensorflow", missing)
     done = train(inputs.data, "--out", tmp_path / "run")
     assert isinstance(done.exception, ModuleNotFoundError)
     assert not (tmp_path / "run").exists()
