@@ -174,7 +174,7 @@ def test_options_in_commands_exist(guide: Path) -> None:
         for name, command in leaves(script, loaded(script))
     }
     typed = "".join([*blocks(guide, "sh"), *blocks(guide, "bash")])
-    called = re.compile(r"(?:^|[\s/(])(btc-[a-z]+ [^.].*)")  # a folder or an image may have the name
+    called = re.compile(r"(?:^|[\s/(])(btc-[a-z]+ [^.].*)")  # not a folder
     for line in filter(None, map(called.search, typed.splitlines())):
         words = re.split(r"[|<>]", line[1])[0].split()
         name = " ".join(words[:2]) if words[0] in {"btc-edge", "btc-data"} else words[0]

@@ -164,8 +164,8 @@ def command(context: click.Context, /, run: Path | None, **options: Any) -> None
     tolerance is kept aside as *.rejected and the command exits 1. A classical model has one
     format, --onnx.
 
-    --web and --web-single-file write a page of the int8 file. RUN may then be such a file; without
-    it the page is of the bundled model.
+    A page of the int8 file is written by --web and --web-single-file. RUN may then be such a file;
+    without it the page is of the bundled model.
     """
     if options["verify"] is not None:
         _refuse_besides_verify(context)

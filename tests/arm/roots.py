@@ -92,7 +92,7 @@ ARMHF = Architecture(
 )  # fmt: skip
 
 
-def run(*words: object, quiet: bool = False, seconds: float = 600, **options: object) -> str:
+def run(*words: object, quiet: bool = False, seconds: float = 1200, **options: object) -> str:
     """The output of a program that must succeed, and if `quiet` write nothing to stderr; what it
     said is in the AssertionError where it does not."""
     command = list(map(str, words))

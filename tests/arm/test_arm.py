@@ -19,6 +19,7 @@ from typing import NamedTuple
 import pytest
 
 from benchmarks.hostile.pictures import draw_slice, encode
+from edge_runtime.model.load import BUNDLED
 from tests.arm.roots import (
     ARM64,
     ARMHF,
@@ -93,11 +94,12 @@ def examine(root: Root, wheel: Path, pictures: Path) -> Findings:
     shutil.copytree(pictures, inside / "pictures")
     for name in ("tests/device", "tests/former/files", "benchmarks/hostile"):
         shutil.copytree(ROOT / name, inside / name)
-    for name in ("tests/__init__.py", "benchmarks/__init__.py", "tests/arm/inside.py",
-                 "pyproject.toml"):  # fmt: skip
-        shutil.copy(ROOT / name, inside / Path(name))
+    for name in ("tests/__init__.py", "benchmarks/__init__.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, inside / name)
+    shutil.copy(ROOT / "tests" / "arm" / "inside.py", inside)
     tool, python = f"{BIN}/btc-edge", f"{BIN}/python"
-    (model,) = root.home.glob("btc-edge/lib/python3*/site-packages/edge_runtime/models/*.tflite")
+    (models,) = root.home.glob("btc-edge/lib/python3*/site-packages/edge_runtime/models")
+    model = models / BUNDLED["small"]
     given = f"/{HOME}/inside/pictures"
     answered = root.run(tool, "classify", "-r", given, "--format", "json", quiet=True)
     tested = [f"tests/device/test_{part}.py" for part in LIGHT]

@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import edge_runtime
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.imaging.decode import load_gray
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.labels import normalise_label
+from edge_runtime.model.load import bundled_model
 from trainer.commands.train import train_command
 from trainer.data import tables
 from trainer.data.dataset import Dataset, check_boxes, originals, read_dataset
@@ -268,7 +268,7 @@ def test_results_within_the_data_are_no_class(small: Path, zipped: bool) -> None
 def test_btc_evaluate_tells_what_it_passes_over(tmp_path: Path) -> None:
     from trainer.commands.evaluate import evaluate_command
 
-    (model,) = (Path(edge_runtime.__file__).parent / "models").glob("*.tflite")
+    model = bundled_model()
     for i, label in enumerate(CLASSES):
         write_picture(tmp_path / "data" / label / f"{i}.png", i)
     (tmp_path / "data" / "glioma" / "\x1b[2J.txt").write_text("notes")

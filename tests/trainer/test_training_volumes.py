@@ -24,7 +24,6 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-import edge_runtime
 from benchmarks.hostile.pictures import encode
 from edge_runtime import Classifier
 from edge_runtime.errors import DataError
@@ -32,6 +31,7 @@ from edge_runtime.imaging.head import shows_head
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
 from edge_runtime.imaging.readers import slices_of
+from edge_runtime.model.load import bundled_model
 from export.calibration_images import read_calibration_images
 from trainer.audit.examine import audit
 from trainer.audit.page import write_audit
@@ -743,7 +743,7 @@ def test_an_audit_of_studies(studies: Path, tmp_path: Path) -> None:
 def test_an_evaluation_on_studies(studies: Path, tmp_path: Path) -> None:
     from trainer.commands.evaluate import evaluate_command
 
-    (model,) = (Path(edge_runtime.__file__).parent / "models").glob("*.tflite")
+    model = bundled_model()
     words = [str(model), str(studies), "--out", str(tmp_path / "out"), "--format", "json"]
     done = CliRunner().invoke(evaluate_command, words)
     assert done.exit_code == 0, done.output
