@@ -1,5 +1,6 @@
 # make demo   sets up and runs the whole job on synthetic slices
 # make test   sets up and runs every check and test
+# make test-bounds  tries both ends of the versions in pyproject.toml in fresh environments
 # make docs   builds the site in site/: guides and API, a warning is an error
 # make fuzz   feeds decoding and model files with bytes that a fuzzer finds, a minute each
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -7,7 +8,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml pretrained/pyproject.toml Makefile | cksum | cut -d' ' -f1)
 
-.PHONY: setup demo test quick docs fuzz lint format clean
+.PHONY: setup demo test test-bounds quick docs fuzz lint format clean
 .DEFAULT_GOAL := setup
 
 $(STAMP): pyproject.toml pretrained/pyproject.toml
@@ -35,6 +36,10 @@ quick: setup
 test: lint
 	$(BIN)/python -m pytest -m "slow or not slow" -n logical --maxprocesses 4 --dist loadfile \
 		--no-loadscope-reorder
+
+# Part of make test; by itself for who changes a bound.
+test-bounds: setup
+	$(BIN)/python -m pytest -m slow tests/device/test_environments.py -k "oldest or device_tests"
 
 docs: setup
 	$(BIN)/mkdocs build --strict

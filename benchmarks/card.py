@@ -27,6 +27,7 @@ from edge_runtime.labels import NO_TUMOR
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
+from export.card import CALIBRATED, PEOPLE, PURPOSE, UNSEEN, about_data
 from export.tflite.flatbuffer import read_tflite
 from trainer.evaluation.predictions import Predictions
 from trainer.report.html import percent
@@ -50,8 +51,7 @@ DETAILS = """# Model card: {tag}
 
 ## Intended use
 
-Research on classification at the edge, teaching, and as a baseline. Not a medical device: it must
-not guide anyone's care, not even as a second opinion. Out of scope: other parts of the body,
+{purpose} Out of scope: other parts of the body,
 whole volumes, children (the data does not say), other tumours than the three, and telling that
 something else is wrong with a brain.
 
@@ -86,11 +86,9 @@ unlike any slice seen in training. {heatmap}{partial}
 {robust}
 ## Limits
 
-- A scanner, sequence or population that the sources above lack may be predicted as anything, with
-  confidence; the check for out-of-distribution pictures refuses other kinds of picture, not other
-  scanners.
-{limits}- Nothing is known of performance by age, sex or origin: the data does not say.
-- Probabilities are calibrated on validation slices of the same sources only.
+- {unseen}
+{limits}- {people}
+- {calibrated}
 """
 
 # What is known of the sources that the guides name.
@@ -103,7 +101,6 @@ SOURCES = {
     "ixi": "IXI, brain-development.org (CC BY-SA 3.0): healthy people, T1 without contrast",
     "ms": "open_ms_data, Ljubljana (CC BY): patients with multiple sclerosis, T1, T2 and FLAIR",
 }
-SAID = {"title": "Data", "license": "Licences", "citation": "To cite", "url": "From"}
 
 
 ANSWERS = """\
@@ -141,21 +138,6 @@ def answers(info: ModelInfo, table: str) -> str:
     return ANSWERS.format(
         confidence=f"{100 * info.confidence:g}", rows="\n".join(rows), table=table
     ).rstrip()
-
-
-def about_data(run: Run) -> str:
-    """What a run learned from, in the words of the data's cards and by its counts."""
-    data, partial = run.settings["data"], run.settings["partial"]
-    sentences = [f"{words}: {data[key]}." for key, words in SAID.items() if data.get(key)]
-    sentences = sentences or ["No card of the data says what it is."]
-    count = f"{data['images']:,} slices in {data['groups']:,} groups"
-    if partial:
-        names = " or ".join(f"`{name}`" for name in partial["sets"])
-        count += (
-            f"; beside them {partial['images']:,} of which only {names} is known, learned from as "
-            "one of several classes"
-        )
-    return " ".join([*sentences, f"{count}."])
 
 
 def by_source(run: Run) -> str:
@@ -233,6 +215,10 @@ def describe(model: ModelFile, run: Run, robust: str, thresholds: str = "") -> s
     return DETAILS.format(
         tag=model.tag,
         intended_use=info.intended_use,
+        purpose=PURPOSE,
+        unseen=UNSEEN,
+        people=PEOPLE,
+        calibrated=CALIBRATED,
         labels=", ".join(info.labels),
         size=info.preprocess.size,
         features="the features before them" if "features" in info.outputs else "no features",

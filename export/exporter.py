@@ -20,9 +20,10 @@ from export.calibration_images import (
     read_calibration_images,
     record,
 )
-from export.formats import FORMATS, Format
+from export.formats import FORMATS, TENSORFLOW, Format
 from export.gate import GateResult, Reference, run_gate
 from export.models import ConvertedGraph, ExportNetwork, open_export_model
+from export.tflite.convert import has_converter
 from trainer.evaluation.decision_rule import DecisionRule, SideOutputs, fit_decision_rule
 from trainer.evaluation.selective import Targets, tumour_free_among, tumour_free_of
 from trainer.evaluation.study import FILE as HEADS
@@ -47,6 +48,7 @@ class ExportSettings:
         version: the model's; None takes the run's, see `Run.version`.
         calibration_images: how many images the quantiser sees.
         calibration_folder: images of one's own for it, instead of the run's.
+        quantizer: who makes the int8 graph, one of `export.formats.QUANTIZERS`.
         license: of the model, or None.
         targets: error rates that the thresholds are chosen for; None takes the run's.
     """
@@ -59,6 +61,7 @@ class ExportSettings:
     license: str | None = None
     targets: Targets | None = None
     calibration_folder: Path | None = None
+    quantizer: str = TENSORFLOW
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Exported:
     Attributes:
         ops, macs: op -> how often; multiply-accumulates.
         calibration: the images that the quantiser saw, see `calibration_images.record`, or None.
+        quantizer: who made an int8 graph, see `export.formats.QUANTIZERS`; else None.
         size_ratio: of the graph to that of the run as float32 TFLite, both without metadata;
             None where the run has no such graph.
         not_answered: a line for each class that the file never answers.
@@ -81,6 +85,7 @@ class Exported:
     macs: int
     temperature: float
     calibration: dict[str, Any] | None
+    quantizer: str | None
     size_ratio: float | None
     gate: GateResult
     not_answered: tuple[str, ...] = ()
@@ -100,6 +105,7 @@ class Exported:
             "runtimes": list(self.format.runtimes),
             "size_ratio": self.size_ratio,
             "calibration": self.calibration,
+            "quantizer": self.quantizer,
         } | self.gate.to_json()
 
 
@@ -114,13 +120,13 @@ class Exporter:
 
     def __init__(self, run: Run, settings: ExportSettings) -> None:
         self._run, self._settings = run, settings
-        self._model = open_export_model(run)
+        self._model = open_export_model(run, settings.quantizer)
         self._validation = run.validation_images()
         if len(self._validation.labels) == 0:
             raise DataError("the run holds no held-out images to prove an export on")
         logits = self._model.logits(self._validation.pixels)
         plain = None
-        if isinstance(self._model, ExportNetwork):
+        if isinstance(self._model, ExportNetwork) and has_converter():
             plain = parse_model(self.packed(FORMATS["float32"], None))
         temperature = float(run.settings["temperature"] or 1.0)  # fitted when it was trained
         self._reference = Reference(run.labels, logits, temperature, plain)
@@ -166,6 +172,7 @@ class Exporter:
             macs=converted.macs,
             temperature=file.info.temperature,
             calibration=None if calibration is None else record(calibration),
+            quantizer=self._settings.quantizer if form.name == "int8" else None,
             size_ratio=len(file.graph) / len(plain.graph) if plain else None,
             gate=gate,
             not_answered=tuple(decision_rule.refusals()),
@@ -186,6 +193,12 @@ class Exporter:
         return diagnose(
             graph.keras, graph.float32, int8, self._validation.pixels, pooling=graph.pooling
         )
+
+    @property
+    def identity(self) -> tuple[str, str, str | None]:
+        """Name, version and licence that the files state."""
+        settings = self._settings
+        return self._name, settings.version or self._run.version, settings.license
 
     @property
     def reference(self) -> Reference:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+# Who makes the int8 graph: TensorFlow's converter, or LiteRT's quantiser from the float32 graph.
+TENSORFLOW, AI_EDGE = QUANTIZERS = ("tensorflow", "ai-edge")
+
 
 @dataclass(frozen=True)
 class Tolerance:

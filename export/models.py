@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from edge_runtime.errors import ModelError, UsageError
 from edge_runtime.imaging.handcrafted import DEVICE_SETS
-from export.formats import Format
+from export.formats import AI_EDGE, TENSORFLOW, Format
 from export.graph import export_graph, features_graph, maps_graph, pooling_of
 from export.onnx.classical import OUTPUTS, convert_classical
 from export.onnx.network import convert_onnx, convert_scheme
 from export.onnx.protobuf import read_onnx
+from export.tflite.ai_edge import quantize_ai_edge
 from export.tflite.bias_correction import correct_bias
 from export.tflite.convert import convert_tflite, output_order
 from export.tflite.flatbuffer import read_tflite
@@ -73,14 +74,17 @@ class ExportModel(Protocol):
         ...
 
 
-def open_export_model(run: Run) -> ExportModel:
+def open_export_model(run: Run, quantizer: str = TENSORFLOW) -> ExportModel:
     """The model of a finished run.
+
+    Args:
+        quantizer: one of QUANTIZERS, of a network's int8 graph.
 
     Raises:
         ModelError: none yet, an altered one, or one that cannot be read safely.
         UsageError: it looks at features that a device cannot compute.
     """
-    return ExportNetwork(run) if run.kind == CNN else ExportClassical(run)
+    return ExportNetwork(run, quantizer) if run.kind == CNN else ExportClassical(run)
 
 
 class KerasGraph:
@@ -120,7 +124,8 @@ class ExportNetwork:
     about: str = "the Keras model"
     features: dict[str, Any] | None = None
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, quantizer: str = TENSORFLOW) -> None:
+        self._quantizer = quantizer
         self._model = run.load_model()
         self.bytes = (run.folder / "model.keras").stat().st_size
         self.floats = self.integers = KerasGraph(*export_graph(self._model))
@@ -147,10 +152,13 @@ class ExportNetwork:
         graph = self.integers if form.integers else self.floats
         if form.name == "float32":
             return graph.float32
-        data = convert_tflite(graph.keras, form.name, calibration)
-        if form.name == "int8" and calibration is not None:
-            return correct_bias(graph.float32, data, calibration)
-        return data
+        if form.name != "int8" or calibration is None:
+            return convert_tflite(graph.keras, form.name, calibration)
+        if self._quantizer == AI_EDGE:
+            data = quantize_ai_edge(graph.float32, calibration)
+        else:
+            data = convert_tflite(graph.keras, form.name, calibration)
+        return correct_bias(graph.float32, data, calibration)
 
 
 class ExportClassical:

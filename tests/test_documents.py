@@ -35,7 +35,7 @@ MADE = ROOT / "benchmarks" / "results"
 SHOWN = (
     "honest", "robust", "models", "ood", "formats", "fastest", "runtimes", "calibration",
     "footprint", "extras", "device", "peers", "resize", "training", "join",
-    "two_files", "serve", "studies",
+    "two_files", "serve", "studies", "quantizers",
 )  # fmt: skip
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "scripts"

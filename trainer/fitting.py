@@ -31,6 +31,7 @@ from trainer.models.outputs import (
 from trainer.models.sampler import make_samples
 from trainer.models.training import Diverged, OnBatch, OnEpoch, TrainSettings, train
 from trainer.run import Run
+from trainer.tracking import Tracking
 
 if TYPE_CHECKING:
     from trainer.features.cache import FeatureCache
@@ -47,6 +48,7 @@ class Callbacks:
         read: called with the data and their split before a training.
         batch, epoch: see `trainer.models.training.train`.
         extracting: called with (done, total) while features are computed.
+        tracking: told of each run's epochs and figures, see `trainer.tracking`.
     """
 
     reading: Progress | None = None
@@ -56,6 +58,7 @@ class Callbacks:
     batch: OnBatch | None = None
     epoch: OnEpoch | None = None
     extracting: Progress | None = None
+    tracking: Tracking | None = None
 
     def tell_problems(self, data: Dataset) -> None:
         """Tell of the files that could not be read, and of what is odd about the data."""
@@ -94,6 +97,8 @@ def fit_network_model(
 
     def after_epoch(state: State) -> None:
         run.save_history(state.history)
+        if callbacks.tracking is not None:
+            callbacks.tracking.epoch(run, state.history)
         if callbacks.epoch is not None:
             callbacks.epoch(state)
 

@@ -428,6 +428,8 @@ def _train_split(
     run.save_settings()
     if stopped is not None:
         raise stopped
+    if callbacks.tracking is not None:
+        callbacks.tracking.finished(run)
     Checkpoint(run.folder / "checkpoint").remove()
 
 

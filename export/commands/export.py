@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import edge_runtime
-from edge_runtime.commands.click_types import FiniteRange, GroupedCommand
+from edge_runtime.commands.click_types import Choice, FiniteRange, GroupedCommand
 from edge_runtime.commands.entry import next_command, run_command, to_the_reader
 from edge_runtime.commands.options import HELP, is_given
 from edge_runtime.errors import ExitCode, UsageError, printable
-from export.formats import FORMATS, Format
+from export.formats import AI_EDGE, FORMATS, QUANTIZERS, TENSORFLOW, Format
 from trainer.commands.options import IDENTITY, identity_options, option, threshold_options
 
 if TYPE_CHECKING:
     from export.exporter import Exported, Exporter
+    from trainer.run import Run
 
 EXIT_CODES = (
     "\b\nExit codes: 0 every file passed, 1 a file is outside its tolerance or RUN holds no run, "
@@ -91,6 +92,15 @@ def _format_options(function: Callable[..., Any]) -> Callable[..., Any]:
     default=0,
     show_default=True,
     help="Seed of their choice.",
+)
+@option(
+    "--quantizer",
+    group="Calibration",
+    type=Choice(list(QUANTIZERS)),
+    default=TENSORFLOW,
+    show_default=True,
+    help="Who makes the int8 graph: TensorFlow's converter, or LiteRT's quantiser (the extra "
+    "quantizer) from the float32 graph.",
 )
 @threshold_options("the run's", "the run's")
 @option(
@@ -184,6 +194,7 @@ def _refuse_unused(context: click.Context, wanted: list[Format], diagnose: bool)
     words = {p.name: p.opts[0] for p in context.command.params}
     calibrated = ", ".join(f"--{form.name}" for form in FORMATS.values() if form.calibrated)
     for names, used, needed in (
+        (("quantizer",), diagnose or FORMATS["int8"] in wanted, "--int8"),
         (_OF_CALIBRATION, diagnose or any(form.calibrated for form in wanted), calibrated),
         (_OF_FILES, bool(wanted), "a format"),
     ):
@@ -243,6 +254,10 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
 
     opened = Run.open(run)
     forms = _forms(opened.settings, wanted, options)
+    if options["quantizer"] == AI_EDGE:
+        from export.tflite.ai_edge import check_package
+
+        check_package()  # before the seconds that TensorFlow takes
     if opened.needs_keras:
         import_tensorflow()
     folder = options["out"] or run / "export"
@@ -255,6 +270,7 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
         license=options["licence"],
         targets=asked_targets(options, Targets.from_settings(opened.settings)),
         calibration_folder=options["calibration"],
+        quantizer=options["quantizer"],
     )
     done: list[Exported] = []
     with redirect_stdout(io.StringIO()):  # the converters print there, and it is for the table
@@ -264,12 +280,17 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
             done.append(exporter.export(_with_tolerance(form, options)))
             _beside(done[-1], options)
         layers = _diagnose(exporter) if options["diagnose"] else None
+    travels: list[Path] = []
     if done:
         write_text(folder / "export.json", dump_json([entry.to_json() for entry in done]))
+        travels = _travels_with(exporter, opened, folder, done, options["sign"])
     lines = [f"{entry.format.name}: {line}" for entry in done for line in entry.not_answered]
     with to_the_reader():
         if done:
             print_exports(done, exporter.trained_bytes)
+        if travels:
+            names = " and ".join(path.name for path in travels)
+            click.echo(f"Beside them, from their figures: {names}")
         if layers is not None:
             print_diagnosis(layers, folder)
         for line in (*lines, *[HINT] * bool(lines)):
@@ -316,6 +337,33 @@ def _beside(entry: Exported, options: dict[str, Any]) -> None:
         sources = c_files(entry.path.read_bytes(), entry.path.stem, arena)
         for name, text in sources.items():
             write_text(entry.path.with_name(name), text)
+
+
+def _travels_with(
+    exporter: Exporter, run: Run, folder: Path, done: list[Exported], key: Path | None
+) -> list[Path]:
+    """Write what goes where the files go: their card and their bill of materials."""
+    from export.bom import ml_bom, write_bom
+    from export.card import model_card, write_card
+
+    files = [entry.to_json() for entry in done if entry.gate.passed]
+    if not files:
+        return []
+    card = write_card(folder, model_card(run, files, *exporter.identity))
+    if card is None:
+        click.echo(
+            "btc-export: README.md there is none of btc-export: it stays, and no model card is "
+            "written",
+            err=True,
+        )
+    written = [path for path in (card, write_bom(folder, ml_bom(run, files, *exporter.identity)))
+               if path is not None]  # fmt: skip
+    if key:
+        from export.signing import sign_file
+
+        for path in written:
+            sign_file(path, key)
+    return written
 
 
 def _diagnose(exporter: Exporter) -> Any:

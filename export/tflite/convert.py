@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from edge_runtime.errors import ModelError, one_line
+from edge_runtime.errors import ModelError, UsageError, one_line
 from edge_runtime.quiet import quiet_descriptor
 from export.tflite.flatbuffer import TfliteGraph
 from export.tflite.repack import repack
 
 if TYPE_CHECKING:
     import keras
+
+
+def has_converter() -> bool:
+    """Whether this TensorFlow can write TFLite files: a coming one is without tf.lite."""
+    import tensorflow as tf
+
+    return hasattr(getattr(tf, "lite", None), "TFLiteConverter")
 
 
 def convert_tflite(
@@ -31,9 +38,15 @@ def convert_tflite(
 
     Raises:
         ModelError: the converter fails.
+        UsageError: this TensorFlow has none.
     """
     import tensorflow as tf
 
+    if not has_converter():
+        raise UsageError(
+            f"TensorFlow {tf.__version__} has no tf.lite, which writes every TFLite file, that of "
+            "--quantizer ai-edge too: pip install 'tensorflow<2.22', or export --onnx"
+        )
     converter = tf.lite.TFLiteConverter.from_keras_model(graph)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if name != "float32":

@@ -149,19 +149,50 @@ def test_onnx_runtime_and_the_device_tests(wheel: Path, pictures: Path, tmp_path
         "pylibjpeg-openjpeg",
     )  # fmt: skip
     check_light(inside / "python")
-    shutil.copytree(ROOT / "tests" / "device", tmp_path / "tests" / "device")
-    shutil.copytree(ROOT / "tests" / "former" / "files", tmp_path / "tests" / "former" / "files")
-    shutil.copytree(ROOT / "benchmarks" / "hostile", tmp_path / "benchmarks" / "hostile")
-    for name in ("benchmarks/__init__.py", "tests/__init__.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    said = run(inside / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider",
-               "--ignore", tmp_path / "tests" / "device" / "test_environments.py",
-               "--ignore", tmp_path / "tests" / "device" / "test_hostile.py",
-               tmp_path / "tests" / "device", cwd=tmp_path, env=outside())  # fmt: skip
-    assert "passed" in said
+    said = device_tests(
+        inside,
+        tmp_path,
+        *("--ignore", tmp_path / "tests" / "device" / "test_environments.py"),
+        *("--ignore", tmp_path / "tests" / "device" / "test_hostile.py"),
+        tmp_path / "tests" / "device",
+    )
     assert "skipped" not in said
+
+
+# The lower ends in pyproject.toml. The upper ones are what the test above installs.
+OLDEST = ("opencv-python-headless==4.8.*", "numpy==1.24.*", "ai-edge-litert==1.3.*")
+OF_PIXELS = ("preprocess", "pyramid", "features", "answers")  # with the golden values
+
+
+def test_the_oldest_opencv_numpy_and_litert(
+    wheel: Path, pictures: Path, here: list[dict], tmp_path: Path
+) -> None:
+    python = find_python("3.11")
+    if python is None:
+        pytest.skip("no Python 3.11 on this machine")
+    run(python, "-m", "venv", tmp_path / "env")
+    inside = tmp_path / "env" / "bin"
+    pip = (inside / "python", "-m", "pip", "install", "--quiet")
+    run(*pip, wheel, *OLDEST, "pytest", "hypothesis")
+    check_same(classify(inside, pictures), here)
+    names = [f"test_{name}.py" for name in OF_PIXELS]
+    said = device_tests(inside, tmp_path, *(f"tests/device/{name}" for name in names))
+    assert "skipped" not in said
+
+
+def device_tests(inside: Path, folder: Path, *words: object) -> str:
+    """What pytest says of the device's tests in an environment, of copies outside a checkout."""
+    shutil.copytree(ROOT / "tests" / "device", folder / "tests" / "device")
+    shutil.copytree(ROOT / "tests" / "former" / "files", folder / "tests" / "former" / "files")
+    shutil.copytree(ROOT / "benchmarks" / "hostile", folder / "benchmarks" / "hostile")
+    for name in ("benchmarks/__init__.py", "tests/__init__.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    said = run(inside / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *words,
+               cwd=folder, env=outside())  # fmt: skip
+    assert "passed" in said
+    return said
 
 
 def test_tflite_runtime(wheel: Path, pictures: Path, here: list[dict], tmp_path: Path) -> None:

@@ -83,6 +83,13 @@ def _window(
     help="Go on with the training in --out, as it was started.",
 )
 @option(
+    "--track",
+    group="Run",
+    type=Choice(["tensorboard", "mlflow"]),
+    help="Also write curves, settings and figures for TensorBoard (RUN/tensorboard) or MLflow "
+    "(MLFLOW_TRACKING_URI, else RUN/mlflow.db); extras of the same names.  [default: neither]",
+)
+@option(
     "--groups",
     group="Data",
     common=True,
@@ -320,6 +327,7 @@ def train_command(
     from trainer.finalize import unanswered
     from trainer.models.training import Diverged, TrainSettings
     from trainer.quiet import find_tensorflow, import_tensorflow
+    from trainer.tracking import check_tracker
     from trainer.train_job import check_start, run_job, start_run
 
     given = {
@@ -334,6 +342,8 @@ def train_command(
         run, job = resumed_job(named, out, options, given, about)
     else:
         run, job = None, make_job(named, out, options, given, about)
+    if options["track"]:
+        check_tracker(options["track"])
     epochs = job.settings.epochs if isinstance(job.settings, TrainSettings) else 0
     needs_keras = bool(epochs) or job.deep is not None
     if needs_keras:
@@ -346,7 +356,7 @@ def train_command(
     if run is None:
         run = start_run(job)
     try:
-        with _callbacks(epochs) as callbacks:
+        with _callbacks(epochs, options["track"]) as callbacks:
             run_job(job, run, callbacks)
     except KeyboardInterrupt:
         after = "--resume goes on" if (out / "run.json").is_file() else "start it again"
@@ -393,8 +403,12 @@ def main() -> None:
 
 
 @contextmanager
-def _callbacks(epochs: int) -> Iterator[Any]:
+def _callbacks(epochs: int, track: str | None) -> Iterator[Any]:
     from trainer.fitting import Callbacks
+    from trainer.tracking import Tracking
+
+    def warn(words: str) -> None:
+        say(f"btc-train: {words}")
 
     def problems(data: Dataset) -> None:
         for path, reason in data.problems:
@@ -430,9 +444,10 @@ def _callbacks(epochs: int) -> Iterator[Any]:
         yield Callbacks(
             reading=add_bar(bars, "Reading"),
             each=problems,
-            warn=lambda words: say(f"btc-train: {words}"),
+            warn=warn,
             read=read,
             batch=batch,
             epoch=epoch_done,
             extracting=add_bar(bars, "Features"),
+            tracking=None if track is None else Tracking(track, warn),
         )

@@ -27,7 +27,7 @@ from trainer.run import CNN, Run, checked_name, checked_version
 from trainer.train_job import Job, resume_job
 
 NETWORK_ONLY = (
-    "recipe", "network", "epochs", "batch_size", "learning_rate", "patience", "augment",
+    "recipe", "network", "epochs", "batch_size", "learning_rate", "patience", "augment", "track",
 )  # fmt: skip
 CLASSICAL_ONLY = ("features", "search", "cache", "no_cache", "cache_limit")
 # What may be given with --resume whatever the run was started with; inputs are compared by content.
@@ -35,6 +35,7 @@ RESUMED_WITH = {
     *("resume", "groups", "boxes", "partial", "partial_groups", "no_card"),
     *("heads", "heads_table"),
     *("cache", "cache_limit", "no_cache"),
+    "track",
 }
 TARGETS = ("target_error", "max_error", "confidence")  # one value together
 SLICE_OPTIONS = ("size", "crop", "resize", "window", "denoise", "contrast")
