@@ -21,7 +21,7 @@ from edge_runtime.decision.view import Seen, View
 from edge_runtime.errors import ModelError
 from edge_runtime.imaging.preprocess import Preprocess
 from trainer.evaluation.intervals import own_groups
-from trainer.evaluation.ood import fit_ood_detector
+from trainer.evaluation.ood import fit_ood_detector, with_levels
 from trainer.evaluation.selective import (
     Chosen,
     Targets,
@@ -186,6 +186,30 @@ def fit_decision_rule(
     plain = DecisionRule(
         fit_temperature(validation.outputs.logits, validation.labels), {}, detector, view=view
     )
+    return with_thresholds(plain, validation, class_names, targets, tumour_free)
+
+
+def refit_decision_rule(
+    known: DecisionRule,
+    validation: SideOutputs,
+    class_names: Sequence[str],
+    targets: Targets,
+    tumour_free: Sequence[str] = (),
+) -> DecisionRule:
+    """A model's rule for the outputs of the same graph in another runtime: temperature, thresholds
+    and the levels of the check fitted on those, so that as many slices are refused and as many
+    answers right as was asked for. What was learned from the training side stays: the check's
+    matrices and what tells the views.
+
+    Args:
+        known: the rule as the model file holds it.
+        validation, class_names, targets, tumour_free: see `fit_decision_rule`.
+    """
+    detector = known.ood_detector
+    if detector is not None:
+        detector = with_levels(detector, _features(validation.outputs))
+    temperature = fit_temperature(validation.outputs.logits, validation.labels)
+    plain = DecisionRule(temperature, {}, detector, view=known.view)
     return with_thresholds(plain, validation, class_names, targets, tumour_free)
 
 
