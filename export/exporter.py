@@ -202,7 +202,7 @@ class Exporter:
         graph = read_onnx(file.graph) if file.format == "onnx" else read_tflite(file.graph)
         converted = ConvertedGraph(file.graph, dict(file.info.outputs), graph.ops, graph.macs)
         first = self._runtimes(form)[0]
-        rule = self._rules.refit(file, first)
+        rule = self._rules.refit(file, first, anew=True)
         self._check_same_rule(path, file.info, rule, first)
         return self._proved(
             tolerance(form),

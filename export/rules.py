@@ -48,11 +48,17 @@ class RuleFitter:
             self._free,
         )
 
-    def refit(self, file: ModelFile, runtime: Runtime) -> DecisionRule:
-        """The rule that a file has, for what it answers in a runtime; see `refit_decision_rule`."""
-        known = DecisionRule.from_settings(vars(file.info))
-        outputs = self._outputs(file, runtime)
-        return refit_decision_rule(known, outputs, file.info.labels, self._targets, self._free)
+    def refit(self, file: ModelFile, runtime: Runtime, anew: bool = False) -> DecisionRule:
+        """The rule that a file has, for what it answers in a runtime; see `refit_decision_rule`.
+
+        Args:
+            anew: choose thresholds as if the file had none.
+        """
+        known, outputs = DecisionRule.from_settings(vars(file.info)), self._outputs(file, runtime)
+        promised = None if anew else file.info.target_error
+        return refit_decision_rule(
+            known, outputs, file.info.labels, self._targets, self._free, promised
+        )
 
     def own(self, file: ModelFile, runtime: Runtime) -> dict[str, Any]:
         """The same as an entry of `ModelInfo.rules`."""

@@ -218,7 +218,7 @@ def _refuse_besides_refit(context: click.Context, wanted: list[Format]) -> None:
         raise UsageError(f"--refit FILE keeps its graph; it does not take {', '.join(given)}")
 
 
-def _pythons(words: tuple[str, ...]) -> dict[str, Path]:
+def runtimes_of(words: tuple[str, ...]) -> dict[str, Path]:
     """What --runtime says: runtime -> Python.
 
     Raises:
@@ -327,7 +327,7 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
         targets=asked_targets(options, Targets.from_settings(opened.settings)),
         calibration_folder=options["calibration"],
         quantizer=options["quantizer"],
-        runtimes=_pythons(options["runtimes"]),
+        runtimes=runtimes_of(options["runtimes"]),
     )
     done: list[Exported] = []
     with redirect_stdout(io.StringIO()):  # the converters print there, and it is for the table

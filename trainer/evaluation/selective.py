@@ -264,6 +264,7 @@ def choose_thresholds(
     confidence: float = CONFIDENCE,
     ood: Mask | None = None,
     strict: Container[str] = (),
+    former: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Chosen]:
     """For each class the lowest confidence at which the validation side supports its target.
 
@@ -277,6 +278,9 @@ def choose_thresholds(
         confidence: that the target is kept, for each class (0-1).
         ood: which of the N slices the device would refuse beforehand; None for none.
         strict: labels whose own errors must show how they cluster as well.
+        former: label -> threshold and target that held for other outputs of the same graph; they
+            are kept, or the threshold raised as far as the target asks for, where that is
+            possible. Where it is raised the confidence is nominal.
     """
     kept = np.ones(len(labels), bool) if ood is None else ~ood
     _, member = np.unique(np.asarray(groups), return_inverse=True)
@@ -292,7 +296,10 @@ def choose_thresholds(
         own = np.bincount(member[rows][wrong[rows]]).astype(np.float64)
         known = [bursts, own] if name in strict else [bursts]
         ranked = _Ranked.of(level[rows], wrong[rows], member[rows], known)
-        chosen[name] = _first_answered(ranked.choose(rate, confidence) for rate in targets[name])
+        moved = ranked.keep(*former[name], confidence) if former and name in former else None
+        chosen[name] = moved or _first_answered(
+            ranked.choose(rate, confidence) for rate in targets[name]
+        )
     return chosen
 
 
@@ -344,6 +351,18 @@ class _Ranked:
             level, answers / effect, np.cumsum(wrong) / effect, np.flatnonzero(last),
             int(firsts.sum()),
         )  # fmt: skip
+
+    def keep(self, threshold: float, target: float, confidence: float) -> Chosen | None:
+        """A threshold that is known, or the lowest above it that is supported; None where none
+        is."""
+        bounds = error_bound(self.errors, self.size, confidence)
+        places = self.possible[self.level[self.possible] >= threshold]
+        for place in places[::-1].tolist():
+            if bounds[place] <= target:
+                level = threshold if place == places[-1] else float(self.level[place])
+                facts = len(self.level), self.groups, float(self.size[-1])
+                return Chosen(level, target, float(bounds[place]), *facts)
+        return None
 
     def choose(self, target: float, confidence: float) -> Chosen:
         """The lowest threshold that is supported."""
