@@ -79,8 +79,8 @@ def test_an_onnx_file_has_one_runtime(exporter: Exporter) -> None:
     assert (len(done.gates), done.not_measured) == (1, [])
 
 
-class Hotter:
-    """A runtime that is sure of less: what it answers takes another temperature."""
+class Surer:
+    """A runtime that is surer of everything: what it answers takes another temperature."""
 
     def __init__(self, factor: float) -> None:
         self.name, self.version, self.python, self._factor = "tflite-runtime", "9", None, factor
@@ -88,7 +88,7 @@ class Hotter:
     def predict(self, *args: object) -> ModelOutputs:
         seen = Runtime("litert", "").predict(*args)  # type: ignore[arg-type]
         assert seen.features is not None
-        return replace(seen, logits=seen.logits / self._factor, features=seen.features * 2)
+        return replace(seen, logits=seen.logits * self._factor, features=seen.features * 2)
 
 
 def with_runtime(exporter: Exporter, other: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,13 +99,13 @@ def with_runtime(exporter: Exporter, other: object, monkeypatch: pytest.MonkeyPa
 def test_a_runtime_that_answers_otherwise_gets_another_rule(
     exporter: Exporter, tiny_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = Hotter(2)
+    other = Surer(2)
     with_runtime(exporter, other, monkeypatch)
     done = exporter.export(FORMATS["int8"])
     assert done.gate.passed, done.gate.failures
     file = read_model(done.path)
     own = file.info.for_runtime("tflite-runtime")
-    assert own.temperature == pytest.approx(file.info.temperature / 2, rel=0.01)
+    assert own.temperature == pytest.approx(2 * file.info.temperature, rel=0.01)
     pixels = tiny_run.validation_images().pixels
     seen, known = (DecisionRule.from_settings(vars(i)) for i in (own, file.info))
     moved, plain = other.predict(file, pixels), Runtime("litert", "").predict(file, pixels)
@@ -117,7 +117,7 @@ def test_a_runtime_that_answers_otherwise_gets_another_rule(
 def test_a_runtime_that_fails_the_gate_rejects_the_file(
     exporter: Exporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_runtime(exporter, Hotter(-1), monkeypatch)
+    with_runtime(exporter, Surer(-1), monkeypatch)
     done = exporter.export(FORMATS["int8"])
     assert not done.gate.passed
     assert done.path.name.endswith(REJECTED)

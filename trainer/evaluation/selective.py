@@ -27,7 +27,7 @@ of all of them at once.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -278,9 +278,9 @@ def choose_thresholds(
         confidence: that the target is kept, for each class (0-1).
         ood: which of the N slices the device would refuse beforehand; None for none.
         strict: labels whose own errors must show how they cluster as well.
-        former: label -> threshold and target that held for other outputs of the same graph; they
-            are kept, or the threshold raised as far as the target asks for, where that is
-            possible. Where it is raised the confidence is nominal.
+        former: label -> threshold and target that held for other outputs of the same graph. The
+            threshold is kept, or raised as far as the target asks for; where no threshold above
+            it will do, for the next of the targets. Where it is raised the confidence is nominal.
     """
     kept = np.ones(len(labels), bool) if ood is None else ~ood
     _, member = np.unique(np.asarray(groups), return_inverse=True)
@@ -296,10 +296,8 @@ def choose_thresholds(
         own = np.bincount(member[rows][wrong[rows]]).astype(np.float64)
         known = [bursts, own] if name in strict else [bursts]
         ranked = _Ranked.of(level[rows], wrong[rows], member[rows], known)
-        moved = ranked.keep(*former[name], confidence) if former and name in former else None
-        chosen[name] = moved or _first_answered(
-            ranked.choose(rate, confidence) for rate in targets[name]
-        )
+        known_one = (former or {}).get(name)
+        chosen[name] = _first_answered(ranked.tried(targets[name], known_one, confidence))
     return chosen
 
 
@@ -351,6 +349,19 @@ class _Ranked:
             level, answers / effect, np.cumsum(wrong) / effect, np.flatnonzero(last),
             int(firsts.sum()),
         )  # fmt: skip
+
+    def tried(
+        self, targets: Sequence[float], former: tuple[float, float] | None, confidence: float
+    ) -> Iterator[Chosen]:
+        """One after the other, the best first; see `choose_thresholds`."""
+        if former is not None:
+            threshold, promised = former
+            for target in (promised, *(rate for rate in targets if rate > promised)):
+                kept = self.keep(threshold, target, confidence)
+                if kept is not None:
+                    yield kept
+        for target in targets:
+            yield self.choose(target, confidence)
 
     def keep(self, threshold: float, target: float, confidence: float) -> Chosen | None:
         """A threshold that is known, or the lowest above it that is supported; None where none
