@@ -276,7 +276,7 @@ class ModelInfo:
                 or name == (with_it or {})["runtime"]
                 or not _is_runtime({"runtime": name, "version": rule.get("version")})
                 or not {"temperature", "thresholds"} <= set(rule)
-                or (self.ood is not None) != isinstance(rule.get("ood"), dict)
+                or (self.ood is not None and not isinstance(rule.get("ood"), dict))
             ):
                 raise ModelError(f"the model's metadata has an impossible value: rules of {name}")
             try:
