@@ -13,11 +13,11 @@ from click.testing import CliRunner
 
 from edge_runtime import Classifier
 from edge_runtime.errors import DataError, UsageError
-from edge_runtime.model.file_format import pack_model, parse_model
+from edge_runtime.model.file_format import ModelFile, pack_model
 from edge_runtime.model.load import read_model
 from export.commands.export import command, runtimes_of
 from export.commands.printing import print_exports
-from export.exporter import REJECTED, Exporter, ExportSettings
+from export.exporter import REJECTED, Exported, Exporter, ExportSettings
 from export.formats import FORMATS, Format
 from export.runtimes import Runtime, at_hand, open_elsewhere
 from trainer.evaluation.decision_rule import DecisionRule
@@ -32,6 +32,18 @@ def exporter(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Exporte
     """LiteRT is asked as if it were in another environment."""
     folder = tmp_path_factory.mktemp("out")
     return Exporter(tiny_run, ExportSettings(folder, "tiny", runtimes={"litert": HERE}))
+
+
+@pytest.fixture(scope="module")
+def made(exporter: Exporter) -> Exported:
+    """As int8, with rules for both."""
+    return exporter.export(FORMATS["int8"])
+
+
+@pytest.fixture(scope="module")
+def written(made: Exported) -> ModelFile:
+    """The same as it was read before another test put another in its place."""
+    return read_model(made.path)
 
 
 def as_it_is(form: Format) -> Format:
@@ -96,6 +108,7 @@ def with_runtime(exporter: Exporter, other: object, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(exporter, "_runtimes", lambda form: both)
 
 
+@pytest.mark.usefixtures("written")
 def test_a_runtime_that_answers_otherwise_gets_another_rule(
     exporter: Exporter, tiny_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +127,7 @@ def test_a_runtime_that_answers_otherwise_gets_another_rule(
     np.testing.assert_allclose(seen.probabilities(moved), known.probabilities(plain), atol=0.01)
 
 
+@pytest.mark.usefixtures("written")
 def test_a_runtime_that_fails_the_gate_rejects_the_file(
     exporter: Exporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,23 +139,22 @@ def test_a_runtime_that_fails_the_gate_rejects_the_file(
 
 
 def test_refit_changes_no_graph_and_no_answer(
-    exporter: Exporter, tiny_run: Run, tmp_path: Path
+    exporter: Exporter, written: ModelFile, made: Exported, tmp_path: Path
 ) -> None:
     """What an older btc-export wrote gets the rules that it lacks."""
-    made = read_model(exporter.export(FORMATS["int8"]).path)
     old = tmp_path / "old.tflite"
-    bare = replace(made.info, fitted_with=None, rules=None)
-    old.write_bytes(pack_model(made.graph, bare, "tflite"))
+    bare = replace(written.info, fitted_with=None, rules=None)
+    old.write_bytes(pack_model(written.graph, bare, "tflite"))
     done = exporter.refit(old, as_it_is)
     assert done.gate.passed
     assert done.path.name == old.name
     file = read_model(done.path)
-    assert file.graph == made.graph
+    assert file.graph == written.graph
     assert replace(file.info, fitted_with=None, rules=None) == read_model(old).info
     assert (file.info.fitted_with, list(file.info.rules or {})) == (
-        made.info.fitted_with, ["tensorflow"],
+        written.info.fitted_with, ["tensorflow"],
     )  # fmt: skip
-    assert done.ops == exporter.export(FORMATS["int8"]).ops
+    assert done.ops == made.ops
     again = exporter.refit(done.path, as_it_is)
     assert again.sha256 == done.sha256, "the rules are made anew, and are the same"
 
@@ -154,12 +167,11 @@ def test_refit_changes_no_graph_and_no_answer(
        "error_bound": None}, "is no file of")],
 )  # fmt: skip
 def test_a_file_of_something_else_is_not_refitted(
-    exporter: Exporter, tmp_path: Path, change: dict, says: str
+    exporter: Exporter, written: ModelFile, tmp_path: Path, change: dict, says: str
 ) -> None:
-    made = read_model(exporter.export(FORMATS["int8"]).path)
     path = tmp_path / "other.tflite"
-    info = replace(made.info, fitted_with=None, rules=None, **change)
-    path.write_bytes(pack_model(made.graph, info, "tflite"))
+    info = replace(written.info, fitted_with=None, rules=None, **change)
+    path.write_bytes(pack_model(written.graph, info, "tflite"))
     with pytest.raises(DataError, match=says):
         exporter.refit(path, as_it_is)
 
@@ -194,8 +206,7 @@ def test_options(tiny_run: Run, tmp_path: Path) -> None:
         assert says in str(result.exception)
 
 
-def test_the_rules_travel_in_the_file(exporter: Exporter) -> None:
-    data = exporter.export(FORMATS["int8"]).path.read_bytes()
-    shape = json.loads(parse_model(data).info.to_json())
+def test_the_rules_travel_in_the_file(written: ModelFile) -> None:
+    shape = json.loads(written.info.to_json())
     assert set(shape["rules"]["tensorflow"]["ood"]) == {"levels", "threshold"}
     assert "view" not in shape["rules"]["tensorflow"]

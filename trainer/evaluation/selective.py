@@ -279,8 +279,9 @@ def choose_thresholds(
         ood: which of the N slices the device would refuse beforehand; None for none.
         strict: labels whose own errors must show how they cluster as well.
         former: label -> threshold and target that held for other outputs of the same graph. The
-            threshold is kept, or raised as far as the target asks for; where no threshold above
-            it will do, for the next of the targets. Where it is raised the confidence is nominal.
+            threshold is kept, or raised as far as the target asks for, or chosen anew where none
+            above it will do; where none will do at all, the next of the targets is taken. Where it
+            is raised the confidence is nominal.
     """
     kept = np.ones(len(labels), bool) if ood is None else ~ood
     _, member = np.unique(np.asarray(groups), return_inverse=True)
@@ -354,14 +355,13 @@ class _Ranked:
         self, targets: Sequence[float], former: tuple[float, float] | None, confidence: float
     ) -> Iterator[Chosen]:
         """One after the other, the best first; see `choose_thresholds`."""
-        if former is not None:
-            threshold, promised = former
-            for target in (promised, *(rate for rate in targets if rate > promised)):
-                kept = self.keep(threshold, target, confidence)
-                if kept is not None:
-                    yield kept
-        for target in targets:
-            yield self.choose(target, confidence)
+        if former is None:
+            yield from (self.choose(target, confidence) for target in targets)
+            return
+        threshold, promised = former
+        for target in (promised, *(rate for rate in targets if rate > promised)):
+            kept = self.keep(threshold, target, confidence)
+            yield self.choose(target, confidence) if kept is None else kept
 
     def keep(self, threshold: float, target: float, confidence: float) -> Chosen | None:
         """A threshold that is known, or the lowest above it that is supported; None where none
