@@ -73,7 +73,9 @@ def predict_side(file: ModelFile, side: Dataset) -> SideOutputs:
 def refit(
     file: ModelFile, validation: SideOutputs, targets: Targets, version: str | None = None
 ) -> tuple[bytes, DecisionRule]:
-    """The same model with new thresholds: the bytes of its file, and its rule."""
+    """The same model with new thresholds: the bytes of its file, and its rule. Rules for other
+    runtimes go, since they keep the old thresholds' promises: `btc-export RUN --refit` adds new
+    ones."""
     info = file.info
     decision_rule = with_thresholds(
         DecisionRule.from_settings(vars(info)),
@@ -82,7 +84,9 @@ def refit(
         targets,
         tumour_free_of(info.data),
     )
-    changed = replace(info, version=version or info.version, **decision_rule.to_settings())
+    changed = replace(
+        info, version=version or info.version, rules=None, **decision_rule.to_settings()
+    )
     return pack_model(file.graph, changed, file.format), decision_rule
 
 

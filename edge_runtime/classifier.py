@@ -49,7 +49,7 @@ from edge_runtime.imaging.readers import (
 )
 from edge_runtime.imaging.stack import Slice
 from edge_runtime.memory import give_back
-from edge_runtime.model.backends import Graph, open_graph
+from edge_runtime.model.backends import Graph, choose_backend, open_graph
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.picked import Chosen, read_chosen
 from edge_runtime.processes import Processes, cores
@@ -140,6 +140,8 @@ class Classifier:
         self._small = replace(
             limits, max_bytes=min(limits.max_bytes, part), max_memory=min(limits.max_memory, part)
         )
+        self._runtime = choose_backend(self.model.format, self._backend)
+        self._info = self.model.info.for_runtime(self._runtime)
         ood, view = self.info.ood, self.info.view
         self._ood_detector = None if ood is None else OodDetector.from_json(ood)
         self._view = None if view is None else View.from_json(view)
@@ -172,8 +174,20 @@ class Classifier:
 
     @property
     def info(self) -> ModelInfo:
-        """What the model says of itself."""
-        return self.model.info
+        """What the model says of itself, with the decision rule for the runtime that runs it."""
+        return self._info
+
+    @property
+    def runtime(self) -> str:
+        """What runs the model, one of `edge_runtime.model.backends.BACKENDS`."""
+        return self._runtime
+
+    @property
+    def fitted_here(self) -> bool | None:
+        """Whether temperature, thresholds and the check for out-of-distribution slices were fitted
+        on what the model answers in this runtime, of whichever version; None where the file does
+        not say what they were fitted with. Where they were not they may not hold."""
+        return self.model.info.is_fitted_for(self._runtime)
 
     def threshold(self, label: str) -> float | None:
         """The confidence from which on a label is given; None where any will do.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,6 +90,8 @@ def _trial(data: bytes) -> Report:
     graph = open_graph(file)
     logits = run_trial_slices(graph, file.info.preprocess.size)
     Classifier(file)  # the rest of its metadata fits the graph
+    for name in file.info.rules or {}:  # and so do the rules for runtimes that are not here
+        Classifier(replace(file, info=file.info.for_runtime(name)))
     version = f" {graph.backend_version}" if graph.backend_version else ""
     return {"runs": f"in {graph.backend}{version}: {len(logits[0])} logits"}
 

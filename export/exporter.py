@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
 from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
+from edge_runtime.model.load import read_model
 from edge_runtime.model.metadata import ModelInfo
 from export.calibration_images import (
     choose_calibration_images,
@@ -20,15 +21,16 @@ from export.calibration_images import (
     read_calibration_images,
     record,
 )
-from export.formats import FORMATS, TENSORFLOW, Format
+from export.formats import FORMATS, TENSORFLOW, Format, formats_of
 from export.gate import GateResult, Reference, run_gate
 from export.models import ConvertedGraph, ExportNetwork, open_export_model
+from export.onnx.protobuf import read_onnx
+from export.rules import RuleFitter
+from export.runtimes import AUTO, Runtime, at_hand, open_elsewhere
 from export.tflite.convert import has_converter
-from trainer.evaluation.decision_rule import DecisionRule, SideOutputs, fit_decision_rule
-from trainer.evaluation.selective import Targets, tumour_free_among, tumour_free_of
-from trainer.evaluation.study import FILE as HEADS
-from trainer.evaluation.study import HeadSlices, TooFewHeads, fit_study_rule, known_series
-from trainer.models.outputs import predict_file
+from export.tflite.flatbuffer import read_tflite
+from trainer.evaluation.decision_rule import DecisionRule
+from trainer.evaluation.selective import Targets
 from trainer.run import Run
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class ExportSettings:
         quantizer: who makes the int8 graph, one of `export.formats.QUANTIZERS`.
         license: of the model, or None.
         targets: error rates that the thresholds are chosen for; None takes the run's.
+        runtimes: of other environments, which a file is fitted and proved with too: name -> Python.
     """
 
     out: Path
@@ -62,6 +65,7 @@ class ExportSettings:
     targets: Targets | None = None
     calibration_folder: Path | None = None
     quantizer: str = TENSORFLOW
+    runtimes: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ class Exported:
         size_ratio: of the graph to that of the run as float32 TFLite, both without metadata;
             None where the run has no such graph.
         not_answered: a line for each class that the file never answers.
+        gate: of the runtime that the file was fitted with; its failures are those of all.
+        gates: of each runtime that was asked, that one first, with its version.
     """
 
     format: Format
@@ -89,6 +95,13 @@ class Exported:
     size_ratio: float | None
     gate: GateResult
     not_answered: tuple[str, ...] = ()
+    gates: tuple[tuple[Runtime, float, GateResult], ...] = ()
+
+    @property
+    def not_measured(self) -> list[str]:
+        """The runtimes that are promised to run the file and were not asked."""
+        asked = [runtime.name for runtime, _, _ in self.gates]
+        return [name for name in self.format.runtimes if name not in asked]
 
     def to_json(self) -> dict[str, Any]:
         """One entry of export.json; the path is relative to its folder."""
@@ -106,6 +119,7 @@ class Exported:
             "size_ratio": self.size_ratio,
             "calibration": self.calibration,
             "quantizer": self.quantizer,
+            "measured": [_measured(*each) for each in self.gates],
         } | self.gate.to_json()
 
 
@@ -120,6 +134,7 @@ class Exporter:
 
     def __init__(self, run: Run, settings: ExportSettings) -> None:
         self._run, self._settings = run, settings
+        self._elsewhere = open_elsewhere(settings.runtimes)
         self._model = open_export_model(run, settings.quantizer)
         self._validation = run.validation_images()
         if len(self._validation.labels) == 0:
@@ -130,6 +145,8 @@ class Exporter:
             plain = parse_model(self.packed(FORMATS["float32"], None))
         temperature = float(run.settings["temperature"] or 1.0)  # fitted when it was trained
         self._reference = Reference(run.labels, logits, temperature, plain)
+        targets = settings.targets or Targets.from_settings(run.settings)
+        self._rules = RuleFitter(run, self._validation, targets)
 
     @property
     def trained_bytes(self) -> int:
@@ -139,8 +156,10 @@ class Exporter:
     def export(self, form: Format, progress: Progress | None = None) -> Exported:
         """Convert, pack and prove one format.
 
-        The file appears under its name only if it passes; otherwise it is kept aside with the
-        suffix `.rejected`, and a good file from before stays as it was.
+        Its decision rule is fitted with the first of the format's runtimes that is at hand, and
+        anew with each other; it must pass its gate in all of them, since an older btc-edge would
+        run it in any without a word. The file appears under its name only if it passes; otherwise
+        it is kept aside with the suffix `.rejected`, and a good file from before stays as it was.
 
         Raises:
             ModelError: the conversion itself fails.
@@ -148,13 +167,91 @@ class Exporter:
         calibration = self._calibration_images() if form.calibrated else None
         converted = self._model.convert(form, calibration)
         graph, info = converted.graph, self._describe(form, converted, calibration)
-        decision_rule = self._decision_rule(parse_model(pack_model(graph, info, form.kind)))
-        info = replace(info, **decision_rule.to_settings())
-        info = replace(info, study=self._study_rule(graph, info, form.kind, decision_rule))
-        data = pack_model(graph, info, form.kind)
+        first = self._runtimes(form)[0]
+        file = parse_model(pack_model(graph, info, form.kind))
+        decision_rule = self._rules.fit(file, first)
+        info = replace(info, **decision_rule.to_settings(), fitted_with=_named(first))
+        info = replace(info, study=self._rules.study(file, first, decision_rule))
+        return self._proved(
+            form,
+            info,
+            converted,
+            self._settings.out / form.file_name(self._name),
+            calibration=None if calibration is None else record(calibration),
+            quantizer=self._settings.quantizer if form.name == "int8" else None,
+            not_answered=tuple(decision_rule.refusals()),
+            progress=progress,
+        )
+
+    def refit(self, path: Path, tolerance: Callable[[Format], Format]) -> Exported:
+        """Add decision rules for other runtimes to a model file of this run, and prove it again.
+        Graph and rule of the file stay as they are.
+
+        Args:
+            tolerance: the format with the tolerance that is asked for.
+
+        Returns:
+            The file of that name in the folder of the settings.
+
+        Raises:
+            DataError: a file of another training, or whose rule is none that this run gives.
+            ModelError: the file cannot be used.
+        """
+        file = read_model(path)
+        form = self._format_of(file)
+        graph = read_onnx(file.graph) if file.format == "onnx" else read_tflite(file.graph)
+        converted = ConvertedGraph(file.graph, dict(file.info.outputs), graph.ops, graph.macs)
+        first = self._runtimes(form)[0]
+        rule = self._rules.refit(file, first, anew=True)
+        self._check_same_rule(path, file.info, rule, first)
+        return self._proved(
+            tolerance(form),
+            replace(file.info, fitted_with=_named(first)),
+            converted,
+            self._settings.out / path.name,
+            calibration=None,
+            quantizer=None,
+            not_answered=tuple(rule.refusals()),
+        )
+
+    def _proved(
+        self,
+        form: Format,
+        info: ModelInfo,
+        converted: ConvertedGraph,
+        path: Path,
+        *,
+        calibration: dict[str, Any] | None,
+        quantizer: str | None,
+        not_answered: tuple[str, ...],
+        progress: Progress | None = None,
+    ) -> Exported:
+        """Add the rules for the other runtimes, run the gate in each, and write the file.
+
+        Args:
+            info: with the rule of the first runtime.
+        """
+        graph = converted.graph
+        first, *others = self._runtimes(form)
+        file = parse_model(pack_model(graph, info, form.kind))
+        rules = {runtime.name: self._rules.own(file, runtime) for runtime in others}
+        data = pack_model(graph, replace(info, rules=rules or None), form.kind)
         file = parse_model(data)
-        gate = run_gate(file, self._validation, self._reference, form.tolerance, progress)
-        path = self._settings.out / form.file_name(self._name)
+
+        def gate_in(runtime: Runtime, progress: Progress | None = None) -> GateResult:
+            return run_gate(
+                file, self._validation, self._reference, form.tolerance, progress, runtime
+            )
+
+        # Where nothing else is asked for, the first is what the file is timed in.
+        gate = gate_in(AUTO if first.python is None else first, progress)
+        gates = [(first, gate), *((runtime, gate_in(runtime)) for runtime in others)]
+        failures = gate.failures + tuple(
+            f"in {runtime.name} {runtime.version}: {words}"
+            for runtime, of_runtime in gates[1:]
+            for words in of_runtime.failures
+        )
+        gate = replace(gate, failures=failures)
         aside = path.with_name(path.name + REJECTED)
         if gate.passed:
             write_bytes(path, data)
@@ -171,11 +268,15 @@ class Exporter:
             ops=converted.ops,
             macs=converted.macs,
             temperature=file.info.temperature,
-            calibration=None if calibration is None else record(calibration),
-            quantizer=self._settings.quantizer if form.name == "int8" else None,
+            calibration=calibration,
+            quantizer=quantizer,
             size_ratio=len(file.graph) / len(plain.graph) if plain else None,
             gate=gate,
-            not_answered=tuple(decision_rule.refusals()),
+            not_answered=not_answered,
+            gates=tuple(
+                (runtime, file.info.for_runtime(runtime.name).temperature, of_runtime)
+                for runtime, of_runtime in gates
+            ),
         )
 
     def diagnose(self) -> Diagnosis:
@@ -211,38 +312,51 @@ class Exporter:
         info = self._describe(form, converted, calibration)
         return pack_model(converted.graph, info, form.kind)
 
-    def _decision_rule(self, file: ModelFile) -> DecisionRule:
-        """Temperature, thresholds, the check for out-of-distribution inputs and the views that are
-        answered, all fitted on what the file itself answers."""
-        side = self._validation
-        outputs = predict_file(file, side.pixels)
-        return fit_decision_rule(
-            lambda images: predict_file(file, images),
-            self._run.calibration_images(),
-            SideOutputs(outputs, side.labels, side.groups, side.planes, side.sequences),
-            file.info.labels,
-            file.info.preprocess,
-            self._settings.targets or Targets.from_settings(self._run.settings),
-            tumour_free_of(self._run.settings),
-        )
+    def _runtimes(self, form: Format) -> list[Runtime]:
+        """Those that run the format and are at hand."""
+        return at_hand(form.runtimes, self._elsewhere) or [AUTO]
 
-    def _study_rule(
-        self, graph: bytes, info: ModelInfo, kind: str, rule: DecisionRule
-    ) -> dict[str, Any] | None:
-        """The rule for studies, fitted on what the file itself answers; None where the run was
-        trained without whole heads, or they are too few for this file."""
-        path = self._run.folder / HEADS
-        if self._run.settings.get("study") is None or not path.is_file():
-            return None
-        file = parse_model(pack_model(graph, info, kind))
-        known = known_series(
-            HeadSlices.read(path), lambda images: predict_file(file, images), rule, info.labels
+    def _format_of(self, file: ModelFile) -> Format:
+        """The format of a file of this run.
+
+        Raises:
+            DataError: it is of another training.
+        """
+        info, run = file.info, self._run
+        same = (
+            info.labels == run.labels
+            and info.preprocess == run.preprocess
+            and info.data.get("sha256") == (run.settings["data"] or {}).get("sha256")
         )
-        free = tuple(sorted(tumour_free_among(info.labels, tumour_free_of(self._run.settings))))
-        try:
-            return fit_study_rule(known, info.labels, free, rule.view).to_json()
-        except TooFewHeads:
-            return None
+        scheme = info.quantization["scheme"]
+        forms = [
+            form
+            for form in formats_of(run.kind).values()
+            if (form.kind, form.scheme) == (file.format, scheme)
+        ]
+        if not (same and forms):
+            raise DataError(f"{file.tag} is no file of {run.folder}: other labels, data or format")
+        return forms[0]
+
+    def _check_same_rule(
+        self, path: Path, info: ModelInfo, rule: DecisionRule, runtime: Runtime
+    ) -> None:
+        """Say that a file's rule was fitted with a runtime only where this gives it again.
+
+        Raises:
+            DataError: it does not.
+        """
+        known, again = DecisionRule.from_settings(vars(info)), rule
+        same = np.isclose(known.temperature, again.temperature, rtol=1e-4) and all(
+            np.isclose(known.thresholds.get(label, -1.0), again.thresholds[label], atol=1e-4)
+            for label in info.labels
+        )
+        if not same:
+            raise DataError(
+                f"{path.name}: its thresholds are not those that {self._run.folder} gives in "
+                f"{runtime.name} {runtime.version}; of other error rates, repeat --target-error, "
+                "else export it again"
+            )
 
     @property
     def _name(self) -> str:
@@ -287,6 +401,18 @@ class Exporter:
             source_commit=settings["source_commit"],
             license=self._settings.license,
         )
+
+
+def _named(runtime: Runtime) -> dict[str, str]:
+    """As `ModelInfo.fitted_with`."""
+    return {"runtime": runtime.name, "version": runtime.version}
+
+
+def _measured(runtime: Runtime, temperature: float, gate: GateResult) -> dict[str, Any]:
+    """An entry of `measured` in export.json."""
+    shape = gate.to_json()
+    kept = ("agreement", "accuracy", "difference", "interval95", "max_abs_probability", "ece")
+    return _named(runtime) | {"temperature": temperature} | {name: shape[name] for name in kept}
 
 
 def _reported_metrics(metrics: dict[str, Any], measured_on: str) -> list[dict[str, Any]]:

@@ -17,9 +17,9 @@ from edge_runtime.model.backends import Graph, open_graph
 from edge_runtime.model.file_format import ModelFile
 from export.formats import Tolerance
 from export.onnx.saturation import differs_by_processor
+from export.runtimes import AUTO, Runtime
 from trainer.evaluation.intervals import difference_interval, own_groups
 from trainer.evaluation.temperature import expected_calibration_error
-from trainer.models.outputs import predict_file
 from trainer.run import Images
 
 LATENCY_IMAGES = 100
@@ -127,6 +127,7 @@ def run_gate(
     reference: Reference,
     tolerance: Tolerance,
     progress: Callable[[int, int], None] | None = None,
+    runtime: Runtime = AUTO,
 ) -> GateResult:
     """Compare a model file with the trained model on the run's held-out images.
 
@@ -137,13 +138,15 @@ def run_gate(
     Args:
         file: the packed, checked file.
         validation: images of that side, which the run held out.
+        runtime: what runs it; the decision rule that is judged is the one for that. The latency is
+            measured where none is named.
     """
-    logits = predict_file(file, validation.pixels, progress=progress).logits
+    logits = runtime.predict(file, validation.pixels, progress).logits
     names = list(file.info.labels)
     unknown = set(names) ^ set(reference.labels)
     if not unknown:
         logits = logits[:, [names.index(label) for label in reference.labels]]
-    answers = probabilities(logits, file.info.temperature)
+    answers = probabilities(logits, file.info.for_runtime(runtime.name).temperature)
     expected = probabilities(reference.logits, reference.temperature)
     compared = compare(answers, expected, validation.labels)
     groups = own_groups(validation.groups)
@@ -162,7 +165,9 @@ def run_gate(
             "after": expected_calibration_error(answers, validation.labels),
             "float": expected_calibration_error(expected, validation.labels),
         },
-        "latency": _latency(file, reference.float32, validation.pixels),
+        "latency": _latency(file, reference.float32, validation.pixels)
+        if runtime == AUTO
+        else None,
     }
     failures = [f"labels that are not the run's: {', '.join(sorted(unknown))}"] * bool(unknown)
     failures += _failures(measured, tolerance)

@@ -52,6 +52,7 @@ def info(model: Path | None, allow_unsigned: bool, style: str) -> None:
         ("refuses", "pictures unlike the training slices" if about.ood else "nothing"),
         *_validated(about),
         *_studies(about),
+        ("fitted with", _fitted_with(about)),
         ("trained on", _counts(about.data)),
         ("licence", about.license or "not stated"),
     ]
@@ -125,6 +126,17 @@ def _studies(about: ModelInfo) -> list[tuple[str, str]]:
     rule = StudyRule.from_json(about.study, about.labels)
     text = f"a tumour from evidence {rule.tumor:.3f} on, none below {rule.no_tumor:.3f}"
     return [("studies", text)]
+
+
+def _fitted_with(about: ModelInfo) -> str:
+    """The runtimes, each with the version, that temperature, thresholds and check hold for."""
+    if about.fitted_with is None:
+        return "unknown"
+    parts = ["{runtime} {version}".format(**about.fitted_with)]
+    for name, rule in (about.rules or {}).items():
+        studies = about.study is None or "study" in rule
+        parts.append(f"{name} {rule['version']}" + (" (but for studies)" if not studies else ""))
+    return ", ".join(parts)
 
 
 def _counts(data: Mapping[str, Any]) -> str:

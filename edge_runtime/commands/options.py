@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from edge_runtime.commands.click_types import Choice, FiniteRange
+from edge_runtime.errors import printable
 
 if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier
@@ -121,7 +122,8 @@ def workers_of(options: dict[str, Any]) -> int:
 
 
 def open_classifier(options: dict[str, Any], **how: Any) -> Classifier:
-    """The classifier that the running command's options of the model mean.
+    """The classifier that the running command's options of the model mean. Where the model is run
+    by what its thresholds were not fitted with, stderr says so.
 
     Args:
         how: of `Classifier`, what comes from no option of the model.
@@ -137,9 +139,17 @@ def open_classifier(options: dict[str, Any], **how: Any) -> Classifier:
     cv2.setNumThreads(1)  # on slices this small its threads cost more than they give
     context = click.get_current_context()
     chosen = read_chosen(options["model"], allow_unsigned=options["allow_unsigned"])
-    return Classifier(
+    classifier = Classifier(
         chosen.file,
         backend=options["backend"] if is_given(context, "backend") else chosen.backend,
         threads=options["threads"] if is_given(context, "threads") else chosen.threads,
         **how,
     )
+    if classifier.fitted_here is False:  # None: a file that does not say it tells nothing new
+        fitted, here = classifier.info.fitted_with or {}, classifier.runtime
+        line = (
+            f"the model's thresholds were fitted with {fitted['runtime']} and may not hold in "
+            f"{here}: btc-export RUN --refit FILE --runtime {here}=PYTHON adds its own"
+        )
+        click.echo(f"btc-edge: {printable(line)}", err=True)
+    return classifier

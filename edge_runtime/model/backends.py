@@ -87,7 +87,7 @@ def open_graph(model: ModelFile, backend: str = "auto", threads: int = 1) -> Gra
         BackendError: none installed, or one that does not fit the file or this numpy.
         ModelError: the interpreter refuses the graph, or the graph contradicts its metadata.
     """
-    name = _choose(model.format, backend)
+    name = choose_backend(model.format, backend)
     try:
         with quiet_descriptor():
             if name in _ONNX:
@@ -105,7 +105,7 @@ def raw_signature(graph: bytes, kind: str) -> tuple[str, list[int], list[list[in
     Raises:
         BackendError: no interpreter. ModelError: the interpreter refuses the graph.
     """
-    name = _choose(kind, "auto")
+    name = choose_backend(kind, "auto")
     try:
         with quiet_descriptor():
             if name in _ONNX:
@@ -126,7 +126,16 @@ def raw_signature(graph: bytes, kind: str) -> tuple[str, list[int], list[list[in
         raise ModelError(f"{name} cannot load the model: {one_line(error)}") from None
 
 
-def _choose(kind: str, backend: str) -> str:
+def choose_backend(kind: str, backend: str = "auto") -> str:
+    """The interpreter that `open_graph` takes for a file.
+
+    Args:
+        kind: `tflite` or `onnx`.
+        backend: one of BACKENDS, or `auto`.
+
+    Raises:
+        BackendError: none installed, or one that is not, is unknown or does not read such files.
+    """
     fitting = _ONNX if kind == "onnx" else _TFLITE
     if backend == "auto":
         for name, (module, _) in fitting.items():
@@ -145,12 +154,16 @@ def interpreter_version(backend: str) -> str:
     """The version of an interpreter, one of BACKENDS; empty where it does not tell.
 
     Raises:
-        BackendError: not installed, or its package is broken.
+        BackendError: not installed, broken, or not for this numpy.
     """
     module = _check_installed(backend)
     try:
         with quiet_descriptor():
+            if backend in _TFLITE:
+                return _tflite_class(backend)[1]
             return str(getattr(import_module(module), "__version__", ""))
+    except BackendError:
+        raise
     except Exception as error:  # a package that is half there raises whatever it likes
         raise BackendError(f"{backend} cannot be loaded: {one_line(error)}") from None
 

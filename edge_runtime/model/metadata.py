@@ -8,13 +8,19 @@ validated for, and one without pooling would find the outputs impossible and cou
 file without either stays in schema 2, which older versions read. The rule for `study` raises no
 schema: a version that ignores it pools a study's slices as before, which answers "uncertain" more
 often, never "no tumour" where a slice is answered as a tumour.
+
+The same file answers differently in another runtime, so what is fitted on answers holds for the
+runtime that gave them: `fitted_with` names it, and `rules` hold what was fitted with others. They
+raise no schema either: the fields beside them are those of the runtime that they were fitted with,
+as in every file before, and a version that passes over `rules` answers by them in each runtime, as
+it always did.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from edge_runtime.errors import ModelError
@@ -26,7 +32,29 @@ NEWEST = 3  # of a file with one of NEWER
 NEWER = ("pooling", "view")
 READABLE = range(1, NEWEST + 1)
 MOST_LABELS = 1000
+# What a rule may be fitted with: `edge_runtime.model.backends.BACKENDS`, which rest on this module.
+RUNTIMES = ("litert", "tflite-runtime", "tensorflow", "onnxruntime")
+MOST_RULES = 16  # some of runtimes that this version does not know, which it passes over
+FITTED = ("thresholds", "target_error", "confidence", "error_bound", "max_error")
+OWN_OOD = ("levels", "threshold")  # of the check; its matrices stay
 INTENDED_USE = "Research use only; not for diagnosis."  # the one sentence, wherever it stands
+
+
+def _known_rules(rules: Any) -> dict[str, Any] | None:
+    """The rules of runtimes that this version knows."""
+    if rules is None:
+        return None
+    if not isinstance(rules, dict) or len(rules) > MOST_RULES:
+        raise ValueError("rules")
+    return {name: rule for name, rule in rules.items() if name in RUNTIMES} or None
+
+
+def _is_runtime(value: Any) -> bool:
+    """Whether it names a runtime with its version; of runtimes that this version lacks, too."""
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), str) and len(value[name]) <= 64 and value[name].isprintable()
+        for name in ("runtime", "version")
+    )
 
 
 def is_label(name: object) -> bool:
@@ -70,6 +98,10 @@ class ModelInfo:
         features: `sets` (of `edge_runtime.imaging.handcrafted`, in order) and `length` (values of
             all together) that the graph takes in place of the slice; None where it takes the
             slice.
+        fitted_with: `runtime` and `version` that temperature, thresholds, `ood` and `study` were
+            fitted with; None where the file does not say, as an older one.
+        rules: runtime -> what was fitted with it instead: `version`, `temperature`, FITTED, of
+            `ood` OWN_OOD, and `study` where it could be. See `for_runtime`.
         schema: of the file that it was read from; for what it is written in see `to_json`.
     """
 
@@ -98,6 +130,8 @@ class ModelInfo:
     source_commit: str | None = None
     intended_use: str = INTENDED_USE
     license: str | None = None
+    fitted_with: Mapping[str, str] | None = None
+    rules: Mapping[str, Mapping[str, Any]] | None = None
     schema: int = SCHEMA
 
     @property
@@ -105,12 +139,32 @@ class ModelInfo:
         """Short name of the quantisation: `int8`, `float16`, …"""
         return str(self.quantization["scheme"]).partition("-")[0]
 
+    def for_runtime(self, runtime: str) -> ModelInfo:
+        """The metadata with the decision rule that was fitted with a runtime; as they are where it
+        is the one of `fitted_with`, or has no rule."""
+        own = (self.rules or {}).get(runtime)
+        if own is None:
+            return self
+        fitted = {name: own[name] for name in ("temperature", *FITTED, "study") if name in own}
+        if self.ood is not None:
+            fitted["ood"] = {**self.ood, **{name: own["ood"][name] for name in OWN_OOD}}
+        with_it = {"runtime": runtime, "version": own["version"]}
+        return replace(self, **fitted, fitted_with=with_it, rules=None)
+
+    def is_fitted_for(self, runtime: str) -> bool | None:
+        """Whether there is a decision rule that was fitted with a runtime, of whichever version;
+        None where the file does not say what its rule was fitted with."""
+        if self.fitted_with is None:
+            return None
+        return runtime == self.fitted_with["runtime"] or runtime in (self.rules or {})
+
     def to_json(self) -> str:
         """The text of `model.json`: in the newest schema where a field needs it, else in schema 2,
-        without those fields. A file without a rule for studies has no `study`, as before."""
+        without those fields. What came later and a file does not have is left out, as before."""
         shape = asdict(self) | {"preprocess": self.preprocess.to_json()}
-        if self.study is None:
-            del shape["study"]
+        for name in ("study", "fitted_with", "rules"):
+            if shape[name] is None:
+                del shape[name]
         needs = [name for name in NEWER if shape[name] is not None]
         shape = {name: value for name, value in shape.items() if name in needs or name not in NEWER}
         shape["schema"] = NEWEST if needs else SCHEMA
@@ -154,8 +208,10 @@ class ModelInfo:
             kept["preprocess"] = Preprocess.from_json(kept["preprocess"])
             kept["labels"] = tuple(kept["labels"])
             kept["metrics"] = tuple(kept.get("metrics") or ())
+            kept["rules"] = _known_rules(kept.get("rules"))
             info = cls(**kept)
             info._check()
+            info._check_rules()
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             raise ModelError(
                 f"the model's metadata is incomplete or wrong: {str(error)[:200]}"
@@ -208,6 +264,25 @@ class ModelInfo:
         wrong = [name for name, fine in checks.items() if not fine]
         if wrong:
             raise ModelError(f"the model's metadata has an impossible value: {', '.join(wrong)}")
+
+    def _check_rules(self) -> None:
+        """The rule of each runtime must be one that the file itself could have."""
+        with_it, rules = self.fitted_with, self.rules or {}
+        if (with_it is not None and not _is_runtime(with_it)) or (rules and with_it is None):
+            raise ModelError("the model's metadata has an impossible value: fitted_with")
+        for name, rule in rules.items():
+            if (
+                not isinstance(rule, dict)
+                or name == (with_it or {})["runtime"]
+                or not _is_runtime({"runtime": name, "version": rule.get("version")})
+                or not {"temperature", "thresholds"} <= set(rule)
+                or (self.ood is not None and not isinstance(rule.get("ood"), dict))
+            ):
+                raise ModelError(f"the model's metadata has an impossible value: rules of {name}")
+            try:
+                self.for_runtime(name)._check()
+            except ModelError as error:
+                raise ModelError(f"{error} (rules of {name})") from None
 
     def _answer_output(self) -> str:
         """The output that the answer comes from.

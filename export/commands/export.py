@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import edge_runtime
 from edge_runtime.commands.click_types import Choice, FiniteRange, GroupedCommand
 from edge_runtime.commands.entry import next_command, run_command, to_the_reader
 from edge_runtime.commands.options import HELP, is_given
-from edge_runtime.errors import ExitCode, UsageError, printable
+from edge_runtime.errors import ExitCode, UsageError, did_you_mean, printable
 from export.formats import AI_EDGE, FORMATS, QUANTIZERS, TENSORFLOW, Format
 from trainer.commands.options import IDENTITY, identity_options, option, threshold_options
 
@@ -33,7 +34,7 @@ _OF_PAGES = ("run", "web", "web_single_file", "out")
 _OF_CALIBRATION = ("calibration_images", "calibration", "seed")
 _OF_FILES = (
     *("name", "model_version", "target_error", "max_error", "confidence", "licence", "sign"),
-    *("min_agreement", "max_accuracy_drop", "max_class_drop", "max_probability"),
+    *("runtimes", "min_agreement", "max_accuracy_drop", "max_class_drop", "max_probability"),
 )
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -81,6 +82,22 @@ def _format_options(function: Callable[..., Any]) -> Callable[..., Any]:
     group="Page",
     is_flag=True,
     help="Likewise, as one file to open from a disk.",
+)
+@option(
+    "--runtime",
+    "runtimes",
+    group="Files",
+    multiple=True,
+    metavar="NAME=PYTHON",
+    help="Also fit and prove with a runtime of another environment, where this btc-edge is "
+    "installed; may be repeated.",
+)
+@option(
+    "--refit",
+    group="Files",
+    type=FILE,
+    metavar="FILE",
+    help="Add rules for more runtimes to a model file of RUN; its graph stays.",
 )
 @option("--diagnose", group="Files", is_flag=True, help="Tell what each layer loses as int8.")
 @identity_options(None, "the run's")
@@ -191,11 +208,14 @@ def command(context: click.Context, /, run: Path | None, **options: Any) -> None
         for form in FORMATS.values()
         if options["everything"] or options[_key(form.name)] or (pages and form.name == "int8")
     ]
-    if not (wanted or options["diagnose"]):
+    if options["refit"] is not None:
+        _refuse_besides_refit(context, wanted)
+    elif not (wanted or options["diagnose"]):
         raise UsageError("name a format: " + ", ".join(f"--{n}" for n in (*FORMATS, "all")))
     if options["c_array"] and FORMATS["int8"] not in wanted:
         raise UsageError("--c-array writes the int8 graph: add --int8")
-    _refuse_unused(context, wanted, options["diagnose"])
+    if options["refit"] is None:
+        _refuse_unused(context, wanted, options["diagnose"])
     _export(run, [form.name for form in wanted], options)
 
 
@@ -251,6 +271,51 @@ def _write_pages(path: Path, out: Path, options: dict[str, Any]) -> None:
         write_site(out / name, file)
         click.echo(printable(f"web: {out / name}"), err=True)
         next_command(["python", "-m", "http.server", "--directory", out / name])
+
+
+def _refuse_besides_refit(context: click.Context, wanted: list[Format]) -> None:
+    """The graph of the file stays: what would make another must not be passed over.
+
+    Raises:
+        UsageError: a format, or an option of one.
+    """
+    words = {p.name: p.opts[0] for p in context.command.params}
+    not_taken = (
+        "diagnose",
+        "c_array",
+        "web",
+        "web_single_file",
+        "quantizer",
+        "name",
+        "model_version",
+        "licence",
+    )
+    given = [f"--{form.name}" for form in wanted]
+    given += [words[name] for name in (*not_taken, *_OF_CALIBRATION) if is_given(context, name)]
+    if given:
+        raise UsageError(f"--refit FILE keeps its graph; it does not take {', '.join(given)}")
+
+
+def runtimes_of(words: tuple[str, ...]) -> dict[str, Path]:
+    """What --runtime says: runtime -> Python.
+
+    Raises:
+        UsageError: no NAME=PYTHON, an unknown runtime, one that is named twice.
+    """
+    from edge_runtime.model.backends import BACKENDS
+
+    found: dict[str, Path] = {}
+    for word in words:
+        name, _, python = word.partition("=")
+        if name not in BACKENDS or not python:
+            raise UsageError(
+                f"--runtime {word}: give NAME=PYTHON, NAME one of {', '.join(BACKENDS)}"
+                + did_you_mean(name, BACKENDS)
+            )
+        if name in found:
+            raise UsageError(f"--runtime {name}=… is given twice")
+        found[name] = Path(python)
+    return found
 
 
 def _refuse_unused(context: click.Context, wanted: list[Format], diagnose: bool) -> None:
@@ -348,6 +413,7 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
         targets=asked_targets(options, Targets.from_settings(opened.settings)),
         calibration_folder=options["calibration"],
         quantizer=options["quantizer"],
+        runtimes=runtimes_of(options["runtimes"]),
     )
     done: list[Exported] = []
     with redirect_stdout(io.StringIO()):  # the converters print there, and it is for the table
@@ -355,6 +421,9 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
         for form in forms:
             click.echo(f"{form.name}: {form.about}", err=True)
             done.append(exporter.export(_with_tolerance(form, options)))
+            _beside(done[-1], options)
+        if options["refit"] is not None:
+            done.append(exporter.refit(options["refit"], partial(_with_tolerance, options=options)))
             _beside(done[-1], options)
         layers = _diagnose(exporter) if options["diagnose"] else None
     travels: list[Path] = []

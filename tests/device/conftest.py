@@ -17,9 +17,10 @@ from edge_runtime.model.load import read_model
 
 
 def pack(path: Path, **changes: Any) -> Path:
-    """The bundled model under other metadata."""
+    """The bundled model under other metadata; rules for other runtimes go with what they fit."""
     file = read_model()
-    path.write_bytes(pack_model(file.graph, replace(file.info, **changes), "tflite"))
+    info = replace(file.info, **{"fitted_with": None, "rules": None, **changes})
+    path.write_bytes(pack_model(file.graph, info, "tflite"))
     return path
 
 

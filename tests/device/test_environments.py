@@ -11,9 +11,15 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from benchmarks.hostile.pictures import draw_slice, encode
+from edge_runtime.decision.prediction import probabilities
+from edge_runtime.imaging.preprocess import preprocess
+from edge_runtime.model.load import bundled_model, read_model
+from edge_runtime.model.outputs import outputs_elsewhere, outputs_of, version_elsewhere
+from tests.device.conftest import pack
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -197,6 +203,37 @@ def device_tests(inside: Path, folder: Path, *words: object) -> str:
     return said
 
 
+def check_rules(inside: Path, pictures: Path, folder: Path) -> None:
+    """Another environment is asked by its Python, and goes by the rule of its own runtime."""
+    python, name, file = inside / "python", "tflite-runtime", read_model()
+    version = version_elsewhere(python, name)
+    assert version.startswith("2.14")
+    slices = np.stack([preprocess(draw_slice(i), file.info.preprocess) for i in range(4)])
+    data = bundled_model().read_bytes()
+    one, two = outputs_of(file, slices), outputs_elsewhere(python, name, data, slices)
+    assert {key: rows.shape for key, rows in one.items()} == {
+        key: rows.shape for key, rows in two.items()
+    }
+    assert np.abs(one["logits"] - two["logits"]).max() < 1
+    ood = dict(file.info.ood or {})
+    own = {"version": version, "temperature": 3.0, "thresholds": None,
+           "ood": {key: ood[key] for key in ("levels", "threshold")}}  # fmt: skip
+    with_it = {"runtime": "litert", "version": "2"}
+    for rules, temperature, lines in (({name: own}, 3.0, 0), (None, file.info.temperature, 1)):
+        path = pack(folder / "m.tflite", fitted_with=with_it, rules=rules)
+        done = subprocess.run(
+            [inside / "btc-edge", "classify", pictures / "00.png", "--format", "json", "--model",
+             path], capture_output=True, text=True, env=outside(),
+        )  # fmt: skip
+        (answer,) = json.loads(done.stdout)
+        first = preprocess(cv2.imread(str(pictures / "00.png"), 0), file.info.preprocess)
+        logits = outputs_elsewhere(python, name, data, first[None])["logits"]
+        expected = probabilities(logits, temperature)[0].tolist()
+        assert list(answer["probabilities"].values()) == pytest.approx(expected, abs=1e-6)
+        assert len(done.stderr.splitlines()) == lines
+        assert not lines or f"may not hold in {name}" in done.stderr
+
+
 def test_tflite_runtime(wheel: Path, pictures: Path, here: list[dict], tmp_path: Path) -> None:
     python = find_python("3.11")
     if python is None:
@@ -208,6 +245,7 @@ def test_tflite_runtime(wheel: Path, pictures: Path, here: list[dict], tmp_path:
     code = "import importlib.util as u; assert u.find_spec('ai_edge_litert') is None"
     run(inside / "python", "-c", code)
     check_same(classify(inside, pictures), here)
+    check_rules(inside, pictures, tmp_path)
     missing = subprocess.run(
         [inside / "btc-train", pictures], capture_output=True, text=True, cwd=tmp_path
     )

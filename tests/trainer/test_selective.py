@@ -17,6 +17,7 @@ from trainer.commands.train import train_command
 from trainer.evaluation.selective import (
     LADDER,
     LADDER_TUMOUR_FREE,
+    Chosen,
     Targets,
     choose_thresholds,
     error_bound,
@@ -323,3 +324,30 @@ def test_a_class_that_is_not_there_is_said_before_the_training(
     assert isinstance(done.exception, UsageError)
     assert "no class of that name" in str(done.exception)
     assert not (tmp_path / "run" / "history.csv").exists()
+
+
+def test_thresholds_for_other_outputs_move_only_where_they_must() -> None:
+    """What held in one runtime is kept in another where it holds there too."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 2000)
+    sure = 0.5 + 0.5 * rng.random(2000)
+    wrong = rng.random(2000) < (1 - sure) * 0.6
+    top = np.where(wrong, 1 - labels, labels)
+    rows = np.where(np.eye(2, dtype=bool)[top], sure[:, None], 1 - sure[:, None])
+    groups, names = [str(i) for i in range(2000)], ("a", "b")
+
+    def choose(targets: tuple[float, ...], former: tuple[float, float] | None) -> Chosen:
+        known = None if former is None else {"a": former}
+        rates = dict.fromkeys(names, targets)
+        return choose_thresholds(rows, labels, names, groups, rates, former=known)["a"]
+
+    plain = choose((0.1,), None)
+    assert choose((0.1,), (plain.threshold, 0.1)) == plain
+    higher = choose((0.1,), (plain.threshold + 0.1, 0.1))
+    assert (higher.threshold, higher.target) == (plain.threshold + 0.1, 0.1), "it is no search"
+    raised = choose((0.1,), (plain.threshold - 0.2, 0.1))
+    assert raised.threshold == pytest.approx(plain.threshold, abs=0.05)
+    assert (raised.bound or 1) <= 0.1
+    stricter = choose((0.0001, 0.1), (plain.threshold, 0.0001))
+    assert (stricter.threshold, stricter.target) == (plain.threshold, 0.1), "the next that is kept"
+    assert not choose((0.0001,), (plain.threshold, 0.0001)).answered

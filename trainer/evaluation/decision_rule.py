@@ -21,7 +21,7 @@ from edge_runtime.decision.view import Seen, View
 from edge_runtime.errors import ModelError
 from edge_runtime.imaging.preprocess import Preprocess
 from trainer.evaluation.intervals import own_groups
-from trainer.evaluation.ood import fit_ood_detector
+from trainer.evaluation.ood import fit_ood_detector, with_levels
 from trainer.evaluation.selective import (
     Chosen,
     Targets,
@@ -189,12 +189,46 @@ def fit_decision_rule(
     return with_thresholds(plain, validation, class_names, targets, tumour_free)
 
 
+def refit_decision_rule(
+    known: DecisionRule,
+    validation: SideOutputs,
+    class_names: Sequence[str],
+    targets: Targets,
+    tumour_free: Sequence[str] = (),
+    promised: Mapping[str, float] | None = None,
+) -> DecisionRule:
+    """A model's rule for the outputs of the same graph in another runtime: temperature, thresholds
+    and the levels of the check fitted on those, so that as many slices are refused and as many
+    answers right as was asked for. What was learned from the training side stays: the check's
+    matrices and what tells the views.
+
+    Args:
+        known: the rule as the model file holds it.
+        validation, class_names, targets, tumour_free: see `fit_decision_rule`.
+        promised: label -> the error rate that the known thresholds keep: they are kept, or raised,
+            where that rate is supported here too. Chosen anew they would differ by more than the
+            runtimes do, since the search for them ends at the first that is not supported.
+    """
+    detector = known.ood_detector
+    if detector is not None:
+        detector = with_levels(detector, _features(validation.outputs))
+    temperature = fit_temperature(validation.outputs.logits, validation.labels)
+    plain = DecisionRule(temperature, {}, detector, view=known.view)
+    former = {
+        label: (known.thresholds[label], rate)
+        for label, rate in (promised or {}).items()
+        if known.thresholds.get(label, 1.0) < 1
+    }
+    return with_thresholds(plain, validation, class_names, targets, tumour_free, former)
+
+
 def with_thresholds(
     decision_rule: DecisionRule,
     validation: SideOutputs,
     class_names: Sequence[str],
     targets: Targets,
     tumour_free: Sequence[str] = (),
+    former: Mapping[str, tuple[float, float]] | None = None,
 ) -> DecisionRule:
     """The rule with thresholds chosen on the validation side, of the slices that its check lets
     pass and that look like what it was validated for; see `choose_thresholds`."""
@@ -207,6 +241,7 @@ def with_thresholds(
         targets.confidence,
         decision_rule.is_ood(validation.outputs) | ~decision_rule.is_validated(validation.outputs),
         tumour_free_among(class_names, tumour_free),
+        former,
     )
     thresholds = {label: each.threshold for label, each in chosen.items()}
     return replace(

@@ -88,12 +88,13 @@ def fit_ood_detector(
         mean, scale, whiten, means @ whiten,
         np.append(rule.coef_[0], rule.intercept_[0]), np.array([0.0, 1.0, 0.0, 1.0]), 0.0,
     )  # fmt: skip
-    return _with_levels(plain, validation)
+    return with_levels(plain, validation)
 
 
-def _with_levels(plain: OodDetector, validation: Floats) -> OodDetector:
+def with_levels(detector: OodDetector, validation: Floats) -> OodDetector:
     """Put the two terms on one scale, and the threshold where REFUSED of the slices of
-    `validation` lie above."""
+    `validation` (M×F features) lie above; what the detector had of these does not count."""
+    plain = replace(detector, levels=np.array([0.0, 1.0, 0.0, 1.0]), threshold=0.0)
     never = np.append(np.zeros(plain.turn.size - 1), -np.inf)
     distance = replace(plain, turn=never).score(validation)
     standard = (validation.astype(np.float64) - plain.mean) / plain.scale

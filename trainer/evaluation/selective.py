@@ -27,7 +27,7 @@ of all of them at once.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -264,6 +264,7 @@ def choose_thresholds(
     confidence: float = CONFIDENCE,
     ood: Mask | None = None,
     strict: Container[str] = (),
+    former: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Chosen]:
     """For each class the lowest confidence at which the validation side supports its target.
 
@@ -277,6 +278,10 @@ def choose_thresholds(
         confidence: that the target is kept, for each class (0-1).
         ood: which of the N slices the device would refuse beforehand; None for none.
         strict: labels whose own errors must show how they cluster as well.
+        former: label -> threshold and target that held for other outputs of the same graph. The
+            threshold is kept, or raised as far as the target asks for, or chosen anew where none
+            above it will do; where none will do at all, the next of the targets is taken. Where it
+            is raised the confidence is nominal.
     """
     kept = np.ones(len(labels), bool) if ood is None else ~ood
     _, member = np.unique(np.asarray(groups), return_inverse=True)
@@ -292,7 +297,8 @@ def choose_thresholds(
         own = np.bincount(member[rows][wrong[rows]]).astype(np.float64)
         known = [bursts, own] if name in strict else [bursts]
         ranked = _Ranked.of(level[rows], wrong[rows], member[rows], known)
-        chosen[name] = _first_answered(ranked.choose(rate, confidence) for rate in targets[name])
+        known_one = (former or {}).get(name)
+        chosen[name] = _first_answered(ranked.tried(targets[name], known_one, confidence))
     return chosen
 
 
@@ -344,6 +350,30 @@ class _Ranked:
             level, answers / effect, np.cumsum(wrong) / effect, np.flatnonzero(last),
             int(firsts.sum()),
         )  # fmt: skip
+
+    def tried(
+        self, targets: Sequence[float], former: tuple[float, float] | None, confidence: float
+    ) -> Iterator[Chosen]:
+        """One after the other, the best first; see `choose_thresholds`."""
+        if former is None:
+            yield from (self.choose(target, confidence) for target in targets)
+            return
+        threshold, promised = former
+        for target in (promised, *(rate for rate in targets if rate > promised)):
+            kept = self.keep(threshold, target, confidence)
+            yield self.choose(target, confidence) if kept is None else kept
+
+    def keep(self, threshold: float, target: float, confidence: float) -> Chosen | None:
+        """A threshold that is known, or the lowest above it that is supported; None where none
+        is."""
+        bounds = error_bound(self.errors, self.size, confidence)
+        places = self.possible[self.level[self.possible] >= threshold]
+        for place in places[::-1].tolist():
+            if bounds[place] <= target:
+                level = threshold if place == places[-1] else float(self.level[place])
+                facts = len(self.level), self.groups, float(self.size[-1])
+                return Chosen(level, target, float(bounds[place]), *facts)
+        return None
 
     def choose(self, target: float, confidence: float) -> Chosen:
         """The lowest threshold that is supported."""

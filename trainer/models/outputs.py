@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edge_runtime.errors import ModelError
 from edge_runtime.model.file_format import ModelFile
+from edge_runtime.model.outputs import outputs_of
 from trainer.features.extractor import Extractor
 from trainer.models.classical import ClassicalModel, Floats
 from trainer.models.networks import as_input
@@ -212,21 +213,4 @@ def predict_file(
     progress: Progress | None = None,
 ) -> ModelOutputs:
     """Run a model file image by image, as a device does."""
-    from edge_runtime.model.backends import open_graph
-
-    graph = open_graph(model, backend, threads)
-    rows: dict[str, list[Any]] = {"logits": [], "features": [], "class_maps": []}
-    for done, image in enumerate(images, 1):
-        rows["logits"].append(graph.run(image))
-        rows["features"].append(graph.features())
-        rows["class_maps"].append(graph.class_maps())
-        if progress is not None:
-            progress(done, len(images))
-
-    def stacked(name: str) -> Floats | None:
-        values = rows[name]
-        return np.stack(values).astype(np.float32) if values and values[0] is not None else None
-
-    return ModelOutputs(
-        np.stack(rows["logits"]).astype(np.float32), stacked("features"), stacked("class_maps")
-    )
+    return ModelOutputs(**outputs_of(model, images, backend, threads, progress))

@@ -1,0 +1,176 @@
+"""What a model file gives for many slices: in this process, or in one of another environment, where
+another runtime is installed.
+
+The other process is this code in another Python, and answers one request. Both ways goes one NPZ
+without pickles: `code` (see `code_digest`), `runtime`, the bytes of the `model` and the `slices`;
+back `version` and what `outputs_of` returns, or `error`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_runtime.child import end_with_parent
+from edge_runtime.errors import BackendError, BtcError, ModelError, one_line, printable
+from edge_runtime.model.backends import interpreter_version, open_graph
+from edge_runtime.model.file_format import ModelFile, parse_model
+from edge_runtime.version import __version__
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float32]
+
+NAMES = ("logits", "features", "class_maps")
+# -E: what tells this Python where to look for code is not for another one. `python -c` would look
+# in the current folder first.
+_CHILD = """\
+import sys
+sys.path[:] = [place for place in sys.path if place]
+from edge_runtime.model.outputs import child
+child()"""
+
+
+def outputs_of(
+    model: ModelFile,
+    slices: npt.NDArray[np.uint8],
+    backend: str = "auto",
+    threads: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Floats]:
+    """Run a model file slice by slice, as a device does.
+
+    Args:
+        slices: uint8 N×S×S, preprocessed; one or more.
+        progress: called with (done, total).
+
+    Returns:
+        `logits` (N×C) and, where the network gives them, `features` (N×F) and `class_maps`
+        (N×H×W×C).
+
+    Raises:
+        BackendError, ModelError: see `open_graph`.
+    """
+    graph = open_graph(model, backend, threads)
+    rows: dict[str, list[Any]] = {name: [] for name in NAMES}
+    for done, pixels in enumerate(slices, 1):
+        for name, row in zip(
+            NAMES, (graph.run(pixels), graph.features(), graph.class_maps()), strict=True
+        ):
+            rows[name].append(row)
+        if progress is not None:
+            progress(done, len(slices))
+    return {
+        name: np.stack(values).astype(np.float32)
+        for name, values in rows.items()
+        if values[0] is not None
+    }
+
+
+def code_digest() -> str:
+    """SHA-256 of this package's code, so that two environments can be told to have the same."""
+    home = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(home.rglob("*.py"), key=lambda path: path.relative_to(home).as_posix()):
+        digest.update(path.relative_to(home).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def version_elsewhere(python: Path, runtime: str) -> str:
+    """The version of a runtime in the environment of another Python.
+
+    Raises:
+        BackendError: no such Python, the runtime is not installed there or does not load, or
+            this package is not there, or as other code.
+    """
+    return str(_ask(python, {"runtime": np.array(runtime)})["version"])
+
+
+def outputs_elsewhere(
+    python: Path, runtime: str, model: bytes, slices: npt.NDArray[np.uint8]
+) -> dict[str, Floats]:
+    """As `outputs_of`, in a runtime of another Python's environment.
+
+    Args:
+        model: a file's bytes.
+
+    Raises:
+        BackendError: see `version_elsewhere`. ModelError: the model fails there.
+    """
+    data = {"model": np.frombuffer(model, np.uint8), "slices": slices}
+    found = _ask(python, {"runtime": np.array(runtime), **data})
+    kept = {name: np.asarray(found[name], np.float32) for name in NAMES if name in found}
+    if any(len(rows) != len(slices) for rows in kept.values()) or "logits" not in kept:
+        raise ModelError(f"{runtime} of {python} did not answer for each slice")
+    return kept
+
+
+def _ask(python: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of a process of another Python, which ends with this one."""
+    words = [str(python), "-E", "-c", _CHILD]
+    try:
+        done = subprocess.run(
+            words, input=_packed({"code": np.array(code_digest()), **request}), capture_output=True
+        )
+    except OSError as error:
+        raise BackendError(f"{python} cannot be run: {error.strerror}") from None
+    try:
+        with np.load(io.BytesIO(done.stdout), allow_pickle=False) as reply:
+            found = {name: reply[name] for name in reply.files}
+    except (ValueError, OSError, EOFError, KeyError, SyntaxError):
+        found = {}
+    if "error" in found:
+        kind = BackendError if bool(found["missing"]) else ModelError
+        raise kind(f"{python}: {printable(str(found['error']))[:300]}")
+    if done.returncode or "version" not in found:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
+        raise BackendError(
+            f"{python} cannot run a model: {printable(said[-1])[:200]} (needed there: the same "
+            f"btc-edge {__version__} and {request['runtime']})"
+        )
+    return found
+
+
+def _packed(arrays: Mapping[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def child() -> None:
+    """In the other process: answer the request on stdin."""
+    end_with_parent()
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for whatever else may write there
+    with np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False) as sent:
+        request = {name: sent[name] for name in sent.files}
+    try:
+        reply = _answer(request)
+    except BtcError as error:
+        missing = isinstance(error, BackendError)
+        reply = {"error": np.array(one_line(error)), "missing": np.array(missing)}
+    replies.write(_packed(reply))
+    replies.flush()
+
+
+def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    if str(request["code"]) != code_digest():
+        raise BackendError(
+            "its btc-edge is other code than this one: install the same there "
+            "(pip install --force-reinstall --no-deps)"
+        )
+    runtime = str(request["runtime"])
+    found: dict[str, Any] = {"version": np.array(interpreter_version(runtime))}
+    if "model" in request:
+        model = parse_model(request["model"].tobytes())
+        found |= outputs_of(model, request["slices"], runtime)
+    return found
