@@ -37,7 +37,7 @@ MADE = ROOT / "benchmarks" / "results"
 SHOWN = (
     "honest", "robust", "models", "ood", "formats", "fastest", "runtimes", "calibration",
     "footprint", "extras", "device", "peers", "resize", "training", "join",
-    "two_files", "two_recipes", "serve", "web", "studies", "quantizers", "archive",
+    "two_files", "two_recipes", "own_rules", "serve", "web", "studies", "quantizers", "archive",
 )  # fmt: skip
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
     "scripts"
