@@ -256,6 +256,8 @@ def test_ended_job_leaves_nothing(tmp_path: Path, number: signal.Signals) -> Non
         env={**os.environ, "TMPDIR": str(tmp_path), "BTC_TEST": str(tmp_path)},
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that starts the tests in the background has Ctrl-C passed over.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not (started.exists() and started.read_text()):
         assert job.poll() is None, job.communicate()[1]

@@ -21,6 +21,7 @@ TOOL = Path(sys.executable).parent / "btc-edge"
 USER = "65532:65532"
 # The image as a read-only root, an empty /tmp, the slices at /home; $1: the image, $2: slices.
 ENTER = f"""
+mkdir -p "$1/proc" "$1/tmp" "$1/mnt"
 mount --bind "$1" "$1"
 mount --rbind /proc "$1/proc"
 mount --bind "$2" "$1/home"

@@ -68,7 +68,7 @@ def test_what_is_not_in_order(tmp_path: Path) -> None:
         ("half.tflite", data[: len(data) // 2], "has no digest"),
         ("text.onnx", b"hello", "has no digest"),
         ("labels.tflite", repacked(labels=("a", "b"), thresholds=None, target_error=None,
-                                   error_bound=None), "outputs are not what"),
+                                   error_bound=None, rules=None), "outputs are not what"),
         ("check.tflite", repacked(ood=foreign), "out-of-distribution inputs is damaged"),
     ):  # fmt: skip
         path = tmp_path / name

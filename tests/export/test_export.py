@@ -233,7 +233,7 @@ def test_broken_exports_are_caught(exporter: Exporter, tiny_run: Run) -> None:
     shuffled = failures(good.graph, replace(good.info, labels=labels), "int8")
     assert "agrees with the trained model" in shuffled
     assert "points of glioma's recall" in shuffled
-    untold = dict.fromkeys(("thresholds", "target_error", "error_bound"))
+    untold = dict.fromkeys(("thresholds", "target_error", "error_bound", "rules"))
     renamed = replace(good.info, labels=("other", *good.info.labels[1:]), **untold)
     assert failures(good.graph, renamed, "int8").startswith("labels that are not the run's: glio")
 

@@ -170,7 +170,7 @@ def test_graphs_that_do_not_run_or_cannot_be_read(files: dict[str, Path], tmp_pa
     path, file = tmp_path / "model.tflite", read_model(files["int8"])
     cut = file.graph[:8] + b"\xff" * 64
     assert "cannot be read" in wrong(packed(path, cut, files["int8"], "int8-full", "uint8"))
-    untold = dict.fromkeys(("thresholds", "target_error", "error_bound", "ood"))
+    untold = dict.fromkeys(("thresholds", "target_error", "error_bound", "ood", "rules"))
     two = replace(file.info, labels=("a", "b"), **untold)
     path.write_bytes(pack_model(file.graph, two, "tflite"))
     assert "outputs are not what its metadata says" in wrong(path)

@@ -133,6 +133,7 @@ def started(folder: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     process = subprocess.Popen(
         [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"TMPDIR": str(folder)}, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert process.stdout is not None
     children = [psutil.Process(int(word)) for word in process.stdout.readline().split()]
