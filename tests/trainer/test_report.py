@@ -303,7 +303,7 @@ def test_every_figure_is_that_of_scikit_learn(page: Path) -> None:
         head, _, tail = key[:-2].rpartition("interval95")
         point = head + tail.removeprefix("/") if tail else head + "share"
         assert low - 1e-9 <= expected[point] <= high + 1e-9, key
-    groups = table["group"].unique()
+    groups = table["group"].unique().tolist()
     means = []
     for seed in range(400):
         drawn = resample(groups, random_state=seed)
