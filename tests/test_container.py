@@ -19,12 +19,12 @@ from tests.documents import ROOT
 
 TOOL = Path(sys.executable).parent / "btc-edge"
 USER = "65532:65532"
-# The image as a read-only root, an empty /tmp, the slices at /scans; $1: the image, $2: slices.
+# The image as a read-only root, an empty /tmp, the slices at /home; $1: the image, $2: slices.
 ENTER = f"""
 mkdir -p "$1/proc" "$1/tmp" "$1/mnt"
 mount --bind "$1" "$1"
 mount --rbind /proc "$1/proc"
-mount --bind "$2" "$1/mnt"
+mount --bind "$2" "$1/home"
 mount -o remount,bind,ro "$1"
 mount -t tmpfs tmpfs "$1/tmp"
 root=$1
@@ -131,12 +131,12 @@ def test_it_answers_from_a_read_only_root(
     assert json.loads(inside(*entry, "info", "--format", "json")) == json.loads(
         run(TOOL, "info", "--format", "json")
     )
-    answers = json.loads(inside(*entry, "classify", "-r", "/mnt", "--format", "json"))
+    answers = json.loads(inside(*entry, "classify", "-r", "/home", "--format", "json"))
     assert [answer["error"] for answer in answers] == [None, None]
     python = Path(entry[0]).with_name("python3")
     tried = "import os\nprint(os.getuid())\nopen('/tmp/a', 'w')\n"
     assert inside(python, "-c", tried).split() == ["65532"]
-    for folder in ("/opt/btc-edge", "/", "/mnt"):
+    for folder in ("/opt/btc-edge", "/", "/home"):
         with pytest.raises(AssertionError, match=r"Read-only file system|Permission denied"):
             inside(python, "-c", f"open('{folder}/a', 'w')", quiet=False)
     with pytest.raises(AssertionError, match="No module named 'pip'"):

@@ -38,6 +38,7 @@ class Header(NamedTuple):
         scans: passes over a JPEG's picture, at most.
         segments: of a JPEG before its picture.
         ranged: whether values of 8 bits may be without a range, too.
+        scan: where the first scan of a JPEG begins.
     """
 
     format: str
@@ -52,6 +53,7 @@ class Header(NamedTuple):
     scans: int = 1
     segments: int = 0
     ranged: bool = False
+    scan: int = 0
 
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
@@ -161,8 +163,9 @@ def _jpeg_start(
         memory += units * 128 * sum(one * other for one, other in factors)
     rare = _JPEG_RARE.get(marker, "")
     return Header(
-        "jpeg", width, height, channels, bits, memory, 1, unsupported, rare, scans, segments
-    )
+        "jpeg", width, height, channels, bits, memory, 1, unsupported, rare, scans, segments,
+        scan=scan,
+    )  # fmt: skip
 
 
 _BMP_MASKS = {  # of a pixel's bits: red, green, blue

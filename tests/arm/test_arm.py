@@ -42,8 +42,10 @@ REASON = missing()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(REASON is not None, reason=f"no root: {REASON}")]
 BOTH = pytest.mark.parametrize("name", [ARM64.name, ARMHF.name])
 REAL = ROOT.parent / "shared" / "data" / "brain-tumor-mri.zip"
-# Tests of the device side that start few processes; others take minutes under emulation.
-LIGHT = ("preprocess", "pyramid", "head", "kinds", "ood", "model_file", "classifier")
+# Tests of the device side that start few processes; others take minutes under emulation. Left out
+# of them: bytes that are no graph, which end tflite-runtime on every processor (the device tries a
+# file without a digest in a process of its own).
+LIGHT = ("preprocess", "pyramid", "head", "kinds", "ood", "model_file", "classifier", "images")
 BIN = f"/{HOME}/btc-edge/bin"
 MAIN = "from edge_runtime.commands.main import main\nmain()"
 # tflite-runtime has no fast kernels for int8 on armv7l, and counts there as its reference kernels
@@ -104,8 +106,8 @@ def examine(root: Root, wheel: Path, pictures: Path) -> Findings:
     answered = root.run(tool, "classify", "-r", given, "--format", "json", quiet=True)
     tested = [f"tests/device/test_{part}.py" for part in LIGHT]
     words = ["-q", "-p", "no:cacheprovider", "-m", "not slow and not hypothesis",
-             "-k", "not threads", *tested]  # fmt: skip
-    code = f"import os, sys, pytest\nos.chdir('/{HOME}/inside')\nsys.exit(pytest.main({words}))"
+             "-k", "not threads and not no_graph", *tested]  # fmt: skip
+    code = f"import os, pytest\nos.chdir('/{HOME}/inside')\nprint(int(pytest.main({words})))"
     return Findings(
         root.said,
         json.loads(answered),
@@ -212,8 +214,9 @@ def test_info_and_verify(found: Findings) -> None:
 @BOTH
 def test_the_device_tests_pass(found: Findings) -> None:
     passed = re.search(r"(\d+) passed", found.tests)
+    assert found.tests.split()[-1] == "0", found.tests[-3000:]
     assert passed is not None
-    assert int(passed[1]) > 200
+    assert int(passed[1]) > 400
 
 
 def test_nothing_is_left_mounted(findings: dict[str, Future[Findings]]) -> None:

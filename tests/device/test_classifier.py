@@ -127,14 +127,16 @@ def test_an_interpreter_that_fails_is_a_model_error(monkeypatch: pytest.MonkeyPa
 
     graph, size = open_graph(read_model()), read_model().info.preprocess.size
     monkeypatch.setattr(graph, "_interpreter", Broken())
-    with pytest.raises(ModelError, match="litert failed on the model: node 7 failed"):
+    with pytest.raises(
+        ModelError, match=r"(litert|tflite-runtime) failed on the model: node 7 failed"
+    ):
         graph.run(np.zeros((size, size), np.uint8))
 
 
 def test_threshold_withholds_the_label() -> None:
     file = read_model()
     never = dict.fromkeys(file.info.labels, 1.0)
-    strict = replace(file, info=replace(file.info, thresholds=never, ood=None))
+    strict = replace(file, info=replace(file.info, thresholds=never, ood=None, rules=None))
     answer = Classifier(strict).classify(draw_slice(3))
     assert answer.status is Status.UNCERTAIN
     assert answer.label is None

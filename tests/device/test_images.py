@@ -112,6 +112,22 @@ def test_half_a_file_is_refused(suffix: str) -> None:
         decode(data[: len(data) // 2])
 
 
+def test_a_jpeg_without_its_end_is_refused_whatever_the_decoder_makes_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OpenCV before 4.11 fills it up. A thumbnail has an end of its own, before the scan."""
+    monkeypatch.setattr("edge_runtime.imaging.decode._fills_up", lambda: True)
+    data = encode(draw_slice(5))
+    thumbnail = b"Exif\0\0" + encode(draw_slice(6, 32))
+    placed = data[:2] + b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail + data[2:]
+    for whole in (data, placed):
+        np.testing.assert_array_equal(decode(whole), decode(data))
+        np.testing.assert_array_equal(decode(whole + b"more"), decode(data))
+        for cut in (len(data) // 2, 20, 2):
+            with pytest.raises(InputError, match="truncated or damaged jpeg"):
+                decode(whole[:-cut])
+
+
 @pytest.mark.parametrize("data", [b"text, no image", b"\xff\xd8\xff", b"BM", b"II*\x00\xff"])
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(InputError):
