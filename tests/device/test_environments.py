@@ -63,7 +63,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     shutil.copytree(
-        ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv*", ".arm", "*-out", "runs")
+        ROOT,
+        source,
+        ignore=shutil.ignore_patterns(".git", ".venv*", ".arm", "*-out", "runs", "build"),
     )
     run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, source)
     return next(folder.glob("*.whl"))
