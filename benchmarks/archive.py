@@ -27,7 +27,7 @@ import click
 import psutil
 
 from benchmarks.common.command import out_option, publish
-from benchmarks.common.formatting import machine_in_words
+from benchmarks.common.formatting import machine_in_words, what_was_measured
 from benchmarks.common.memory import PeakMemory
 from benchmarks.common.pictures import as_jpeg, draw_pictures
 from edge_runtime.benchmark.machine import machine_facts
@@ -235,13 +235,12 @@ def as_markdown(result: Mapping[str, Any]) -> str:
         ("bytes a slice: Parquet, manifest",
          f"{size['shards'] / files:.0f}, {size['manifest'] / files:.0f}"),
     ]  # fmt: skip
-    lines = ["| what | measured |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)]
     words = (
         f"{result['workers']} workers, of which one is killed every {result['kill_every']:g} s; "
         f"shards of {result['shard_size']}; drawn JPEGs of {SIDE}×{SIDE}. {result['model']}; "
         f"{machine_in_words(result['machine'])}."
     )
-    return "\n".join([*lines, "", words, ""])
+    return "\n".join([*what_was_measured(rows), "", words, ""])
 
 
 @click.command()

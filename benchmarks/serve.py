@@ -32,7 +32,7 @@ import click
 import numpy as np
 
 from benchmarks.common.command import out_option, publish
-from benchmarks.common.formatting import machine_in_words
+from benchmarks.common.formatting import machine_in_words, what_was_measured
 from benchmarks.common.memory import tree_memory
 from benchmarks.common.pictures import as_jpeg, draw_pictures
 from edge_runtime.benchmark.machine import machine_facts
@@ -286,13 +286,12 @@ def as_markdown(result: Any) -> str:
          f"**{killed['lost']}, {killed['wrong']}** ({killed['asked_again']} requests asked again; "
          f"{killed['answered_again']} answers sent that a kill took, and so sent again)"),
     ]  # fmt: skip
-    lines = ["| what | measured |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)]
     words = (
         f"{load['clients']} clients, {load['requests'] // load['clients']} requests each, "
         f"{load['workers']} workers; {KINDS} drawn JPEGs of {SIDE}×{SIDE}. Clients and server "
         f"share the processor. {result['model']}; {machine_in_words(result['machine'])}."
     )
-    return "\n".join([*lines, "", words, ""])
+    return "\n".join([*what_was_measured(rows), "", words, ""])
 
 
 @click.command()

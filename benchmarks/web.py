@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.common.browser import answer_in_page, chromium, open_page, serving
 from benchmarks.common.command import EXISTING, out_option, publish
-from benchmarks.common.formatting import MIB, machine_in_words
+from benchmarks.common.formatting import MIB, machine_in_words, what_was_measured
 from edge_runtime.benchmark.machine import machine_facts
 from edge_runtime.classifier import Classifier
 from edge_runtime.commands.entry import run_command
@@ -147,12 +147,11 @@ def as_markdown(result: dict[str, Any]) -> str:
         ("size of the folder, and of the one file, MiB",
          f"**{sizes['folder'] / MIB:.1f}**, {sizes['single'] / MIB:.1f}"),
     ]  # fmt: skip
-    lines = ["| what | measured |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)]
     words = (
         f"{result['slices']} slices, evenly spread; {result['browser']}, LiteRT.js "
         f"{result['litert_js']}; {result['model']}; {machine_in_words(result['machine'])}."
     )
-    return "\n".join([*lines, "", words, ""])
+    return "\n".join([*what_was_measured(rows), "", words, ""])
 
 
 @click.command()

@@ -151,7 +151,6 @@ class Classifier:
         self._thresholds = {label: self.threshold(label) for label in self.info.labels}
         self._idle: list[Graph] = []  # two threads must never share an interpreter
         graph = self._take_graph()
-        self._interpreter = graph.backend
         self._check_features(graph)
         self._idle.append(graph)
 
@@ -170,7 +169,7 @@ class Classifier:
     def settings(self) -> dict[str, Any]:
         """The arguments of another `Classifier` that gives the same answers, the interpreter that
         was chosen among them; they pickle."""
-        return {**self._settings, "backend": self._interpreter}
+        return {**self._settings, "backend": self._runtime}
 
     @property
     def info(self) -> ModelInfo:

@@ -12,7 +12,6 @@ outside (docs/archive.md).
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import pickle
@@ -34,7 +33,7 @@ from typing import Any, NamedTuple
 
 from edge_runtime.errors import BtcError, UsageError, one_line
 from edge_runtime.processes import cores
-from edge_runtime.version import __version__
+from edge_runtime.version import __version__, code_digest
 
 GIB, MIB = 1 << 30, 1 << 20
 # CPUs of a local cluster beyond those of its workers: Ray counts them, no core stands behind them.
@@ -485,28 +484,6 @@ def _codes(function: Callable[..., Any]) -> dict[str, str]:
     """The digests of the packages that a function needs."""
     packages = {__package__ or "edge_runtime", function.__module__.partition(".")[0]}
     return {name: code_digest(name) for name in sorted(packages) if name != "__main__"}
-
-
-@lru_cache(maxsize=8)
-def code_digest(package: str) -> str:
-    """A digest of a package's Python files, in hexadecimal digits; empty where there is none.
-
-    Two checkouts with one version number may answer differently; where a package stands, and what
-    else it brings, does not matter.
-    """
-    from importlib.util import find_spec
-
-    with suppress(ImportError, ValueError, AttributeError):
-        spec = find_spec(package)
-        digest = hashlib.sha256()
-        for place in (spec and spec.submodule_search_locations) or ():
-            files = sorted(Path(place).rglob("*.py"), key=lambda file: file.as_posix())
-            for file in files:
-                name = file.relative_to(place).as_posix()
-                digest.update(f"{name}\0{file.stat().st_size}\0".encode())
-                digest.update(file.read_bytes())
-        return digest.hexdigest()
-    return ""
 
 
 def available_memory() -> int:

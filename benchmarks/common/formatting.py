@@ -61,6 +61,11 @@ def accuracy_of(metrics: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def what_was_measured(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """The lines of a table of questions, each with what was measured."""
+    return ["| what | measured |", "|---|---|", *(f"| {what} | {words} |" for what, words in rows)]
+
+
 def machine_in_words(machine: dict[str, Any]) -> str:
     """The processor of `machine_facts`, with the features that its speed depends on."""
     return f"{machine['cpu']} ({features_in_words(machine)}), {machine['cores']} cores"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import closing
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from edge_runtime.commands.options import (
     model_option,
     open_classifier,
     plane_option,
+    volume_option,
 )
 from edge_runtime.errors import ExitCode, UsageError
 
@@ -86,12 +86,7 @@ MOST_LINES = 20  # on what zips hold besides images, and on damaged shards
 )
 @min_confidence_option
 @plane_option
-@click.option(
-    "--volume",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Which volume of a NIfTI file of several, from 0.",
-)
+@volume_option
 @model_option
 @allow_unsigned_option
 @backend_option
@@ -126,7 +121,7 @@ def archive(source: str, **options: Any) -> None:
         _tell_plan(opened, settings, options)
         return
     _check_apart(source, options["out"])
-    manifest = _manifest(opened, settings, options, fresh=say)
+    manifest = _manifest(opened, settings, options)
     failed = _run(manifest, opened, settings, options)
     if failed:
         raise SystemExit(ExitCode.FAILED)
@@ -153,18 +148,10 @@ def _check_apart(source: str, out: str) -> None:
         raise UsageError(f"--out {out} lies within SOURCE: name a folder beside it")
 
 
-def _manifest(
-    source: Source,
-    settings: ClassifierSettings,
-    options: dict[str, Any],
-    fresh: Callable[[str], None],
-) -> Manifest:
-    """That of an earlier run, if it was one of the same; else a new one.
-
-    Args:
-        fresh: called with what a new one has to say.
-    """
+def _manifest(source: Source, settings: ClassifierSettings, options: dict[str, Any]) -> Manifest:
+    """That of an earlier run, if it was one of the same; else a new one, which tells of itself."""
     from edge_runtime.archive.manifest import Manifest, Tally, exists
+    from edge_runtime.model.metadata import INTENDED_USE
 
     out = options["out"]
     if exists(out):
@@ -176,8 +163,8 @@ def _manifest(
         source, out, settings.to_json(), shard_size=options["shard_size"], tally=tally
     )
     for line in tally.passed_over.told(MOST_LINES):
-        fresh(line)
-    fresh(f"{tally.entries:,} files in {tally.shards:,} shards; {_use()}")
+        say(line)
+    say(f"{tally.entries:,} files in {tally.shards:,} shards; {INTENDED_USE}")
     return manifest
 
 
@@ -266,9 +253,3 @@ def _print(style: str, shape: dict[str, Any]) -> None:
         elif isinstance(value, list):
             text = "; ".join(value) or "nothing"
         click.echo(f"{name.replace('_', ' '):<14} {printable(text)}")
-
-
-def _use() -> str:
-    from edge_runtime.model.metadata import INTENDED_USE
-
-    return INTENDED_USE

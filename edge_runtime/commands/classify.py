@@ -23,6 +23,7 @@ from edge_runtime.commands.options import (
     open_classifier,
     plane_option,
     threads_option,
+    volume_option,
     workers_of,
     workers_option,
 )
@@ -63,12 +64,7 @@ cannot be read gets a line on stderr, and the rest goes on.
 @min_confidence_option
 @heatmap_option
 @plane_option
-@click.option(
-    "--volume",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Which volume of a NIfTI file of several, from 0.",
-)
+@volume_option
 @model_option
 @allow_unsigned_option
 @backend_option

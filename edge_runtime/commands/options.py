@@ -73,6 +73,12 @@ plane_option = click.option(
     type=Choice(["axial", "coronal", "sagittal"]),
     help="How a NIfTI volume is cut; default: axial, and of a study all.",
 )
+volume_option = click.option(
+    "--volume",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Which volume of a NIfTI file of several, from 0.",
+)
 
 
 def workers_option(what: str, more: str = "") -> Callable[[Command], Command]:

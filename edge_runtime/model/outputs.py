@@ -8,7 +8,6 @@ back `version` and what `outputs_of` returns, or `error`.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import subprocess
@@ -23,13 +22,14 @@ from edge_runtime.child import end_with_parent
 from edge_runtime.errors import BackendError, BtcError, ModelError, one_line, printable
 from edge_runtime.model.backends import interpreter_version, open_graph
 from edge_runtime.model.file_format import ModelFile, parse_model
-from edge_runtime.version import __version__
+from edge_runtime.version import __version__, code_digest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.float32]
 
+PACKAGE = "edge_runtime"
 NAMES = ("logits", "features", "class_maps")
 # -E: what tells this Python where to look for code is not for another one. `python -c` would look
 # in the current folder first.
@@ -76,15 +76,6 @@ def outputs_of(
     }
 
 
-def code_digest() -> str:
-    """SHA-256 of this package's code, so that two environments can be told to have the same."""
-    home = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(home.rglob("*.py"), key=lambda path: path.relative_to(home).as_posix()):
-        digest.update(path.relative_to(home).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
 def version_elsewhere(python: Path, runtime: str) -> str:
     """The version of a runtime in the environment of another Python.
 
@@ -119,7 +110,9 @@ def _ask(python: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     words = [str(python), "-E", "-c", _CHILD]
     try:
         done = subprocess.run(
-            words, input=_packed({"code": np.array(code_digest()), **request}), capture_output=True
+            words,
+            input=_packed({"code": np.array(code_digest(PACKAGE)), **request}),
+            capture_output=True,
         )
     except OSError as error:
         raise BackendError(f"{python} cannot be run: {error.strerror}") from None
@@ -163,7 +156,7 @@ def child() -> None:
 
 
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    if str(request["code"]) != code_digest():
+    if str(request["code"]) != code_digest(PACKAGE):
         raise BackendError(
             "its btc-edge is other code than this one: install the same there "
             "(pip install --force-reinstall --no-deps)"

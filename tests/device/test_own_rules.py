@@ -204,7 +204,7 @@ def _bundled() -> bytes:
 
 
 def test_other_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_runtime.model.outputs.code_digest", lambda: "0" * 64)
+    monkeypatch.setattr("edge_runtime.model.outputs.code_digest", lambda package: "0" * 64)
     with pytest.raises(BackendError, match="other code than this one: install the same there"):
         version_elsewhere(Path(sys.executable), HERE)
 

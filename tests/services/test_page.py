@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
 import signal
@@ -27,8 +26,9 @@ pytest.importorskip("playwright")
 pytest.importorskip("axe_playwright_python")
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Error, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Locator, Page, Route, expect
 
+from benchmarks.common.browser import chromium
 from benchmarks.hostile.pictures import encode
 from edge_runtime.classifier import Classifier
 from tests.device.volume_files import SECRET, SIZE, draw_head, nifti, series
@@ -55,11 +55,8 @@ def server() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as driver:
-        words = ["--no-sandbox"] if os.geteuid() == 0 else []
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=words)
+    with chromium() as running:
         yield running
-        running.close()
 
 
 Open = Callable[..., "Page"]
