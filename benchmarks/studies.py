@@ -5,9 +5,10 @@
 FOLDS is a cross-validation. Each head and each patient is judged once, by the fold that was tested
 on that person; a head of nobody in the data by the first. The rule of a fold is fitted on what all
 folds say of people whom they did not learn from, without everybody on this fold's test side. Heads
-with a tumour of a test patient set into them are made, see `trainer.augmentation.made_heads`. An
-even head is judged in each plane by itself, as a series that was acquired in it, and as a whole in
-all three.
+with a tumour of a test patient set into them are made, see `trainer.augmentation.made_heads`. They
+are the same for any FOLDS of the same DATA: their tumours are taken from slices of one size, in
+the planes that the bundled model tells. An even head is judged in each plane by itself, as a series
+that was acquired in it, and as a whole in all three.
 Writes studies.json and studies.md.
 
 With `--model FILE --out FILE` the rule of a fold is put into a model file of that fold's training,
@@ -17,8 +18,9 @@ which is written anew; its graph stays as it is.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +36,15 @@ from edge_runtime.decision.study import StudyRule, study_answer
 from edge_runtime.decision.view import View
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
+from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.file_format import ModelFile, pack_model, parse_model
 from edge_runtime.model.load import read_model
+from trainer.augmentation.made_heads import Tumour
 from trainer.commands.options import with_cards
 from trainer.data.archive import ImageArchive, open_archive
 from trainer.data.dataset import Dataset, read_dataset
 from trainer.data.heads import Head, persons_of, read_heads
-from trainer.data.split import Split, fold_splits
+from trainer.data.split import Indices, Split, fold_splits
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.metrics import share_of
 from trainer.evaluation.study import (
@@ -60,6 +64,7 @@ TRIED = (0.05, 0.1, 0.15, 0.2)  # shares of made heads that a rule may call tumo
 SAID = ("tumour-free", "uncertain", "tumour")
 
 ENDS = (SAID[0], SAID[2])
+DONORS = Preprocess(size=128)  # of the slices whose tumours are set into heads
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,39 @@ def open_fold(run: Run) -> tuple[Predict, DecisionRule]:
     return lambda images: predict_file(file, images), rule
 
 
-def measure_fold(
-    run: Run, data: Dataset, split: Split, archive: ImageArchive, heads: Sequence[Head], first: bool
-) -> Fold:
+@dataclass(frozen=True)
+class Source:
+    """What made heads are made of.
+
+    Attributes:
+        archive, heads: whole heads.
+        slices: the data in `DONORS`, of which tumours are taken.
+        planes: what each slice looks like to the bundled model.
+    """
+
+    archive: ImageArchive
+    heads: Sequence[Head]
+    slices: Dataset
+    planes: Sequence[str | None]
+
+    def tumours(self, rows: Indices) -> dict[str, list[Tumour]]:
+        """Those of some slices, by plane."""
+        return tumours_of(self.slices.take(rows), [self.planes[i] for i in rows])
+
+
+def open_source(heads: Path, table: Path, read: Callable[[Preprocess], Dataset]) -> Source:
+    """Read the heads' table, and the data as donors and as the bundled model sees them.
+
+    Args:
+        read: the data, preprocessed.
+    """
+    file = read_model()
+    rule = DecisionRule.from_settings(vars(file.info))
+    seen = seen_planes(lambda images: predict_file(file, images), rule, read(file.info.preprocess))
+    return Source(open_archive(heads), read_heads(table), read(DONORS), list(seen))
+
+
+def measure_fold(run: Run, data: Dataset, split: Split, source: Source, first: bool) -> Fold:
     """Ask a fold's model about both sides.
 
     Args:
@@ -117,15 +152,15 @@ def measure_fold(
         planes = list(seen_planes(predict, rule, side))
         mine = [
             head
-            for head in heads
+            for head in source.heads
             if head.subject in people or (first and number and head.subject not in everybody)
         ]
-        tumours = tumours_of(side, planes)
         found = known_series(patients_of(side, planes), predict, rule, run.labels)
         if mine:
             slices = collect_heads(
-                archive, mine, tumours, data.tumour_free, run.preprocess, run.settings["seed"]
-            )
+                source.archive, mine, source.tumours(rows), data.tumour_free, run.preprocess,
+                run.settings["seed"],
+            )  # fmt: skip
             found += known_series(slices, predict, rule, run.labels)
         sides.append(found)
     tested = people_of(data, split.test)
@@ -341,11 +376,19 @@ def main(
     names = ("groups", "boxes", "tumour_free")
     options = dict.fromkeys((*names, "partial", "partial_groups")) | {"no_card": False}
     named = with_cards(data, options, names)
-    slices = read_dataset(named.data, runs[0].preprocess, class_names=runs[0].labels)
+
+    @cache
+    def read(options: Preprocess) -> Dataset:
+        return read_dataset(
+            named.data, options, class_names=runs[0].labels, groups_csv=named.options["groups"],
+            boxes_csv=named.options["boxes"], tumour_free=named.options["tumour_free"],
+        )  # fmt: skip
+
+    slices = read(runs[0].preprocess)
+    source = open_source(heads, heads_table, read)
     splits = fold_splits(slices, len(runs), whole.settings["seed"])
-    archive, table = open_archive(heads), read_heads(heads_table)
     asked = [
-        measure_fold(run, slices, split, archive, table, not number)
+        measure_fold(run, slices, split, source, not number)
         for number, (run, split) in enumerate(zip(runs, splits, strict=True))
     ]
     rules, rows = judge_all(asked, MISSED)

@@ -5,7 +5,9 @@
 Each FOLDS is a finished group cross-validation. Only slices that both tested are compared, each by
 the fold that did not learn from its group; that one of them learned from further slices beside is
 part of what differs. A difference has an interval over groups for the paired hits, which is
-narrower than that of either share. Slices of doubted label are those that the second run says.
+narrower than that of either share. "Both" is what they would say together, by the mean of their
+log-probabilities, which nothing offers: it tells how much of their errors is chance. Slices of
+doubted label are those that the second run says.
 Writes two_recipes.json and two_recipes.md.
 """
 
@@ -24,6 +26,7 @@ from benchmarks.common.formatting import rate_in_words
 from benchmarks.common.sides import partial_of, predictions_of
 from benchmarks.robust import MAIN, TUMORS, TYPED_SOURCE
 from edge_runtime.commands.entry import run_command
+from edge_runtime.decision.prediction import probabilities
 from edge_runtime.errors import UsageError
 from edge_runtime.labels import NO_TUMOR
 from edge_runtime.model.load import read_model
@@ -74,6 +77,17 @@ def _type_of(predictions: Predictions) -> list[str]:
     return [TUMORS[i] for i in predictions.probabilities[:, columns].argmax(axis=1)]
 
 
+def together(first: Predictions, second: Predictions) -> Predictions:
+    """The mean of the log-probabilities of both."""
+    logs = [np.log(np.maximum(each.probabilities, 1e-7)) for each in (first, second)]
+    both = probabilities((logs[0] + logs[1]) / 2)
+    table = second.table.assign(
+        **{f"p_{name}": both[:, i] for i, name in enumerate(second.class_names)},
+        predicted=[second.class_names[i] for i in both.argmax(axis=1)],
+    )
+    return Predictions(table, second.class_names, second.protocol, second.split)
+
+
 def questions(predictions: Predictions, doubtful: Hits) -> dict[str, tuple[Hits, Hits]]:
     """For each row of the table which of the slices it is asked of, and which of them hit."""
     source, label = (np.array(predictions.texts(name)) for name in ("source", "label"))
@@ -98,12 +112,15 @@ def questions(predictions: Predictions, doubtful: Hits) -> dict[str, tuple[Hits,
     return found
 
 
-def compare(hits: Sequence[Hits], groups: Sequence[str]) -> dict[str, Any]:
-    """The rate of each and the second's less the first's."""
+def compare(
+    hits: Sequence[Hits], groups: Sequence[str], both: Hits | None = None
+) -> dict[str, Any]:
+    """The rate of each, that of both together, and the second's less the first's."""
     difference = hits[1].astype(float) - hits[0]
     return {
         "n": len(difference),
         "rates": [share_of(hit, groups) for hit in hits],
+        "both": None if both is None else share_of(both, groups),
         "difference": {
             "n": len(difference),
             "share": float(difference.mean()),
@@ -148,12 +165,13 @@ def measure(runs: Sequence[Run]) -> dict[str, Any]:
     """Everything of two_recipes.json."""
     first, second = common(runs)
     doubtful = second.numbers("doubtful") == 1
-    asked = [questions(each, doubtful) for each in (first, second)]
+    asked = [questions(each, doubtful) for each in (first, second, together(first, second))]
     groups, rows = np.array(first.texts("group")), {}
     for name, (among, _) in asked[0].items():
         if among.any():
-            hits = [each[name][1][among] for each in asked]
-            rows[name] = compare(hits, groups[among].tolist())
+            *hits, both = (each[name][1][among] for each in asked)
+            said = "answered" in name  # by thresholds, which both together have none of
+            rows[name] = compare(hits, groups[among].tolist(), None if said else both)
     if (missed := untyped(runs)) is not None:
         rows["untyped tumours predicted notumor"] = missed
     return {"networks": [size_of(run) for run in runs], "rows": rows}
@@ -163,18 +181,21 @@ def as_markdown(result: dict[str, Any]) -> str:
     """The table of docs/results.md."""
     names = [f"`{network['network']}`, {network['size']} px" for network in result["networks"]]
     lines = [
-        f"| %, per slice, 5 folds of groups | n | {names[0]} | {names[1]} | difference, points |",
-        "|---|--:|--:|--:|--:|",
+        f"| %, per slice, 5 folds of groups | n | {names[0]} | {names[1]} | difference, points "
+        "| both |",
+        "|---|--:|--:|--:|--:|--:|",
     ]
     for name, row in result["rows"].items():
         cells = [name, f"{row['n']:,}", *map(rate_in_words, row["rates"])]
-        lines.append(f"| {' | '.join(cells)} | {rate_in_words(row['difference'], signed=True)} |")
+        cells.append(rate_in_words(row["difference"], signed=True))
+        cells.append("–" if row["both"] is None else rate_in_words(row["both"]))
+        lines.append(f"| {' | '.join(cells)} |")
     for title, key, unit in (
         ("int8 file, KiB", "bytes", 1024),
         ("multiply-accumulates, M", "macs", 1e6),
     ):
         cells = ["–" if n[key] is None else f"{n[key] / unit:,.0f}" for n in result["networks"]]
-        lines.append(f"| {title} | | {' | '.join(cells)} | |")
+        lines.append(f"| {title} | | {' | '.join(cells)} | | |")
     main = ", ".join(f"`{name}`" for name in MAIN)
     return "\n".join([*lines, "", f"The first two rows: slices of {main}.", ""])
 

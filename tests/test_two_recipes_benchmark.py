@@ -60,6 +60,23 @@ def test_the_difference_is_that_of_the_slices_that_both_tested(tmp_path: Path) -
     assert rows["right of `br35h`"]["n"] == 9
     table = (tmp_path / "two_recipes.md").read_text("utf-8")
     assert "| right of four classes | 36 | 97.2" in table
+    assert rows["answered"]["both"] is None, "both together have no thresholds"
+
+
+def test_both_together_say_what_the_surer_one_says(tmp_path: Path) -> None:
+    """The log-probabilities are added, so the less sure one is outvoted."""
+    first = made(tmp_path / "a", {0, 1}, range(20))
+    second = made(tmp_path / "b", {1, 4}, range(20))
+    tables = [list(csv.DictReader((f / "predictions.csv").open())) for f in (first, second)]
+    for row in tables[1]:  # the second is less sure
+        shares = {name: 0.4 if row["predicted"] == name else 0.2 for name in CLASSES}
+        row.update({f"p_{name}": str(share) for name, share in shares.items()})
+    with (second / "predictions.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, tables[1][0])
+        writer.writeheader()
+        writer.writerows(tables[1])
+    row = run(first, second, Path("--out"), tmp_path)["right of four classes"]
+    assert row["both"]["share"] == pytest.approx(18 / 20), "0 and 1 are wrong, 4 is mended"
 
 
 def test_doubted_labels_are_those_of_the_second_run(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from edge_runtime.decision.study import SeriesAnswers, StudyRule, study_answer
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.imaging.preprocess import Preprocess
 from edge_runtime.model.load import read_model
+from trainer.augmentation.brain import brain_of
 from trainer.augmentation.copy_paste import move
-from trainer.augmentation.made_heads import Tumour, make_head, make_volume
+from trainer.augmentation.made_heads import INSIDE, Tumour, host_of, make_head, make_volumes
 from trainer.commands.train_options import _heads
 from trainer.data.archive import open_archive
 from trainer.data.heads import Head, cuts_of, read_heads, series_of, volume_of
@@ -54,6 +55,59 @@ def ball(size: int = 48) -> npt.NDArray[np.float32]:
     return (150.0 * (np.sqrt(x * x + y * y + z * z) < 0.42 * size)).astype(np.float32)
 
 
+def skull(size: int = 56) -> tuple[Gray, npt.NDArray[np.bool_]]:
+    """A head with bone: a brain with dark ventricles, scalp about it, a face in front and a neck
+    that hangs on the brain by a cord; and where the brain is."""
+    z, y, x = np.mgrid[:size, :size, :size] - size / 2 + 0.5
+    radius = np.sqrt(x * x + y * y + (z - 4) ** 2)
+    brain = radius < 0.32 * size
+    head = np.where(radius < 0.44 * size, 10, 0)
+    head[(radius > 0.38 * size) & (radius < 0.44 * size)] = 200
+    outside = radius > 0.38 * size
+    head[outside & (y < -0.25 * size) & (abs(x) < 12) & (z < 0)] = 140
+    head[outside & (z < -0.3 * size) & (np.hypot(x, y) < 14)] = 140
+    head[brain] = 130
+    head[(radius > 0.2 * size) & (np.hypot(x, y) < 2.5) & (z < 0)] = 130
+    head[(abs(x) < 3) & (abs(y) < 6) & (abs(z - 4) < 4)] = 20
+    return head.astype(np.uint8), brain
+
+
+def test_the_brain_is_found_without_scalp_face_and_neck() -> None:
+    head, brain = skull()
+    found = brain_of(list(head), 4.0, 4.0)
+    assert 2 * (found & brain).sum() / (found.sum() + brain.sum()) > 0.9
+    assert found[28 + 4, 28, 28], "the ventricles are brain"
+    for turned in (head[::-1], head[:, ::-1]):
+        assert brain_of(list(turned), 4.0, 4.0).sum() == found.sum()
+    flat = np.zeros((4, 8, 8), np.uint8)
+    assert not brain_of(list(flat), 1.0, 1.0).any()
+    flat[:, 3:5, 3:5] = 99
+    assert brain_of(list(flat), 1.0, 1.0).sum() == 16, "too thin for a core: all tissue"
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.floats(0.05, 0.95), st.floats(0.05, 0.95))
+def test_a_made_tumour_lies_in_the_brain_wherever_it_lay(seed: int, x: float, y: float) -> None:
+    head, brain = skull()
+    middle, half = np.array([x, y]), 0.08
+    own = donor(sizes=(0.2,))
+    moved = replace(own, boxes=(np.concatenate([middle - half, middle + half]),))
+    made = make_head(host_of(list(head), 4.0, 4.0), moved, np.random.default_rng(seed))
+    assert made.inside >= INSIDE
+    shown = [
+        brain[number, int((top + bottom) / 2 * 56), int((left + right) / 2 * 56)]
+        for number, (left, top, right, bottom) in made.boxes.items()
+    ]
+    assert np.mean(shown) > 0.7, "the ends may reach out"
+
+
+def test_a_tumour_larger_than_the_brain_is_set_where_most_of_it_fits() -> None:
+    head, _ = skull()
+    made = make_head(host_of(list(head), 4.0, 4.0), donor(sizes=(0.9,)), np.random.default_rng(1))
+    assert 0.2 < made.inside < INSIDE
+    assert made.slices
+
+
 def donor(patient: str = "p", label: str = "glioma", sizes: tuple[float, ...] = (0.3,)) -> Tumour:
     slices, boxes = [], []
     for size in sizes:
@@ -69,14 +123,15 @@ def donor(patient: str = "p", label: str = "glioma", sizes: tuple[float, ...] = 
 @given(st.integers(0, 2**31), st.floats(0.15, 0.5), st.floats(0.5, 3))
 def test_a_made_tumour_is_cut_as_an_ellipsoid(seed: int, size: float, depth: float) -> None:
     head = list(ball().astype(np.uint8))
-    made = make_head(head, depth, donor(sizes=(size,)), np.random.default_rng(seed))
+    host = host_of(head, 2 * depth, 2.0)
+    made = make_head(host, donor(sizes=(size,)), np.random.default_rng(seed))
     numbers = sorted(made.slices)
     assert numbers == list(range(numbers[0], numbers[-1] + 1)), "one slice behind the other"
     widths = [float(made.boxes[n][2] - made.boxes[n][0]) for n in numbers]
     top = widths.index(max(widths))
     assert widths[: top + 1] == sorted(widths[: top + 1])
     assert widths[top:] == sorted(widths[top:], reverse=True)
-    again = make_head(head, depth, donor(sizes=(size,)), np.random.default_rng(seed))
+    again = make_head(host, donor(sizes=(size,)), np.random.default_rng(seed))
     for number in numbers:
         np.testing.assert_array_equal(made.slices[number], again.slices[number])
         assert made.slices[number].shape == head[number].shape
@@ -116,8 +171,8 @@ def test_a_made_volume_shows_its_tumour_at_one_place_in_every_plane(
     own = volume._replace(view=view, voxels=voxels)
     bright = donor(sizes=(0.4, 0.2))  # the ball is as bright as can be, so a dark one is set in
     dark = replace(bright, slices=tuple(255 - gray for gray in bright.slices))
-    made = make_volume(own, dark, np.random.default_rng(seed))
-    assert made is not None
+    made, other = make_volumes(own, [dark, dark], np.random.default_rng(seed))
+    assert (made.voxels != other.voxels).any(), "each in a place of its own"
     places = np.argwhere(made.voxels != own.voxels)
     assert len(places) > 50
     assert np.ptp(places, axis=0).max() < 40, "one place in space"
@@ -127,8 +182,7 @@ def test_a_made_volume_shows_its_tumour_at_one_place_in_every_plane(
         assert before.plane == after.plane
         pairs = zip(before.grays, after.grays, strict=True)
         assert 3 <= sum((b.astype(int) - a).max() > 40 for b, a in pairs) < len(before.grays)
-    again = make_volume(own, dark, np.random.default_rng(seed))
-    assert again is not None
+    (again,) = make_volumes(own, [dark], np.random.default_rng(seed))
     np.testing.assert_array_equal(again.voxels, made.voxels)
 
 

@@ -3,15 +3,16 @@
 Whole heads with a tumour are rare. A made one shows what a study's rule needs: slices without a
 tumour, then several neighbouring ones with it, small at its ends and largest in its middle, as an
 ellipsoid is cut. It is no real head: the tumour has no mass effect, no oedema and no contrast but
-its own, and its edge is that of `copy_paste`, which a network may have learned from. One that is
-made in a whole volume, to be cut in any plane, has one slice of the tumour all through, scaled: the
-slices of a patient lie too far apart to be put side by side.
+its own, and its edge is that of `copy_paste`, which a network may have learned from. Of whatever
+type, it lies in the brain: between air and bone nobody could tell it. One that is made in a whole
+volume, to be cut in any plane, has one slice of the tumour all through, scaled: the slices of a
+patient lie too far apart to be put side by side.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -21,14 +22,13 @@ import numpy.typing as npt
 from edge_runtime.imaging.gray import robust_range
 from edge_runtime.imaging.head import head_box, shows_head
 from edge_runtime.imaging.nifti import Cut, Volume, upright
+from trainer.augmentation.brain import Mask, brain_of
 from trainer.augmentation.copy_paste import SOFT, Box, Gray, move
 
 SMALLEST = 0.25  # of the largest cross-section's half axes: what is smaller shows nothing
-MIDDLE = (
-    0.42,
-    0.75,
-)  # where along a head the tumour's middle may lie; below is the neck
-TISSUE = 0.35  # of a head's brightness in its middle: where it is darker there is no brain
+LEVEL = 0.5  # of the brain's largest cross-section: the tumour's middle lies in no smaller one
+INSIDE = 0.9  # of the tumour lie in the brain, where a place for that is found
+TRIES = 20  # places, nearer to the brain's middle each time
 
 
 @dataclass(frozen=True)
@@ -60,40 +60,68 @@ class Tumour:
         return replace(self, slices=(self.slices[largest],), boxes=(self.boxes[largest],))
 
 
+class Host(NamedTuple):
+    """A healthy head that a tumour is set into.
+
+    Attributes:
+        slices: those that show the head, in order, alike in size.
+        brain: N×H×W, see `brain_of`.
+        depth: pixels between two slices.
+    """
+
+    slices: Sequence[Gray]
+    brain: Mask
+    depth: float
+
+
 class MadeHead(NamedTuple):
-    """Slices that were changed, by number, with the box in each as fractions of its sides."""
+    """Slices that were changed, by number, with the box in each as fractions of its sides; and the
+    share of the tumour that lies in the brain."""
 
     slices: dict[int, Gray]
     boxes: dict[int, Box]
+    inside: float
 
 
-def make_head(
-    head: Sequence[Gray], depth: float, tumour: Tumour, rng: np.random.Generator
-) -> MadeHead:
-    """Set a tumour into a head.
+class _Place(NamedTuple):
+    """Where a tumour is set: slice, x and y (pixels) of its middle; its half axes in pixels of the
+    slice, across and down, and in slices."""
 
-    Its half axis along the stack is the mean of those in the plane; it keeps its place in its own
-    head and its size against that head.
+    middle: int
+    goal: npt.NDArray[np.float64]
+    half: npt.NDArray[np.float64]
+    along: float
+
+
+def host_of(slices: Sequence[Gray], distance: float, pixel: float) -> Host:
+    """A head with its brain.
 
     Args:
-        head: the slices that show the head, in order, alike in size.
-        depth: pixels between two slices.
+        slices: see `Host`.
+        distance: mm between two slices.
+        pixel: mm of a pixel.
+    """
+    return Host(slices, brain_of(slices, distance, pixel), distance / pixel)
+
+
+def make_head(host: Host, tumour: Tumour, rng: np.random.Generator) -> MadeHead:
+    """Set a tumour into a head.
+
+    Its half axis along the stack is the mean of those in the plane. It keeps its size against the
+    head, and its place in its own head where that lies in the brain of the other; else it moves
+    towards the brain's middle.
+
+    Args:
         tumour: taken from slices of the same plane.
         rng: random generator.
     """
-    middle = round(rng.uniform(*MIDDLE) * (len(head) - 1))
-    rows, columns = head_box(head[middle])
-    side = max(rows.stop - rows.start, columns.stop - columns.start)
+    head = host.slices
     order = tumour.ordered()
-    largest = tumour.boxes[order[len(order) // 2]]
-    half = (largest[2:] - largest[:2]) / 2 * side
-    along = max(float(half.mean()), 2.0) / depth  # slices from the middle to an end
     flip, soft = bool(rng.random() < 0.5), float(rng.uniform(*SOFT))
-    x, y = (largest[:2] + largest[2:]) / 2
-    place = np.array([1 - x if flip else x, y]) + rng.uniform(-0.06, 0.06, 2)
-    corner = np.array([columns.start + columns.stop - side, rows.start + rows.stop - side]) / 2
-    goal = _inside(head[middle], corner + np.clip(place, 0.2, 0.8) * side)
-    made = MadeHead({}, {})
+    (middle, goal, half, along), inside = _place(
+        host, tumour.boxes[order[len(order) // 2]], flip, rng
+    )
+    made = MadeHead({}, {}, inside)
     reach = along * math.sqrt(1 - SMALLEST**2)
     for number in range(max(0, math.ceil(middle - reach)), min(len(head), int(middle + reach) + 1)):
         offset = (number - middle) / along  # -1 to 1
@@ -107,56 +135,88 @@ def make_head(
     return made
 
 
-def make_volume(volume: Volume, tumour: Tumour, rng: np.random.Generator) -> Volume | None:
-    """Set a tumour into the axial slices of a volume, so that it shows in all planes; what it does
-    not reach stays as it is.
+def _place(host: Host, box: Box, flip: bool, rng: np.random.Generator) -> tuple[_Place, float]:
+    """A place for a tumour of this box, and the share of it that lies in the brain there: the first
+    of `TRIES` with `INSIDE`, else the best."""
+    areas = host.brain.sum(axis=(1, 2))
+    levels = np.flatnonzero(areas >= max(LEVEL * areas.max(), 1))
+    best: tuple[_Place, float] | None = None
+    for tried in range(TRIES):
+        middle = int(rng.choice(levels)) if levels.size else len(host.slices) // 2
+        rows, columns = head_box(host.slices[middle])
+        side = max(rows.stop - rows.start, columns.stop - columns.start)
+        half = (box[2:] - box[:2]) / 2 * side
+        x, y = (box[:2] + box[2:]) / 2
+        own = np.array([1 - x if flip else x, y]) + rng.uniform(-0.06, 0.06, 2)
+        corner = np.array([columns.start + columns.stop - side, rows.start + rows.stop - side]) / 2
+        goal = corner + np.clip(own, 0.2, 0.8) * side
+        if levels.size:
+            centre = np.argwhere(host.brain[middle]).mean(axis=0)[::-1] + 0.5
+            goal = goal + tried / (TRIES - 1) * (centre - goal)
+        place = _Place(middle, goal, half, max(float(half.mean()), 2.0) / host.depth)
+        inside = _inside(host.brain, place)
+        if best is None or inside > best[1]:
+            best = place, inside
+        if inside >= INSIDE:
+            break
+    assert best is not None
+    return best
+
+
+def _inside(brain: Mask, place: _Place) -> float:
+    """The share of an ellipsoid that lies in the brain."""
+    centre = (place.middle + 0.5, place.goal[1], place.goal[0])
+    half = (place.along, max(place.half[1], 1.0), max(place.half[0], 1.0))
+    axes = [
+        np.arange(math.floor(c - h), math.ceil(c + h)) for c, h in zip(centre, half, strict=True)
+    ]
+    z, y, x = np.ix_(*axes)
+    apart = [(at + 0.5 - c) / h for at, c, h in zip((z, y, x), centre, half, strict=True)]
+    within = apart[0] ** 2 + apart[1] ** 2 + apart[2] ** 2 <= 1
+    known = [(a >= 0) & (a < size) for a, size in zip(axes, brain.shape, strict=True)]
+    shown = np.zeros(within.shape, bool)
+    shown[np.ix_(*known)] = brain[np.ix_(*(a[k] for a, k in zip(axes, known, strict=True)))]
+    return float((shown & within).sum() / max(within.sum(), 1))
+
+
+def make_volumes(
+    volume: Volume, tumours: Sequence[Tumour], rng: np.random.Generator
+) -> Iterator[Volume]:
+    """Set tumours into the axial slices of a volume, so that they show in all planes, each into a
+    volume of its own; what it does not reach stays as it is.
 
     Args:
-        tumour: taken from axial slices.
+        tumours: taken from axial slices.
         rng: random generator.
 
-    Returns:
-        None where the pixels of axial slices are not square.
+    Yields:
+        One volume for each tumour; none where the pixels of axial slices are not square.
 
     Raises:
         InputError: no finite value.
     """
-    plane = "axial"
-    cut = Cut(volume.voxels, volume.view, plane)
+    cut = Cut(volume.voxels, volume.view, "axial")
     grays = [cut.gray(number) for number in range(len(cut))]
-    voxels = volume.voxels.copy()
-    slices, _ = upright(voxels, volume.view, plane)
+    slices, _ = upright(volume.voxels, volume.view, "axial")
     if grays[0].shape != slices.shape[1:]:
-        return None
+        return
     order = list(range(len(cut)))[:: 1 if cut.rising else -1]
     shown = [place for place, number in enumerate(order) if shows_head(grays[number])]
     if not shown:
-        return None
+        return
     order = order[shown[0] : shown[-1] + 1]
-    depth = cut.distance / max(volume.view.spacing[0], 1e-6)
-    made = make_head([grays[number] for number in order], depth, tumour.middle(), rng)
-    low, high = robust_range(upright(volume.voxels, volume.view, plane)[0])
+    pixel = max(volume.view.spacing[0], 1e-6)
+    host = host_of([grays[number] for number in order], cut.distance, pixel)
+    low, high = robust_range(slices)
     if volume.view.slope < 0:
         low, high = high, low
-    for place, gray in made.slices.items():
-        number = order[place]
-        changed = gray != grays[number]
-        values = low + gray[changed] / 255 * (high - low)
-        whole = np.issubdtype(voxels.dtype, np.integer)
-        slices[number][changed] = np.rint(values) if whole else values
-    return volume._replace(voxels=voxels)
-
-
-def _inside(gray: Gray, goal: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A place moved towards the middle of the slice until it is tissue."""
-    height, width = gray.shape
-    middle = np.array([width, height]) / 2
-    bright = TISSUE * float(gray[height // 4 : -height // 4, width // 4 : -width // 4].mean())
-    at = goal
-    for step in np.linspace(0, 1, 9).tolist():
-        at = goal + step * (middle - goal)
-        left, top = (int(v) - 2 for v in at)
-        part = gray[max(top, 0) : top + 5, max(left, 0) : left + 5]
-        if part.size and float(part.mean()) >= bright:
-            break
-    return at
+    for tumour in tumours:
+        voxels = volume.voxels.copy()
+        changed, _ = upright(voxels, volume.view, "axial")
+        for place, gray in make_head(host, tumour.middle(), rng).slices.items():
+            number = order[place]
+            new = gray != grays[number]
+            values = low + gray[new] / 255 * (high - low)
+            whole = np.issubdtype(voxels.dtype, np.integer)
+            changed[number][new] = np.rint(values) if whole else values
+        yield volume._replace(voxels=voxels)

@@ -35,7 +35,7 @@ from edge_runtime.files import replacing
 from edge_runtime.imaging.geometry import PLANES
 from edge_runtime.imaging.head import head_share
 from edge_runtime.imaging.preprocess import Preprocess, preprocess
-from trainer.augmentation.made_heads import Tumour, make_head, make_volume
+from trainer.augmentation.made_heads import Tumour, host_of, make_head, make_volumes
 from trainer.data.archive import ImageArchive
 from trainer.data.dataset import Dataset
 from trainer.data.heads import Head, HeadSeries, cuts_of, series_of, volume_of
@@ -201,10 +201,10 @@ def collect_heads(
             if head.label not in tumour_free or not donors or not series.pixel:
                 continue
             rng = np.random.default_rng([seed, number, PLANES.index(series.plane)])
+            host = host_of(series.grays, series.distance, series.pixel)
             for _ in range(MADE):
                 tumour = donors[int(rng.integers(len(donors)))]
-                depth = series.distance / series.pixel
-                made = make_head(series.grays, depth, tumour, rng)
+                made = make_head(host, tumour, rng)
                 changed = own.copy()
                 changed[list(made.slices)] = add(made.slices.values())
                 rows.append(changed)
@@ -233,13 +233,13 @@ def _made_volumes(
     """The cuts of the volumes that are made of a healthy one: whose tumour, what the volume is
     called, and the cut."""
     volume = volume_of(archive, head)
-    for copy in range(MADE if donors and volume is not None else 0):
-        assert volume is not None
-        tumour = donors[int(rng.integers(len(donors)))]
-        made = make_volume(volume, tumour, rng)
-        if made is not None:
-            for series in cuts_of(made):
-                yield tumour, f"{head.path} with tumour {copy + 1}", series
+    if not donors or volume is None:
+        return
+    chosen = [donors[int(number)] for number in rng.integers(len(donors), size=MADE)]
+    volumes = make_volumes(volume, chosen, rng)
+    for copy, (tumour, made) in enumerate(zip(chosen, volumes, strict=False)):
+        for series in cuts_of(made):
+            yield tumour, f"{head.path} with tumour {copy + 1}", series
 
 
 def patients_of(side: Dataset, planes: Sequence[str | None]) -> HeadSlices:
