@@ -4,7 +4,8 @@
 
 FOLDS is a cross-validation. Each head and each patient is judged once, by the fold that was tested
 on that person; a head of nobody in the data by the first. The rule of a fold is fitted on what all
-folds say of people whom they did not learn from, without everybody on this fold's test side. Heads
+folds say of people whom they did not learn from, without everybody on this fold's test side; what
+another fold says is moved to this one's level first, see `moved`. Heads
 with a tumour of a test patient set into them are made, see `trainer.augmentation.made_heads`. They
 are the same for any FOLDS of the same DATA: their tumours are taken from slices of one size, in
 the planes that the bundled model tells. An even head is judged in each plane by itself, as a series
@@ -17,6 +18,7 @@ which is written anew; its graph stays as it is.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,6 +77,8 @@ class Fold:
         labels, tumour_free, view: of the model.
         others, tested: series of heads and of patients of the validation and the test side.
         people: on the test side.
+        level: the median log-odds of a tumour that the model gives tumour-free slices of its
+            validation side.
     """
 
     labels: tuple[str, ...]
@@ -83,6 +87,35 @@ class Fold:
     others: list[KnownSeries]
     tested: list[KnownSeries]
     people: set[str]
+    level: float
+
+
+def level_of(predict: Predict, rule: DecisionRule, side: Dataset) -> float:
+    """See `Fold.level`."""
+    free = np.array([name in side.tumour_free for name in side.class_names])
+    rows = np.flatnonzero(free[side.labels])
+    if not rows.size:
+        return 0.0
+    by_label = np.maximum(rule.probabilities(predict(side.images[rows])), 1e-30)
+    odds = np.log(by_label[:, ~free].sum(axis=1)) - np.log(by_label[:, free].sum(axis=1))
+    return float(np.median(odds))
+
+
+def moved(known: KnownSeries, by: float, tumour_free: Sequence[str]) -> KnownSeries:
+    """A series with the log-odds of a tumour moved by so much; types keep their proportions.
+
+    One training is surer than the next, of everything: heads of several folds lie on one scale
+    only when each fold's own level is taken off.
+    """
+
+    def changed(answer: Prediction) -> Prediction:
+        by_label = answer.probabilities or {}
+        raised = {k: p if k in tumour_free else p * math.exp(by) for k, p in by_label.items()}
+        whole = math.fsum(raised.values())
+        return replace(answer, probabilities={k: p / whole for k, p in raised.items()})
+
+    answers = known.answers
+    return replace(known, answers=replace(answers, answers=tuple(map(changed, answers.answers))))
 
 
 def people_of(data: Dataset, rows: Any) -> set[str]:
@@ -164,7 +197,8 @@ def measure_fold(run: Run, data: Dataset, split: Split, source: Source, first: b
             found += known_series(slices, predict, rule, run.labels)
         sides.append(found)
     tested = people_of(data, split.test)
-    return Fold(run.labels, data.tumour_free, rule.view, sides[0], sides[1], tested)
+    level = level_of(predict, rule, data.take(split.validation))
+    return Fold(run.labels, data.tumour_free, rule.view, sides[0], sides[1], tested, level)
 
 
 def fold_of(file: ModelFile, runs: Sequence[Run]) -> int:
@@ -187,7 +221,7 @@ def rule_of(folds: Sequence[Fold], number: int, missed: float = MISSED) -> Study
         return bool(persons_of((each.facts["person"], each.facts["tumour"])) & mine.people)
 
     pool = [
-        each
+        each if n == number else moved(each, mine.level - fold.level, mine.tumour_free)
         for n, fold in enumerate(folds)
         for each in (fold.others if n == number else fold.others + fold.tested)
         if not tested(each) and each.facts["label"] in mine.labels

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from benchmarks.studies import SAID, Fold, as_markdown, fold_of, judge, judge_all, rule_of, summary
+from benchmarks.studies import (
+    SAID,
+    Fold,
+    as_markdown,
+    fold_of,
+    judge,
+    judge_all,
+    level_of,
+    moved,
+    rule_of,
+    summary,
+)
 from edge_runtime.decision.prediction import Status
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.model.load import read_model
@@ -22,7 +38,7 @@ def fold(people: range) -> Fold:
     names = {f"{letter}{person}" for person in people for letter in "ht"}
     tested = [k for k in each if k.facts["person"] in names]
     others = [k for k in each if k.facts["person"] not in names]
-    return Fold(LABELS, ("notumor",), None, others, tested, names)
+    return Fold(LABELS, ("notumor",), None, others, tested, names, -4.0)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +58,54 @@ def test_nobody_is_judged_by_a_rule_that_knew_them(folds: list[Fold]) -> None:
     everybody = replace(folds[0], people={f"{x}{i}" for i in range(40) for x in "ht"})
     with pytest.raises(DataError, match="too few"):
         rule_of([everybody, folds[1]], 0)
+
+
+def test_what_another_fold_says_is_moved_to_the_level_of_this_one(folds: list[Fold]) -> None:
+    """A fold that is surer of everything by so much leaves the rule of the other as it is."""
+    surer = replace(
+        folds[1],
+        level=folds[1].level + 0.75,
+        others=[moved(each, 0.75, ("notumor",)) for each in folds[1].others],
+        tested=[moved(each, 0.75, ("notumor",)) for each in folds[1].tested],
+    )
+    plain, other = rule_of(folds, 0), rule_of([folds[0], surer], 0)
+    assert other.slope == pytest.approx(plain.slope)
+    assert other.no_tumor == pytest.approx(plain.no_tumor)
+    unmoved = rule_of([folds[0], replace(surer, level=folds[1].level)], 0)
+    assert unmoved.slope != pytest.approx(plain.slope, rel=1e-3)
+
+
+def test_a_level_is_that_of_tumour_free_slices() -> None:
+    shares = np.array([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8], [0.2, 0.2, 0.6], [0.05, 0.05, 0.9]])
+    side = SimpleNamespace(
+        labels=np.array([0, 2, 2, 2]), class_names=LABELS, tumour_free=("notumor",),
+        images=np.arange(4),
+    )  # fmt: skip
+    rule = SimpleNamespace(probabilities=lambda rows: shares[rows])
+    found = level_of(lambda images: images, rule, side)
+    assert found == pytest.approx(math.log(0.2 / 0.8))
+    assert (
+        level_of(
+            lambda images: images,
+            rule,
+            SimpleNamespace(**vars(side) | {"labels": np.zeros(4, int)}),
+        )
+        == 0
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(by=st.floats(-5, 5), peak=st.floats(-3, 5))
+def test_moving_changes_the_odds_of_a_tumour_and_nothing_else(by: float, peak: float) -> None:
+    before = known(1, peak, "glioma")
+    after = moved(before, by, ("notumor",))
+    for old, new in zip(before.answers.answers, after.answers.answers, strict=True):
+        p, q = old.probabilities, new.probabilities
+        assert sum(q.values()) == pytest.approx(1)
+        gained = math.log((1 - q["notumor"]) / q["notumor"] * p["notumor"] / (1 - p["notumor"]))
+        assert gained == pytest.approx(by, abs=1e-6)
+        assert q["glioma"] * p["meningioma"] == pytest.approx(p["glioma"] * q["meningioma"])
+    assert after.facts == before.facts
 
 
 def test_each_study_is_counted_once(folds: list[Fold]) -> None:
