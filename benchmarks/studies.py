@@ -5,11 +5,12 @@
 FOLDS is a cross-validation. Each head and each patient is judged once, by the fold that was tested
 on that person; a head of nobody in the data by the first. The rule of a fold is fitted on what all
 folds say of people whom they did not learn from, without everybody on this fold's test side; what
-another fold says is moved to this one's level first, see `moved`. Heads
-with a tumour of a test patient set into them are made, see `trainer.augmentation.made_heads`. They
-are the same for any FOLDS of the same DATA: their tumours are taken from slices of one size, in
-the planes that the bundled model tells. An even head is judged in each plane by itself, as a series
-that was acquired in it, and as a whole in all three.
+another fold says is moved to this one's level first, see `moved`. Heads with a tumour of a test
+patient set into them are made, see `trainer.augmentation.made_heads`. They are the same for any
+FOLDS of the same DATA: their tumours are taken from slices of one size, in the planes that the
+bundled model tells. An even head is judged in each plane by itself, as a series
+that was acquired in it, and as a whole in all three; of each healthy one also pairs of neighbouring
+slices, as somebody might pick them.
 Writes studies.json and studies.md.
 
 With `--model FILE --out FILE` the rule of a fold is put into a model file of that fold's training,
@@ -34,7 +35,7 @@ from benchmarks.common.formatting import rate_in_words
 from edge_runtime.commands.click_types import Command
 from edge_runtime.commands.entry import run_command
 from edge_runtime.decision.prediction import Prediction, Status
-from edge_runtime.decision.study import StudyRule, study_answer
+from edge_runtime.decision.study import PAIR, StudyRule, study_answer
 from edge_runtime.decision.view import View
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_bytes
@@ -229,6 +230,25 @@ def rule_of(folds: Sequence[Fold], number: int, missed: float = MISSED) -> Study
     return fit_study_rule(pool, mine.labels, mine.tumour_free, mine.view, missed)
 
 
+def pairs_of(known: KnownSeries, rule: StudyRule) -> list[KnownSeries]:
+    """Of a series three pairs of neighbours: from a quarter, a half and three quarters on of the
+    slices that show most of the head, as studies of their own."""
+    answers = known.answers.answers
+    shares = [0.0 if a.facts is None else a.facts.head for a in answers]
+    shown = [i for i, share in enumerate(shares) if share >= rule.head * max(shares)]
+    if len(shown) < 4 * PAIR:
+        return []
+    facts = {**known.facts, "volume": ""}
+    starts = [shown[len(shown) * quarter // 4] for quarter in (1, 2, 3)]
+    return [
+        KnownSeries(
+            replace(known.answers, answers=answers[i : i + PAIR], volume=None, distance=None), facts
+        )
+        for i in starts
+        if i + PAIR <= len(answers)
+    ]
+
+
 def judge(fold: Fold, rule: StudyRule) -> list[dict[str, Any]]:
     """The answer for each study of a fold's test side: a head in one plane, a whole head, or a
     patient."""
@@ -238,21 +258,27 @@ def judge(fold: Fold, rule: StudyRule) -> list[dict[str, Any]]:
         patient = facts["tumour"] and not facts["made"]
         if patient or not (facts["made"] and facts["volume"]):
             studies[facts["person"] if patient else i].append(each)
+        if facts["label"] in fold.tumour_free:
+            for n, pair in enumerate(pairs_of(each, rule)):
+                studies["pair", i, n] = [pair]
         if facts["volume"]:
             studies[facts["person"], facts["volume"]].append(each)
     rows = []
     for key, series in studies.items():
         facts = series[0].facts
-        whole = isinstance(key, tuple)
+        picked = isinstance(key, tuple) and key[0] == "pair"
+        whole = isinstance(key, tuple) and not picked
         answer = study_answer("study", None, [s.answers for s in series], rule, "", fold.view)
         patient = facts["tumour"] and not facts["made"]
         kind = "patient" if patient else "made" if facts["made"] else "healthy"
         if facts["label"] not in fold.labels:
             kind = "real"
+        elif picked:
+            kind = "pair"
         rows.append(
             {
                 **{key: facts[key] for key in ("label", "person", "tumour", "sequence")},
-                "plane": "" if patient else "all" if whole else facts["plane"],
+                "plane": "" if patient or picked else "all" if whole else facts["plane"],
                 "kind": kind,
                 "slices": sum(len(s.answers.answers) for s in series),
                 "said": said(answer, rule),
@@ -315,6 +341,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "healthy": shares("healthy"),
         "made": shares("made"),
         "whole": {kind: shares(kind, "all") for kind in ("healthy", "made")},
+        "pairs": shares("pair"),
         "patients": shares("patient")
         | {
             "type_told": share_of(np.array([r["guess"] is not None for r in patients]), people),
@@ -354,6 +381,7 @@ def as_markdown(result: Mapping[str, Any]) -> str:
     for plane, of in result["planes"].items():
         row(f"healthy heads, {plane}", of["healthy"])
         row(f"made, {plane}", of["made"])
+    row("two neighbouring slices of a healthy head", result["pairs"])
     row("patients of Cheng's collection", result["patients"])
     of = result["patients"]
     lines += [

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +40,11 @@ def fold(people: range) -> Fold:
     tested = [k for k in each if k.facts["person"] in names]
     others = [k for k in each if k.facts["person"] not in names]
     return Fold(LABELS, ("notumor",), None, others, tested, names, -4.0)
+
+
+def split(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of pairs, and the others."""
+    return [r for r in rows if r["kind"] == "pair"], [r for r in rows if r["kind"] != "pair"]
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +117,14 @@ def test_moving_changes_the_odds_of_a_tumour_and_nothing_else(by: float, peak: f
 def test_each_study_is_counted_once(folds: list[Fold]) -> None:
     rules, rows = judge_all(folds, 0.1)
     assert len(rules) == 2
-    assert len(rows) == 80
+    assert len(rows) == 80 + 3 * 40, "and three pairs of each healthy series"
     result = summary(rows)
     for kind in ("healthy", "made"):
         assert result[kind]["studies"] == result[kind]["persons"] == 40
         assert sum(result[kind][word]["share"] for word in SAID) == pytest.approx(1)
     assert result["healthy"]["tumour-free"]["share"] > 0.9
+    assert result["pairs"]["studies"] == 120
+    assert result["pairs"]["tumour-free"]["share"] == 0, "two slices rule out nothing"
     assert result["made"]["tumour"]["share"] > 0.8
     text = as_markdown(result | {"tried": {"0.1": result}})
     assert "| healthy heads, axial | 40 | 40 |" in text
@@ -135,12 +143,15 @@ def test_a_whole_head_is_judged_at_once_and_a_healthy_one_in_each_plane_too(
     ]
     rule = replace(rule_of(folds, 0), whole={"tumor": 0.9, "no_tumor": 0.5})
     rows = judge(replace(folds[0], tested=tested), rule)
+    pairs, rows = split(rows)
+    assert [(r["plane"], r["slices"], r["said"]) for r in pairs] == [("", 2, "uncertain")] * 9
     assert sorted((r["kind"], r["plane"], r["slices"]) for r in rows) == [
         ("healthy", "all", 120), ("healthy", "axial", 40), ("healthy", "coronal", 40),
         ("healthy", "sagittal", 40), ("made", "all", 120),
     ]  # fmt: skip
-    result = summary(rows)
+    result = summary([*pairs, *rows])
     assert (result["healthy"]["studies"], result["made"]["studies"]) == (3, 0)
+    assert result["pairs"]["studies"] == 9
     assert [result["whole"][kind]["studies"] for kind in ("healthy", "made")] == [1, 1]
     text = as_markdown(result | {"tried": {"0.1": result}})
     assert "| healthy heads, whole | 1 | 1 | 100.0" in text
@@ -157,7 +168,7 @@ def test_series_of_a_patient_are_one_study_and_an_unknown_type_a_real_head(
         outside, answers=tuple(replace(a, status=Status.UNFAMILIAR) for a in outside.answers)
     )
     healthy = KnownSeries(lost, known(3, 5.0).facts)
-    rows = judge(replace(folds[0], tested=[*patient, real, healthy]), rule_of(folds, 0))
+    _, rows = split(judge(replace(folds[0], tested=[*patient, real, healthy]), rule_of(folds, 0)))
     assert [(r["kind"], r["said"]) for r in rows] == [
         ("patient", "tumour"), ("real", "tumour"), ("healthy", "uncertain"),
     ]  # fmt: skip

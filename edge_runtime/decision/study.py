@@ -9,7 +9,8 @@ slice by slice in their order, pass a running median of three (Tukey, Explorator
 highest. A logistic function of it, fitted on whole heads, is the evidence that the series shows a
 tumour. A volume that was cut in all planes is judged at once, by the mean of their odds: what looks
 odd in one plane rarely does in the others, and a tumour is there in all; it has thresholds of its
-own.
+own. Where no series has three slices, as when somebody picked two, both must show a tumour, and
+nothing is called tumour-free.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 METHOD = "persistent-log-odds"
 MEDIAN = 3  # slices: one odd one among them changes nothing
 FEWEST = 3  # slices of a series that count; fewer cannot persist
+PAIR = 2  # slices that can show a tumour, both of them, where no series has more; one cannot
 BLIND = 2  # windows of neighbouring slices that cannot be judged: a tumour may hide there
 MOST_MM = 1000.0
 ENDS = ("tumor", "no_tumor")
@@ -212,8 +214,8 @@ class SeriesEvidence:
         counted: the slices that count, by number.
         smoothed: the log-odds of a tumour of those, by the running median.
         score: the highest mean over the window; None where the series does not count.
-        blind: whether so many neighbouring slices within the head cannot be judged that a tumour
-            may hide there.
+        blind: why a tumour may hide in it: so many neighbouring slices within the head cannot be
+            judged, or there are fewer than FEWEST; None where none may.
         reason: why it does not count; None where it does.
     """
 
@@ -222,16 +224,21 @@ class SeriesEvidence:
     counted: tuple[int, ...]
     smoothed: tuple[float, ...]
     score: float | None
-    blind: bool
+    blind: str | None
     reason: str | None
 
 
-def series_evidence(series: SeriesAnswers, rule: StudyRule, view: View | None) -> SeriesEvidence:
+def series_evidence(
+    series: SeriesAnswers, rule: StudyRule, view: View | None, fewest: int = FEWEST
+) -> SeriesEvidence:
     """Look at one series by itself.
 
     Slices that could not be read, are out-of-distribution or show little of the head count for
     nothing. Its plane and sequence are those that the file states, else what most of the others
     look like; a series of which one was not validated does not count.
+
+    Args:
+        fewest: slices that must count. Of PAIR the score is the lower one's log-odds.
     """
     plane = series.plane or _most([a.plane for a in series.answers if _is_known(a)])
     within = _within_head(series, plane, rule)
@@ -240,15 +247,19 @@ def series_evidence(series: SeriesAnswers, rule: StudyRule, view: View | None) -
     sequence = series.sequence or _most([a.sequence for a in known])
     smoothed = _running_median([_log_odds(a, rule) for a in known])
     width = rule.width(series.distance)
-    blind = _longest_gap(within, counted) >= BLIND * width
+    blind = None
+    if _longest_gap(within, counted) >= BLIND * width:
+        blind = "neighbouring slices within the head cannot be judged"
+    if len(counted) < FEWEST:
+        blind = f"{len(counted)} slices cannot rule one out"
     reason = series.reason
     if reason is None and 2 * len(counted) < len(within):
         reason = (
             f"{len(within) - len(counted)} of {len(within)} slices are unlike those that the model "
             "learned from"
         )
-    if reason is None and len(counted) < FEWEST:
-        reason = f"fewer than {FEWEST} slices that count"
+    if reason is None and len(counted) < fewest:
+        reason = f"fewer than {fewest} slices that count"
     new = [] if view is None else view.unvalidated(Seen(plane, sequence))
     if reason is None and new:
         verb = "is" if {series.plane, series.sequence} & set(new) else "looks like"
@@ -264,14 +275,14 @@ class Judged(NamedTuple):
         members: the series, by number.
         evidence: that it shows a tumour, 0 to 1.
         tumor, no_tumor: the thresholds for it.
-        blind: whether a tumour may hide in it.
+        blind: why a tumour may hide in it; None where none may.
     """
 
     members: tuple[int, ...]
     evidence: float
     tumor: float
     no_tumor: float
-    blind: bool
+    blind: str | None
 
     @property
     def rank(self) -> tuple[int, float]:
@@ -311,7 +322,7 @@ def judged(
         found.append(
             Judged(
                 tuple(members), mean / (1 + mean), rule.whole["tumor"], rule.whole["no_tumor"],
-                all(looked[n].blind for n in members),
+                looked[members[0]].blind if all(looked[n].blind for n in members) else None,
             )
         )  # fmt: skip
     return found
@@ -399,6 +410,8 @@ def study_answer(
     """
     answers = tuple(replace(a, facts=None) for s in series for a in s.answers)
     looked = [series_evidence(each, rule, view) for each in series]
+    if all(of.score is None for of in looked):
+        looked = [series_evidence(each, rule, view, PAIR) for each in series]
     shape = study_json(uid, series, looked, passed_over)
     if not any(a.status is not Status.ERROR for a in answers):
         error = failure(name, model, "no slice could be classified")
@@ -526,12 +539,9 @@ def _verdict(
                 f"nor from {deciding.tumor:.3f} on"
             ),
         )
-    if any(unit.blind for unit in units):
-        return (
-            Status.UNCERTAIN,
-            None,
-            ("no tumour is seen, but neighbouring slices within the head cannot be judged"),
-        )
+    for unit in units:
+        if unit.blind:
+            return Status.UNCERTAIN, None, f"no tumour is seen, but {unit.blind}"
     return Status.OK, rule.tumour_free[0], None
 
 

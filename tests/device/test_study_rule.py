@@ -257,14 +257,43 @@ def test_where_a_tumour_may_hide_no_study_is_tumour_free() -> None:
 
 
 def test_a_study_of_which_nothing_counts_is_not_answered() -> None:
-    few = decided(series([5.0] * (FEWEST - 1)))
-    assert (few.status, (few.study or {})["tumor"]) == (Status.UNCERTAIN, None)
+    one = decided(series([5.0]), series([5.0], "coronal"))
+    assert (one.status, (one.study or {})["tumor"]) == (Status.UNCERTAIN, None)
+    assert "fewer than 2 slices" in (one.reason or "")
     outside = decided(series([5.0] * 9, status=Status.UNFAMILIAR))
     assert (outside.status, outside.label) == (Status.UNFAMILIAR, None)
     broken = failure("x", "m", "truncated")
     lost = decided(replace(series([0.0] * 3), answers=(broken, broken)))
     assert (lost.status, len(lost.slices or ())) == (Status.ERROR, 2)
     assert decided().status is Status.ERROR
+
+
+@unhurried
+@given(odds, odds, planes)
+def test_two_slices_show_a_tumour_only_if_both_do_and_never_its_absence(
+    first: float, second: float, plane: str | None
+) -> None:
+    pair = decided(series([first, second], plane))
+    lower = series([min(first, second)] * FEWEST, plane)
+    assert (pair.study or {})["tumor"] == pytest.approx(evidence(lower), abs=1e-12)
+    label = decided(lower).label
+    assert pair.label == (None if label == "notumor" else label)
+    if label == "notumor":
+        assert pair.reason == "no tumour is seen, but 2 slices cannot rule one out"
+    (entry,) = (pair.study or {})["series"]
+    assert entry["used"]
+
+
+@unhurried
+@given(series_of_odds, st.lists(odds, min_size=1, max_size=2))
+def test_beside_a_series_of_three_slices_one_of_two_counts_for_nothing(
+    values: list[float], few: list[float]
+) -> None:
+    whole = decided(series(values), series(few, "coronal"))
+    alone = decided(series(values))
+    assert (whole.label, whole.status, whole.reason) == (alone.label, alone.status, alone.reason)
+    assert (whole.study or {})["tumor"] == (alone.study or {})["tumor"]
+    assert (whole.study or {})["series"][1]["reason"] == "fewer than 3 slices that count"
 
 
 def test_what_the_tags_say_wins() -> None:
