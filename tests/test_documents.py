@@ -248,7 +248,11 @@ def test_shapes_show_fields_of_the_schemas() -> None:
         assert set(schema["required"]) <= fields <= set(schema["properties"])
 
 
-@pytest.mark.parametrize("name", ["audit", "benchmark", "export", "metrics", "picked"])
+@pytest.mark.parametrize(
+    "name",
+    ["archive-manifest", "archive-plan", "archive-shard", "archive-summary", "audit", "benchmark",
+     "export", "metrics", "picked"],
+)  # fmt: skip
 def test_shapes_name_every_field(name: str) -> None:
     schema = json.loads((ROOT / "docs" / "schemas" / f"{name}.schema.json").read_text("utf-8"))
     fields = schema["items"]["properties"] if schema.get("type") == "array" else {

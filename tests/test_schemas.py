@@ -24,7 +24,8 @@ from trainer.former import metrics_of_today, settings_of_today
 from trainer.synthetic.phantoms import write_phantoms
 
 SCHEMAS = Path(__file__).parents[1] / "docs" / "schemas"
-NAMES = ("answer", "audit", "benchmark", "export", "metrics", "model", "picked", "run", "verify")
+NAMES = ("answer", "audit", "benchmark", "export", "metrics", "model", "picked", "run", "verify",
+         "archive-manifest", "archive-plan", "archive-shard", "archive-summary")  # fmt: skip
 FORMER = Path(__file__).with_name("former")
 BIN = Path(sys.executable).parent
 SIZE = ("--size", "32")

@@ -149,7 +149,7 @@ class Manifest:
     Attributes:
         out: folder or address of the answers.
         head: what manifest.json says.
-        digest: of its bytes, hexadecimal.
+        digest: SHA-256 of it as JSON with sorted keys, hexadecimal.
     """
 
     out: str

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 BODY = "application/octet-stream"  # what no form and no simple request of another page can send
 PAGE = Path(__file__).with_name("page")
-SCRIPTS = ("app.js", "cards.js", "files.js", "server.js", "study.js", "viewer.js", "zip.js")
+SCRIPTS = ("app.js", "cards.js", "exchange.js", "files.js", "server.js", "study.js", "viewer.js",
+           "zip.js")  # fmt: skip
 # The page's files: nothing else of the folder is ever sent.
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),

@@ -27,7 +27,7 @@ from export.tflite.float_outputs import with_float_outputs
 from export.web.inline import inlined
 
 MAIN = "app.js"
-OF_SERVE = ("cards.js", "zip.js", "style.css")  # from the page of `btc-edge serve`
+OF_SERVE = ("cards.js", "exchange.js", "zip.js", "style.css")  # from the page of `btc-edge serve`
 TEMPLATES = ("waiting", "words", "picture")  # likewise, from its index.html
 ASSETS = ("model.tflite", "web.json", "litert.wasm.gz", "jpeg-turbo.wasm.gz")
 GLUE = "litert_glue.js"  # a plain script, which gives LiteRT's .wasm what it imports

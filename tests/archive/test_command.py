@@ -6,10 +6,11 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
@@ -17,11 +18,13 @@ from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.archive import engine
 from edge_runtime.archive.engine import Summary
 from edge_runtime.archive.manifest import Manifest
-from edge_runtime.archive.rows import ClassifierSettings
+from edge_runtime.archive.rows import KEY, ClassifierSettings
 from edge_runtime.archive.sources import Source
 from edge_runtime.commands.main import command
 from edge_runtime.errors import UsageError
+from edge_runtime.model.backends import BACKENDS
 from tests.archive.conftest import answer, write_files, zip_of
+from tests.test_schemas import SCHEMAS, assert_wrong_types_fail, problems
 
 Run = Callable[..., Result]
 
@@ -130,6 +133,47 @@ def test_a_dry_run_tells_and_writes_nothing(run: Run, pictures: Path, tmp_path: 
     run(pictures, "--out", tmp_path / "out", "--shard-size", 3, code=1)
     again = run(pictures, "--out", tmp_path / "out", "--dry-run", "--format", "json")
     assert (json.loads(again.stdout)["shards"], json.loads(again.stdout)["missing"]) == (3, 0)
+
+
+def test_all_json_that_is_written_keeps_its_schema(
+    run: Run, pictures: Path, tmp_path: Path
+) -> None:
+    write_files(pictures, {"bad.jpg": b"", "z.zip": zip_of({"a.txt": b"", "b.jpg": b"x"})})
+    out = tmp_path / "out"
+    words = (pictures, "--out", out, "--shard-size", 9, "--format", "json")
+    written = {"archive-plan": [run(*words, "--dry-run", *rate) for rate in ((), ("--rate", 3))]}
+    written["archive-summary"] = [run(*words, code=1)]
+    documents = {
+        name: [json.loads(done.stdout) for done in ended] for name, ended in written.items()
+    }
+    documents["archive-manifest"] = [json.loads((out / "manifest.json").read_bytes())]
+    shard = pq.read_schema(out / "shards" / "00000000.parquet")
+    documents["archive-shard"] = [json.loads(shard.metadata[KEY])]
+    for name, shapes in documents.items():
+        for shape in shapes:
+            assert problems(name, shape) == []
+            assert_wrong_types_fail(name, shape)
+            for changed in with_other_fields(shape):
+                assert problems(name, changed)
+
+
+def with_other_fields(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """It, each time with a field too few or too many: of its own, its settings, its first part."""
+    for inner in filter(None, (document, document.get("settings"), *document.get("parts", ())[:1])):
+        whole = dict(inner)
+        for field in whole:
+            del inner[field]
+            yield document
+            inner |= whole
+        inner["foreign"] = 1
+        yield document
+        del inner["foreign"]
+
+
+def test_the_schema_of_the_manifest_knows_the_interpreters() -> None:
+    schema = json.loads((SCHEMAS / "archive-manifest.schema.json").read_text("utf-8"))
+    settings = schema["properties"]["settings"]["properties"]
+    assert settings["backend"]["enum"] == list(BACKENDS)
 
 
 @pytest.mark.parametrize(

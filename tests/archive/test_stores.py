@@ -15,6 +15,7 @@ pytest.importorskip("moto.server")
 pytest.importorskip("pyarrow")
 
 import pyarrow.parquet as pq
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 from moto.server import ThreadedMotoServer
 from pyarrow.fs import FileSystem
 
@@ -102,6 +103,27 @@ def test_an_archive_in_a_store_gives_the_rows_of_the_same_folder(
     for number in numbers:
         table = pq.read_table(local.path_of(number))
         assert pq.read_table(remote.path_of(number), filesystem=bucket.files).equals(table)
+
+
+def test_a_file_takes_three_requests(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the guide says, to whom stores charge them."""
+    for name in ("1.jpg", "IM1"):
+        bucket.put(f"in/{name}", PICTURE)
+    source = open_source(bucket.address("in"))
+    asked: list[tuple[str, str]] = []
+    serve = DomainDispatcherApplication.__call__
+
+    def counted(app: Any, environ: dict[str, Any], start: Any) -> Any:
+        asked.append((environ["REQUEST_METHOD"], Path(environ["PATH_INFO"]).name))
+        return serve(app, environ, start)
+
+    monkeypatch.setattr(DomainDispatcherApplication, "__call__", counted)
+    named, other = sorted(source.entries(print), key=lambda entry: entry.path)
+    assert asked == [("GET", bucket.name), ("HEAD", "IM1"), ("GET", "IM1")]
+    for entry, name in ((named, "1.jpg"), (other, "IM1")):
+        asked.clear()
+        source.read(entry, ImageLimits())
+        assert asked == [("HEAD", name), ("GET", name), ("HEAD", name)]
 
 
 def test_a_second_run_does_what_is_missing_in_the_store(

@@ -212,20 +212,29 @@ def test_pictures_are_chosen_shown_saved_and_cleared(
     assert page.evaluate("document.activeElement.id") == "files"
 
 
-def test_pictures_may_be_dropped(visit: Open) -> None:
+def drop(page: Page, *paths: Path) -> None:
+    data = {"items": [], "files": list(map(str, paths)), "dragOperationsMask": 1}
+    drag = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        drag.send("Input.dispatchDragEvent", {"type": kind, "x": 20, "y": 600, "data": data})
+
+
+def test_what_is_dropped_is_taken_folders_too(visit: Open, site: Path, tmp_path: Path) -> None:
+    folder, picture = tmp_path / "folder", tmp_path / "one.png"
+    folder.mkdir()
+    for path in (folder / "in.png", picture):
+        path.write_bytes(drawn()["glioma-0.png"])
     page = visit()
-    data = list(drawn()["glioma-0.png"])
-    handle = page.evaluate_handle(
-        """data => {
-            const carried = new DataTransfer();
-            carried.items.add(new File([new Uint8Array(data)], "dropped.png"));
-            return carried;
-        }""",
-        data,
-    )
-    page.dispatch_event("body", "drop", {"dataTransfer": handle})
-    page.locator(".card .words").wait_for()
-    assert page.locator(".card .title").inner_text() == "dropped.png"
+    drop(page, folder, picture)
+    page.locator(".card .words").nth(1).wait_for()
+    titles = page.locator(".card .title").all_text_contents()
+    assert titles == ["folder/in.png", "one.png"]
+    assert not page.evaluate("document.body.classList.contains('over')")
+    single = visit(at=site.with_name("web.html").as_uri())
+    drop(single, picture)
+    single.locator(".card .words").wait_for()
+    drop(single, folder)  # Chromium lets no page on a disk read folders
+    single.get_by_text("What was dropped cannot be read").wait_for()
 
 
 def test_without_a_network_it_answers_all_the_same(visit: Open) -> None:

@@ -2,7 +2,8 @@
 // Nothing is kept longer than the page is open; the token and the answers live in its memory only.
 
 import { copyOf, fill, inWords, nameFor, pictureCard, plural, sentence, text } from "./cards.js";
-import { chosen, dropped, sorted } from "./files.js";
+import { save, whenChosen, whenDropped } from "./exchange.js";
+import { sorted } from "./files.js";
 import { askInfo, classify, Refused } from "./server.js";
 import { studyCard } from "./study.js";
 
@@ -227,29 +228,9 @@ part("door").addEventListener("submit", (event) => {
 
 // The page itself
 
-for (const id of ["files", "folder"]) {
-  part(id).addEventListener("change", ({ target }) => {
-    const files = chosen(target.files);
-    target.value = ""; // so that the same file can be chosen again
-    void take(files);
-  });
-}
+for (const id of ["files", "folder"]) whenChosen(part(id), take);
 if (!("webkitdirectory" in HTMLInputElement.prototype)) part("folder").parentElement.hidden = true;
-
-// Anywhere: a file that is dropped beside a target would replace the page.
-document.addEventListener("dragover", (event) => {
-  event.preventDefault();
-  document.body.classList.add("over");
-});
-for (const kind of ["dragleave", "drop"]) {
-  document.addEventListener(kind, (event) => {
-    if (kind === "drop" || !event.relatedTarget) document.body.classList.remove("over");
-  });
-}
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  dropped(event.dataTransfer).then(take, () => say("What was dropped cannot be read."));
-});
+whenDropped(take, say);
 
 /** An answer without its pictures, under the name that the person knows. */
 function plain({ picture, overlay, ...answer }, parcel) {
@@ -262,13 +243,7 @@ function plain({ picture, overlay, ...answer }, parcel) {
 }
 
 part("export").addEventListener("click", () => {
-  const answers = parcels.flatMap((parcel) => (parcel.answers ?? []).map((answer) => plain(answer, parcel)));
-  const address = URL.createObjectURL(new Blob([JSON.stringify(answers, null, 2)], { type: "application/json" }));
-  const link = document.createElement("a");
-  link.href = address;
-  link.download = "btc-edge-answers.json";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+  save(parcels.flatMap((parcel) => (parcel.answers ?? []).map((answer) => plain(answer, parcel))));
 });
 
 part("clear").addEventListener("click", () => {

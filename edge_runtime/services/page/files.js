@@ -1,4 +1,4 @@
-// What a person chose or dropped, and how it is sent: a parcel is what one request carries.
+// How files are sent: a parcel is what one request carries.
 
 import { zipOf } from "./zip.js";
 
@@ -17,36 +17,6 @@ export function kindOf(head, name) {
   if (start.startsWith("\x1f\x8b")) return "volume";
   const isNifti = /^n[i+]1\0$/.test(ascii(head, 344, 348)) || /^n[i+]2\0$/.test(ascii(head, 4, 8));
   return isNifti ? "volume" : null;
-}
-
-/** A file with the path that it is shown under. */
-const named = (file, path) => ({ file, path: path || file.name, inFolder: path.includes("/") });
-
-/** The files of an input element. */
-export const chosen = (list) => [...list].map((file) => named(file, file.webkitRelativePath));
-
-/** The files that were dropped, those of folders too. */
-export async function dropped(transfer) {
-  // Entries are there during the event only: all are taken before the first wait.
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.length) return chosen(transfer.files);
-  const files = [];
-  for (const entry of entries) await walk(entry, files);
-  return files;
-}
-
-async function walk(entry, files) {
-  if (entry.isFile) {
-    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-    files.push(named(file, entry.fullPath.replace(/^\//, "")));
-    return;
-  }
-  const reader = entry.createReader();
-  for (;;) { // a folder is given in parts
-    const part = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-    if (!part.length) return;
-    for (const inner of part) await walk(inner, files);
-  }
 }
 
 /**

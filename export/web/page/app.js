@@ -3,6 +3,7 @@
 import { copyOf, fill, pictureCard, inWords, sentence } from "./cards.js";
 import { Classifier } from "./classifier.js";
 import { asset } from "./assets.js";
+import { save, whenChosen, whenDropped } from "./exchange.js";
 import { overlay, plain, shrunk } from "./heatmap.js";
 import { LIMITS } from "./headers.js";
 
@@ -11,20 +12,20 @@ const NOT_READ = "The file can no longer be read: choose it again.";
 
 let classifier = null;
 let isWorking = false;
-let waiting = []; // {file, card}
+let waiting = []; // {file, path, card}
 let answers = [];
 let generation = 0; // counts how often all was cleared
 
 // Taking files
 
 function take(files) {
-  for (const file of files) {
+  for (const { file, path } of files) {
     const card = copyOf("waiting-template");
-    card.querySelector(".title").textContent = file.name;
+    card.querySelector(".title").textContent = path;
     fill(card, ".state", "Waits for its turn.");
     card.querySelector("progress").hidden = true;
     part("answers").append(card);
-    waiting.push({ file, card });
+    waiting.push({ file, path, card });
   }
   refresh();
   void work();
@@ -39,7 +40,7 @@ async function work() {
     fill(one.card, ".state", "Being classified …");
     await new Promise((resolve) => setTimeout(resolve)); // so that it shows
     try {
-      const found = await answerTo(one.file);
+      const found = await answerTo(one);
       if (now === generation) show(one, found);
     } catch (error) {
       if (now === generation) fail(one, error.message);
@@ -48,28 +49,28 @@ async function work() {
   isWorking = false;
 }
 
-async function answerTo(file) {
+async function answerTo({ file, path }) {
   // Of a file over the limit nothing is read: an empty view of that length would be refused, too.
   if (file.size > LIMITS.bytes) throw new Error(`larger than the limit of ${LIMITS.bytes >> 20} MiB`);
   const buffer = await file.arrayBuffer().catch(() => { throw new Error(NOT_READ); });
-  return classifier.classify(file.name, new Uint8Array(buffer));
+  return classifier.classify(path, new Uint8Array(buffer));
 }
 
 // Showing answers
 
-function show({ file, card }, { answer, slice, heat }) {
+function show({ path, card }, { answer, slice, heat }) {
   const shown = { ...answer };
   if (slice) {
     const small = shrunk(slice);
     shown.picture = drawn(small, plain(small));
     if (heat) shown.overlay = drawn(small, overlay(small, heat));
   }
-  const made = pictureCard(shown, { title: file.name, names: new Map() });
+  const made = pictureCard(shown, { title: path, names: new Map() });
   const hadFocus = card.contains(document.activeElement);
   card.replaceWith(made);
   if (hadFocus) made.querySelector("input")?.focus();
   answers.push(answer);
-  say(`${file.name}: ${sentence(answer)}`);
+  say(`${path}: ${sentence(answer)}`);
   refresh();
 }
 
@@ -80,10 +81,10 @@ function drawn({ width, height }, rgba) {
   return canvas.toDataURL("image/png");
 }
 
-function fail({ file, card }, words) {
+function fail({ path, card }, words) {
   fill(card, ".state", words);
   card.classList.add("failed");
-  say(`${file.name}: ${words}`);
+  say(`${path}: ${words}`);
 }
 
 function say(words) {
@@ -98,36 +99,10 @@ function refresh() {
 
 // The page itself
 
-part("files").addEventListener("change", ({ target }) => {
-  const files = [...target.files];
-  target.value = ""; // so that the same file can be chosen again
-  take(files);
-});
+whenChosen(part("files"), take);
+whenDropped(take, say);
 
-// Anywhere: a file that is dropped beside a target would replace the page.
-document.addEventListener("dragover", (event) => {
-  event.preventDefault();
-  document.body.classList.add("over");
-});
-for (const kind of ["dragleave", "drop"]) {
-  document.addEventListener(kind, (event) => {
-    if (kind === "drop" || !event.relatedTarget) document.body.classList.remove("over");
-  });
-}
-document.addEventListener("drop", (event) => {
-  event.preventDefault();
-  take([...event.dataTransfer.files]);
-});
-
-part("export").addEventListener("click", () => {
-  const blob = new Blob([JSON.stringify(answers, null, 2)], { type: "application/json" });
-  const address = URL.createObjectURL(blob);
-  const link = document.createElement("a");
-  link.href = address;
-  link.download = "btc-edge-answers.json";
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(address), 60_000);
-});
+part("export").addEventListener("click", () => save(answers));
 
 part("clear").addEventListener("click", () => {
   generation += 1;
