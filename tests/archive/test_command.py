@@ -75,6 +75,14 @@ def test_a_run_and_the_next_one(run: Run, pictures: Path, tmp_path: Path) -> Non
     assert "shards         3\n" in run(pictures, "--out", out).stdout
 
 
+def test_nothing_is_written_beside_out(run: Run, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()  # as where another file system is mounted
+    run(pictures, "--out", tmp_path / "results")
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "results"}
+    found = {path.name for path in (tmp_path / "results").iterdir()}
+    assert found == {"manifest.json", "manifest", "shards", "unfinished"}
+
+
 def test_relative_words_mean_the_same_to_workers(
     run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,6 +206,15 @@ def test_options(tiny_run: Run, tmp_path: Path) -> None:
         assert says in str(result.exception)
 
 
+@pytest.mark.parametrize("name", ["../../up", "/etc/x", "a\0b", "."])
+def test_a_run_whose_name_is_a_path_is_not_exported(
+    tiny_run: Run, tmp_path: Path, name: str
+) -> None:
+    run = Run(tiny_run.folder, tiny_run.settings | {"name": name})
+    with pytest.raises(UsageError, match="use letters, digits"):
+        Exporter(run, ExportSettings(tmp_path))
+
+
 def test_the_rules_travel_in_the_file(written: ModelFile) -> None:
     shape = json.loads(written.info.to_json())
     assert set(shape["rules"]["tensorflow"]["ood"]) == {"levels", "threshold"}
