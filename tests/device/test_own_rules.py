@@ -137,6 +137,17 @@ def test_damaged_rules_are_refused(change: dict[str, Any]) -> None:
     assert "\x1b" not in str(caught.value)
 
 
+def test_a_rule_that_is_nested_too_deep_is_told_in_words() -> None:
+    study: Any = 1
+    for _ in range(800):
+        study = [study]
+    info = ModelInfo.from_json(
+        shape_with(rules={AWAY: rule(study={"a": study})}, fitted_with=OTHER | {"runtime": HERE})
+    )
+    with pytest.raises(ModelError, match="nested too deep"):
+        info.for_runtime(AWAY).to_json()
+
+
 @pytest.mark.parametrize("ood", [{"levels": "AAAA", "threshold": 0.0},
                                  {"levels": 3, "threshold": "x"}])  # fmt: skip
 def test_a_check_that_is_damaged_is_refused_by_who_needs_it(ood: Any, tmp_path: Path) -> None:
