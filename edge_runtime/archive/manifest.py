@@ -213,12 +213,8 @@ class Manifest:
         head["sha256"] = _digest(head)
         text = json.dumps(head, indent=1) + "\n"
         place.write(place.join(root, HEAD), text.encode("ascii"))
-        manifest = cls.open(out)
-        if manifest.digest != head["sha256"]:
-            raise DataError(
-                f"{out}: another run was begun there at the same moment: run this again "
-                "when it has ended, or name another place"
-            )
+        manifest = cls(out, head, head.pop("sha256"))
+        manifest.check_kept()
         return manifest
 
     @classmethod
@@ -272,6 +268,18 @@ class Manifest:
                     f"{now.get(name)!r}: run with the same, or name another place"
                 )
         return source.based_on(self.head.get("base", source.base))
+
+    def check_kept(self) -> None:
+        """
+        Raises:
+            DataError: another run, which began at the same moment, has put its manifest in the
+                place of this one; or see `open`.
+        """
+        if Manifest.open(self.out).digest != self.digest:
+            raise DataError(
+                f"{self.out}: another run was begun there at the same moment: run this again "
+                "when it has ended, or name another place"
+            )
 
     def missing(self) -> list[int]:
         """The shards without answers, by number.

@@ -201,6 +201,7 @@ def _run(
     counts = counts._replace(damaged=counts.damaged.plus(Lines.of(*foreign)))
     for line in [*counts.passed_over.told(MOST_LINES), *counts.damaged.told(MOST_LINES)]:
         say(line)
+    manifest.check_kept()
     if counts.damaged.total:
         say(f"{counts.damaged.total:,} shards are damaged: remove them, and run this again")
     _print(options["style"], _summary(manifest, counts, len(missing), done.shards, done.seconds))

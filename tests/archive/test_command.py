@@ -175,6 +175,21 @@ def test_a_file_among_the_shards_that_is_none_is_told(
     run(*words)
 
 
+def test_a_run_whose_manifest_was_replaced_meanwhile_fails(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, work = tmp_path / "out", engine.run
+    run(pictures, "--out", tmp_path / "other", "--min-confidence", 0.9)
+
+    def meanwhile(*words: Any, **how: Any) -> Summary:
+        shutil.copy(tmp_path / "other" / "manifest.json", out)
+        return work(*words, **how)
+
+    monkeypatch.setattr(engine, "run", meanwhile)
+    done = run(pictures, "--out", out, code=1)
+    assert "another run was begun there" in str(done.exception)
+
+
 def test_a_run_from_another_folder_answers_the_same_files(
     run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
