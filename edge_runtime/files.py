@@ -16,7 +16,7 @@ _OF_SYSTEMS = {
     *("$recycle.bin", "system volume information", "lost+found"),
 }
 MOST_KINDS = 5  # of files that are passed over, in one line
-_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -31,7 +31,7 @@ from export.tflite.convert import has_converter
 from export.tflite.flatbuffer import read_tflite
 from trainer.evaluation.decision_rule import DecisionRule
 from trainer.evaluation.selective import Targets
-from trainer.run import Run
+from trainer.run import Run, checked_name
 
 if TYPE_CHECKING:
     from export.tflite.diagnose import Diagnosis
@@ -129,11 +129,13 @@ class Exporter:
     Raises:
         DataError: the run holds no held-out images to prove an export on.
         ModelError: the run's model cannot be used.
-        UsageError: a classical model over features that a device cannot compute.
+        UsageError: a classical model over features that a device cannot compute; a run whose name
+            cannot be that of a file.
     """
 
     def __init__(self, run: Run, settings: ExportSettings) -> None:
         self._run, self._settings = run, settings
+        self._name = checked_name(settings.name or str(run.settings["name"]))  # names files
         self._elsewhere = open_elsewhere(settings.runtimes)
         self._model = open_export_model(run, settings.quantizer)
         self._validation = run.validation_images()
@@ -357,10 +359,6 @@ class Exporter:
                 f"{runtime.name} {runtime.version}; of other error rates, repeat --target-error, "
                 "else export it again"
             )
-
-    @property
-    def _name(self) -> str:
-        return self._settings.name or str(self._run.settings["name"])
 
     def _calibration_images(self) -> npt.NDArray[np.uint8]:
         own, count = self._settings.calibration_folder, self._settings.calibration_images

@@ -73,7 +73,7 @@ class Run:
         place = Path(folder)
         try:
             settings = json.loads((place / "run.json").read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise DataError(f"{place}: not a run folder (no readable run.json)") from None
         if not isinstance(settings, dict) or settings.get("schema") != SCHEMA:
             raise DataError(f"{place}: a run of another version; train again")
@@ -213,7 +213,7 @@ class Run:
         """
         try:
             content: dict[str, Any] = json.loads((self.folder / "metrics.json").read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise DataError(f"{self.folder}: no readable metrics.json") from None
         return metrics_of_today(content)
 

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -170,6 +171,11 @@ def check_tracker(name: str) -> None:
         )
 
 
+def _told(error: Exception) -> str:
+    """A line on an error, without a password that the address of a server may hold."""
+    return re.sub(r"//[^/\s@]*@", "//…@", one_line(error))
+
+
 class Tracking:
     """A tracker for each training of a job that may fail without harm.
 
@@ -203,6 +209,4 @@ class Tracking:
             tell(self._open[run.folder])
         except Exception as error:  # a tracker raises whatever its server and its parts raise
             self._failed = True
-            self._warn(
-                f"--track {self._name} failed, the training goes on without: {one_line(error)}"
-            )
+            self._warn(f"--track {self._name} failed, the training goes on without: {_told(error)}")

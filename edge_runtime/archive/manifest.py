@@ -175,6 +175,7 @@ class Manifest:
 
         Raises:
             UsageError: there are shards already. InputError, DataError: see `Source.entries`.
+            DataError: another run made its manifest there meanwhile.
         """
         place, root = place_of(out)
         if _files(place, place.join(root, SHARDS)) or exists(out):
@@ -205,13 +206,16 @@ class Manifest:
                 place.remove(place.join(place.join(root, PARTS), name))
         head = {
             "schema": SCHEMA, "version": __version__, "source": _kept(source.word),
+            "form": source.form, "base": source.base,
             "settings": dict(settings), "shard_size": shard_size, **tally.to_json(),
             "parts": parts,
         }  # fmt: skip
         head["sha256"] = _digest(head)
         text = json.dumps(head, indent=1) + "\n"
         place.write(place.join(root, HEAD), text.encode("ascii"))
-        return cls.open(out)
+        manifest = cls(out, head, head.pop("sha256"))
+        manifest.check_kept()
+        return manifest
 
     @classmethod
     def open(cls, out: str) -> Manifest:
@@ -241,8 +245,8 @@ class Manifest:
         """How many there are."""
         return int(self.head["shards"])
 
-    def check(self, source: Source, settings: Mapping[str, Any], shard_size: int | None) -> None:
-        """Whether a run goes on with what an earlier one began.
+    def go_on(self, source: Source, settings: Mapping[str, Any], shard_size: int | None) -> Source:
+        """The source as the run that made this had it, for one that goes on with it.
 
         Args:
             shard_size: None where the user gave none.
@@ -255,12 +259,27 @@ class Manifest:
                 **self.head["settings"]}  # fmt: skip
         if shard_size is not None:
             now["shard_size"], then["shard_size"] = shard_size, self.head["shard_size"]
+        if "form" in self.head:  # it came later
+            now["form"], then["form"] = source.form, self.head["form"]
         for name in {**now, **then}:
             if now.get(name) != then.get(name):
                 raise UsageError(
                     f"{self.out} was begun with {name} {then.get(name)!r}, this is "
                     f"{now.get(name)!r}: run with the same, or name another place"
                 )
+        return source.based_on(self.head.get("base", source.base))
+
+    def check_kept(self) -> None:
+        """
+        Raises:
+            DataError: another run, which began at the same moment, has put its manifest in the
+                place of this one; or see `open`.
+        """
+        if Manifest.open(self.out).digest != self.digest:
+            raise DataError(
+                f"{self.out}: another run was begun there at the same moment: run this again "
+                "when it has ended, or name another place"
+            )
 
     def missing(self) -> list[int]:
         """The shards without answers, by number.
@@ -268,10 +287,25 @@ class Manifest:
         Raises:
             DataError: the store does not answer.
         """
-        place, root = place_of(self.out)
-        found = map(SHARD_NAME.fullmatch, _files(place, place.join(root, SHARDS)))
-        there = {int(name[1]) for name in found if name is not None}
+        there = set(map(_number_of, self._answers()))
         return [number for number in range(self.shards) if number not in there]
+
+    def foreign(self) -> list[str]:
+        """What stands among the shards and is none, though whoever reads them all would read it.
+
+        Raises:
+            DataError: the store does not answer.
+        """
+        own = range(self.shards)
+        place, root = place_of(self.out)
+        others = [name for name in self._answers() if _number_of(name) not in own]
+        return [place.join(place.join(root, SHARDS), name) for name in sorted(others)]
+
+    def _answers(self) -> list[str]:
+        """The names of all Parquet files among the shards."""
+        place, root = place_of(self.out)
+        names = _files(place, place.join(root, SHARDS))
+        return [name for name in names if name.endswith(".parquet")]
 
     def shard(self, number: int) -> Shard:
         """
@@ -307,6 +341,12 @@ class Manifest:
         if sha256(data).hexdigest() != digest:
             raise DataError(f"{self.out}/{PARTS}/{name}: damaged or altered; {RENEW}")
         return _unpacked(data)
+
+
+def _number_of(name: str) -> int | None:
+    """The number of a shard; None where it has another name."""
+    found = SHARD_NAME.fullmatch(name)
+    return None if found is None else int(found[1])
 
 
 def exists(out: str) -> bool:
@@ -350,9 +390,14 @@ def _is_head(head: Mapping[str, Any]) -> bool:
     }  # fmt: skip
     if not all(type(head.get(name)) is kind for name, kind in types.items()):
         return False
-    parts = head["parts"]
+    parts, shards, entries = head["parts"], head["shards"], head["entries"]
+    counts = (head["bytes"], head["largest"], *head["kinds"].values())
     return (
-        head["shards"] > 0
+        0 < shards <= min(entries, MOST_SHARDS)
+        and entries <= len(parts) * (PART + head["shard_size"])
+        and all(type(number) is int and 0 <= number < 1 << 63 for number in counts)
+        and all(isinstance(line, str) for line in head["passed_over"])
+        and all(isinstance(head.get(name, ""), str) for name in ("form", "base"))
         and all(
             isinstance(part, dict)
             and type(part.get("first")) is int

@@ -221,7 +221,8 @@ class Folder:
 
     def write(self, path: str, data: bytes) -> None:
         # Not beside it: what reads all Parquet files of a folder would read the half-written too.
-        unfinished = Path(path).parent.parent / UNFINISHED
+        # The head stands beside their folders, and above it nothing is ours.
+        unfinished = Path(path).parent.parent / UNFINISHED if path.endswith(".parquet") else None
         with replacing(path, within=unfinished) as part:
             part.write_bytes(data)
 

@@ -8,10 +8,11 @@ NIfTI pair is no input of its own. Beside that, zips are files.
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -140,6 +141,11 @@ class Source:
         self._check_place(place, path, entry)
         _check_same(place, path, entry)
         return place.zip_source(path)
+
+    def based_on(self, base: str) -> Source:
+        """The same where paths of this machine that an entry has count from another folder; those
+        of a folder count from it."""
+        return self if self.form == TREE else replace(self, base=base)
 
     def check_same(self, entry: Entry) -> None:
         """
@@ -341,8 +347,10 @@ def _lines_of(stream: IO[bytes], word: str) -> Iterator[str]:
     Raises:
         UsageError: a line that is no path.
     """
+    start = codecs.BOM_UTF8  # as editors of Windows begin a text
     while line := stream.readline(MOST_LINE):
         if len(line) == MOST_LINE:
             raise UsageError(f"{word}: a line of more than {MOST_LINE} bytes: no list of paths")
-        if path := os.fsdecode(line.rstrip(b"\r\n")):
+        if path := os.fsdecode(line.removeprefix(start).rstrip(b"\r\n")):
             yield path
+        start = b""

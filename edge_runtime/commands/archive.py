@@ -48,7 +48,7 @@ MOST_LINES = 20  # on what zips hold besides images, and on damaged shards
 @click.option("--dry-run", is_flag=True, help="Tell what there is to do, and do nothing.")
 @click.option(
     "--rate",
-    type=FiniteRange(0, min_open=True),
+    type=FiniteRange(1e-6),
     metavar="N",
     help="With --dry-run: tell the hours, at N files a second of each worker.",
 )
@@ -116,12 +116,14 @@ def archive(source: str, **options: Any) -> None:
     settings = ClassifierSettings.of(classifier)
     opened = open_source(source)
     if options["out"] is not None:
+        if not options["out"]:
+            raise UsageError("--out is empty: name a folder or an address")
         options["out"] = absolute(options["out"])  # workers may be in another folder
     if options["dry_run"]:
         _tell_plan(opened, settings, options)
         return
     _check_apart(source, options["out"])
-    manifest = _manifest(opened, settings, options)
+    manifest, opened = _begun(opened, settings, options)
     failed = _run(manifest, opened, settings, options)
     if failed:
         raise SystemExit(ExitCode.FAILED)
@@ -148,16 +150,20 @@ def _check_apart(source: str, out: str) -> None:
         raise UsageError(f"--out {out} lies within SOURCE: name a folder beside it")
 
 
-def _manifest(source: Source, settings: ClassifierSettings, options: dict[str, Any]) -> Manifest:
-    """That of an earlier run, if it was one of the same; else a new one, which tells of itself."""
+def _begun(
+    source: Source, settings: ClassifierSettings, options: dict[str, Any]
+) -> tuple[Manifest, Source]:
+    """The manifest of an earlier run, if it was one of the same, and its source; else a new one.
+    Either is told of."""
     from edge_runtime.archive.manifest import Manifest, Tally, exists
     from edge_runtime.model.metadata import INTENDED_USE
 
     out = options["out"]
     if exists(out):
         manifest = Manifest.open(out)
-        manifest.check(source, settings.to_json(), _shard_size(options))
-        return manifest
+        source = manifest.go_on(source, settings.to_json(), _shard_size(options))
+        say(f"goes on with the {manifest.head['entries']:,} files of the manifest, and no others")
+        return manifest, source
     tally = Tally()
     manifest = Manifest.make(
         source, out, settings.to_json(), shard_size=options["shard_size"], tally=tally
@@ -165,7 +171,7 @@ def _manifest(source: Source, settings: ClassifierSettings, options: dict[str, A
     for line in tally.passed_over.told(MOST_LINES):
         say(line)
     say(f"{tally.entries:,} files in {tally.shards:,} shards; {INTENDED_USE}")
-    return manifest
+    return manifest, source
 
 
 def _shard_size(options: dict[str, Any]) -> int | None:
@@ -179,6 +185,7 @@ def _run(
 ) -> bool:
     """Do what is missing, and tell what there is; whether anything is wrong with it."""
     from edge_runtime.archive.engine import run
+    from edge_runtime.archive.manifest import Lines
     from edge_runtime.archive.progress import Reporter
     from edge_runtime.archive.rows import count
 
@@ -190,8 +197,11 @@ def _run(
         )  # fmt: skip
     missing = set(manifest.missing())
     counts = count(manifest, (n for n in range(manifest.shards) if n not in missing))
+    foreign = [f"{path}: no shard of this archive" for path in manifest.foreign()]
+    counts = counts._replace(damaged=counts.damaged.plus(Lines.of(*foreign)))
     for line in [*counts.passed_over.told(MOST_LINES), *counts.damaged.told(MOST_LINES)]:
         say(line)
+    manifest.check_kept()
     if counts.damaged.total:
         say(f"{counts.damaged.total:,} shards are damaged: remove them, and run this again")
     _print(options["style"], _summary(manifest, counts, len(missing), done.shards, done.seconds))
@@ -215,7 +225,7 @@ def _tell_plan(source: Source, settings: ClassifierSettings, options: dict[str, 
     out = options["out"]
     if out is not None and exists(out):
         manifest = Manifest.open(out)
-        manifest.check(source, settings.to_json(), _shard_size(options))
+        manifest.go_on(source, settings.to_json(), _shard_size(options))
         plan, missing = dict(manifest.head), len(manifest.missing())
     else:
         tally = Tally()

@@ -160,8 +160,15 @@ class ModelInfo:
 
     def to_json(self) -> str:
         """The text of `model.json`: in the newest schema where a field needs it, else in schema 2,
-        without those fields. What came later and a file does not have is left out, as before."""
-        shape = asdict(self) | {"preprocess": self.preprocess.to_json()}
+        without those fields. What came later and a file does not have is left out, as before.
+
+        Raises:
+            ModelError: a field that is nested too deep, as no model of ours has.
+        """
+        try:
+            shape = asdict(self) | {"preprocess": self.preprocess.to_json()}
+        except RecursionError:
+            raise ModelError("the model's metadata is nested too deep") from None
         for name in ("study", "fitted_with", "rules"):
             if shape[name] is None:
                 del shape[name]

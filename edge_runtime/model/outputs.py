@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 PACKAGE = "edge_runtime"
+SECONDS = 120  # for another process to begin in: TensorFlow alone takes several to load
+EACH = 1  # and for a slice, of which the slowest of boards answers several
 NAMES = ("logits", "features", "class_maps")
 # -E: what tells this Python where to look for code is not for another one. `python -c` would look
 # in the current folder first.
@@ -99,8 +101,12 @@ def outputs_elsewhere(
     """
     data = {"model": np.frombuffer(model, np.uint8), "slices": slices}
     found = _ask(python, {"runtime": np.array(runtime), **data})
-    kept = {name: np.asarray(found[name], np.float32) for name in NAMES if name in found}
-    if any(len(rows) != len(slices) for rows in kept.values()) or "logits" not in kept:
+    kept = {name: found[name] for name in NAMES if name in found}
+    wanted = {"logits": 2, "features": 2, "class_maps": 4}
+    if "logits" not in kept or any(
+        rows.dtype != np.float32 or rows.ndim != wanted[name] or len(rows) != len(slices)
+        for name, rows in kept.items()
+    ):
         raise ModelError(f"{runtime} of {python} did not answer for each slice")
     return kept
 
@@ -108,29 +114,42 @@ def outputs_elsewhere(
 def _ask(python: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """The answer of a process of another Python, which ends with this one."""
     words = [str(python), "-E", "-c", _CHILD]
+    seconds = SECONDS + EACH * len(request.get("slices", ()))
     try:
         done = subprocess.run(
             words,
             input=_packed({"code": np.array(code_digest(PACKAGE)), **request}),
             capture_output=True,
+            timeout=seconds,
         )
+    except subprocess.TimeoutExpired:
+        raise BackendError(f"{python} did not answer within {seconds} s") from None
     except OSError as error:
         raise BackendError(f"{python} cannot be run: {error.strerror}") from None
-    try:
-        with np.load(io.BytesIO(done.stdout), allow_pickle=False) as reply:
-            found = {name: reply[name] for name in reply.files}
-    except (ValueError, OSError, EOFError, KeyError, SyntaxError):
-        found = {}
+    found = _unpacked(done.stdout)
     if "error" in found:
-        kind = BackendError if bool(found["missing"]) else ModelError
+        kind = BackendError if np.any(found.get("missing", False)) else ModelError
         raise kind(f"{python}: {printable(str(found['error']))[:300]}")
-    if done.returncode or "version" not in found:
+    if done.returncode or not _is_text(found.get("version")):
         said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
         raise BackendError(
             f"{python} cannot run a model: {printable(said[-1])[:200]} (needed there: the same "
             f"btc-edge {__version__} and {request['runtime']})"
         )
     return found
+
+
+def _unpacked(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a reply; none where it is something else."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as reply:
+            return {name: reply[name] for name in reply.files}
+    except Exception:  # numpy and zipfile raise many kinds for what some program has printed
+        return {}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind == "U"
 
 
 def _packed(arrays: Mapping[str, Any]) -> bytes:

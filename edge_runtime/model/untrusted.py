@@ -82,7 +82,7 @@ def try_apart(data: bytes, code: str) -> Report:
         raise ModelError(f"a trial in another process took over {SECONDS} s") from None
     try:
         report = json.loads(done.stdout)
-    except ValueError:  # it died, or something else wrote there
+    except (ValueError, RecursionError):  # it died, or something else wrote there
         report = None
     if not (isinstance(report, dict) and report):
         raise ModelError(

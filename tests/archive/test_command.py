@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ from edge_runtime.errors import UsageError
 from edge_runtime.model.backends import BACKENDS
 from tests.archive.conftest import answer, write_files, zip_of
 from tests.test_schemas import SCHEMAS, assert_wrong_types_fail, problems
+
+pq = pytest.importorskip("pyarrow.parquet")
 
 Run = Callable[..., Result]
 
@@ -75,6 +78,14 @@ def test_a_run_and_the_next_one(run: Run, pictures: Path, tmp_path: Path) -> Non
     assert "shards         3\n" in run(pictures, "--out", out).stdout
 
 
+def test_nothing_is_written_beside_out(run: Run, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()  # as where another file system is mounted
+    run(pictures, "--out", tmp_path / "results")
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "results"}
+    found = {path.name for path in (tmp_path / "results").iterdir()}
+    assert found == {"manifest.json", "manifest", "shards", "unfinished"}
+
+
 def test_relative_words_mean_the_same_to_workers(
     run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +124,99 @@ def test_a_damaged_shard_is_told_and_made_again_once_it_is_gone(
     assert json.loads(done.stdout)["damaged"] == 1
     shard.unlink()
     run(*words)
+
+
+def test_damage_in_the_middle_of_a_shard_is_told(run: Run, pictures: Path, tmp_path: Path) -> None:
+    words = (pictures, "--out", tmp_path / "out")
+    run(*words)
+    shard = tmp_path / "out" / "shards" / "00000000.parquet"
+    data = bytearray(shard.read_bytes())
+    data[60:90] = bytes(30)
+    shard.write_bytes(data)
+    assert f"{shard}: damaged" in run(*words, code=1).stderr
+
+
+ROWS = {"rows": 5, "errors": 0, "passed_over": []}
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        b"[" * 200_000,
+        *(json.dumps(ROWS | more).encode() for more in (
+            {"rows": -5}, {"rows": 6}, {"rows": "5"}, {"rows": float("inf")}, {"errors": 1},
+            {"errors": 1e300}, {"passed_over": "abc"}, {"passed_over": [{}]},
+        )),
+    ],
+)  # fmt: skip
+def test_a_shard_is_not_believed_what_it_says(
+    run: Run, pictures: Path, tmp_path: Path, says: bytes
+) -> None:
+    words = (pictures, "--out", tmp_path / "out")
+    run(*words)
+    shard = tmp_path / "out" / "shards" / "00000000.parquet"
+    table = pq.read_table(shard)
+    if says.startswith(b"{"):
+        own = json.loads(table.schema.metadata[KEY]) | json.loads(says)
+        says = json.dumps(own).encode()
+    pq.write_table(table.replace_schema_metadata({KEY: says}), shard)
+    done = run(*words, code=1)
+    assert f"{shard}: damaged" in done.stderr
+    assert "rows           0\n" in done.stdout
+
+
+def test_a_file_among_the_shards_that_is_none_is_told(
+    run: Run, pictures: Path, tmp_path: Path
+) -> None:
+    words = (pictures, "--out", tmp_path / "out")
+    run(*words)
+    shards = tmp_path / "out" / "shards"
+    copy = shards / "00000099.parquet"  # whose rows would be there twice
+    copy.write_bytes((shards / "00000000.parquet").read_bytes())
+    assert f"{copy}: no shard of this archive" in run(*words, code=1).stderr
+    copy.unlink()
+    run(*words)
+
+
+def test_a_run_whose_manifest_was_replaced_meanwhile_fails(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, work = tmp_path / "out", engine.run
+    run(pictures, "--out", tmp_path / "other", "--min-confidence", 0.9)
+
+    def meanwhile(*words: Any, **how: Any) -> Summary:
+        shutil.copy(tmp_path / "other" / "manifest.json", out)
+        return work(*words, **how)
+
+    monkeypatch.setattr(engine, "run", meanwhile)
+    done = run(pictures, "--out", out, code=1)
+    assert "another run was begun there" in str(done.exception)
+
+
+def test_a_run_from_another_folder_answers_the_same_files(
+    run: Run, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_files(tmp_path / "other", {"0.jpg": b"another", "1.jpg": b"others"})
+    listed, out = tmp_path / "list.txt", tmp_path / "out"
+    listed.write_text("0.jpg\n1.jpg\n")
+    for source, again in ((listed, listed), ("0.jpg", "../in/0.jpg")):
+        monkeypatch.chdir(pictures)
+        run(source, "--out", out)
+        (out / "shards" / "00000000.parquet").unlink()
+        monkeypatch.chdir(other)
+        assert "goes on with the" in run(again, "--out", out).stderr
+        shutil.rmtree(out)
+
+
+def test_a_list_that_became_a_folder_is_another_source(
+    run: Run, pictures: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.write_text(f"{pictures}\n")
+    run(source, "--out", tmp_path / "out")
+    source.unlink()
+    pictures.rename(source)
+    assert "begun with form" in str(run(source, "--out", tmp_path / "out", code=2).exception)
 
 
 def test_a_dry_run_tells_and_writes_nothing(run: Run, pictures: Path, tmp_path: Path) -> None:
@@ -183,6 +287,7 @@ def test_the_schema_of_the_manifest_knows_the_interpreters() -> None:
         (["{in}", "--out", "{out}", "--rate", "3"], "--rate goes with --dry-run"),
         (["{in}", "--out", "{in}/out"], "lies within SOURCE"),
         (["{in}", "--out", "{in}"], "lies within SOURCE"),
+        (["{in}", "--out", ""], "--out is empty"),
         (["{in}/none", "--out", "{out}"], "no such folder, list or address"),
         (["{in}", "--out", "s3://a:b@c/d"], "an address with a credential"),
         (["ftp://a/b", "--out", "{out}"], "ftp:// is not supported"),
@@ -195,6 +300,10 @@ def test_what_does_not_go_together_is_refused(
     done = run(*filled, code=2)
     assert said in str(done.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_rate_that_gives_no_number_of_hours_is_refused(run: Run, pictures: Path) -> None:
+    assert "--rate" in run(pictures, "--dry-run", "--rate", "1e-320", code=2).stderr
 
 
 def test_another_model_is_refused(run: Run, pictures: Path, tmp_path: Path) -> None:

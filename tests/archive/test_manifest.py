@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from benchmarks.hostile.pictures import draw_slice, encode
 from edge_runtime.archive import manifest as module
 from edge_runtime.archive.manifest import LARGE, LARGE_VOLUME, Lines, Manifest, cut
+from edge_runtime.archive.places import Folder
 from edge_runtime.archive.rows import ClassifierSettings, count
 from edge_runtime.archive.sources import Entry, open_source
 from edge_runtime.classifier import Classifier
@@ -26,6 +27,7 @@ SIZES = st.one_of(st.integers(0, 1000), st.integers(0, 2 * LARGE))
 ENTRIES = st.lists(st.builds(Entry, st.uuids().map(str), SIZES, st.just("1"), KINDS), max_size=60)
 
 
+@settings(deadline=None)
 @given(ENTRIES, st.integers(1, 9), st.integers(1, LARGE))
 def test_each_entry_is_in_exactly_one_shard(entries: list[Entry], size: int, most: int) -> None:
     shards = list(cut(iter(entries), size, most))
@@ -72,7 +74,7 @@ def test_a_second_run_does_what_is_missing(
     source, manifest = make(classifier, pictures, tmp_path / "out", 3)
     answer(classifier, source, manifest, [0, 2])
     again = Manifest.open(manifest.out)
-    again.check(source, ClassifierSettings.of(classifier).to_json(), None)
+    again.go_on(source, ClassifierSettings.of(classifier).to_json(), None)
     assert again.missing() == [1]
     answer(classifier, source, again)
     assert again.missing() == []
@@ -109,7 +111,7 @@ def test_other_settings_are_refused(
     source = open_source(str(pictures))
     manifest = Manifest.make(source, str(tmp_path / "out"), settings.to_json())
     with pytest.raises(UsageError, match=f"begun with {said}.*name another place"):
-        manifest.check(source, settings.to_json() | change, None)
+        manifest.go_on(source, settings.to_json() | change, None)
 
 
 def test_another_source_version_or_shard_size_is_refused(
@@ -117,14 +119,14 @@ def test_another_source_version_or_shard_size_is_refused(
 ) -> None:
     source = open_source(str(pictures))
     manifest = Manifest.make(source, str(tmp_path / "out"), {}, shard_size=3)
-    manifest.check(open_source(os.path.relpath(pictures)), {}, 3)
+    manifest.go_on(open_source(os.path.relpath(pictures)), {}, 3)
     with pytest.raises(UsageError, match="source"):
-        manifest.check(open_source(str(tmp_path)), {}, None)
+        manifest.go_on(open_source(str(tmp_path)), {}, None)
     with pytest.raises(UsageError, match="shard_size"):
-        manifest.check(source, {}, 4)
+        manifest.go_on(source, {}, 4)
     monkeypatch.setattr(module, "__version__", "9.9")
     with pytest.raises(UsageError, match=r"version .*'9\.9'"):
-        manifest.check(source, {}, None)
+        manifest.go_on(source, {}, None)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "manifest/part-00000.parquet"])
@@ -145,6 +147,7 @@ def test_a_damaged_manifest_is_told(pictures: Path, tmp_path: Path, name: str, c
     assert "name another place" in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(
     st.sampled_from(["schema", "sha256", "parts", "shards"]), s)))  # fmt: skip
 def test_any_other_json_is_no_manifest(
@@ -166,6 +169,15 @@ def test_any_other_json_is_no_manifest(
         {"shards": 0},
         {"settings": None},
         {"source": None},
+        {"shards": 10**18},
+        {"shards": 9},
+        {"entries": 10**18},
+        {"entries": -5},
+        {"bytes": 1 << 63},
+        {"largest": -1},
+        {"kinds": {"jpeg": "8"}},
+        {"passed_over": [1]},
+        {"base": 1},
     ],
 )
 def test_a_head_that_was_made_up_is_refused(
@@ -183,6 +195,32 @@ def test_a_head_that_was_made_up_is_refused(
             Manifest.open(str(out))
     with pytest.raises(DataError, match="damaged"):
         Manifest.open(str(out))
+
+
+def test_two_runs_that_begin_at_once_do_not_share_a_manifest(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = open_source(str(pictures)), str(tmp_path / "out")
+    write = Folder.write
+
+    def the_other_comes_last(self: Folder, path: str, data: bytes) -> None:
+        write(self, path, data)
+        if path.endswith("manifest.json"):
+            monkeypatch.setattr(Folder, "write", write)
+            Path(path).unlink()
+            Manifest.make(source, out, {"plane": "coronal"})
+
+    monkeypatch.setattr(Folder, "write", the_other_comes_last)
+    with pytest.raises(DataError, match="another run was begun there"):
+        Manifest.make(source, out, {"plane": "axial"})
+
+
+def test_what_is_no_shard_is_known(pictures: Path, tmp_path: Path) -> None:
+    manifest = Manifest.make(open_source(str(pictures)), str(tmp_path / "out"), {}, shard_size=4)
+    names = ("00000000.parquet", "00000002.parquet", "copy.parquet", "notes.txt")
+    write_files(tmp_path / "out" / "shards", dict.fromkeys(names, b"x"))
+    assert [Path(path).name for path in manifest.foreign()] == list(names[1:3])
+    assert manifest.missing() == [1]
 
 
 def test_a_listing_that_was_ended_leaves_no_part(pictures: Path, tmp_path: Path) -> None:

@@ -121,6 +121,15 @@ def test_lists_hold_paths_folders_and_what_is_not_there(tmp_path: Path) -> None:
         source.read(entries[4], DEFAULT_LIMITS)
 
 
+def test_a_list_from_windows(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.jpg": PICTURE, "b.jpg": PICTURE})
+    lines = f"\ufeff{tmp_path / 'a.jpg'}\r\n\ufeff{tmp_path / 'b.jpg'}\r\n"
+    (tmp_path / "list").write_bytes(lines.encode())
+    first, second = open_source(str(tmp_path / "list")).entries()
+    assert (first.path, first.kind) == (str(tmp_path / "a.jpg"), "jpeg")
+    assert second.path.startswith("\ufeff")  # within a text it is no mark of its beginning
+
+
 def test_stdin_is_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_files(tmp_path, {"a.jpg": PICTURE}) / "a.jpg"
     stream = io.BytesIO(os.fsencode(path) + b"\n")

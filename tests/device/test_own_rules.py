@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -136,6 +137,17 @@ def test_damaged_rules_are_refused(change: dict[str, Any]) -> None:
     assert "\x1b" not in str(caught.value)
 
 
+def test_a_rule_that_is_nested_too_deep_is_told_in_words() -> None:
+    study: Any = 1
+    for _ in range(800):
+        study = [study]
+    info = ModelInfo.from_json(
+        shape_with(rules={AWAY: rule(study={"a": study})}, fitted_with=OTHER | {"runtime": HERE})
+    )
+    with pytest.raises(ModelError, match="nested too deep"):
+        info.for_runtime(AWAY).to_json()
+
+
 @pytest.mark.parametrize("ood", [{"levels": "AAAA", "threshold": 0.0},
                                  {"levels": 3, "threshold": "x"}])  # fmt: skip
 def test_a_check_that_is_damaged_is_refused_by_who_needs_it(ood: Any, tmp_path: Path) -> None:
@@ -223,6 +235,72 @@ def test_a_python_that_cannot_is_told_in_a_line(tmp_path: Path) -> None:
             version_elsewhere(python, HERE)
     with pytest.raises(BackendError, match="is not installed"):
         version_elsewhere(Path(sys.executable), "tflite-runtime")
+
+
+def _printing(tmp_path: Path, data: bytes) -> Path:
+    """A program that prints this whatever it is asked."""
+    python, reply = tmp_path / "python", tmp_path / "reply"
+    reply.write_bytes(data)
+    python.write_text(f"#!/bin/sh\ncat > /dev/null\ncat '{reply}'\n")
+    python.chmod(0o755)
+    return python
+
+
+def _npz(**arrays: object) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+NPY = io.BytesIO()
+np.save(NPY, np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PK\x03\x04 and no more",
+        _npz(version="1")[:-30],
+        NPY.getvalue(),
+        b"\x80\x04N.",
+        b"noise\n" * 300_000,
+        _npz(version=np.zeros(3)),
+        _npz(version=np.array(["1", "2"])),
+    ],
+)
+def test_what_some_program_prints_is_no_answer(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(BackendError, match="cannot run a model: it says nothing"):
+        version_elsewhere(_printing(tmp_path, data), HERE)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"logits": np.zeros((2, 4), np.float32)},
+        {"logits": np.zeros(1, np.float32)},
+        {"logits": np.array([["a", "b"]])},
+        {"logits": np.zeros((1, 4), np.float32), "features": np.zeros((), np.float32)},
+    ],
+)
+def test_answers_of_another_shape_are_refused(tmp_path: Path, arrays: dict[str, Any]) -> None:
+    python = _printing(tmp_path, _npz(version="1", **arrays))
+    with pytest.raises(ModelError, match="did not answer for each slice"):
+        outputs_elsewhere(python, HERE, b"", np.zeros((1, 96, 96), np.uint8))
+
+
+def test_an_error_without_its_kind_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="why"):
+        version_elsewhere(_printing(tmp_path, _npz(error="why")), HERE)
+
+
+def test_a_python_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 1000\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("edge_runtime.model.outputs.SECONDS", 0.1)
+    with pytest.raises(BackendError, match="did not answer within"):
+        version_elsewhere(python, HERE)
 
 
 def test_a_damaged_file_is_refused_there() -> None:

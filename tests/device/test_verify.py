@@ -124,6 +124,12 @@ def test_a_graph_that_kills_its_interpreter_kills_a_child(monkeypatch: pytest.Mo
         verify_file(bundled_model())
 
 
+def test_a_child_that_prints_nonsense_is_a_hostile_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_runtime.verify._CHILD", "print('[' * 100_000)")
+    with pytest.raises(ModelError, match="damaged or hostile"):
+        verify_file(bundled_model())
+
+
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "model_signing", None)
     with pytest.raises(UsageError, match=r"pip install 'btc-edge\[signing\]'"):

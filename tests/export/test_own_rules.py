@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from edge_runtime import Classifier
-from edge_runtime.errors import DataError, UsageError
+from edge_runtime.errors import DataError, ModelError, UsageError
 from edge_runtime.model.file_format import ModelFile, pack_model
 from edge_runtime.model.load import read_model
 from export.commands.export import command, runtimes_of
@@ -159,6 +159,30 @@ def test_refit_changes_no_graph_and_no_answer(
     assert again.sha256 == done.sha256, "the rules are made anew, and are the same"
 
 
+def test_a_refit_that_fails_leaves_the_file_as_it_was(
+    exporter: Exporter, written: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    path, linked = folder / "kept.tflite", folder / "linked.tflite"
+    bare = replace(written.info, fitted_with=None, rules=None)
+    before = pack_model(written.graph, bare, "tflite")
+    path.write_bytes(before)
+    linked.symlink_to(path)
+    monkeypatch.setattr(exporter, "_settings", replace(exporter._settings, out=folder))
+    with_runtime(exporter, Surer(-1), monkeypatch)
+    for each in (path, linked):
+        done = exporter.refit(each, as_it_is)
+        assert not done.gate.passed
+        assert done.path.name == each.name + REJECTED
+    assert path.read_bytes() == before
+    assert linked.is_symlink()
+    (folder / "cut.tflite").write_bytes(before[:-9])
+    with pytest.raises(ModelError):
+        exporter.refit(folder / "cut.tflite", as_it_is)
+    assert (folder / "cut.tflite").read_bytes() == before[:-9]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [({"temperature": 9.0}, "repeat --target-error, else export it again"),
@@ -204,6 +228,15 @@ def test_options(tiny_run: Run, tmp_path: Path) -> None:
         result = CliRunner().invoke(command, list(map(str, words)))
         assert isinstance(result.exception, UsageError), words
         assert says in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["../../up", "/etc/x", "a\0b", "."])
+def test_a_run_whose_name_is_a_path_is_not_exported(
+    tiny_run: Run, tmp_path: Path, name: str
+) -> None:
+    run = Run(tiny_run.folder, tiny_run.settings | {"name": name})
+    with pytest.raises(UsageError, match="use letters, digits"):
+        Exporter(run, ExportSettings(tmp_path))
 
 
 def test_the_rules_travel_in_the_file(written: ModelFile) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from export.formats import FORMATS
 from export.tflite.flatbuffer import read_tflite
 from export.tflite.float_outputs import with_float_outputs
 from export.web.inline import inlined
-from export.web.site import check_preprocess, web_model
+from export.web.site import check_preprocess, web_model, write_single, write_site
 
 RUNTIME = pytest.importorskip("btc_edge_web", reason="no btc-edge-web: pip install ./web")
 
@@ -113,6 +114,32 @@ def test_licences_stand_in_the_page(written: Path) -> None:
     page = (written / "brain-mri-int8-web.html").read_text("utf-8")
     for words in ("Independent JPEG", "Linus Unneb", "Apache License", "CC-BY-SA-4.0", "Kaggle"):
         assert words in page
+
+
+def test_what_a_model_says_of_itself_is_no_markup(tmp_path: Path) -> None:
+    """Its words reach the page escaped, or within the base64 of the file."""
+    file = read_model()
+    evil = '</script><img src=x onerror="alert(1)">{policy}<!--'
+    old = file.info.labels[0]
+    labels = (f"{evil}\u00a0".strip(), *file.info.labels[1:])
+    renamed = {
+        name: {labels[0] if key == old else key: value for key, value in fields.items()}
+        for name in ("thresholds", "target_error", "error_bound")
+        if (fields := getattr(file.info, name)) is not None
+    }
+    info = replace(
+        file.info, name=evil, labels=labels, license=f"{evil}\u2028",
+        data={**file.info.data, "citation": evil}, study=None, rules=None, **renamed,
+    )  # fmt: skip
+    hostile = parse_model(pack_model(file.graph, info, "tflite"))
+    write_single(tmp_path / "page.html", hostile)
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert evil not in page
+    assert "<img src=x" not in page
+    assert page.count("&lt;/script&gt;&lt;img src=x") == 2  # licence and citation
+    assert "{policy}" in page, "what stands in a word is not filled in"
+    write_site(tmp_path / "site", hostile)
+    assert "<img src=x" not in (tmp_path / "site" / "index.html").read_text("utf-8")
 
 
 def test_pages_are_the_same_each_time(written: Path, tmp_path: Path) -> None:

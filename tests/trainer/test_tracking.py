@@ -131,6 +131,16 @@ def test_a_failure_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert said == ["--track mlflow failed, the training goes on without: the server is away"]
 
 
+def test_a_failure_tells_no_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(run: Run) -> Any:
+        raise ConnectionError("API request to http://roe:pa:ss@host:5000/api failed")
+
+    monkeypatch.setitem(tracking.TRACKERS, "mlflow", (away, "mlflow", "mlflow-skinny"))
+    said: list[str] = []
+    Tracking("mlflow", said.append).epoch(make_run(tmp_path / "run"), history(1))
+    assert said[0].endswith("API request to http://…@host:5000/api failed")
+
+
 @pytest.mark.parametrize("name", tracking.TRACKERS)
 def test_without_the_package_it_says_what_to_install(
     name: str, monkeypatch: pytest.MonkeyPatch

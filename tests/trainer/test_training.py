@@ -252,9 +252,10 @@ def test_edge_network_is_within_the_device_budget() -> None:
 def test_no_run_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a run folder"):
         Run.open(tmp_path)
-    (tmp_path / "run.json").write_text("[]")
-    with pytest.raises(DataError):
-        Run.open(tmp_path)
+    for text in ("[]", "[" * 100_000):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(DataError):
+            Run.open(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["btc-train", "btc-evaluate"])

@@ -60,7 +60,7 @@ def check_out(out: Path) -> None:
         kept = before.get("groups_csv_sha256")
         header = f"{','.join(GROUP_COLUMNS)}\n".encode()
         own = content.startswith(header) if kept is None else digest_of(content) == kept
-    except (OSError, ValueError, AttributeError):  # AttributeError: JSON, but no object
+    except (OSError, ValueError, RecursionError, AttributeError):  # the last: JSON, but no object
         own = False
     if not own:
         raise UsageError(

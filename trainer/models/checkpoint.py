@@ -136,7 +136,7 @@ class Checkpoint:
                 if (folder / "state.json").is_file():
                     state = _state(json.loads((folder / "state.json").read_text("utf-8")))
                     return _Place(state, folder / "last.keras", folder / "best.keras")
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(f"the checkpoint is damaged: {one_line(error)}") from None
         return None
 

@@ -67,7 +67,7 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster:
         cluster, task = config["cluster"], config["task"]
         jobs = {str(name): [str(each) for each in places] for name, places in cluster.items()}
         job, index = str(task["type"]), int(task["index"])
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         _refuse("is not of the form " + EXAMPLE)
     if unknown := set(jobs) - {"chief", "worker"}:
         _refuse(f"names {', '.join(sorted(unknown))}; a training has worker, and may have chief")

@@ -197,7 +197,7 @@ class DataFolder:
             try:
                 entry = json.loads(line)
                 whole = self._whole(entry)
-            except (ValueError, KeyError, TypeError):  # cut off, or not from here
+            except (ValueError, KeyError, TypeError, RecursionError):  # cut off, or not from here
                 continue
             if whole:
                 self._keep(entry)

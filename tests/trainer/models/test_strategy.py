@@ -236,6 +236,11 @@ def test_workers_are_numbered_from_the_chief() -> None:
         ({"TF_CONFIG": " "}, "is not set"),
         ({"TF_CONFIG": "{"}, "is not of the form"),
         ({"TF_CONFIG": "[]"}, "is not of the form"),
+        ({"TF_CONFIG": "[" * 100_000}, "is not of the form"),
+        (
+            {"TF_CONFIG": '{"cluster": {}, "task": {"type": "worker", "index": Infinity}}'},
+            "is not of the form",
+        ),
         ({"TF_CONFIG": '{"cluster": {"worker": 1}, "task": {}}'}, "is not of the form"),
         ({"TF_CONFIG": '{"cluster": []}'}, "is not of the form"),
         (config({"worker": ["a:1"], "ps": ["b:1"]}), "names ps; a training has worker"),

@@ -150,7 +150,7 @@ def remembered(key: str) -> Told | None:
     try:
         said = json.loads(_note(key).read_text(encoding="utf-8"))
         told = Told(**said)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     texts = (told.title, told.license, told.citation, told.url, told.version)
     whole = all(isinstance(text, str) for text in texts) and isinstance(told.digests, dict)
