@@ -180,10 +180,7 @@ def test_the_oldest_opencv_numpy_and_litert(
     python = find_python("3.11")
     if python is None:
         pytest.skip("no Python 3.11 on this machine")
-    run(python, "-m", "venv", tmp_path / "env")
-    inside = tmp_path / "env" / "bin"
-    pip = (inside / "python", "-m", "pip", "install", "--quiet")
-    run(*pip, wheel, *OLDEST, "pytest", "hypothesis")
+    inside = install(python, tmp_path / "env", wheel, *OLDEST, "pytest", "hypothesis")
     check_same(classify(inside, pictures), here)
     names = [f"test_{name}.py" for name in OF_PIXELS]
     said = device_tests(

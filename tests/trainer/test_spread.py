@@ -37,7 +37,8 @@ from trainer.train_job import Job, start_run
 
 KNN = ("--model", "knn", "--features", "histogram", "--no-cache", "--size", 32, "--seed", 5)
 FOLDS = ("--protocol", "grouped", "--folds", 2)
-CNN = (*FOLDS, "--epochs", 3, "--batch-size", 16, "--size", 32, "--seed", 5, "--threads", 1)
+CNN = (*FOLDS, "--epochs", 3, "--batch-size", 16, "--size", 32, "--seed", 5, "--threads", 1,
+       "--network", "classic")  # fmt: skip
 BIN = Path(sys.executable).parent
 
 

@@ -171,7 +171,8 @@ def test_seed_network_trains_and_evaluates(phantom_zip: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_killed_cross_validation_goes_on_where_it_was(phantom_zip: Path, tmp_path: Path) -> None:
-    words = (phantom_zip, "--protocol", "grouped", "--folds", 2, *SMALL, "--epochs", 2)
+    words = (phantom_zip, "--protocol", "grouped", "--folds", 2, *SMALL, "--epochs", 2,
+             "--network", "classic")  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run(*words, "--out", whole)
     assert done.returncode == 0, done.stderr
