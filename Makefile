@@ -7,6 +7,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(1 + (os.cpu_count() or 1))")
 STAMP  := $(VENV)/.installed-$(shell cat pyproject.toml pretrained/pyproject.toml web/pyproject.toml web/vendor.py Makefile | cksum | cut -d' ' -f1)
 
 .PHONY: setup demo test test-bounds test-arm quick docs fuzz lint format clean
@@ -36,9 +37,10 @@ lint: setup
 quick: setup
 	$(BIN)/python -m pytest
 
-# A file's tests stay in one process: they share what was trained for them.
+# A file's tests stay in one process: they share what was trained for them. One process more than
+# there are cores, since each waits a while for downloads, installs and other processes.
 test: lint
-	$(BIN)/python -m pytest -m "slow or not slow" -n logical --maxprocesses 4 --dist loadfile \
+	$(BIN)/python -m pytest -m "slow or not slow" -n $(WORKERS) --maxprocesses 4 --dist loadfile \
 		--no-loadscope-reorder
 
 # Part of make test; by itself for who changes a bound.
