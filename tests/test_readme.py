@@ -21,7 +21,7 @@ from trainer.synthetic.phantoms import draw_phantom, write_phantoms
 
 def make_tables(folder: Path) -> None:
     """The benchmarks that put finished runs into tables, on the runs of the commands."""
-    runs = [folder / "runs" / name for name in ("folds", "source", "official")]
+    runs = [folder / "runs" / name for name in ("folds-former", "source", "official")]
     data, results = folder / "brain-tumor-mri.zip", folder / "results"
     model = folder / "runs" / "grouped" / "export" / "brain-mri-int8.tflite"
     models = folder / "runs" / "models"
