@@ -26,8 +26,8 @@ def make_tables(folder: Path) -> None:
     model = folder / "runs" / "grouped" / "export" / "brain-mri-int8.tflite"
     models = folder / "runs" / "models"
     (models / "cnn").mkdir(parents=True)
-    for run in runs[:2]:
-        (models / "cnn" / run.name).symlink_to(run)
+    for name, run in zip(("folds", "source"), runs, strict=False):
+        (models / "cnn" / name).symlink_to(run)
     for words in (
         ("honest", *runs, "--out", results),
         ("robust", runs[0], data, "--source", runs[1], "--official", runs[2], "--main", "home",
