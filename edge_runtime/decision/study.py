@@ -234,8 +234,9 @@ def series_evidence(
     """Look at one series by itself.
 
     Slices that could not be read, are out-of-distribution or show little of the head count for
-    nothing. Its plane and sequence are those that the file states, else what most of the others
-    look like; a series of which one was not validated does not count.
+    nothing, and copies of one file count as one where there are few. Its plane and sequence are
+    those that the file states, else what most of the others look like; a series of which one was
+    not validated does not count.
 
     Args:
         fewest: slices that must count. Of PAIR the score is the lower one's log-odds.
@@ -247,18 +248,19 @@ def series_evidence(
     sequence = series.sequence or _most([a.sequence for a in known])
     smoothed = _running_median([_log_odds(a, rule) for a in known])
     width = rule.width(series.distance)
+    pictures = len({(series.answers[i].sha256 or i, series.answers[i].slice) for i in counted})
     blind = None
     if _longest_gap(within, counted) >= BLIND * width:
         blind = "neighbouring slices within the head cannot be judged"
-    if len(counted) < FEWEST:
-        blind = f"{len(counted)} slices cannot rule one out"
+    if pictures < FEWEST:
+        blind = f"{pictures} slices cannot rule one out"
     reason = series.reason
     if reason is None and 2 * len(counted) < len(within):
         reason = (
             f"{len(within) - len(counted)} of {len(within)} slices are unlike those that the model "
             "learned from"
         )
-    if reason is None and len(counted) < fewest:
+    if reason is None and pictures < fewest:
         reason = f"fewer than {fewest} slices that count"
     new = [] if view is None else view.unvalidated(Seen(plane, sequence))
     if reason is None and new:

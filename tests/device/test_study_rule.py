@@ -284,6 +284,18 @@ def test_two_slices_show_a_tumour_only_if_both_do_and_never_its_absence(
     assert entry["used"]
 
 
+@pytest.mark.parametrize(
+    ("files", "label"), [("aaaa", None), ("aabb", "glioma"), ("abcd", "glioma")]
+)
+def test_copies_of_one_picture_show_a_tumour_once(files: str, label: str | None) -> None:
+    """Slices of one file are no copies of each other, nor are those of no file."""
+    of = series([5.0] * 4)
+    copies = tuple(replace(a, sha256=name) for a, name in zip(of.answers, files, strict=True))
+    assert decided(replace(of, answers=copies)).label == label
+    cuts = tuple(replace(a, sha256="a", slice=i) for i, a in enumerate(of.answers))
+    assert decided(replace(of, answers=cuts)).label == decided(of).label == "glioma"
+
+
 @unhurried
 @given(series_of_odds, st.lists(odds, min_size=1, max_size=2))
 def test_beside_a_series_of_three_slices_one_of_two_counts_for_nothing(
@@ -409,7 +421,9 @@ def test_info_tells_of_the_rule(tmp_path: Path) -> None:
 
 
 def slices(count: int, first: int = 0) -> list[StudySlice]:
-    return [StudySlice(f"{i}.dcm", None, "0", draw_slice(first + i)) for i in range(count)]
+    return [
+        StudySlice(f"{i}.dcm", None, f"{first + i}", draw_slice(first + i)) for i in range(count)
+    ]
 
 
 def as_series(name: str, parts: Sequence[StudySlice], **facts: Any) -> StudySeries:
@@ -453,7 +467,7 @@ def test_a_list_of_sources_is_one_series() -> None:
     classifier = Classifier(with_rule(RULE.to_json()))
     sources = [encode(draw_slice(i), ".png") for i in range(6)]
     whole = classifier.classify_study("patient", [*sources, b"no picture"])
-    known = [StudySlice("bytes", None, "0", draw_slice(i)) for i in range(6)]
+    known = [StudySlice("bytes", None, f"{i}", draw_slice(i)) for i in range(6)]
     other = classify_study(
         classifier,
         Study("patient", None, (as_series("s", known, plane=None, sequence=None, distance=None),)),
@@ -471,7 +485,7 @@ def test_a_file_without_a_rule_pools_as_before() -> None:
     mean = np.exp(np.log(np.maximum(rows, 1e-7)).mean(axis=0))
     np.testing.assert_allclose(list((whole.probabilities or {}).values()), mean / mean.sum())
     assert whole.study is None
-    known = [StudySlice(f"{i}", None, "0", draw_slice(i)) for i in range(4)]
+    known = [StudySlice(f"{i}", None, f"{i}", draw_slice(i)) for i in range(4)]
     told = classify_study(classifier, Study("p", "1.2", (as_series("s", known),)))
     assert told.probabilities == whole.probabilities
     assert (told.study or {})["tumor"] is None
