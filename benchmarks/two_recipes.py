@@ -26,7 +26,7 @@ from benchmarks.common.formatting import rate_in_words
 from benchmarks.common.sides import partial_of, predictions_of
 from benchmarks.robust import MAIN, TUMORS, TYPED_SOURCE
 from edge_runtime.commands.entry import run_command
-from edge_runtime.decision.prediction import probabilities
+from edge_runtime.decision.study import pooled
 from edge_runtime.errors import UsageError
 from edge_runtime.labels import NO_TUMOR
 from edge_runtime.model.load import read_model
@@ -79,8 +79,7 @@ def _type_of(predictions: Predictions) -> list[str]:
 
 def together(first: Predictions, second: Predictions) -> Predictions:
     """The mean of the log-probabilities of both."""
-    logs = [np.log(np.maximum(each.probabilities, 1e-7)) for each in (first, second)]
-    both = probabilities((logs[0] + logs[1]) / 2)
+    both = pooled(np.stack([first.probabilities, second.probabilities]))
     table = second.table.assign(
         **{f"p_{name}": both[:, i] for i, name in enumerate(second.class_names)},
         predicted=[second.class_names[i] for i in both.argmax(axis=1)],

@@ -695,7 +695,8 @@ def _connected(high: npt.NDArray[np.bool_], start: Span) -> set[Span]:
 
 
 def pooled(of_slices: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Probabilities of a study: the mean log-probability of its slices (N×C), normalised.
+    """Probabilities of a study: the mean log-probability of its slices (N×C), normalised. Of
+    N×M×C those of M studies.
 
     The rule behind every figure "per study".
     """
