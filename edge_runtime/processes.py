@@ -11,7 +11,6 @@ does itself. One that dies is started again, and takes no source with it but one
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import signal
@@ -25,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from edge_runtime.batch import Unusable
 from edge_runtime.decision.prediction import Prediction, Status
 from edge_runtime.errors import InputError
+from edge_runtime.json_text import parse_json
 from edge_runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -245,12 +245,12 @@ class _Process:
         """
         try:
             self.send(pickle.dumps(files))
-            shapes = json.loads(self._replies.readline(MOST_REPLY))
+            shapes = parse_json(self._replies.readline(MOST_REPLY))
             return [
                 None if shape is None else _answer(shape, file)
                 for shape, file in zip(shapes, files, strict=True)
             ]
-        except (ValueError, TypeError, KeyError, RecursionError, MemoryError):  # nothing, nonsense
+        except (ValueError, TypeError, KeyError, MemoryError):  # nothing, nonsense
             raise _DiedError from None
 
     def kill(self) -> None:

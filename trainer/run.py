@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edge_runtime.errors import DataError, ModelError, UsageError, one_line
 from edge_runtime.files import replacing, write_text
 from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.json_text import parse_json
 from trainer.data.npz import opened_npz
 from trainer.data.tables import read_table
 from trainer.former import metrics_of_today, settings_of_today
@@ -72,8 +73,8 @@ class Run:
         """
         place = Path(folder)
         try:
-            settings = json.loads((place / "run.json").read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
+            settings = parse_json((place / "run.json").read_text("utf-8"))
+        except (OSError, ValueError):
             raise DataError(f"{place}: not a run folder (no readable run.json)") from None
         if not isinstance(settings, dict) or settings.get("schema") != SCHEMA:
             raise DataError(f"{place}: a run of another version; train again")
@@ -212,8 +213,8 @@ class Run:
             DataError: missing or damaged.
         """
         try:
-            content: dict[str, Any] = json.loads((self.folder / "metrics.json").read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
+            content: dict[str, Any] = parse_json((self.folder / "metrics.json").read_text("utf-8"))
+        except (OSError, ValueError):
             raise DataError(f"{self.folder}: no readable metrics.json") from None
         return metrics_of_today(content)
 

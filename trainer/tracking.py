@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from edge_runtime.errors import UsageError, one_line
 from edge_runtime.files import write_text
+from edge_runtime.json_text import parse_json
 from trainer.run import Run
 
 Row = Mapping[str, float]
@@ -116,7 +117,7 @@ class Mlflow:
         from mlflow.exceptions import MlflowException
 
         try:
-            found = str(json.loads((run.folder / "mlflow.json").read_text("utf-8"))["run_id"])
+            found = str(parse_json((run.folder / "mlflow.json").read_text("utf-8"))["run_id"])
             self._client.get_run(found)
         except (OSError, ValueError, KeyError, MlflowException):
             return None

@@ -29,6 +29,7 @@ from edge_runtime.archive.sources import ARCHIVE, STDIN, VOLUME, Entry, Source
 from edge_runtime.errors import DataError, InputError, UsageError
 from edge_runtime.files import Note
 from edge_runtime.imaging.limits import MIB, ImageLimits
+from edge_runtime.json_text import parse_json
 from edge_runtime.version import __version__
 
 SCHEMA = 1
@@ -226,13 +227,13 @@ class Manifest:
         """
         place, root = place_of(out)
         try:
-            head = json.loads(place.read(place.join(root, HEAD), OWN))
+            head = parse_json(place.read(place.join(root, HEAD), OWN))
             if not isinstance(head, dict) or head.get("schema") != SCHEMA:
                 raise DataError(f"{out}/{HEAD}: not supported: of another version of btc-edge")
             digest = head.pop("sha256", None)
             if digest != _digest(head) or not _is_head(head):
                 raise ValueError
-        except (InputError, ValueError, RecursionError) as error:
+        except (InputError, ValueError) as error:
             why = f" ({error})" if isinstance(error, InputError) else ""
             raise DataError(
                 f"{out}/{HEAD}: damaged{why}; the answers there cannot be gone on with: name "

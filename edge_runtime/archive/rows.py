@@ -25,6 +25,7 @@ from edge_runtime.files import Note
 from edge_runtime.imaging.kinds import kind_of
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, MIB, ImageLimits
 from edge_runtime.imaging.readers import reader_of
+from edge_runtime.json_text import parse_json
 from edge_runtime.model.metadata import INTENDED_USE
 from edge_runtime.studies.drop import study_uid
 from edge_runtime.studies.files import DropFile, kind_in, unzipped
@@ -208,7 +209,7 @@ def _counts(manifest: Manifest, number: int) -> Counts:
             place.opened(path) as stream,
             pq.ParquetFile(stream, page_checksum_verification=True) as file,
         ):
-            says = json.loads(file.metadata.metadata[KEY])
+            says = parse_json(file.metadata.metadata[KEY])
             if (says["manifest"], says["shard"]) != (manifest.digest, number):
                 return Counts(damaged=Lines.of(f"{path}: of another run"))
             found = _rows_and_errors(file)
@@ -224,7 +225,6 @@ def _counts(manifest: Manifest, number: int) -> Counts:
         KeyError,
         TypeError,
         ValueError,
-        RecursionError,
     ):
         return Counts(damaged=Lines.of(f"{path}: damaged"))
 

@@ -23,8 +23,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from edge_runtime.errors import ModelError
+from edge_runtime.errors import ModelError, one_line
 from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.json_text import parse_json
 from edge_runtime.model.pooling import POOLINGS
 
 SCHEMA = 2
@@ -161,14 +162,8 @@ class ModelInfo:
     def to_json(self) -> str:
         """The text of `model.json`: in the newest schema where a field needs it, else in schema 2,
         without those fields. What came later and a file does not have is left out, as before.
-
-        Raises:
-            ModelError: a field that is nested too deep, as no model of ours has.
         """
-        try:
-            shape = asdict(self) | {"preprocess": self.preprocess.to_json()}
-        except RecursionError:
-            raise ModelError("the model's metadata is nested too deep") from None
+        shape = asdict(self) | {"preprocess": self.preprocess.to_json()}
         for name in ("study", "fitted_with", "rules"):
             if shape[name] is None:
                 del shape[name]
@@ -185,9 +180,9 @@ class ModelInfo:
             ModelError: not JSON, another schema, a missing field or an impossible value.
         """
         try:
-            shape = json.loads(text)
-        except (ValueError, RecursionError):
-            raise ModelError("the model's metadata is not valid JSON") from None
+            shape = parse_json(text)
+        except ValueError as error:
+            raise ModelError(f"the model's metadata is not valid JSON: {one_line(error)}") from None
         if not isinstance(shape, dict):
             raise ModelError("the model's metadata is not a JSON object")
         schema = shape.get("schema")

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from edge_runtime.errors import BackendError, InputError, ModelError
 from edge_runtime.files import is_hidden, write_text
 from edge_runtime.imaging.limits import ImageLimits, read_file
+from edge_runtime.json_text import parse_json
 from edge_runtime.model.backends import BACKENDS, interpreter_version
 from edge_runtime.model.file_format import ModelFile
 from edge_runtime.model.load import read_model, shown
@@ -71,8 +72,8 @@ class Picked(NamedTuple):
             ModelError: damaged, of another schema, or a value that no record has.
         """
         try:
-            shape = json.loads(data)
-        except (ValueError, RecursionError):
+            shape = parse_json(data)
+        except ValueError:
             raise ModelError(f"{RECORD} is damaged, no JSON") from None
         if not isinstance(shape, dict):
             raise ModelError(f"{RECORD} is damaged, no JSON object")

@@ -25,6 +25,7 @@ from edge_runtime.errors import (
     one_line,
 )
 from edge_runtime.imaging.preprocess import Preprocess
+from edge_runtime.json_text import parse_json
 from edge_runtime.model.backends import Graph, open_graph, raw_signature
 from edge_runtime.model.file_format import ModelFile, is_tflite, parse_model, split_tflite
 from edge_runtime.model.metadata import READABLE, ModelInfo
@@ -81,8 +82,8 @@ def try_apart(data: bytes, code: str) -> Report:
     except subprocess.TimeoutExpired:
         raise ModelError(f"a trial in another process took over {SECONDS} s") from None
     try:
-        report = json.loads(done.stdout)
-    except (ValueError, RecursionError):  # it died, or something else wrote there
+        report = parse_json(done.stdout)
+    except ValueError:  # it died, or something else wrote there
         report = None
     if not (isinstance(report, dict) and report):
         raise ModelError(
@@ -143,7 +144,7 @@ def _unsigned(data: bytes) -> tuple[ModelFile, bool]:
     if text is None:
         info = _guess(graph, kind, labels, digest)
     else:
-        shape = json.loads(text)
+        shape = parse_json(text)
         if not isinstance(shape, dict):
             raise ModelError("the model's metadata is not a JSON object")
         info = ModelInfo.from_json(json.dumps(shape | {"graph_sha256": digest}))

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 from edge_runtime.errors import one_line
 from edge_runtime.files import fsync_folder, write_bytes, write_text
+from edge_runtime.json_text import parse_json
 from edge_runtime.services.spool import Spool
 
 FILES, REFUSED = "files.json", "refused"
@@ -284,7 +285,7 @@ class Outbox:
         return [self._entry(folder) for folder in folders]
 
     def _entry(self, folder: Path) -> Entry:
-        names = json.loads((folder / FILES).read_text(encoding="utf-8"))
+        names = parse_json((folder / FILES).read_text(encoding="utf-8"))
         return Entry(folder, sorted(folder.glob("*.dcm")), [self._spool.folder / n for n in names])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_text
+from edge_runtime.json_text import parse_json
 from edge_runtime.model.metadata import INTENDED_USE
 from trainer.audit.examine import Audit, share
 from trainer.audit.groups import GROUP_COLUMNS, as_csv, digest_of
@@ -54,13 +54,13 @@ def check_out(out: Path) -> None:
     if not table.exists():
         return
     try:
-        before = json.loads((out / "audit.json").read_text("utf-8"))
+        before = parse_json((out / "audit.json").read_text("utf-8"))
         content = table.read_bytes()
         # Version 0.1.0 kept no digest.
         kept = before.get("groups_csv_sha256")
         header = f"{','.join(GROUP_COLUMNS)}\n".encode()
         own = content.startswith(header) if kept is None else digest_of(content) == kept
-    except (OSError, ValueError, RecursionError, AttributeError):  # the last: JSON, but no object
+    except (OSError, ValueError, AttributeError):  # the last: JSON, but no object
         own = False
     if not own:
         raise UsageError(

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.files import replacing
+from edge_runtime.json_text import parse_json
 from trainer.data.npz import opened_npz
 from trainer.evaluation.examples import one_a_group
 from trainer.evaluation.metrics import balanced_accuracy
@@ -81,7 +82,7 @@ class Importance:
             DataError: missing or damaged.
         """
         with opened_npz(path, f"{path.name} cannot be read") as file:
-            return cls(json.loads(str(file["facts"])), file["pixels"])
+            return cls(parse_json(str(file["facts"])), file["pixels"])
 
 
 def measure_importance(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edge_runtime.errors import DataError, one_line
 from edge_runtime.files import replacing, write_text
+from edge_runtime.json_text import parse_json
 
 if TYPE_CHECKING:
     import keras
@@ -128,15 +129,15 @@ class Checkpoint:
         pointer = self.folder / POINTER
         try:
             if pointer.is_file():
-                content = json.loads(pointer.read_text("utf-8"))
+                content = parse_json(pointer.read_text("utf-8"))
                 last, best = (self.folder / Path(content[key]).name for key in ("last", "best"))
                 return _Place(_state(content["state"]), last, best)
             # The former layout: one folder, replaced by renaming; a kill may have left `.old` only.
             for folder in (self.folder, self.folder.with_name(self.folder.name + ".old")):
                 if (folder / "state.json").is_file():
-                    state = _state(json.loads((folder / "state.json").read_text("utf-8")))
+                    state = _state(parse_json((folder / "state.json").read_text("utf-8")))
                     return _Place(state, folder / "last.keras", folder / "best.keras")
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(f"the checkpoint is damaged: {one_line(error)}") from None
         return None
 

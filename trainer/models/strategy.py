@@ -7,7 +7,6 @@ processor is the device. Worker 0 is the chief: it alone reads and writes the ru
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_runtime.errors import DataError, UsageError, one_line
+from edge_runtime.json_text import parse_json
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -63,11 +63,11 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster:
     if not text.strip():
         _refuse("is not set; each worker needs its own, such as " + EXAMPLE)
     try:
-        config = json.loads(text)
+        config = parse_json(text)
         cluster, task = config["cluster"], config["task"]
         jobs = {str(name): [str(each) for each in places] for name, places in cluster.items()}
         job, index = str(task["type"]), int(task["index"])
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         _refuse("is not of the form " + EXAMPLE)
     if unknown := set(jobs) - {"chief", "worker"}:
         _refuse(f"names {', '.join(sorted(unknown))}; a training has worker, and may have chief")

@@ -29,6 +29,7 @@ from typing import IO, Any, NamedTuple
 import edge_runtime
 from edge_runtime.errors import DataError, UsageError
 from edge_runtime.files import write_text
+from edge_runtime.json_text import parse_json
 from trainer.data.card import NAME, CardText, written_card
 from trainer.data.partial_labels import is_partial
 from trainer.prepare.croissant import describe
@@ -195,9 +196,9 @@ class DataFolder:
         kept = []
         for line in self._claim.lines:
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 whole = self._whole(entry)
-            except (ValueError, KeyError, TypeError, RecursionError):  # cut off, or not from here
+            except (ValueError, KeyError, TypeError):  # cut off, or not from here
                 continue
             if whole:
                 self._keep(entry)

@@ -5,7 +5,6 @@ The file may come from any device: everything in it is checked before it is draw
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_runtime.benchmark.tables import short
 from edge_runtime.errors import DataError, one_line
+from edge_runtime.json_text import parse_json
 from edge_runtime.processor import features_in_words
 from trainer.report.charts import plain
 
@@ -78,8 +78,8 @@ def read_device_times(path: Path) -> DeviceTimes:
     if len(data) > MAX_BYTES:
         raise DataError(f"{path}: over {MAX_BYTES >> 20} MiB is no result of a benchmark")
     try:
-        result = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        result = parse_json(data)
+    except ValueError as error:
         raise DataError(f"{path}: damaged, no JSON: {one_line(error)}") from None
     try:
         return _device_times(_Field("the file", result))

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from edge_runtime.child import READY, end_with_parent, limit_child, python_command
 from edge_runtime.errors import DataError, InputError
 from edge_runtime.imaging.limits import MIB
+from edge_runtime.json_text import parse_json
 
 Array = npt.NDArray[Any]
 
@@ -102,7 +103,7 @@ class MatReader:
             try:
                 with _watched(process):
                     return _ask(process, request.encode() + b"\n" + data, fields)
-            except (OSError, ValueError, TypeError, RecursionError):  # it died, or talks nonsense
+            except (OSError, ValueError, TypeError):  # it died, or talks nonsense
                 self._end()
         raise InputError("damaged: the process that read it died of it, or took too long")
 
@@ -168,12 +169,12 @@ def _ask(process: subprocess.Popen[bytes], request: bytes, fields: Sequence[str]
 
     Raises:
         InputError: what is wrong with the file.
-        OSError, ValueError, TypeError, RecursionError: no such answer.
+        OSError, ValueError, TypeError: no such answer.
     """
     requests, answers = _pipes(process)
     requests.write(request)
     requests.flush()
-    report = json.loads(answers.readline(MAX_LINE))
+    report = parse_json(answers.readline(MAX_LINE))
     if not isinstance(report, dict):
         raise ValueError("no answer")
     if "error" in report:

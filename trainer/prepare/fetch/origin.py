@@ -25,6 +25,7 @@ from typing import Protocol
 
 from edge_runtime.errors import DataError, one_line
 from edge_runtime.files import write_text
+from edge_runtime.json_text import parse_json
 from trainer.data.card import CONTROLS
 
 Bar = Callable[[], AbstractContextManager[Callable[[int, int], None]]]
@@ -148,9 +149,9 @@ def cache_folder() -> Path:
 def remembered(key: str) -> Told | None:
     """What a service said of this version when it was asked; None where nobody remembers."""
     try:
-        said = json.loads(_note(key).read_text(encoding="utf-8"))
+        said = parse_json(_note(key).read_text(encoding="utf-8"))
         told = Told(**said)
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError):
         return None
     texts = (told.title, told.license, told.citation, told.url, told.version)
     whole = all(isinstance(text, str) for text in texts) and isinstance(told.digests, dict)
