@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -216,7 +216,9 @@ def command(context: click.Context, /, run: Path | None, **options: Any) -> None
         raise UsageError("--c-array writes the int8 graph: add --int8")
     if options["refit"] is None:
         _refuse_unused(context, wanted, options["diagnose"])
-    _export(run, [form.name for form in wanted], options)
+    folder = options["out"] or run / "export"
+    with _signatures_of_today(folder, options["sign"]):
+        _export(run, folder, [form.name for form in wanted], options)
 
 
 def _refuse_besides_verify(context: click.Context) -> None:
@@ -382,7 +384,28 @@ def _forms(settings: dict[str, Any], wanted: list[str], options: dict[str, Any])
     return [known[name] for name in asked]
 
 
-def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
+@contextmanager
+def _signatures_of_today(folder: Path, key: Path | None) -> Iterator[None]:
+    """What is written without --sign leaves no signature of what was there before.
+
+    Raises:
+        UsageError: the key cannot be used, which is known before a long export.
+    """
+    from export.signing import check_key, no_stale_signature
+
+    if key:
+        check_key(key)
+    removed: list[str] = []
+    try:
+        with no_stale_signature(folder) as removed:
+            yield
+    finally:
+        for name in removed:
+            line = f"btc-export: {name} was of the former file and is removed: --sign signs anew"
+            click.echo(printable(line), err=True)
+
+
+def _export(run: Path, folder: Path, wanted: list[str], options: dict[str, Any]) -> None:
     from edge_runtime.files import write_text
     from export.commands.printing import print_diagnosis, print_exports
     from export.exporter import Exporter, ExportSettings
@@ -402,7 +425,6 @@ def _export(run: Path, wanted: list[str], options: dict[str, Any]) -> None:
         check_package()  # before the seconds that TensorFlow takes
     if opened.needs_keras:
         import_tensorflow()
-    folder = options["out"] or run / "export"
     settings = ExportSettings(
         out=folder,
         name=None if options["name"] is None else checked_name(options["name"]),

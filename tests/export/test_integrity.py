@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from edge_runtime.errors import ExitCode, ModelError, UsageError
 from edge_runtime.model.file_format import pack_model
 from edge_runtime.model.load import bundled_model, read_model
 from edge_runtime.model.signature import check_signature, signature_path
 from edge_runtime.verify import verify_file as verify_on_device
+from export.commands.export import command
 from export.formats import FORMATS
 from export.signing import sign_file
 from export.verify import verify_file
@@ -281,3 +283,31 @@ def test_a_missing_package_is_named(
     assert dict(verify_file(files["int8"]).findings)["signature"] == "none", (
         "not needed without one"
     )
+
+
+def exported(run: Run, out: Path, *words: object) -> Result:
+    line = [run.folder, "--float32", "--out", out, *words]
+    return CliRunner().invoke(command, list(map(str, line)))
+
+
+def test_a_signature_is_of_the_file_beside_it(tiny_run: Run, keys: Path, tmp_path: Path) -> None:
+    assert exported(tiny_run, tmp_path, "--sign", keys / "our.pem").exit_code == 0
+    (path,) = tmp_path.glob("*.tflite")
+    signature, of_others = signature_path(path), tmp_path / "others.sig"
+    of_others.write_text("")
+    content = signature.read_bytes()
+    # The same bytes again: it still is of them.
+    assert ".tflite.sig" not in exported(tiny_run, tmp_path).stderr
+    assert signature.read_bytes() == content
+    again = exported(tiny_run, tmp_path, "--model-version", "9")
+    assert f"{signature.name} was of the former file and is removed" in again.stderr
+    assert not signature.exists()
+    assert of_others.exists()
+
+
+def test_a_wrong_key_is_told_before_anything_is_made(
+    tiny_run: Run, keys: Path, tmp_path: Path
+) -> None:
+    result = exported(tiny_run, tmp_path / "out", "--sign", keys / "rsa.pem")
+    assert isinstance(result.exception, UsageError)
+    assert not (tmp_path / "out").exists()
