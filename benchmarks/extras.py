@@ -1,4 +1,4 @@
-"""What each extra of the device side adds to an installation.
+"""What each extra adds to an installation.
 
     python -m benchmarks.extras --out benchmarks/results
 
@@ -9,6 +9,7 @@ Writes extras.json and extras.md.
 from __future__ import annotations
 
 import platform
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -29,27 +30,33 @@ from benchmarks.common.environments import (
 from benchmarks.common.formatting import MIB
 from edge_runtime.commands.entry import run_command
 
-EXTRAS = ("", "onnx", "dicom", "nifti", "watch", "serve", "dimse", "dicom-out", "ray", "signing")
+NONE = "none"
+# Extra -> the one that it stands beside, whose packages are its own too.
+EXTRAS = {
+    NONE: NONE, "onnx": NONE, "dicom": NONE, "nifti": NONE, "watch": NONE, "serve": NONE,
+    "dimse": NONE, "dicom-out": NONE, "ray": NONE, "signing": NONE, "train": NONE,
+    "tensorboard": "train", "mlflow": "train", "export": "train", "quantizer": "export",
+}  # fmt: skip
 
 
 def measure(environment: Environment, extra: str) -> dict[str, Any]:
     """What is installed with an extra, and how large it is."""
     return {
         "extra": extra,
+        "beside": EXTRAS[extra],
         "packages": len(packages(environment.site)),
         "installed_mib": installed_bytes(environment.site) / MIB,
     }
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """A row for each extra, and what it adds to none."""
-    alone = result["extras"][0]["installed_mib"]
-    lines = ["| extra | packages | size MiB | adds MiB |", "|---|--:|--:|--:|"]
+    """A row for each extra, and what it adds to what it stands beside."""
+    sizes = {row["extra"]: row["installed_mib"] for row in result["extras"]}
+    lines = ["| extra | packages | size MiB | adds MiB | to |", "|---|--:|--:|--:|---|"]
     for row in result["extras"]:
-        size = row["installed_mib"]
-        lines.append(
-            f"| {row['extra'] or 'none'} | {row['packages']} | {size:.0f} | {size - alone:.0f} |"
-        )
+        extra, beside = row["extra"], row["beside"]
+        added = f"{sizes[extra] - sizes[beside]:.0f} | {beside}" if extra != beside else "| "
+        lines.append(f"| {extra} | {row['packages']} | {sizes[extra]:.0f} | {added} |")
     lines += [
         "",
         "Size: all of site-packages besides pip and setuptools. "
@@ -69,13 +76,14 @@ def main(python: str | None, out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         wheel = build_wheel(Path(folder))
         for extra in EXTRAS:
-            click.echo(f"{extra or 'none'}: installing", err=True)
-            environment = Environment(Path(folder) / (extra or "none"))
-            words = f"{wheel}[{extra}]" if extra else str(wheel)
+            click.echo(f"{extra}: installing", err=True)
+            environment = Environment(Path(folder) / extra)
+            words = str(wheel) if extra == NONE else f"{wheel}[{extra}]"
             install(environment, chosen, [(words,)])
             rows.append(measure(environment, extra))
+            shutil.rmtree(environment.folder)
         result = {
-            "python": run(environment.python, "--version").split()[-1],
+            "python": run(chosen, "--version").split()[-1],
             "architecture": platform.machine(),
             "extras": rows,
         }
