@@ -207,11 +207,12 @@ def test_what_is_no_image_is_passed_over_with_a_line_for_ever(make: Make) -> Non
     ward = make(names=True)
     ward.put("notes.txt", b"something")
     ward.put("DICOMDIR", scan_file("1.2"))
+    ward.put("disc/dicomdir", scan_file(None))
     ward.pass_time()
     ward.reopen()
     ward.pass_time()
     assert sorted(ward.lines) == [
-        f"{name}: no image: passed over" for name in ("DICOMDIR", "notes.txt")
+        f"{name}: no image: passed over" for name in ("DICOMDIR", "disc/dicomdir", "notes.txt")
     ]
     ward.put("notes.txt", picture("a picture after all"))
     ward.pass_time()
@@ -541,11 +542,12 @@ def test_both_halves_of_a_pair_are_one_input(make: Make) -> None:
     assert set(ward.states()) == {"file:v.img"}
 
 
-def test_an_empty_file_may_yet_be_written_to(make: Make) -> None:
+@pytest.mark.parametrize("name", ["a.png", "a.zip"])
+def test_an_empty_file_may_yet_be_written_to(name: str, make: Make) -> None:
     ward = make()
-    ward.put("a.png", b"")
+    ward.put(name, b"")
     ward.pass_time(QUIET - 1)
-    ward.put("a.png", picture(1))
+    ward.put(name, picture(1))
     ward.pass_time()
     assert digests(ward.answers()) == [digest(picture(1))]
 
