@@ -581,6 +581,20 @@ def link() -> bytes:
     return out.getvalue()
 
 
+def misnamed() -> bytes:
+    """A member whose own head has a name that is no text, unlike the directory."""
+    data = bytearray(zipped({"Gr\u00f6\u00dfe.png": PICTURE}))
+    data[30 + 3] = 0xFF
+    return bytes(data)
+
+
+def headless() -> bytes:
+    """A zip whose first bytes went, so that the directory points before its begin."""
+    data = zipped({"a.txt": b"words", "b.txt": b"words"})
+    second = data.index(b"PK\x03\x04", 4)
+    return data[second:]
+
+
 def twice() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
@@ -601,6 +615,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "bzip2": (lambda: zipped({"a.png": PICTURE}, zipfile.ZIP_BZIP2), "another method than deflate"),
     "link": (link, "links in a zip are not followed"),
     "twice": (twice, "two members are called"),
+    "misnamed": (misnamed, "damaged in the archive"),
+    "headless": (headless, "damaged in the archive"),
     "nothing": (lambda: zipped({}), "no image in this zip file"),
     "empty members": (
         lambda: zipped(dict.fromkeys(map(str, range(3000)), b"")), "no image in this zip file"
@@ -626,6 +642,15 @@ def test_hostile_zips_are_one_line_and_the_rest_is_answered(name: str) -> None:
     assert "\n" not in str(errors[0].error)
     assert errors[0].input.startswith("evil.zip")
     assert [answer.input for answer in found if not answer.error] == ["good.png"]
+
+
+def test_a_path_that_is_none_is_one_line_and_the_rest_is_answered() -> None:
+    """As of `find -print0`, whose paths no line's end parts."""
+    none, good = classify_drop(
+        CLASSIFIER, [DropFile("a\0b", "a\0b"), DropFile("good.png", PICTURE)]
+    )
+    assert "cannot be read" in str(none.error)
+    assert good.error is None
 
 
 def test_a_directory_of_millions_is_refused_before_it_is_read(
