@@ -71,6 +71,7 @@ def arrange(
     pictures: list[DropFile] = []
     for begun in begin_all(files, how.limits, tell):
         if isinstance(begun, Unusable):
+            dicom.unusable.append(begun.name)
             yield begun
             continue
         if pictures and begun.file.of != pictures[0].of:
@@ -80,6 +81,7 @@ def arrange(
             try:
                 dicom.add(begun)
             except InputError as error:
+                dicom.unusable.append(begun.file.name)
                 yield Unusable(begun.file.name, error)
         elif not begun.kind.is_picture:
             yield _of_volume(begun.file, how)
@@ -164,13 +166,18 @@ def _slices(files: Sequence[DropFile], how: How) -> Iterator[StudySlice]:
 
 
 class _DicomFiles:
-    """The DICOM files of a drop."""
+    """The DICOM files of a drop.
+
+    Attributes:
+        unusable: names of files that are there and were told of.
+    """
 
     def __init__(self, how: How, tell: Tell) -> None:
         self._limits, self._plane, self._tell = how.limits, how.plane, tell
         self._files: dict[str, DropFile] = {}  # in the order in which they came
         self._heads: list[FileHead] = []
         self._indexes: list[str] = []
+        self.unusable: list[str] = []
 
     def add(self, begun: Begun) -> None:
         """Take a file.
@@ -226,7 +233,7 @@ class _DicomFiles:
         except InputError as error:
             self._tell(Note(index, f"the index is not looked at: {one_line(error)}"))
             return
-        for note in notes_on(index, named, self._files):
+        for note in notes_on(index, named, [*self._files, *self.unusable]):
             self._tell(note)
         if not self._heads:
             yield Unusable(index, InputError(ALONE))

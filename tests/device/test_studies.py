@@ -754,6 +754,14 @@ def test_an_index_tells_what_is_missing_and_opens_nothing(monkeypatch: pytest.Mo
     assert (len(studies), unusable, told) == (2, [], [])
 
 
+def test_a_file_that_cannot_be_read_is_not_missed_by_its_index(tmp_path: Path) -> None:
+    good = files_of({"A": axial("", keep=1)["12"], "DICOMDIR": index_of("A", "B")})
+    (tmp_path / "B").mkdir()
+    _, (closed,), told = found_in([*good, DropFile("B", tmp_path / "B")])
+    assert closed.name == "B"
+    assert told == []
+
+
 def test_an_index_alone_and_a_damaged_one_are_told() -> None:
     _, (alone,), told = found_in([DropFile("DICOMDIR", index_of("A"))])
     assert alone.name == "DICOMDIR"
