@@ -190,9 +190,9 @@ class _DicomFiles:
 
         if len(self._files) >= MOST_FILES:
             raise InputError(MANY)
-        name = begun.file.name
+        name, number = begun.file.name, len(self._files)
         while name in self._files:
-            name += " (again)"
+            name, number = f"{begun.file.name} (again {number})", number + 1
         cut_off = len(begun.start) == BEGIN
         head = read_file_head(name, begun.start, self._limits, cut_off, OF_A_STUDY)
         if head is None:
@@ -221,7 +221,7 @@ class _DicomFiles:
             found[(series.first.study, series.first.patient, *alone)].append(series)
         first = {key: min(map(_ranked(rank), of_it)) for key, of_it in found.items()}
         for key in sorted(found, key=first.__getitem__):
-            yield self._study(found[key])
+            yield self._study(found[key], rank)
 
     def _check(self, index: str) -> Iterator[Unusable]:
         """Tell of what an index names and is not there."""
@@ -264,13 +264,13 @@ class _DicomFiles:
         """The name of a study's first file."""
         return next(self._named(head.name) for head in self._heads if head.study == study)
 
-    def _study(self, found: Sequence[Series]) -> Study:
+    def _study(self, found: Sequence[Series], rank: Mapping[str, int]) -> Study:
         uid = _uid(found[0].first.study)
         made = _Made()
         for series in found:
             self._add_series(series, made)
         names = [name for series in found for name in (*series.names, *series.copies)]
-        name = uid or self._named(min(names, key=list(self._files).index))
+        name = uid or self._named(min(names, key=rank.__getitem__))
         why = Counter(passed.reason for passed in made.passed_over)
         if why:
             words = ", ".join(f"{reason} ({count})" for reason, count in sorted(why.items()))
