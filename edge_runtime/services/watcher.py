@@ -213,7 +213,7 @@ class Watcher:
         for subject in self._journal.interrupted():
             kind, _, name = subject.partition(":")
             if kind == "study":
-                shown = name if self._names else study_id(name)[:SHORT]
+                shown = self._shown(name)
                 self._say(f"{shown}: its files are gone, or cannot be read, before its turn")
             elif self._arrivals.stamp(name) is None:
                 self._tell(name, "gone before its turn")
@@ -301,7 +301,8 @@ class Watcher:
         return job
 
     def _read(self, work: Work) -> tuple[Seen, ...]:
-        """The files of a subject, with those behind its former answers."""
+        """The files of a subject, with those behind its former answers that are still there: in the
+        place of one there may be a file of another study by now, whose answer is another."""
         paths = set(work.paths)
         for path in work.paths:
             other = self._other_half(path)
@@ -310,18 +311,27 @@ class Watcher:
                 self._arrivals.refuse(path, self._arrivals.stamp(path), why)
                 return ()
             paths |= other
-        if work.uid is not None:
-            paths |= {seen.path for seen in self._journal.files_of(work.subject)}
-        files = []
-        for path in sorted(paths):
+        former = () if work.uid is None else self._journal.files_of(work.subject)
+        known = {seen.path: seen.sha256 for seen in former if seen.path not in work.paths}
+        files, gone = [], 0
+        for path in sorted(paths | known.keys()):
             stamp = self._arrivals.stamp(path)
+            if stamp is None and path in work.paths:
+                self._tell(path, "gone before its turn")
             if stamp is None:
-                self._tell(path, "gone before its turn" if path in work.paths else "gone since")
+                gone += path in known
                 continue
             try:
-                files.append(Seen(path, stamp, self._digest(path)))
+                seen = Seen(path, stamp, self._digest(path))
             except OSError as error:
                 self._arrivals.cannot_read(path, stamp, f"cannot be read: {error.strerror}")
+                continue
+            if known.get(path, seen.sha256) == seen.sha256:
+                files.append(seen)
+            else:
+                gone += 1
+        if gone and work.uid is not None:
+            self._say(f"{self._shown(work.uid)}: {gone} files of former answers are gone")
         return tuple(files)
 
     def _other_half(self, path: str) -> set[str]:
@@ -477,6 +487,10 @@ class Watcher:
         if path and not self._names:
             path = sha256(self._journal.key + os.fsencode(path)).hexdigest()[:SHORT]
         self._say(f"{path}: {line}" if path else line)
+
+    def _shown(self, uid: str) -> str:
+        """What lines call a study."""
+        return uid if self._names else study_id(uid)[:SHORT]
 
     def _tell_of(self, job: Job, line: str) -> None:
         shown = job.work.uid or job.work.path

@@ -517,6 +517,25 @@ def test_what_comes_late_for_a_study_is_answered_anew_with_all_of_it(make: Make)
     ]  # fmt: skip
 
 
+def test_what_has_taken_the_place_of_a_studys_file_is_none_of_it(make: Make) -> None:
+    """Scanners give the files of every patient the same names."""
+    ward = make(names=True)
+    for number in range(4):
+        ward.put(f"IM{number}", scan_file("1.2.3", number))
+    ward.pass_time()
+    for number in range(2):
+        (ward.folder / f"IM{number}").unlink()
+    ward.put("IM4", scan_file("1.2.3", 4))
+    ward.put("IM2", scan_file("1.2.4", 2))
+    ward.pass_time()
+    (late,) = ward.answers()["1.2.3.2.btc.json"]
+    assert [part["input"] for part in late["slices"]] == ["IM3", "IM4"]
+    (other,) = ward.answers()["1.2.4.btc.json"]
+    assert other["input"] == "IM2"
+    assert ward.lines.count("1.2.3: 3 files of former answers are gone") == 1
+    assert len(ward.lines) == 4
+
+
 @pytest.mark.parametrize("uid", ["../../x", "a/b", "..", "x" * 65, ".", "1" * 65])
 def test_a_uid_that_is_none_names_no_file(uid: str, make: Make, tmp_path: Path) -> None:
     ward = make()
