@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
+from itertools import count
 from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -399,7 +400,8 @@ class Watcher:
         overlays = self._overlays(job)
         try:
             if job.is_kept:
-                job.answers = tuple(self._kept(a, job) for a in job.answers)
+                taken: set[Path] = set()
+                job.answers = tuple(self._kept(a, job, taken) for a in job.answers)
                 self._write_answers(job)
         except OSError as error:
             job.problem = f"{NOT_WRITTEN}: {error.strerror or error}"
@@ -407,16 +409,20 @@ class Watcher:
             rmtree(overlays, ignore_errors=True)
         return job
 
-    def _kept(self, answer: Prediction, job: Job) -> Prediction:
-        """The answer with its overlays moved to where they stay."""
-        parts = answer.slices and tuple(self._kept(part, job) for part in answer.slices)
+    def _kept(self, answer: Prediction, job: Job, taken: set[Path]) -> Prediction:
+        """The answer with its overlays moved to where they stay, none to one of `taken`."""
+        parts = answer.slices and tuple(self._kept(part, job, taken) for part in answer.slices)
         if answer.heatmap is None or self._heatmaps is None:
             return replace(answer, slices=parts)
         made = Path(answer.heatmap)
         kept = self._heatmaps / made.name
         if not self._names:
             middle = "" if answer.slice is None else f"-{answer.slice:04d}"
-            kept = kept.with_name(f"{job.id[:SHORT]}{middle}-{(answer.sha256 or '')[:8]}.png")
+            stem = f"{job.id[:SHORT]}{middle}-{(answer.sha256 or '')[:8]}"
+            names = (f"{stem}{'' if n == 1 else f'-{n}'}.png" for n in count(1))
+            # A volume has a slice of each number in every plane.
+            kept = next(p for p in map(kept.with_name, names) if p not in taken)
+        taken.add(kept)
         os.replace(made, kept)
         return replace(answer, slices=parts, heatmap=os.fspath(kept))
 

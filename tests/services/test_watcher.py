@@ -717,6 +717,28 @@ def test_heatmaps_appear_with_their_answer_and_without_names(
     assert (drawn.name, answer["heatmap"]) == (f"{name[:12]}-12345678.png", str(drawn))
 
 
+def test_heatmaps_of_a_volume_in_several_planes_are_several(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planes = ("axial", "coronal", "sagittal")
+
+    def draw(_: object, files: list[Any], *, heatmaps: Path, **__: Any) -> Any:
+        heatmaps.mkdir(parents=True)
+        parts = []
+        for plane in planes:
+            path = heatmaps / f"Mustermann-{plane}-0003-12345678.png"
+            path.write_text(plane)
+            parts.append(ok(files[0].name, "12345678", heatmap=str(path), slice=3))
+        yield ok(files[0].name, slices=tuple(parts))
+
+    monkeypatch.setattr(watcher_module, "classify_drop", draw)
+    ward = make(heatmaps=tmp_path / "heat")
+    ward.put("Mustermann.nii", picture(1))
+    ward.pass_time(5)
+    ((answer,),) = ward.answers().values()
+    assert tuple(Path(part["heatmap"]).read_text() for part in answer["slices"]) == planes
+
+
 def test_a_full_disk_loses_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
