@@ -577,6 +577,8 @@ def test_no_name_of_a_file_leaks_unless_it_is_asked_for(
     def members(_: object, files: list[Any], **__: Any) -> Any:
         name = files[0].name
         yield ok(f"{name}/Mustermann.png", "0" * 64)
+        names = "'Mustermann.png' and header b'Muster\\'mann\\xff', a file's \"Muster'mann\" differ"
+        yield failure(f"{name}/x", "m", f"damaged in the archive (File name in directory {names})")
         study = {
             "uid": None,
             "series": [{"name": f"{name}/Mustermann"}],
