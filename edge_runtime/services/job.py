@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -57,6 +57,15 @@ class Job:
     def is_kept(self) -> bool:
         """Whether nothing has come between."""
         return not self.changed and self.problem is None and self.missing is None
+
+    @property
+    def handed_over(self) -> Sequence[Prediction]:
+        """The answers that are handed over: of a study those for its patients. What says of a file
+        that it cannot be used stands beside them in the file of the answers, and for the study only
+        where nothing else does."""
+        if self.work.uid is None:
+            return self.answers
+        return [each for each in self.answers if each.study is not None] or self.answers[:1]
 
     @cached_property
     def content(self) -> str:

@@ -97,8 +97,9 @@ class Watcher:
         names: whether answers in `out`, and lines, name files. Beside the files answers do.
         again: whether what another model answered is answered anew.
         tell: called with a line on what happened.
-        on_answer: called in the thread of `run` with each answer. Where it raises an `OSError` or
-            a `BtcError`, that is told, and the subject is answered again later.
+        on_answer: called in the thread of `run` with each answer of `Job.handed_over`. Where it
+            raises an `OSError` or a `BtcError`, that is told, and the subject is answered again
+            later.
         on_known: likewise, with files that came once more and were answered before.
 
     Raises:
@@ -438,7 +439,7 @@ class Watcher:
         """Step 6; whether the answer is delivered."""
         if self._on_answer is not None and job.is_kept:
             try:
-                for answer in job.answers:
+                for answer in job.handed_over:
                     self._on_answer(Answered(answer, self._drop(job), job.record))
             except (OSError, BtcError) as error:
                 job.problem = one_line(error)

@@ -827,6 +827,27 @@ def test_what_fails_to_be_handed_over_is_handed_over_again(make: Make) -> None:
     assert any("nobody is listening: tried again later" in line for line in ward.lines)
 
 
+@pytest.mark.parametrize("patients", [0, 1, 2])
+def test_a_file_of_a_study_that_cannot_be_used_is_not_handed_over_by_itself(
+    make: Make, monkeypatch: pytest.MonkeyPatch, patients: int
+) -> None:
+    """Who takes the first answer lets the files go that the next one is for."""
+
+    def answer(_: object, files: list[Any], **__: Any) -> Any:
+        yield from (failure(file.name, "m", "damaged") for file in files)
+        yield from (ok("1.2.3", study={"uid": "1.2.3"}) for _ in range(patients))
+
+    taken: list[Answered] = []
+    monkeypatch.setattr(watcher_module, "classify_drop", answer)
+    ward = make(on_answer=taken.append)
+    for number in range(2):
+        ward.put(f"s{number}", scan_file("1.2.3", number))
+    ward.pass_time()
+    handed_over = [each.prediction.status.value for each in taken]
+    assert handed_over == (["ok"] * patients or ["error"])
+    assert len(ward.answers()["1.2.3.btc.json"]) == 2 + patients
+
+
 STEPS = ("_begin", "_classify", "_write", "_write_answers", "_hand_over", "_finish")
 
 
