@@ -125,6 +125,13 @@ def read_sources(paths: Iterable[Path], limits: ImageLimits = DEFAULT_LIMITS) ->
     return sorted(sources, key=lambda source: str(source.head.SOPInstanceUID))
 
 
+def is_one_patient(sources: Iterable[Source]) -> bool:
+    """Whether images are of one patient, as answers put them together: one that is silent on the
+    identifier, or on who issued it, goes with the others."""
+    told = zip(*(source.patient for source in sources), strict=True)
+    return all(len({*words} - {""}) <= 1 for words in told)
+
+
 def of_answer(answer: Prediction, sources: Sequence[Source]) -> list[Source]:
     """The images of the patient whom an answer is for: a StudyInstanceUID may stand, wrongly, in
     files of several.
@@ -132,11 +139,13 @@ def of_answer(answer: Prediction, sources: Sequence[Source]) -> list[Source]:
     Raises:
         InputError: it is not known whom it is for.
     """
+    if is_one_patient(sources):
+        return list(sources)
     digests = {each.sha256 for each in answer.slices or ()}
-    patients = {source.patient for source in sources if source.sha256 in digests}
-    patients = patients or {source.patient for source in sources}
-    if len(patients) > 1:
+    shown = [source for source in sources if source.sha256 in digests] or sources
+    if not is_one_patient(shown):
         raise InputError("files of several patients under one StudyInstanceUID")
+    patients = {source.patient for source in shown}
     return [source for source in sources if source.patient in patients]
 
 
@@ -159,7 +168,7 @@ def make_results(
     studies = {str(source.head.StudyInstanceUID) for source in sources}
     if len(studies) != 1:
         raise InputError("images of several studies")
-    if len({source.patient for source in sources}) != 1:
+    if not is_one_patient(sources):
         raise InputError("images of several patients")
     newest = max(source.path.stat().st_mtime for source in sources)
     made = _Made(sources, answer, datetime.fromtimestamp(int(newest)))
@@ -174,7 +183,8 @@ class _Made:
 
     def __init__(self, sources: Sequence[Source], answer: Prediction, time: datetime) -> None:
         self.sources, self.answer, self.time = sources, answer, time
-        self.head = sources[0].head
+        # Of the first one that tells most of whom it shows.
+        self.head = max(sources, key=lambda source: sum(map(bool, source.patient))).head
         digests = sorted(source.sha256 for source in sources)
         labels = [answer.status.value, answer.raw_label or "", answer.model, __version__]
         self._key = "\n".join([str(self.head.StudyInstanceUID), *digests, *labels])
@@ -504,7 +514,9 @@ def _decoded(head: pydicom.Dataset) -> pydicom.Dataset:
         if value is None:
             continue
         if name in OF_PATIENT:
-            text = str(value)
+            # A backslash parts values, also where there should be one.
+            several = isinstance(value, pydicom.multival.MultiValue)
+            text = "\\".join(map(str, value)) if several else str(value)
             fits = {**dict.fromkeys(DATES, _DATE), **dict.fromkeys(TIMES, _TIME)}.get(name)
             value = text if len(text) <= LONGEST and (fits is None or fits.fullmatch(text)) else ""
         if name != "SpecificCharacterSet":
