@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 from edge_runtime.errors import one_line
 from edge_runtime.files import fsync_folder, write_bytes, write_text
-from edge_runtime.services.spool import Spool
+from edge_runtime.services.spool import DUPLICATE, Spool
 
 FILES, REFUSED = "files.json", "refused"
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds between tries while an archive is away
@@ -140,6 +140,8 @@ class ToArchive:
             raise NotNow("no answer")
         if status == 0 or status & 0xF000 == 0xB000:  # success, or taken with a warning
             return None
+        if status == DUPLICATE:  # it has this instance: the answer to it was lost
+            return None
         if status & 0xFF00 == 0xA700:
             raise NotNow("it is out of resources")
         return NotWanted(f"status 0x{status:04X}")
@@ -237,16 +239,22 @@ class Outbox:
 
     def deliver(self) -> bool:
         """Deliver what waits; whether all of it was, or is not wanted."""
+        odd = ""
         for entry in self._entries():
             try:
                 if entry.results and self._sender is not None:
                     self._sender.send(entry.results, self._arrived)
+                    if not odd:
+                        self._back()
             except (NotNow, OSError) as error:
                 self._away(one_line(error))
                 return False
-            self._back()
+            except Exception as error:  # one odd result must not keep all others from going
+                odd = f"unexpected {type(error).__name__}"
+                self._away(odd)
+                continue
             self._let_go(self._entry(entry.folder))
-        return True
+        return not odd
 
     def _arrived(self, path: Path, problem: NotWanted | None) -> None:
         if problem is None:
