@@ -3,6 +3,7 @@ that survives any end of the process.
 
     .results/KEY/INSTANCE.dcm    a result that is still to be delivered
     .results/KEY/files.json      the received files that may go once all are; written last
+    .results/KEY/others.json     received files of its study that it is not for, if there are any
     .results/KEY/refused/        results that the archive does not want
 
 KEY is of one answer. A folder without `files.json` was never whole and is made anew.
@@ -24,7 +25,7 @@ from edge_runtime.errors import one_line
 from edge_runtime.files import fsync_folder, write_bytes, write_text
 from edge_runtime.services.spool import DUPLICATE, Spool
 
-FILES, REFUSED = "files.json", "refused"
+FILES, OTHERS, REFUSED = "files.json", "others.json", "refused"
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds between tries while an archive is away
 
 
@@ -153,11 +154,13 @@ class Entry(NamedTuple):
     Attributes:
         results: files that are to be delivered.
         files: received ones that may go then.
+        others: received ones that were there, too, and stay.
     """
 
     folder: Path
     results: list[Path]
     files: list[Path]
+    others: list[Path]
 
 
 class Outbox:
@@ -198,6 +201,7 @@ class Outbox:
         results: Iterable[tuple[str, bytes]],
         files: Iterable[Path],
         held: bool = False,
+        others: Sequence[Path] = (),
     ) -> None:
         """Keep results for delivery, on the disk when this returns.
 
@@ -206,15 +210,25 @@ class Outbox:
             results: instances and their bytes.
             files: received ones that may go once all are delivered.
             held: whether these files stay, since results are missing.
+            others: files of the study that other answers are for, as of another patient.
         """
         folder = self._folder / key
         (folder / REFUSED if held else folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         for instance, data in results:
             write_bytes(folder / f"{instance}.dcm", data)
-        names = [os.fspath(path.relative_to(self._spool.folder)) for path in files]
-        write_text(folder / FILES, json.dumps(names))
+        if others:
+            self._list(folder / OTHERS, others)
+        self._list(folder / FILES, files)
         fsync_folder(self._folder)
         self._changed.set()
+
+    def _list(self, at: Path, files: Iterable[Path]) -> None:
+        names = [os.fspath(path.relative_to(self._spool.folder)) for path in files]
+        write_text(at, json.dumps(names))
+
+    def _listed(self, at: Path) -> list[Path]:
+        names = json.loads(at.read_text(encoding="utf-8")) if at.exists() else []
+        return [self._spool.folder / name for name in names]
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until `stop` is set, and `wake` is called."""
@@ -270,8 +284,9 @@ class Outbox:
         if entry.results or (entry.folder / REFUSED).exists():
             return
         if not self._keep:
-            self._spool.forget(entry.files)
+            self._spool.forget(entry.files, entry.others)
         (entry.folder / FILES).unlink()
+        (entry.folder / OTHERS).unlink(missing_ok=True)
         with suppress(OSError):
             entry.folder.rmdir()
 
@@ -292,8 +307,8 @@ class Outbox:
         return [self._entry(folder) for folder in folders]
 
     def _entry(self, folder: Path) -> Entry:
-        names = json.loads((folder / FILES).read_text(encoding="utf-8"))
-        return Entry(folder, sorted(folder.glob("*.dcm")), [self._spool.folder / n for n in names])
+        files, others = (self._listed(folder / name) for name in (FILES, OTHERS))
+        return Entry(folder, sorted(folder.glob("*.dcm")), files, others)
 
 
 def _names(path: Path) -> tuple[str, str]:
