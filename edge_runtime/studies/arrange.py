@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 Tell = Callable[[Note], None]
 
 MOST_FILES = 100_000  # DICOM files of a drop, of each of which some kilobytes are kept
+MOST_FRAMES = 200_000  # of all of them, of each of which up to a kilobyte is kept
 
 # Why a file gives no slice, beside what its readers say.
 COPY = "a copy of another file of its series"
 REPEATED = "a picture of a place that another one of its series shows"
 MANY = f"more than {MOST_FILES:,} DICOM files at once"
+MANY_FRAMES = f"more than {MOST_FRAMES:,} frames of DICOM files at once"
 ALONE = "a DICOMDIR, the index of other files, none of which came with it"
 
 
@@ -178,6 +180,7 @@ class _DicomFiles:
         self._heads: list[FileHead] = []
         self._indexes: list[str] = []
         self.unusable: list[str] = []
+        self._frames = 0
 
     def add(self, begun: Begun) -> None:
         """Take a file.
@@ -199,6 +202,10 @@ class _DicomFiles:
             data = begun.file.read(self._limits)
             head = read_file_head(name, data, self._limits, False, OF_A_STUDY)
         assert head is not None  # of a whole file
+        frames = head.lost + len(head.places)
+        if self._frames + frames > MOST_FRAMES:  # a few bytes may claim thousands
+            raise InputError(MANY_FRAMES)
+        self._frames += frames
         if head.useless == INDEX:
             self._indexes.append(name)
         else:

@@ -29,11 +29,12 @@ from edge_runtime.batch import Unusable
 from edge_runtime.decision.prediction import Status
 from edge_runtime.imaging.geometry import FEW, THICK
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
+from edge_runtime.studies import arrange as arrange_module
 from edge_runtime.studies import zips
 from edge_runtime.studies.arrange import COPY, REPEATED, How, arrange
 from edge_runtime.studies.decide import classify_study
 from edge_runtime.studies.drop import DropFile, classify_drop, study_uid
-from edge_runtime.studies.files import CAPS, OPEN
+from edge_runtime.studies.files import BEGIN, CAPS, OPEN, Begun, kind_in
 from edge_runtime.studies.series import Place
 from edge_runtime.studies.study import Study
 from tests.device.test_cli import edge
@@ -642,6 +643,29 @@ def test_hostile_zips_are_one_line_and_the_rest_is_answered(name: str) -> None:
     assert "\n" not in str(errors[0].error)
     assert errors[0].input.startswith("evil.zip")
     assert [answer.input for answer in found if not answer.error] == ["good.png"]
+
+
+def test_frames_of_all_files_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few hundred bytes may claim as many frames as a file may have."""
+    monkeypatch.setattr(arrange_module, "MOST_FRAMES", 7)
+    claims = {"Modality": "MR", "StudyInstanceUID": "1.2", "NumberOfFrames": 3}
+    blank = np.zeros((4, 4), np.uint8)
+    files = {str(n): dicom_bytes(blank, SOPInstanceUID=f"1.9.{n}", **claims) for n in range(3)}
+    (study,), (many,), _ = found_in(files_of(files | axial("s", keep=1, StudyInstanceUID="1.2")))
+    assert sum(series.count for series in study.series) == 7
+    assert (many.name, str(many.error)) == ("2", arrange_module.MANY_FRAMES)
+
+
+def test_names_of_copies_do_not_grow_with_their_number() -> None:
+    """Thousands of copies would take minutes."""
+    files = arrange_module._DicomFiles(How(), lambda note: None)
+    data = axial("s", keep=1)["s12"]
+    kind = kind_in(data)
+    assert kind is not None
+    for _ in range(30):
+        files.add(Begun(DropFile("a", data), kind, data[:BEGIN]))
+    assert len(files._files) == 30
+    assert max(map(len, files._files)) <= len("a (again 30)")
 
 
 def test_a_path_that_is_none_is_one_line_and_the_rest_is_answered() -> None:
