@@ -565,11 +565,11 @@ def encrypted() -> bytes:
     return bytes(data)
 
 
-def claiming() -> bytes:
-    """A bomb whose directory claims that it is packed in more bytes than there are."""
-    data = bytearray(zipped({"a.dcm": bytes(80 << 20)}))
+def claiming(size: int, packed: int) -> bytes:
+    """A member of zeros whose directory claims that it is packed in so many bytes."""
+    data = bytearray(zipped({"a.dcm": bytes(size)}))
     at = data.rindex(b"PK\x01\x02") + 20
-    data[at : at + 4] = (70 << 20).to_bytes(4, "little")
+    data[at : at + 4] = packed.to_bytes(4, "little")
     return bytes(data)
 
 
@@ -610,7 +610,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "absolute": (lambda: zipped({"/etc/evil.png": PICTURE}), "points outside"),
     "drive": (lambda: zipped({"C:\\evil.png": PICTURE}), "points outside"),
     "bomb": (lambda: zipped({str(i): bytes(4 << 20) for i in range(20)}), "zip bomb"),
-    "claims": (claiming, "zip bomb"),
+    "claims more than there is": (lambda: claiming(80 << 20, 70 << 20), "zip bomb"),
+    "claims a ratio": (lambda: claiming(2 << 20, 100), "zip bomb"),
     "encrypted": (encrypted, "encrypted"),
     "nested": (lambda: zipped({"in.zip": zipped({"a.png": PICTURE})}), "a zip within a zip"),
     "bzip2": (lambda: zipped({"a.png": PICTURE}, zipfile.ZIP_BZIP2), "another method than deflate"),
@@ -645,7 +646,7 @@ def test_hostile_zips_are_one_line_and_the_rest_is_answered(name: str) -> None:
     assert [answer.input for answer in found if not answer.error] == ["good.png"]
 
 
-def test_frames_of_all_files_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_and_frames_of_a_drop_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few hundred bytes may claim as many frames as a file may have."""
     monkeypatch.setattr(arrange_module, "MOST_FRAMES", 7)
     claims = {"Modality": "MR", "StudyInstanceUID": "1.2", "NumberOfFrames": 3}
@@ -654,6 +655,11 @@ def test_frames_of_all_files_together_are_bounded(monkeypatch: pytest.MonkeyPatc
     (study,), (many,), _ = found_in(files_of(files | axial("s", keep=1, StudyInstanceUID="1.2")))
     assert sum(series.count for series in study.series) == 7
     assert (many.name, str(many.error)) == ("2", arrange_module.MANY_FRAMES)
+    monkeypatch.setattr(arrange_module, "MOST_FILES", 1)
+    _, more, _ = found_in(files_of(files))
+    assert [(each.name, str(each.error)) for each in more] == [
+        ("1", arrange_module.MANY), ("2", arrange_module.MANY),
+    ]  # fmt: skip
 
 
 def test_names_of_copies_do_not_grow_with_their_number() -> None:
