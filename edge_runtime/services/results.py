@@ -31,7 +31,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from edge_runtime.decision.prediction import Prediction, Status
 from edge_runtime.errors import InputError, ModelError
-from edge_runtime.imaging.dicom_head import read_elements
+from edge_runtime.imaging.dicom_head import identifier, read_elements
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits, read_file
 from edge_runtime.imaging.readers import slices_of
 from edge_runtime.labels import NO_TUMOR, normalise_label
@@ -97,16 +97,13 @@ class Source:
     Attributes:
         head: the elements that are read of it.
         sha256: digest of its bytes.
+        patient: what tells patients apart, as answers do: PatientID, and who issued it.
     """
 
     path: Path
     head: pydicom.Dataset
     sha256: str
-
-    @property
-    def patient(self) -> tuple[str, str]:
-        """What an archive tells patients apart by."""
-        return str(self.head.get("PatientID", "")), str(self.head.get("IssuerOfPatientID", ""))
+    patient: tuple[str, str]
 
 
 def read_sources(paths: Iterable[Path], limits: ImageLimits = DEFAULT_LIMITS) -> list[Source]:
@@ -117,11 +114,12 @@ def read_sources(paths: Iterable[Path], limits: ImageLimits = DEFAULT_LIMITS) ->
         try:
             data = read_file(path, limits)
             head, _ = read_elements(data, limits, [*OF_PATIENT, *OF_IMAGE])
+            patient = identifier(head, "PatientID"), identifier(head, "IssuerOfPatientID")
             head = _decoded(head)
         except Exception:  # pydicom raises many kinds on a damaged file
             continue
         if all(head.get(name) for name in OF_IMAGE[:4]):
-            sources.append(Source(path, head, sha256(data).hexdigest()))
+            sources.append(Source(path, head, sha256(data).hexdigest(), patient))
     return sorted(sources, key=lambda source: str(source.head.SOPInstanceUID))
 
 

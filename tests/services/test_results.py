@@ -202,6 +202,22 @@ def test_an_image_that_does_not_say_whose_it_is_goes_with_the_others(
         assert each.IssuerOfPatientID == "WARD"
 
 
+@pytest.mark.parametrize(
+    ("others", "count"), [(b"4 \xff7", 1), (b"4  7", 2)], ids=["no text", "more blanks"]
+)
+def test_patients_are_told_apart_as_by_answers(
+    classifier: Classifier, tmp_path: Path, others: bytes, count: int
+) -> None:
+    mine = b"4 \xfe7" if count == 1 else b"4 7 "
+    for number, patient in enumerate((mine, others)):
+        data = drawn_file(number, PatientID="abcd", SpecificCharacterSet="ISO_IR 192")
+        (tmp_path / f"{number}.dcm").write_bytes(data.replace(b"abcd", patient))
+    files = sorted(tmp_path.iterdir())
+    answers = list(classify_drop(classifier, [DropFile(str(path), path) for path in files]))
+    assert len(answers) == 3 - count
+    assert len(of_answer(answers[0], read_sources(files))) == count
+
+
 def test_twice_is_the_same_instance_to_the_byte(
     classifier: Classifier, paths: list[Path], answers: Mapping[str, Prediction],
     made: Mapping[str, list[Result]],
