@@ -416,13 +416,15 @@ class Watcher:
         if answer.heatmap is None or self._heatmaps is None:
             return replace(answer, slices=parts)
         made = Path(answer.heatmap)
-        kept = self._heatmaps / made.name
+        stem = made.stem
         if not self._names:
             middle = "" if answer.slice is None else f"-{answer.slice:04d}"
             stem = f"{job.id[:SHORT]}{middle}-{(answer.sha256 or '')[:8]}"
-            names = (f"{stem}{'' if n == 1 else f'-{n}'}.png" for n in count(1))
-            # A volume has a slice of each number in every plane.
-            kept = next(p for p in map(kept.with_name, names) if p not in taken)
+        if job.record.number > 1:  # those of former answers stay
+            stem += f".{job.record.number}"
+        # A volume has a slice of each number in every plane.
+        names = (f"{stem}{'' if n == 1 else f'-{n}'}{made.suffix}" for n in count(1))
+        kept = next(p for p in map(self._heatmaps.joinpath, names) if p not in taken)
         taken.add(kept)
         os.replace(made, kept)
         return replace(answer, slices=parts, heatmap=os.fspath(kept))

@@ -741,6 +741,27 @@ def test_heatmaps_of_a_volume_in_several_planes_are_several(
     assert tuple(Path(part["heatmap"]).read_text() for part in answer["slices"]) == planes
 
 
+@pytest.mark.parametrize("names", [False, True])
+def test_heatmaps_of_a_former_answer_stay_its_own(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
+) -> None:
+    """Slices that a study's volume is cut into are of no file, and others once more files came."""
+
+    def draw(_: object, files: list[Any], *, heatmaps: Path, **__: Any) -> Any:
+        heatmaps.mkdir(parents=True)
+        path = heatmaps / "1-coronal-0003-12345678.png"
+        path.write_text(f"{len(files)} files")
+        yield ok("1.2.3", slices=(ok("1.2.3.1", heatmap=str(path), slice=3),))
+
+    monkeypatch.setattr(watcher_module, "classify_drop", draw)
+    ward = make(heatmaps=tmp_path / "heat", names=names)
+    for number in range(2):
+        ward.put(f"s{number}", scan_file("1.2.3", number))
+        ward.pass_time()
+    drawn = [answer["slices"][0]["heatmap"] for (answer,) in ward.answers().values()]
+    assert sorted(Path(path).read_text() for path in drawn) == ["1 files", "2 files"]
+
+
 def test_a_full_disk_loses_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
