@@ -22,7 +22,7 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -401,8 +401,8 @@ class Watcher:
         overlays = self._overlays(job)
         try:
             if job.is_kept:
-                taken: set[Path] = set()
-                job.answers = tuple(self._kept(a, job, taken) for a in job.answers)
+                kept: dict[Path, Path] = {}
+                job.answers = tuple(self._kept(a, job, kept) for a in job.answers)
                 self._write_answers(job)
         except OSError as error:
             job.problem = f"{NOT_WRITTEN}: {error.strerror or error}"
@@ -410,24 +410,31 @@ class Watcher:
             rmtree(overlays, ignore_errors=True)
         return job
 
-    def _kept(self, answer: Prediction, job: Job, taken: set[Path]) -> Prediction:
-        """The answer with its overlays moved to where they stay, none to one of `taken`."""
-        parts = answer.slices and tuple(self._kept(part, job, taken) for part in answer.slices)
+    def _kept(self, answer: Prediction, job: Job, kept: dict[Path, Path]) -> Prediction:
+        """The answer with its overlays moved to where they stay, which `kept` gets to know: slices
+        of one name and content share one."""
+        parts = answer.slices and tuple(self._kept(part, job, kept) for part in answer.slices)
         if answer.heatmap is None or self._heatmaps is None:
             return replace(answer, slices=parts)
         made = Path(answer.heatmap)
+        if made not in kept:
+            names = map(self._heatmaps.joinpath, self._overlay_names(made, answer, job))
+            place = next(path for path in names if path not in kept)
+            kept[made] = kept[place] = place
+            os.replace(made, place)
+        return replace(answer, slices=parts, heatmap=os.fspath(kept[made]))
+
+    def _overlay_names(self, made: Path, answer: Prediction, job: Job) -> Iterator[str]:
+        """What an overlay may be called, the first one first."""
         stem = made.stem
         if not self._names:
             middle = "" if answer.slice is None else f"-{answer.slice:04d}"
             stem = f"{job.id[:SHORT]}{middle}-{(answer.sha256 or '')[:8]}"
         if job.record.number > 1:  # those of former answers stay
             stem += f".{job.record.number}"
-        # A volume has a slice of each number in every plane.
-        names = (f"{stem}{'' if n == 1 else f'-{n}'}{made.suffix}" for n in count(1))
-        kept = next(p for p in map(self._heatmaps.joinpath, names) if p not in taken)
-        taken.add(kept)
-        os.replace(made, kept)
-        return replace(answer, slices=parts, heatmap=os.fspath(kept))
+        yield f"{stem}{made.suffix}"
+        for number in count(2):  # a volume has a slice of each number in every plane
+            yield f"{stem}-{number}{made.suffix}"
 
     def _write_answers(self, job: Job) -> None:
         path = self._out / job.record.name

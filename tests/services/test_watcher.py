@@ -742,6 +742,28 @@ def test_heatmaps_of_a_volume_in_several_planes_are_several(
 
 
 @pytest.mark.parametrize("names", [False, True])
+def test_pictures_of_one_name_and_content_share_a_heatmap(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
+) -> None:
+    """As of two folders of a zip: the second picture's is written in the place of the first's."""
+
+    def draw(_: object, files: list[Any], *, heatmaps: Path, **__: Any) -> Any:
+        heatmaps.mkdir(parents=True)
+        path = heatmaps / "1-12345678.png"
+        path.write_bytes(b"drawn")
+        for folder in "ab":
+            yield ok(f"{files[0].name}/{folder}/1.png", "12345678", heatmap=str(path))
+
+    monkeypatch.setattr(watcher_module, "classify_drop", draw)
+    ward = make(heatmaps=tmp_path / "heat", names=names)
+    ward.put("a.zip", b"PK\3\4")
+    ward.pass_time()
+    ((one, two),) = ward.answers().values()
+    assert one["heatmap"] == two["heatmap"]
+    assert Path(one["heatmap"]).read_bytes() == b"drawn"
+
+
+@pytest.mark.parametrize("names", [False, True])
 def test_heatmaps_of_a_former_answer_stay_its_own(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
 ) -> None:
