@@ -150,7 +150,7 @@ class Spool:
             if path.exists():
                 if filecmp.cmp(incoming, path, shallow=False):
                     return None
-                raise Refused(DUPLICATE, "another file of this instance waits for its answer")
+                raise Refused(DUPLICATE, "another file of this instance is in the spool")
             try:
                 folder.mkdir(mode=0o700, exist_ok=True)
                 if len(os.listdir(folder)) >= self._max_files:  # noqa: PTH208 - names are enough
