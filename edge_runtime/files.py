@@ -97,6 +97,12 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
+def is_index(name: str) -> bool:
+    """Whether a file is a DICOMDIR, the table of contents of a disc, by its name: Linux shows that
+    of a disc in small letters."""
+    return name.upper() == "DICOMDIR"
+
+
 class Note(NamedTuple):
     """A line on what is left out or guessed.
 

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from edge_runtime.archive.places import CHANGED, NO_FILE, Folder, Place, place_of
 from edge_runtime.batch import in_order
 from edge_runtime.errors import DataError, InputError, UsageError
-from edge_runtime.files import Note, PassedOver, is_hidden
+from edge_runtime.files import Note, PassedOver, is_hidden, is_index
 from edge_runtime.imaging.kinds import (
     SUFFIXES,
     ZIP,
@@ -38,7 +38,6 @@ Tell = Callable[[Note], None]
 
 STDIN = "-"
 TREE, LIST, ONE = "tree", "list", "one"  # what a source is
-INDEX = "DICOMDIR"  # the index of other files
 ARCHIVE = "zip"  # the kind of an entry that holds others
 VOLUME = "nifti"  # what half of a pair is, too
 NO_IMAGE = "no image in it"
@@ -312,8 +311,9 @@ def _looked_at(
     stamps = place.stamps(paths)
 
     def kind(number: int) -> str | None:
-        is_index = names[number] == INDEX
-        return None if is_index else _kind(place, paths[number], stamps[number])
+        if is_index(names[number]):
+            return None
+        return _kind(place, paths[number], stamps[number])
 
     kinds = in_order(kind, range(len(names)), place.readers)
     yield from zip(names, stamps, kinds, strict=True)

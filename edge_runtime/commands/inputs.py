@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from glob import has_magic, iglob
 from typing import IO
 
 from edge_runtime.batch import Unusable
 from edge_runtime.errors import InputError
-from edge_runtime.files import PassedOver, is_hidden
+from edge_runtime.files import PassedOver, is_hidden, is_index
 from edge_runtime.imaging.kinds import SUFFIXES, ZIP, is_header_of_pair, kind_of
 from edge_runtime.imaging.limits import first_bytes
 
 Tell = Callable[[str], None]
-
-INDEX = "DICOMDIR"
 
 
 def expand(
@@ -53,7 +52,7 @@ def expand(
 def _word(word: str, recursive: bool, tell: Tell, studies: bool) -> Iterator[str | Unusable]:
     if os.path.isdir(word):  # noqa: PTH112 - paths stay as the user wrote them
         yield from _folder(word, recursive, tell, studies)
-    elif studies and os.path.basename(word).upper() == INDEX and os.path.isfile(word):  # noqa: PTH113, PTH119 - as above
+    elif studies and is_index(os.path.basename(word)) and os.path.isfile(word):  # noqa: PTH113, PTH119 - as above
         yield from _folder(os.path.dirname(word) or os.curdir, recursive, tell, studies)  # noqa: PTH120 - as above
     elif has_magic(word) and not os.path.lexists(word):
         names = sorted(iglob(word, recursive=True))  # noqa: PTH207 - as above
@@ -105,15 +104,19 @@ def _is_link(path: str) -> bool:
 
 def _is_image(path: str, studies: bool) -> bool:
     """Whether a file whose name does not say so is one by its content: scanners name the files of a
-    series without a suffix. DICOMDIR is their table of contents; studies want it, and zips."""
-    index = os.path.basename(path) == INDEX  # noqa: PTH119 - as above
-    if (index and not studies) or not os.path.isfile(path):  # noqa: PTH113 - as above
+    series without a suffix. What cannot be read may be one, as on a scratched disc: reading it will
+    tell. DICOMDIR is their table of contents; studies want it, and zips."""
+    if is_index(os.path.basename(path)) and not studies:  # noqa: PTH119 - as above
         return False
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - as above
+            return False
         head = first_bytes(path)
-        return kind_of(head) is not None or (studies and head.startswith(ZIP))
-    except InputError:
+    except FileNotFoundError:  # a link that leads nowhere
         return False
+    except (OSError, InputError):
+        return True
+    return kind_of(head) is not None or (studies and head.startswith(ZIP))
 
 
 def lines_of(listing: IO[str]) -> Iterator[str | None]:

@@ -86,8 +86,9 @@ def first_bytes(path: str | os.PathLike[str], most: int = HEAD) -> bytes:
             return os.read(descriptor, most) if regular else b""
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot be read: {reason}") from None
 
 
 def _irregular(mode: int) -> Exception:

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from edge_runtime.errors import InputError, one_line
-from edge_runtime.files import is_hidden
+from edge_runtime.files import is_hidden, is_index
 from edge_runtime.imaging.kinds import SUFFIXES, gzipped_kind, halves_of, kind_of
 from edge_runtime.imaging.limits import ImageLimits, first_bytes
 from edge_runtime.services.journal import Stamp
@@ -24,6 +24,7 @@ from edge_runtime.studies.drop import DropFile, study_uid
 
 ANSWER = ".btc.json"  # what names of answers end with: they are no input
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".tmp", "~")  # of programs that copy
+NAMED = (*SUFFIXES, ".zip")  # what names of inputs end with, whatever is in them
 ZIP = b"PK\x03\x04"
 AT_ONCE = 64  # settled files that are opened before work goes on
 
@@ -225,7 +226,7 @@ class Arrivals:
             self.cannot_read(path, stamp, one_line(error))
             return
         kind = kind_of(head) or gzipped_kind(head)
-        if kind is not None and kind.name == "dicom" and name != "DICOMDIR":
+        if kind is not None and kind.name == "dicom" and not is_index(name):
             uid = self._study(whole)
             if uid:
                 self._join(f"study:{uid}", f"study:{uid}", path, stamp, now).uid = uid
@@ -234,13 +235,13 @@ class Arrivals:
             stem = os.path.splitext(path)[0]  # noqa: PTH122 - as above
             self._join(f"pair:{stem}", f"file:{_of_pair(self.folder, path)}", path, stamp, now)
             return
-        elif not head and name.lower().endswith(SUFFIXES):
+        elif not head and name.lower().endswith(NAMED):
             self._join(
                 f"file:{path}", f"file:{path}", path, stamp, now
             )  # somebody may yet write to it
             return
-        elif name == "DICOMDIR" or not (
-            kind is not None or head.startswith(ZIP) or name.lower().endswith((*SUFFIXES, ".zip"))
+        elif is_index(name) or not (
+            kind is not None or head.startswith(ZIP) or name.lower().endswith(NAMED)
         ):
             self._pass_over(path, stamp)
             return

@@ -3,6 +3,7 @@ that survives any end of the process.
 
     .results/KEY/INSTANCE.dcm    a result that is still to be delivered
     .results/KEY/files.json      the received files that may go once all are; written last
+    .results/KEY/others.json     received files of its study that it is not for, if there are any
     .results/KEY/refused/        results that the archive does not want
 
 KEY is of one answer. A folder without `files.json` was never whole and is made anew.
@@ -23,9 +24,9 @@ from typing import Any, NamedTuple, Protocol
 from edge_runtime.errors import one_line
 from edge_runtime.files import fsync_folder, write_bytes, write_text
 from edge_runtime.json_text import parse_json
-from edge_runtime.services.spool import Spool
+from edge_runtime.services.spool import DUPLICATE, Spool
 
-FILES, REFUSED = "files.json", "refused"
+FILES, OTHERS, REFUSED = "files.json", "others.json", "refused"
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0  # seconds between tries while an archive is away
 
 
@@ -141,6 +142,8 @@ class ToArchive:
             raise NotNow("no answer")
         if status == 0 or status & 0xF000 == 0xB000:  # success, or taken with a warning
             return None
+        if status == DUPLICATE:  # it has this instance: the answer to it was lost
+            return None
         if status & 0xFF00 == 0xA700:
             raise NotNow("it is out of resources")
         return NotWanted(f"status 0x{status:04X}")
@@ -152,11 +155,13 @@ class Entry(NamedTuple):
     Attributes:
         results: files that are to be delivered.
         files: received ones that may go then.
+        others: received ones that were there, too, and stay.
     """
 
     folder: Path
     results: list[Path]
     files: list[Path]
+    others: list[Path]
 
 
 class Outbox:
@@ -197,6 +202,7 @@ class Outbox:
         results: Iterable[tuple[str, bytes]],
         files: Iterable[Path],
         held: bool = False,
+        others: Sequence[Path] = (),
     ) -> None:
         """Keep results for delivery, on the disk when this returns.
 
@@ -205,15 +211,25 @@ class Outbox:
             results: instances and their bytes.
             files: received ones that may go once all are delivered.
             held: whether these files stay, since results are missing.
+            others: files of the study that other answers are for, as of another patient.
         """
         folder = self._folder / key
         (folder / REFUSED if held else folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         for instance, data in results:
             write_bytes(folder / f"{instance}.dcm", data)
-        names = [os.fspath(path.relative_to(self._spool.folder)) for path in files]
-        write_text(folder / FILES, json.dumps(names))
+        if others:
+            self._list(folder / OTHERS, others)
+        self._list(folder / FILES, files)
         fsync_folder(self._folder)
         self._changed.set()
+
+    def _list(self, at: Path, files: Iterable[Path]) -> None:
+        names = [os.fspath(path.relative_to(self._spool.folder)) for path in files]
+        write_text(at, json.dumps(names))
+
+    def _listed(self, at: Path) -> list[Path]:
+        names = parse_json(at.read_text(encoding="utf-8")) if at.exists() else []
+        return [self._spool.folder / name for name in names]
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until `stop` is set, and `wake` is called."""
@@ -238,16 +254,22 @@ class Outbox:
 
     def deliver(self) -> bool:
         """Deliver what waits; whether all of it was, or is not wanted."""
+        odd = ""
         for entry in self._entries():
             try:
                 if entry.results and self._sender is not None:
                     self._sender.send(entry.results, self._arrived)
+                    if not odd:
+                        self._back()
             except (NotNow, OSError) as error:
                 self._away(one_line(error))
                 return False
-            self._back()
+            except Exception as error:  # one odd result must not keep all others from going
+                odd = f"unexpected {type(error).__name__}"
+                self._away(odd)
+                continue
             self._let_go(self._entry(entry.folder))
-        return True
+        return not odd
 
     def _arrived(self, path: Path, problem: NotWanted | None) -> None:
         if problem is None:
@@ -263,8 +285,9 @@ class Outbox:
         if entry.results or (entry.folder / REFUSED).exists():
             return
         if not self._keep:
-            self._spool.forget(entry.files)
+            self._spool.forget(entry.files, entry.others)
         (entry.folder / FILES).unlink()
+        (entry.folder / OTHERS).unlink(missing_ok=True)
         with suppress(OSError):
             entry.folder.rmdir()
 
@@ -285,8 +308,8 @@ class Outbox:
         return [self._entry(folder) for folder in folders]
 
     def _entry(self, folder: Path) -> Entry:
-        names = parse_json((folder / FILES).read_text(encoding="utf-8"))
-        return Entry(folder, sorted(folder.glob("*.dcm")), [self._spool.folder / n for n in names])
+        files, others = (self._listed(folder / name) for name in (FILES, OTHERS))
+        return Entry(folder, sorted(folder.glob("*.dcm")), files, others)
 
 
 def _names(path: Path) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_runtime.errors import needs_package
 from edge_runtime.files import Note
 from edge_runtime.services.arrivals import ANSWER, Work
 from edge_runtime.studies.drop import DropFile
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 LONGEST = 200  # bytes of a file's name in that of its answer
 ID, SHORT = 32, 12  # digits of an id in names of files, and in lines
+_QUOTED = re.compile(r"""(?<!\w)(?:b?'(?:[^'\\]|\\.)*'|b?"(?:[^"\\]|\\.)*")""")  # as `repr` quotes
 _UID = re.compile(r"[0-9.]{1,64}")  # DICOM PS3.5, section 9.1; anything else may be a path
 
 
@@ -55,6 +57,15 @@ class Job:
     def is_kept(self) -> bool:
         """Whether nothing has come between."""
         return not self.changed and self.problem is None and self.missing is None
+
+    @property
+    def handed_over(self) -> Sequence[Prediction]:
+        """The answers that are handed over: of a study those for its patients. What says of a file
+        that it cannot be used stands beside them in the file of the answers, and for the study only
+        where nothing else does."""
+        if self.work.uid is None:
+            return self.answers
+        return [each for each in self.answers if each.study is not None] or self.answers[:1]
 
     @cached_property
     def content(self) -> str:
@@ -120,7 +131,16 @@ class Naming:
         """An answer, and those behind it."""
         parts = answer.slices and tuple(map(self.answer, answer.slices))
         study = answer.study and self._study(answer.study)
-        return replace(answer, input=self._name(answer.input), slices=parts, study=study)
+        error = answer.error and self._error(answer.error)
+        return replace(
+            answer, input=self._name(answer.input), slices=parts, study=study, error=error
+        )
+
+    def _error(self, error: str) -> str:
+        """An error without the names that it quotes, such as that of a damaged member of a zip."""
+        if self._by_path or needs_package(error):
+            return error
+        return _QUOTED.sub("…", error)
 
     def _study(self, study: Mapping[str, Any]) -> dict[str, Any]:
         series = [{**each, "name": self._name(each["name"])} for each in study.get("series", ())]

@@ -438,6 +438,15 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]  # has no types
             self._opening += 1
         return True
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Have a thread begin with a connection; its place is free again where there is none."""
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # "can't start new thread"
+            with self._count:
+                self._opening -= 1
+            raise
+
     def process_request_thread(self, request: socket.socket, client_address: Any) -> None:
         """Begin with a connection; its association then runs in a thread of its own."""
         try:

@@ -31,7 +31,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from edge_runtime.decision.prediction import Prediction, Status
 from edge_runtime.errors import InputError, ModelError
-from edge_runtime.imaging.dicom_head import read_elements
+from edge_runtime.imaging.dicom_head import identifier, read_elements
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits, read_file
 from edge_runtime.imaging.readers import slices_of
 from edge_runtime.labels import NO_TUMOR, normalise_label
@@ -97,16 +97,13 @@ class Source:
     Attributes:
         head: the elements that are read of it.
         sha256: digest of its bytes.
+        patient: what tells patients apart, as answers do: PatientID, and who issued it.
     """
 
     path: Path
     head: pydicom.Dataset
     sha256: str
-
-    @property
-    def patient(self) -> tuple[str, str]:
-        """What an archive tells patients apart by."""
-        return str(self.head.get("PatientID", "")), str(self.head.get("IssuerOfPatientID", ""))
+    patient: tuple[str, str]
 
 
 def read_sources(paths: Iterable[Path], limits: ImageLimits = DEFAULT_LIMITS) -> list[Source]:
@@ -117,12 +114,20 @@ def read_sources(paths: Iterable[Path], limits: ImageLimits = DEFAULT_LIMITS) ->
         try:
             data = read_file(path, limits)
             head, _ = read_elements(data, limits, [*OF_PATIENT, *OF_IMAGE])
+            patient = identifier(head, "PatientID"), identifier(head, "IssuerOfPatientID")
             head = _decoded(head)
         except Exception:  # pydicom raises many kinds on a damaged file
             continue
         if all(head.get(name) for name in OF_IMAGE[:4]):
-            sources.append(Source(path, head, sha256(data).hexdigest()))
+            sources.append(Source(path, head, sha256(data).hexdigest(), patient))
     return sorted(sources, key=lambda source: str(source.head.SOPInstanceUID))
+
+
+def is_one_patient(sources: Iterable[Source]) -> bool:
+    """Whether images are of one patient, as answers put them together: one that is silent on the
+    identifier, or on who issued it, goes with the others."""
+    told = zip(*(source.patient for source in sources), strict=True)
+    return all(len({*words} - {""}) <= 1 for words in told)
 
 
 def of_answer(answer: Prediction, sources: Sequence[Source]) -> list[Source]:
@@ -132,11 +137,13 @@ def of_answer(answer: Prediction, sources: Sequence[Source]) -> list[Source]:
     Raises:
         InputError: it is not known whom it is for.
     """
+    if is_one_patient(sources):
+        return list(sources)
     digests = {each.sha256 for each in answer.slices or ()}
-    patients = {source.patient for source in sources if source.sha256 in digests}
-    patients = patients or {source.patient for source in sources}
-    if len(patients) > 1:
+    shown = [source for source in sources if source.sha256 in digests] or sources
+    if not is_one_patient(shown):
         raise InputError("files of several patients under one StudyInstanceUID")
+    patients = {source.patient for source in shown}
     return [source for source in sources if source.patient in patients]
 
 
@@ -159,7 +166,7 @@ def make_results(
     studies = {str(source.head.StudyInstanceUID) for source in sources}
     if len(studies) != 1:
         raise InputError("images of several studies")
-    if len({source.patient for source in sources}) != 1:
+    if not is_one_patient(sources):
         raise InputError("images of several patients")
     newest = max(source.path.stat().st_mtime for source in sources)
     made = _Made(sources, answer, datetime.fromtimestamp(int(newest)))
@@ -174,7 +181,8 @@ class _Made:
 
     def __init__(self, sources: Sequence[Source], answer: Prediction, time: datetime) -> None:
         self.sources, self.answer, self.time = sources, answer, time
-        self.head = sources[0].head
+        # Of the first one that tells most of whom it shows.
+        self.head = max(sources, key=lambda source: sum(map(bool, source.patient))).head
         digests = sorted(source.sha256 for source in sources)
         labels = [answer.status.value, answer.raw_label or "", answer.model, __version__]
         self._key = "\n".join([str(self.head.StudyInstanceUID), *digests, *labels])
@@ -504,7 +512,9 @@ def _decoded(head: pydicom.Dataset) -> pydicom.Dataset:
         if value is None:
             continue
         if name in OF_PATIENT:
-            text = str(value)
+            # A backslash parts values, also where there should be one.
+            several = isinstance(value, pydicom.multival.MultiValue)
+            text = "\\".join(map(str, value)) if several else str(value)
             fits = {**dict.fromkeys(DATES, _DATE), **dict.fromkeys(TIMES, _TIME)}.get(name)
             value = text if len(text) <= LONGEST and (fits is None or fits.fullmatch(text)) else ""
         if name != "SpecificCharacterSet":

@@ -42,11 +42,12 @@ class Returns:
         if self._outbox.has(key):  # the process ended between this and the journal
             return
         paths = [Path(str(file.source)) for file in answered.files]
+        others: list[Path] = []
         if self._classifier is None:
             self._outbox.put(key, (), paths)
             return
         try:
-            results, paths = self._results(self._classifier, answered.prediction, paths)
+            results, others = self._results(self._classifier, answered.prediction, paths)
         except (OSError, ModelError):
             raise
         except Exception as error:  # highdicom raises many kinds where a header is odd
@@ -55,7 +56,10 @@ class Returns:
             self._tell(f"{name}: no results can be made of it: {why}; its files stay")
             self._outbox.put(key, (), paths, held=True)
             return
-        self._outbox.put(key, [(each.instance, each.data) for each in results], paths)
+        # Another patient's may have gone with results of theirs, and come anew since.
+        files = [path for path in paths if path not in others and path.exists()]
+        made = [(each.instance, each.data) for each in results]
+        self._outbox.put(key, made, files, others=others)
 
     def on_known(self, files: tuple[DropFile, ...]) -> None:
         """As `Watcher` calls it for a study that came once more as it was: its files may go, and
@@ -71,14 +75,14 @@ class Returns:
     def _results(
         self, classifier: Classifier, answer: Prediction, paths: list[Path]
     ) -> tuple[list[Result], list[Path]]:
-        """The results, and the files that may go with them: those of other patients may not."""
+        """The results, and the files of other patients, which may not go with them."""
         from edge_runtime.services.results import make_results, of_answer, read_sources
 
         sources = read_sources(paths)
         wanted = of_answer(answer, sources)
-        others = {source.path for source in sources} - {source.path for source in wanted}
-        results = make_results(classifier, answer, wanted)
-        return results, [path for path in paths if path not in others]
+        own = {source.path for source in wanted}
+        others = [source.path for source in sources if source.path not in own]
+        return make_results(classifier, answer, wanted), others
 
 
 def _key(answered: Answered) -> str:

@@ -150,7 +150,7 @@ class Spool:
             if path.exists():
                 if filecmp.cmp(incoming, path, shallow=False):
                     return None
-                raise Refused(DUPLICATE, "another file of this instance waits for its answer")
+                raise Refused(DUPLICATE, "another file of this instance is in the spool")
             try:
                 folder.mkdir(mode=0o700, exist_ok=True)
                 if len(os.listdir(folder)) >= self._max_files:  # noqa: PTH208 - names are enough
@@ -162,17 +162,23 @@ class Spool:
                 raise Refused(NO_ROOM, f"out of resources: {error.strerror}") from None
         return path
 
-    def forget(self, paths: Iterable[Path]) -> None:
+    def forget(self, paths: Iterable[Path], others: Iterable[Path] = ()) -> None:
         """Delete files that are answered. Those of a study of which more have come since stay: the
-        answer that is due is for all of them."""
-        by_folder: dict[Path, set[str]] = {}
-        for path in paths:
-            by_folder.setdefault(path.parent, set()).add(path.name)
+        answer that is due is for all of them.
+
+        Args:
+            others: files that were there when these were answered, and stay.
+        """
+        by_folder, known = _by_folder(paths), _by_folder(others)
         with self._moving:
             for folder, names in by_folder.items():
                 with suppress(FileNotFoundError):
-                    if set(os.listdir(folder)) <= names:  # noqa: PTH208 - names are enough
+                    there = set(os.listdir(folder))  # noqa: PTH208 - names are enough
+                    if there <= names:
                         shutil.rmtree(folder)
+                    elif there <= names | known.get(folder, set()):
+                        for name in there & names:
+                            (folder / name).unlink()
 
 
 class Incoming:
@@ -235,6 +241,14 @@ class Incoming:
             error = Refused(NO_ROOM, f"out of resources: {error.strerror}")
         self.refused = error
         self.drop()
+
+
+def _by_folder(paths: Iterable[Path]) -> dict[Path, set[str]]:
+    """The names of files by their folders."""
+    found: dict[Path, set[str]] = {}
+    for path in paths:
+        found.setdefault(path.parent, set()).add(path.name)
+    return found
 
 
 def _claimed(folder: Path) -> IO[bytes] | None:

@@ -22,10 +22,11 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
+from itertools import count
 from math import inf
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -96,8 +97,9 @@ class Watcher:
         names: whether answers in `out`, and lines, name files. Beside the files answers do.
         again: whether what another model answered is answered anew.
         tell: called with a line on what happened.
-        on_answer: called in the thread of `run` with each answer. Where it raises an `OSError` or
-            a `BtcError`, that is told, and the subject is answered again later.
+        on_answer: called in the thread of `run` with each answer of `Job.handed_over`. Where it
+            raises an `OSError` or a `BtcError`, that is told, and the subject is answered again
+            later.
         on_known: likewise, with files that came once more and were answered before.
 
     Raises:
@@ -213,7 +215,7 @@ class Watcher:
         for subject in self._journal.interrupted():
             kind, _, name = subject.partition(":")
             if kind == "study":
-                shown = name if self._names else study_id(name)[:SHORT]
+                shown = self._shown(name)
                 self._say(f"{shown}: its files are gone, or cannot be read, before its turn")
             elif self._arrivals.stamp(name) is None:
                 self._tell(name, "gone before its turn")
@@ -301,7 +303,8 @@ class Watcher:
         return job
 
     def _read(self, work: Work) -> tuple[Seen, ...]:
-        """The files of a subject, with those behind its former answers."""
+        """The files of a subject, with those behind its former answers that are still there: in the
+        place of one there may be a file of another study by now, whose answer is another."""
         paths = set(work.paths)
         for path in work.paths:
             other = self._other_half(path)
@@ -310,18 +313,27 @@ class Watcher:
                 self._arrivals.refuse(path, self._arrivals.stamp(path), why)
                 return ()
             paths |= other
-        if work.uid is not None:
-            paths |= {seen.path for seen in self._journal.files_of(work.subject)}
-        files = []
-        for path in sorted(paths):
+        former = () if work.uid is None else self._journal.files_of(work.subject)
+        known = {seen.path: seen.sha256 for seen in former if seen.path not in work.paths}
+        files, gone = [], 0
+        for path in sorted(paths | known.keys()):
             stamp = self._arrivals.stamp(path)
+            if stamp is None and path in work.paths:
+                self._tell(path, "gone before its turn")
             if stamp is None:
-                self._tell(path, "gone before its turn" if path in work.paths else "gone since")
+                gone += path in known
                 continue
             try:
-                files.append(Seen(path, stamp, self._digest(path)))
+                seen = Seen(path, stamp, self._digest(path))
             except OSError as error:
                 self._arrivals.cannot_read(path, stamp, f"cannot be read: {error.strerror}")
+                continue
+            if known.get(path, seen.sha256) == seen.sha256:
+                files.append(seen)
+            else:
+                gone += 1
+        if gone and work.uid is not None:
+            self._say(f"{self._shown(work.uid)}: {gone} files of former answers are gone")
         return tuple(files)
 
     def _other_half(self, path: str) -> set[str]:
@@ -389,7 +401,8 @@ class Watcher:
         overlays = self._overlays(job)
         try:
             if job.is_kept:
-                job.answers = tuple(self._kept(a, job) for a in job.answers)
+                kept: dict[Path, Path] = {}
+                job.answers = tuple(self._kept(a, job, kept) for a in job.answers)
                 self._write_answers(job)
         except OSError as error:
             job.problem = f"{NOT_WRITTEN}: {error.strerror or error}"
@@ -397,18 +410,31 @@ class Watcher:
             rmtree(overlays, ignore_errors=True)
         return job
 
-    def _kept(self, answer: Prediction, job: Job) -> Prediction:
-        """The answer with its overlays moved to where they stay."""
-        parts = answer.slices and tuple(self._kept(part, job) for part in answer.slices)
+    def _kept(self, answer: Prediction, job: Job, kept: dict[Path, Path]) -> Prediction:
+        """The answer with its overlays moved to where they stay, which `kept` gets to know: slices
+        of one name and content share one."""
+        parts = answer.slices and tuple(self._kept(part, job, kept) for part in answer.slices)
         if answer.heatmap is None or self._heatmaps is None:
             return replace(answer, slices=parts)
         made = Path(answer.heatmap)
-        kept = self._heatmaps / made.name
+        if made not in kept:
+            names = map(self._heatmaps.joinpath, self._overlay_names(made, answer, job))
+            place = next(path for path in names if path not in kept)
+            kept[made] = kept[place] = place
+            os.replace(made, place)
+        return replace(answer, slices=parts, heatmap=os.fspath(kept[made]))
+
+    def _overlay_names(self, made: Path, answer: Prediction, job: Job) -> Iterator[str]:
+        """What an overlay may be called, the first one first."""
+        stem = made.stem
         if not self._names:
             middle = "" if answer.slice is None else f"-{answer.slice:04d}"
-            kept = kept.with_name(f"{job.id[:SHORT]}{middle}-{(answer.sha256 or '')[:8]}.png")
-        os.replace(made, kept)
-        return replace(answer, slices=parts, heatmap=os.fspath(kept))
+            stem = f"{job.id[:SHORT]}{middle}-{(answer.sha256 or '')[:8]}"
+        if job.record.number > 1:  # those of former answers stay
+            stem += f".{job.record.number}"
+        yield f"{stem}{made.suffix}"
+        for number in count(2):  # a volume has a slice of each number in every plane
+            yield f"{stem}-{number}{made.suffix}"
 
     def _write_answers(self, job: Job) -> None:
         path = self._out / job.record.name
@@ -422,7 +448,7 @@ class Watcher:
         """Step 6; whether the answer is delivered."""
         if self._on_answer is not None and job.is_kept:
             try:
-                for answer in job.answers:
+                for answer in job.handed_over:
                     self._on_answer(Answered(answer, self._drop(job), job.record))
             except (OSError, BtcError) as error:
                 job.problem = one_line(error)
@@ -477,6 +503,10 @@ class Watcher:
         if path and not self._names:
             path = sha256(self._journal.key + os.fsencode(path)).hexdigest()[:SHORT]
         self._say(f"{path}: {line}" if path else line)
+
+    def _shown(self, uid: str) -> str:
+        """What lines call a study."""
+        return uid if self._names else study_id(uid)[:SHORT]
 
     def _tell_of(self, job: Job, line: str) -> None:
         shown = job.work.uid or job.work.path

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 Tell = Callable[[Note], None]
 
 MOST_FILES = 100_000  # DICOM files of a drop, of each of which some kilobytes are kept
+MOST_FRAMES = 200_000  # of all of them, of each of which up to a kilobyte is kept
 
 # Why a file gives no slice, beside what its readers say.
 COPY = "a copy of another file of its series"
 REPEATED = "a picture of a place that another one of its series shows"
 MANY = f"more than {MOST_FILES:,} DICOM files at once"
+MANY_FRAMES = f"more than {MOST_FRAMES:,} frames of DICOM files at once"
 ALONE = "a DICOMDIR, the index of other files, none of which came with it"
 
 
@@ -71,6 +73,7 @@ def arrange(
     pictures: list[DropFile] = []
     for begun in begin_all(files, how.limits, tell):
         if isinstance(begun, Unusable):
+            dicom.unusable.append(begun.name)
             yield begun
             continue
         if pictures and begun.file.of != pictures[0].of:
@@ -80,6 +83,7 @@ def arrange(
             try:
                 dicom.add(begun)
             except InputError as error:
+                dicom.unusable.append(begun.file.name)
                 yield Unusable(begun.file.name, error)
         elif not begun.kind.is_picture:
             yield _of_volume(begun.file, how)
@@ -164,13 +168,19 @@ def _slices(files: Sequence[DropFile], how: How) -> Iterator[StudySlice]:
 
 
 class _DicomFiles:
-    """The DICOM files of a drop."""
+    """The DICOM files of a drop.
+
+    Attributes:
+        unusable: names of files that are there and were told of.
+    """
 
     def __init__(self, how: How, tell: Tell) -> None:
         self._limits, self._plane, self._tell = how.limits, how.plane, tell
         self._files: dict[str, DropFile] = {}  # in the order in which they came
         self._heads: list[FileHead] = []
         self._indexes: list[str] = []
+        self.unusable: list[str] = []
+        self._frames = 0
 
     def add(self, begun: Begun) -> None:
         """Take a file.
@@ -183,15 +193,19 @@ class _DicomFiles:
 
         if len(self._files) >= MOST_FILES:
             raise InputError(MANY)
-        name = begun.file.name
+        name, number = begun.file.name, len(self._files)
         while name in self._files:
-            name += " (again)"
+            name, number = f"{begun.file.name} (again {number})", number + 1
         cut_off = len(begun.start) == BEGIN
         head = read_file_head(name, begun.start, self._limits, cut_off, OF_A_STUDY)
         if head is None:
             data = begun.file.read(self._limits)
             head = read_file_head(name, data, self._limits, False, OF_A_STUDY)
         assert head is not None  # of a whole file
+        frames = head.lost + len(head.places)
+        if self._frames + frames > MOST_FRAMES:  # a few bytes may claim thousands
+            raise InputError(MANY_FRAMES)
+        self._frames += frames
         if head.useless == INDEX:
             self._indexes.append(name)
         else:
@@ -214,7 +228,7 @@ class _DicomFiles:
             found[(series.first.study, series.first.patient, *alone)].append(series)
         first = {key: min(map(_ranked(rank), of_it)) for key, of_it in found.items()}
         for key in sorted(found, key=first.__getitem__):
-            yield self._study(found[key])
+            yield self._study(found[key], rank)
 
     def _check(self, index: str) -> Iterator[Unusable]:
         """Tell of what an index names and is not there."""
@@ -226,7 +240,7 @@ class _DicomFiles:
         except InputError as error:
             self._tell(Note(index, f"the index is not looked at: {one_line(error)}"))
             return
-        for note in notes_on(index, named, self._files):
+        for note in notes_on(index, named, [*self._files, *self.unusable]):
             self._tell(note)
         if not self._heads:
             yield Unusable(index, InputError(ALONE))
@@ -257,13 +271,13 @@ class _DicomFiles:
         """The name of a study's first file."""
         return next(self._named(head.name) for head in self._heads if head.study == study)
 
-    def _study(self, found: Sequence[Series]) -> Study:
+    def _study(self, found: Sequence[Series], rank: Mapping[str, int]) -> Study:
         uid = _uid(found[0].first.study)
         made = _Made()
         for series in found:
             self._add_series(series, made)
         names = [name for series in found for name in (*series.names, *series.copies)]
-        name = uid or self._named(min(names, key=list(self._files).index))
+        name = uid or self._named(min(names, key=rank.__getitem__))
         why = Counter(passed.reason for passed in made.passed_over)
         if why:
             words = ", ".join(f"{reason} ({count})" for reason, count in sorted(why.items()))

@@ -115,6 +115,8 @@ class ZipReader:
             raise InputError(f"damaged in the archive ({error})") from None
         except (NotImplementedError, RuntimeError):
             raise InputError("packed by an unknown method") from None
+        except ValueError:  # its own head is not where, or not what, the directory says
+            raise InputError("damaged in the archive") from None
 
     def rest(self) -> None:
         """Close the file until a member is asked for."""

@@ -13,6 +13,8 @@ import pytest
 
 import edge_runtime
 from benchmarks.hostile.pictures import black_png, draw_slice, encode
+from edge_runtime.commands import inputs
+from edge_runtime.errors import InputError
 from edge_runtime.model.load import bundled_model
 from edge_runtime.model.metadata import INTENDED_USE
 
@@ -156,14 +158,38 @@ def test_folders_hold_more_than_images(tmp_path: Path) -> None:
         (tmp_path / place).write_bytes(picture)
     for place in ("b/notes.txt", "more.txt", "page\x1b.pdf", "empty", "DICOMDIR", "logs.gz"):
         (tmp_path / place).write_bytes(b"" if place == "empty" else b"\x1f\x8b, words")
+    (tmp_path / "b" / "dicomdir").write_bytes(bytes(128) + b"DICM")
     done = edge("classify", "-r", tmp_path, "--format", "jsonl")
     names = [json.loads(line)["input"] for line in done.stdout.splitlines()]
     assert names == [str(tmp_path / name) for name in ("a.png", "b/c.jfif", "b/scan")]
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
-    passed_over = "passed over 6 files that are no images: 2 .txt, 2 no suffix, 1 .gz, 1 .pdf"
+    passed_over = "passed over 7 files that are no images: 3 no suffix, 2 .txt, 1 .gz, 1 .pdf"
     assert line.startswith(f"btc-edge: {tmp_path}: {passed_over}, such as ")
     assert "\x1b" not in line
+
+
+@pytest.mark.parametrize("studies", [False, True])
+def test_what_cannot_be_read_is_not_called_no_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, studies: bool
+) -> None:
+    """Names of DICOM files have no suffix, and discs have scratches."""
+    really = inputs.first_bytes
+
+    def first_bytes(path: str) -> bytes:
+        if path.endswith("IM2"):
+            raise InputError("cannot be read: Input/output error")
+        return really(path)
+
+    monkeypatch.setattr(inputs, "first_bytes", first_bytes)
+    for name in ("IM1", "IM2"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "nowhere").symlink_to("IM3")
+    told: list[str] = []
+    found = list(inputs.expand([str(tmp_path)], True, io.StringIO(), told.append, studies))
+    assert found == [str(tmp_path / "IM1"), str(tmp_path / "IM2")]
+    (line,) = told
+    assert "passed over 1 file that is no image: 1 no suffix, such as" in line
 
 
 def test_broken_pipe_is_quiet(slices: Path) -> None:

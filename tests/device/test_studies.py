@@ -29,11 +29,12 @@ from edge_runtime.batch import Unusable
 from edge_runtime.decision.prediction import Status
 from edge_runtime.imaging.geometry import FEW, THICK
 from edge_runtime.imaging.limits import DEFAULT_LIMITS, ImageLimits
+from edge_runtime.studies import arrange as arrange_module
 from edge_runtime.studies import zips
 from edge_runtime.studies.arrange import COPY, REPEATED, How, arrange
 from edge_runtime.studies.decide import classify_study
 from edge_runtime.studies.drop import DropFile, classify_drop, study_uid
-from edge_runtime.studies.files import CAPS, OPEN
+from edge_runtime.studies.files import BEGIN, CAPS, OPEN, Begun, kind_in
 from edge_runtime.studies.series import Place
 from edge_runtime.studies.study import Study
 from tests.device.test_cli import edge
@@ -564,11 +565,11 @@ def encrypted() -> bytes:
     return bytes(data)
 
 
-def claiming() -> bytes:
-    """A bomb whose directory claims that it is packed in more bytes than there are."""
-    data = bytearray(zipped({"a.dcm": bytes(80 << 20)}))
+def claiming(size: int, packed: int) -> bytes:
+    """A member of zeros whose directory claims that it is packed in so many bytes."""
+    data = bytearray(zipped({"a.dcm": bytes(size)}))
     at = data.rindex(b"PK\x01\x02") + 20
-    data[at : at + 4] = (70 << 20).to_bytes(4, "little")
+    data[at : at + 4] = packed.to_bytes(4, "little")
     return bytes(data)
 
 
@@ -579,6 +580,20 @@ def link() -> bytes:
         info.external_attr = 0o120777 << 16
         archive.writestr(info, "/etc/passwd")
     return out.getvalue()
+
+
+def misnamed() -> bytes:
+    """A member whose own head has a name that is no text, unlike the directory."""
+    data = bytearray(zipped({"Gr\u00f6\u00dfe.png": PICTURE}))
+    data[30 + 3] = 0xFF
+    return bytes(data)
+
+
+def headless() -> bytes:
+    """A zip whose first bytes went, so that the directory points before its begin."""
+    data = zipped({"a.txt": b"words", "b.txt": b"words"})
+    second = data.index(b"PK\x03\x04", 4)
+    return data[second:]
 
 
 def twice() -> bytes:
@@ -595,12 +610,15 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "absolute": (lambda: zipped({"/etc/evil.png": PICTURE}), "points outside"),
     "drive": (lambda: zipped({"C:\\evil.png": PICTURE}), "points outside"),
     "bomb": (lambda: zipped({str(i): bytes(4 << 20) for i in range(20)}), "zip bomb"),
-    "claims": (claiming, "zip bomb"),
+    "claims more than there is": (lambda: claiming(80 << 20, 70 << 20), "zip bomb"),
+    "claims a ratio": (lambda: claiming(2 << 20, 100), "zip bomb"),
     "encrypted": (encrypted, "encrypted"),
     "nested": (lambda: zipped({"in.zip": zipped({"a.png": PICTURE})}), "a zip within a zip"),
     "bzip2": (lambda: zipped({"a.png": PICTURE}, zipfile.ZIP_BZIP2), "another method than deflate"),
     "link": (link, "links in a zip are not followed"),
     "twice": (twice, "two members are called"),
+    "misnamed": (misnamed, "damaged in the archive"),
+    "headless": (headless, "damaged in the archive"),
     "nothing": (lambda: zipped({}), "no image in this zip file"),
     "empty members": (
         lambda: zipped(dict.fromkeys(map(str, range(3000)), b"")), "no image in this zip file"
@@ -626,6 +644,43 @@ def test_hostile_zips_are_one_line_and_the_rest_is_answered(name: str) -> None:
     assert "\n" not in str(errors[0].error)
     assert errors[0].input.startswith("evil.zip")
     assert [answer.input for answer in found if not answer.error] == ["good.png"]
+
+
+def test_files_and_frames_of_a_drop_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few hundred bytes may claim as many frames as a file may have."""
+    monkeypatch.setattr(arrange_module, "MOST_FRAMES", 7)
+    claims = {"Modality": "MR", "StudyInstanceUID": "1.2", "NumberOfFrames": 3}
+    blank = np.zeros((4, 4), np.uint8)
+    files = {str(n): dicom_bytes(blank, SOPInstanceUID=f"1.9.{n}", **claims) for n in range(3)}
+    (study,), (many,), _ = found_in(files_of(files | axial("s", keep=1, StudyInstanceUID="1.2")))
+    assert sum(series.count for series in study.series) == 7
+    assert (many.name, str(many.error)) == ("2", arrange_module.MANY_FRAMES)
+    monkeypatch.setattr(arrange_module, "MOST_FILES", 1)
+    _, more, _ = found_in(files_of(files))
+    assert [(each.name, str(each.error)) for each in more] == [
+        ("1", arrange_module.MANY), ("2", arrange_module.MANY),
+    ]  # fmt: skip
+
+
+def test_names_of_copies_do_not_grow_with_their_number() -> None:
+    """Thousands of copies would take minutes."""
+    files = arrange_module._DicomFiles(How(), lambda note: None)
+    data = axial("s", keep=1)["s12"]
+    kind = kind_in(data)
+    assert kind is not None
+    for _ in range(30):
+        files.add(Begun(DropFile("a", data), kind, data[:BEGIN]))
+    assert len(files._files) == 30
+    assert max(map(len, files._files)) <= len("a (again 30)")
+
+
+def test_a_path_that_is_none_is_one_line_and_the_rest_is_answered() -> None:
+    """As of `find -print0`, whose paths no line's end parts."""
+    none, good = classify_drop(
+        CLASSIFIER, [DropFile("a\0b", "a\0b"), DropFile("good.png", PICTURE)]
+    )
+    assert "cannot be read" in str(none.error)
+    assert good.error is None
 
 
 def test_a_directory_of_millions_is_refused_before_it_is_read(
@@ -727,6 +782,14 @@ def test_an_index_tells_what_is_missing_and_opens_nothing(monkeypatch: pytest.Mo
         [DropFile("z.zip", zipped({"DICOMDIR": index_of(*names[:-2]), **members}))]
     )
     assert (len(studies), unusable, told) == (2, [], [])
+
+
+def test_a_file_that_cannot_be_read_is_not_missed_by_its_index(tmp_path: Path) -> None:
+    good = files_of({"A": axial("", keep=1)["12"], "DICOMDIR": index_of("A", "B")})
+    (tmp_path / "B").mkdir()
+    _, (closed,), told = found_in([*good, DropFile("B", tmp_path / "B")])
+    assert closed.name == "B"
+    assert told == []
 
 
 def test_an_index_alone_and_a_damaged_one_are_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -117,6 +118,39 @@ def test_what_is_not_wanted_is_told_and_stays_with_its_files(folder: Path) -> No
     assert outbox.deliver()
     assert archive.got == ["2.25.2"]  # and is not sent again
     assert outbox.has("key")
+
+
+def test_an_archive_that_is_away_is_told_once_behind_what_is_not_wanted(folder: Path) -> None:
+    archive, lines = Archive(NotWanted("x"), None, NotNow("away"), NotNow("away"), None), []
+    outbox = Outbox(spool_in(folder), archive, keep=False, tell=lines.append)
+    outbox.put("key", results(), received(folder))
+    os.utime(folder / ".results" / "key" / "files.json", (0, 0))  # its turn comes first
+    assert outbox.deliver()
+    outbox.put("next", results(), ())
+    assert [outbox.deliver() for _ in range(3)] == [False, False, True]
+    assert lines[1:] == [
+        "results cannot be delivered: away: tried again until they are",
+        "results are delivered again",
+    ]
+
+
+def test_one_odd_result_keeps_no_other_from_going(folder: Path) -> None:
+    archive, lines = Archive(ValueError("Sample^Person"), None, None, KeyError()), []  # type: ignore[arg-type]
+    outbox = Outbox(spool_in(folder), archive, keep=False, tell=lines.append)
+    files = received(folder)
+    outbox.put("key", results(), files)
+    os.utime(folder / ".results" / "key" / "files.json", (0, 0))  # its turn comes first
+    outbox.put("next", results(), ())
+    assert not outbox.deliver()
+    assert archive.got == list(RESULTS)
+    assert not outbox.has("next")
+    assert not outbox.deliver()
+    assert all(path.exists() for path in files)
+    assert outbox.deliver()
+    assert lines == [
+        "results cannot be delivered: unexpected ValueError: tried again until they are",
+        "results are delivered again",
+    ]
 
 
 def test_files_are_kept_where_that_is_asked_for(folder: Path) -> None:
@@ -268,6 +302,7 @@ def test_results_arrive_at_an_archive(scp: Callable[..., Scp], folder: Path) -> 
     [
         ((0xA700,), False, "out of resources"),
         ((0xB000,), True, ""),  # taken, with a warning
+        ((0x0111,), True, ""),  # it was taken before: the answer to that was lost
         ((0xC000,), True, "not wanted: status 0xC000"),
         ((0x0122,), True, "not wanted: status 0x0122"),
     ],

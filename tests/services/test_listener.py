@@ -508,6 +508,25 @@ def test_peers_that_say_nothing_take_no_more_than_so_many_places(start: Start) -
             peer.close()
 
 
+def test_connections_without_a_thread_take_no_place(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = start(bounds=Bounds(associations=1))
+    begin = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if "process_request" in thread.name:
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for _ in range(10):
+            with socket.create_connection(place.address, timeout=10) as peer:
+                assert with_end(peer) == b""
+    assert connect(place.address).is_established
+
+
 def test_so_many_associations_at_once(start: Start) -> None:
     place = start(bounds=Bounds(associations=2))
     first, second = connect(place.address), connect(place.address)

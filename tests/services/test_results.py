@@ -28,6 +28,7 @@ from edge_runtime.services.results import (
     read_sources,
     strongest,
 )
+from edge_runtime.studies.drop import DropFile, classify_drop
 from tests.services.dicom_peers import NAME, NUMBER, STUDY, drawn_file, drawn_study
 
 COUNT = 3
@@ -168,6 +169,53 @@ def test_odd_headers_are_no_reason_to_send_nothing(
     assert capture.StudyInstanceUID == report.StudyInstanceUID == STUDY
     assert capture.PatientID == report.PatientID == ("" if "PatientID" in odd else NUMBER)
     assert not [each for each in recwarn if "x" * 100 in str(each.message)]
+
+
+def test_what_is_copied_stays_as_it_is(
+    classifier: Classifier, tmp_path: Path, unfamiliar: Prediction
+) -> None:
+    """A backslash, which parts values, is in some texts of one."""
+    told = {"PatientName": "Sample\\Person", "PatientID": "4\\7", "StudyDescription": "HEAD\\MR"}
+    (tmp_path / "a.dcm").write_bytes(drawn_file(**told))
+    for result in make_results(classifier, unfamiliar, read_sources(tmp_path.iterdir())):
+        made = pydicom.dcmread(BytesIO(result.data))
+        assert {name: made.get_item(name).value.decode() for name in told} == {
+            name: text + " " * (len(text) % 2) for name, text in told.items()
+        }
+
+
+def test_an_image_that_does_not_say_whose_it_is_goes_with_the_others(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    blank: list[dict[str, Any]] = [
+        {"PatientID": "", "PatientName": ""},
+        {"IssuerOfPatientID": None},
+    ]
+    for number, elements in enumerate([*blank, {}]):
+        (tmp_path / f"{number}.dcm").write_bytes(drawn_file(number, **elements))
+    files = sorted(tmp_path.iterdir())
+    [answer] = classify_drop(classifier, [DropFile(str(path), path) for path in files])
+    sources = of_answer(answer, read_sources(files))
+    assert [source.path for source in sources] == files
+    for each in opened(make_results(classifier, answer, sources)):
+        assert (str(each.PatientName), each.PatientID) == (NAME, NUMBER)
+        assert each.IssuerOfPatientID == "WARD"
+
+
+@pytest.mark.parametrize(
+    ("others", "count"), [(b"4 \xff7", 1), (b"4  7", 2)], ids=["no text", "more blanks"]
+)
+def test_patients_are_told_apart_as_by_answers(
+    classifier: Classifier, tmp_path: Path, others: bytes, count: int
+) -> None:
+    mine = b"4 \xfe7" if count == 1 else b"4 7 "
+    for number, patient in enumerate((mine, others)):
+        data = drawn_file(number, PatientID="abcd", SpecificCharacterSet="ISO_IR 192")
+        (tmp_path / f"{number}.dcm").write_bytes(data.replace(b"abcd", patient))
+    files = sorted(tmp_path.iterdir())
+    answers = list(classify_drop(classifier, [DropFile(str(path), path) for path in files]))
+    assert len(answers) == 3 - count
+    assert len(of_answer(answers[0], read_sources(files))) == count
 
 
 def test_twice_is_the_same_instance_to_the_byte(

@@ -137,6 +137,23 @@ def test_files_of_another_patient_stay(tmp_path: Path, classifier: Classifier) -
     assert place.files[1].exists()
 
 
+@pytest.mark.parametrize("is_away", [False, True])
+def test_files_of_two_patients_go_each_with_results_of_their_own(
+    tmp_path: Path, classifier: Classifier, is_away: bool
+) -> None:
+    """Else they would lie in the spool for ever."""
+    place = Place(tmp_path, classifier)
+    place.files[1].write_bytes(drawn_file(1, PatientID="ANOTHER"))
+    files = tuple(DropFile(path.name, path) for path in place.files)
+    for path in place.files:
+        place.returns.on_answer(place.answered(path)._replace(files=files))
+        assert is_away or place.outbox.deliver()
+    assert place.outbox.deliver()
+    assert len(place.sender.names) == 4
+    assert not place.folder.exists()
+    assert list((place.spool.folder / ".results").iterdir()) == []
+
+
 def test_a_study_that_comes_once_more_goes_without_results(
     tmp_path: Path, classifier: Classifier
 ) -> None:

@@ -207,11 +207,12 @@ def test_what_is_no_image_is_passed_over_with_a_line_for_ever(make: Make) -> Non
     ward = make(names=True)
     ward.put("notes.txt", b"something")
     ward.put("DICOMDIR", scan_file("1.2"))
+    ward.put("disc/dicomdir", scan_file(None))
     ward.pass_time()
     ward.reopen()
     ward.pass_time()
     assert sorted(ward.lines) == [
-        f"{name}: no image: passed over" for name in ("DICOMDIR", "notes.txt")
+        f"{name}: no image: passed over" for name in ("DICOMDIR", "disc/dicomdir", "notes.txt")
     ]
     ward.put("notes.txt", picture("a picture after all"))
     ward.pass_time()
@@ -516,6 +517,25 @@ def test_what_comes_late_for_a_study_is_answered_anew_with_all_of_it(make: Make)
     ]  # fmt: skip
 
 
+def test_what_has_taken_the_place_of_a_studys_file_is_none_of_it(make: Make) -> None:
+    """Scanners give the files of every patient the same names."""
+    ward = make(names=True)
+    for number in range(4):
+        ward.put(f"IM{number}", scan_file("1.2.3", number))
+    ward.pass_time()
+    for number in range(2):
+        (ward.folder / f"IM{number}").unlink()
+    ward.put("IM4", scan_file("1.2.3", 4))
+    ward.put("IM2", scan_file("1.2.4", 2))
+    ward.pass_time()
+    (late,) = ward.answers()["1.2.3.2.btc.json"]
+    assert [part["input"] for part in late["slices"]] == ["IM3", "IM4"]
+    (other,) = ward.answers()["1.2.4.btc.json"]
+    assert other["input"] == "IM2"
+    assert ward.lines.count("1.2.3: 3 files of former answers are gone") == 1
+    assert len(ward.lines) == 4
+
+
 @pytest.mark.parametrize("uid", ["../../x", "a/b", "..", "x" * 65, ".", "1" * 65])
 def test_a_uid_that_is_none_names_no_file(uid: str, make: Make, tmp_path: Path) -> None:
     ward = make()
@@ -541,11 +561,12 @@ def test_both_halves_of_a_pair_are_one_input(make: Make) -> None:
     assert set(ward.states()) == {"file:v.img"}
 
 
-def test_an_empty_file_may_yet_be_written_to(make: Make) -> None:
+@pytest.mark.parametrize("name", ["a.png", "a.zip"])
+def test_an_empty_file_may_yet_be_written_to(name: str, make: Make) -> None:
     ward = make()
-    ward.put("a.png", b"")
+    ward.put(name, b"")
     ward.pass_time(QUIET - 1)
-    ward.put("a.png", picture(1))
+    ward.put(name, picture(1))
     ward.pass_time()
     assert digests(ward.answers()) == [digest(picture(1))]
 
@@ -556,6 +577,8 @@ def test_no_name_of_a_file_leaks_unless_it_is_asked_for(
     def members(_: object, files: list[Any], **__: Any) -> Any:
         name = files[0].name
         yield ok(f"{name}/Mustermann.png", "0" * 64)
+        names = "'Mustermann.png' and header b'Muster\\'mann\\xff', a file's \"Muster'mann\" differ"
+        yield failure(f"{name}/x", "m", f"damaged in the archive (File name in directory {names})")
         study = {
             "uid": None,
             "series": [{"name": f"{name}/Mustermann"}],
@@ -696,6 +719,71 @@ def test_heatmaps_appear_with_their_answer_and_without_names(
     assert (drawn.name, answer["heatmap"]) == (f"{name[:12]}-12345678.png", str(drawn))
 
 
+def test_heatmaps_of_a_volume_in_several_planes_are_several(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planes = ("axial", "coronal", "sagittal")
+
+    def draw(_: object, files: list[Any], *, heatmaps: Path, **__: Any) -> Any:
+        heatmaps.mkdir(parents=True)
+        parts = []
+        for plane in planes:
+            path = heatmaps / f"Mustermann-{plane}-0003-12345678.png"
+            path.write_text(plane)
+            parts.append(ok(files[0].name, "12345678", heatmap=str(path), slice=3))
+        yield ok(files[0].name, slices=tuple(parts))
+
+    monkeypatch.setattr(watcher_module, "classify_drop", draw)
+    ward = make(heatmaps=tmp_path / "heat")
+    ward.put("Mustermann.nii", picture(1))
+    ward.pass_time(5)
+    ((answer,),) = ward.answers().values()
+    assert tuple(Path(part["heatmap"]).read_text() for part in answer["slices"]) == planes
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_pictures_of_one_name_and_content_share_a_heatmap(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
+) -> None:
+    """As of two folders of a zip: the second picture's is written in the place of the first's."""
+
+    def draw(_: object, files: list[Any], *, heatmaps: Path, **__: Any) -> Any:
+        heatmaps.mkdir(parents=True)
+        path = heatmaps / "1-12345678.png"
+        path.write_bytes(b"drawn")
+        for folder in "ab":
+            yield ok(f"{files[0].name}/{folder}/1.png", "12345678", heatmap=str(path))
+
+    monkeypatch.setattr(watcher_module, "classify_drop", draw)
+    ward = make(heatmaps=tmp_path / "heat", names=names)
+    ward.put("a.zip", b"PK\3\4")
+    ward.pass_time()
+    ((one, two),) = ward.answers().values()
+    assert one["heatmap"] == two["heatmap"]
+    assert Path(one["heatmap"]).read_bytes() == b"drawn"
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_heatmaps_of_a_former_answer_stay_its_own(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: bool
+) -> None:
+    """Slices that a study's volume is cut into are of no file, and others once more files came."""
+
+    def draw(_: object, files: list[Any], *, heatmaps: Path, **__: Any) -> Any:
+        heatmaps.mkdir(parents=True)
+        path = heatmaps / "1-coronal-0003-12345678.png"
+        path.write_text(f"{len(files)} files")
+        yield ok("1.2.3", slices=(ok("1.2.3.1", heatmap=str(path), slice=3),))
+
+    monkeypatch.setattr(watcher_module, "classify_drop", draw)
+    ward = make(heatmaps=tmp_path / "heat", names=names)
+    for number in range(2):
+        ward.put(f"s{number}", scan_file("1.2.3", number))
+        ward.pass_time()
+    drawn = [answer["slices"][0]["heatmap"] for (answer,) in ward.answers().values()]
+    assert sorted(Path(path).read_text() for path in drawn) == ["1 files", "2 files"]
+
+
 def test_a_full_disk_loses_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -780,6 +868,27 @@ def test_what_fails_to_be_handed_over_is_handed_over_again(make: Make) -> None:
     assert tries[0].record[:5] == tries[1].record[:5]
     assert ward.states() == {"file:a.png": [(1, ANSWERED, "ok")]}
     assert any("nobody is listening: tried again later" in line for line in ward.lines)
+
+
+@pytest.mark.parametrize("patients", [0, 1, 2])
+def test_a_file_of_a_study_that_cannot_be_used_is_not_handed_over_by_itself(
+    make: Make, monkeypatch: pytest.MonkeyPatch, patients: int
+) -> None:
+    """Who takes the first answer lets the files go that the next one is for."""
+
+    def answer(_: object, files: list[Any], **__: Any) -> Any:
+        yield from (failure(file.name, "m", "damaged") for file in files)
+        yield from (ok("1.2.3", study={"uid": "1.2.3"}) for _ in range(patients))
+
+    taken: list[Answered] = []
+    monkeypatch.setattr(watcher_module, "classify_drop", answer)
+    ward = make(on_answer=taken.append)
+    for number in range(2):
+        ward.put(f"s{number}", scan_file("1.2.3", number))
+    ward.pass_time()
+    handed_over = [each.prediction.status.value for each in taken]
+    assert handed_over == (["ok"] * patients or ["error"])
+    assert len(ward.answers()["1.2.3.btc.json"]) == 2 + patients
 
 
 STEPS = ("_begin", "_classify", "_write", "_write_answers", "_hand_over", "_finish")

@@ -207,6 +207,7 @@ MEMBERS = {
     "a/noext": PNG, "a/wrong.dat": PNG, "a/scan.dcm": b"x", "a/IM1": bytes(128) + b"DICM",
     "a/DICOMDIR": bytes(128) + b"DICM", "a/two.hdr": b"x", "a/two.img": b"y", "a/alone.hdr": b"x",
     "a/v.nii.gz": b"\x1f\x8b", "a/x.tar.gz": b"\x1f\x8b", "a/._1.png": b"x",
+    "b/dicomdir": bytes(128) + b"DICM",
     "runs/latest/run.json": b"{}", "runs/latest/fold-1/confusion.png": PNG, "a/.x/1.png": b"x",
 }  # fmt: skip
 PICTURES = ["a/1.png", "a/noext", "a/photo.jfif", "a/wrong.dat", "b/2.JPG"]
@@ -227,11 +228,11 @@ def test_what_is_a_picture_and_what_is_told(tmp_path: Path, packed: bool) -> Non
     assert source.names() == sorted(PICTURES + VOLUMES)
     assert source.others() == [
         ("a/DICOMDIR", NO_PICTURE), ("a/notes.txt", NO_PICTURE), ("a/x.tar.gz", NO_PICTURE),
-        ("runs/latest", RUN_FOLDER),
+        ("b/dicomdir", NO_PICTURE), ("runs/latest", RUN_FOLDER),
     ]  # fmt: skip
     whole = open_archive(tmp_path / ("x.zip" if packed else "f"), every=True)
     assert whole.names() == sorted(
-        [*PICTURES, *VOLUMES, "a/two.hdr", "a/DICOMDIR", "a/notes.txt", "a/x.tar.gz"]
+        [*PICTURES, *VOLUMES, "a/two.hdr", "a/DICOMDIR", "a/notes.txt", "a/x.tar.gz", "b/dicomdir"]
     )
     assert whole.others() == [("runs/latest", RUN_FOLDER)]
     assert [whole.read(f"a/two.{half}") for half in ("hdr", "img")] == [b"x", b"y"]

@@ -29,7 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 from edge_runtime.errors import DataError, InputError
-from edge_runtime.files import is_hidden
+from edge_runtime.files import is_hidden, is_index
 from edge_runtime.imaging.kinds import (
     HEAD,
     PICTURE_SUFFIXES,
@@ -141,7 +141,7 @@ class _Listing:
 def _is_image(name: str, head: Callable[[], bytes]) -> bool:
     """Whether a file whose name does not say so is an image by its content: scanners name the files
     of a series without a suffix. DICOMDIR is their table of contents."""
-    if PurePosixPath(name).name == "DICOMDIR":
+    if is_index(PurePosixPath(name).name):
         return False
     try:
         return kind_of(head()) is not None
