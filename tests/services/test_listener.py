@@ -412,7 +412,7 @@ def wait(what: Callable[[], bool]) -> bool:
 def test_garbage_on_the_port_stops_nothing(
     start: Start, data: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    place = start(bounds=Bounds(patience=0.3))
+    place = start(bounds=Bounds(patience=2))
     with socket.create_connection(place.address, timeout=10) as peer:
         peer.sendall(data)
         with_end(peer)
@@ -438,7 +438,7 @@ FRAGMENTS = st.lists(
 
 
 def test_whatever_comes_over_an_association_nothing_half_stays(start: Start) -> None:
-    place = start(bounds=Bounds(associations=32, patience=0.5))
+    place = start(bounds=Bounds(associations=32, patience=5))
 
     @settings(max_examples=30, deadline=None, derandomize=True, database=None)
     @given(FRAGMENTS, st.booleans())
@@ -471,7 +471,7 @@ def test_a_pdu_of_gigabytes_is_not_waited_for(start: Start) -> None:
 
 @pytest.mark.parametrize("pause", [0.02, 60], ids=["a byte now and then", "no byte"])
 def test_a_peer_that_trickles_is_not_waited_for(start: Start, pause: float) -> None:
-    place = start(bounds=Bounds(associations=1, patience=0.2))
+    place = start(bounds=Bounds(associations=1, patience=1))
     server = place.listener._server
     with socket.create_connection(place.address, timeout=10) as peer:
         peer.sendall(struct.pack(">BBI", 1, 0, 1000))
