@@ -55,7 +55,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines = ["| extra | packages | size MiB | adds MiB | to |", "|---|--:|--:|--:|---|"]
     for row in result["extras"]:
         extra, beside = row["extra"], row["beside"]
-        added = f"{sizes[extra] - sizes[beside]:.0f} | {beside}" if extra != beside else "| "
+        added = f"{sizes[extra] - sizes[beside]:.0f} | {beside}" if extra != beside else "|"
         lines.append(f"| {extra} | {row['packages']} | {sizes[extra]:.0f} | {added} |")
     lines += [
         "",
