@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,23 +51,22 @@ def check_key(private_key: Path) -> Any:
 
 
 @contextmanager
-def no_stale_signature(folder: Path) -> Iterator[list[str]]:
+def no_stale_signature(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """In a folder whose files are written anew, each signature is of the file beside it: one of a
     former file is removed at the end.
 
-    Yields:
-        The names of those that were removed; empty until the end.
+    Args:
+        tell: called with the name of each that was removed.
     """
     before = _signed(folder)
-    removed: list[str] = []
     try:
-        yield removed
+        yield
     finally:
         now = _signed(folder)
         for signature, (of, content) in before.items():
             if signature in now and now[signature][1] == content and now[signature][0] != of:
                 signature.unlink()
-                removed.append(signature.name)
+                tell(signature.name)
 
 
 def _signed(folder: Path) -> dict[Path, tuple[str, bytes]]:

@@ -218,14 +218,7 @@ def _counts(manifest: Manifest, number: int) -> Counts:
         if not whole or (says["rows"], says["errors"]) != found:
             return Counts(damaged=Lines.of(f"{path}: damaged"))
         return Counts(*found, Lines.of(*notes))
-    except (
-        InputError,
-        pa.ArrowException,
-        OSError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ):
+    except (InputError, pa.ArrowException, OSError, KeyError, TypeError, ValueError):
         return Counts(damaged=Lines.of(f"{path}: damaged"))
 
 

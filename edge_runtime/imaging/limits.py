@@ -65,8 +65,7 @@ def read_file(path: str | os.PathLike[str], limits: ImageLimits = DEFAULT_LIMITS
     except FileNotFoundError:
         raise InputError("no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot be read: {reason}") from None
+        raise _unreadable(error) from None
     if not data:
         raise InputError("empty file")
     return data
@@ -87,8 +86,12 @@ def first_bytes(path: str | os.PathLike[str], most: int = HEAD) -> bytes:
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot be read: {reason}") from None
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: OSError | ValueError) -> InputError:
+    """What is told of a file that cannot be opened or read."""
+    return InputError(f"cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def _irregular(mode: int) -> Exception:

@@ -238,7 +238,7 @@ class Outbox:
             self._changed.clear()
             try:
                 done = self.deliver()
-            except Exception as error:  # one odd result must not keep all others from going
+            except Exception as error:  # no fault may end the thread that delivers
                 self._away(f"unexpected {type(error).__name__}")
                 done = False
             if done:
@@ -254,7 +254,7 @@ class Outbox:
 
     def deliver(self) -> bool:
         """Deliver what waits; whether all of it was, or is not wanted."""
-        odd = ""
+        odd = False
         for entry in self._entries():
             try:
                 if entry.results and self._sender is not None:
@@ -265,8 +265,8 @@ class Outbox:
                 self._away(one_line(error))
                 return False
             except Exception as error:  # one odd result must not keep all others from going
-                odd = f"unexpected {type(error).__name__}"
-                self._away(odd)
+                self._away(f"unexpected {type(error).__name__}")
+                odd = True
                 continue
             self._let_go(self._entry(entry.folder))
         return not odd

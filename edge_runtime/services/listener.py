@@ -443,8 +443,7 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]  # has no types
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # "can't start new thread"
-            with self._count:
-                self._opening -= 1
+            self._opened()
             raise
 
     def process_request_thread(self, request: socket.socket, client_address: Any) -> None:
@@ -452,8 +451,12 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]  # has no types
         try:
             super().process_request_thread(request, client_address)
         finally:
-            with self._count:
-                self._opening -= 1
+            self._opened()
+
+    def _opened(self) -> None:
+        """Give back a connection's place among those that have not begun."""
+        with self._count:
+            self._opening -= 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of what went wrong with a connection: it would be a traceback."""

@@ -42,7 +42,6 @@ class Returns:
         if self._outbox.has(key):  # the process ended between this and the journal
             return
         paths = [Path(str(file.source)) for file in answered.files]
-        others: list[Path] = []
         if self._classifier is None:
             self._outbox.put(key, (), paths)
             return

@@ -395,14 +395,13 @@ def _signatures_of_today(folder: Path, key: Path | None) -> Iterator[None]:
 
     if key:
         check_key(key)
-    removed: list[str] = []
-    try:
-        with no_stale_signature(folder) as removed:
-            yield
-    finally:
-        for name in removed:
-            line = f"btc-export: {name} was of the former file and is removed: --sign signs anew"
-            click.echo(printable(line), err=True)
+
+    def tell(name: str) -> None:
+        line = f"btc-export: {name} was of the former file and is removed: --sign signs anew"
+        click.echo(printable(line), err=True)
+
+    with no_stale_signature(folder, tell):
+        yield
 
 
 def _export(run: Path, folder: Path, wanted: list[str], options: dict[str, Any]) -> None:
